@@ -1,0 +1,182 @@
+"""What travels between the rooms of `adapt`: small frozen records that check themselves.
+
+Shapes: N images, D embedding dimensions, B images of a batch, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapt.errors import DataError, NonFiniteFeaturesError
+
+if TYPE_CHECKING:
+    import torch
+
+OUTLIER = -1
+"""Pseudo label of an image that belongs to no cluster."""
+
+UNLABELLED = -1
+"""`Sample.person` of an image whose identity is not known (every image of a target site)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One crop on disk.
+
+    key: unique name of the crop (its path below the data set's root, POSIX separators); two
+        cameras may hold files of the same name, keys never collide.
+    camera: code >= 0 of the camera that saw it; `CropSet.cameras[camera]` is its name.
+    person: identity >= 0, or `UNLABELLED`.
+    """
+
+    path: Path
+    key: str
+    camera: int
+    person: int = UNLABELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A file that was left out of a `CropSet`, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """The readable crops of a folder, in a fixed order, and what was left out.
+
+    cameras: camera names; `Sample.camera` indexes it. One entry when cameras are unknown.
+    fingerprint: sha256 over (key, content) of all crops: the identity of the data.
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    cameras: tuple[str, ...]
+    dropped: tuple[Dropped, ...] = ()
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        keys = {sample.key for sample in self.samples}
+        if len(keys) != len(self.samples):
+            raise DataError(f"{self.root}: two crops share one key")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def persons(self) -> NDArray[np.int64]:
+        """(N,) identities, `UNLABELLED` where unknown."""
+        return np.array([s.person for s in self.samples], np.int64)
+
+    @property
+    def camera_codes(self) -> NDArray[np.int64]:
+        """(N,) camera codes."""
+        return np.array([s.camera for s in self.samples], np.int64)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Embeddings of one `CropSet` under one or more networks.
+
+    features: one (N, D) float32 matrix of L2-normalised embeddings per network.
+    cameras: (N,) int64 camera codes.
+    """
+
+    features: tuple[NDArray[np.float32], ...]
+    cameras: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("a FeatureTable holds at least one matrix")
+        for matrix in self.features:
+            if matrix.ndim != 2 or len(matrix) != len(self.cameras):
+                raise ValueError(f"features {matrix.shape} do not fit {len(self.cameras)} cameras")
+            bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+            if len(bad):
+                raise NonFiniteFeaturesError(int(bad[0]), len(bad))
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """A partition of N images into clusters 0..K-1 and outliers.
+
+    labels: (N,) int64; contiguous ids 0..K-1, `OUTLIER` for images in no cluster.
+    rule: how they came about, for people ("kmeans K=29", "dbscan eps=0.412 (pairs)").
+    """
+
+    labels: NDArray[np.int64]
+    rule: str
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 1 or self.labels.dtype != np.int64:
+            raise ValueError("labels must be a one-dimensional int64 array")
+        ids = np.unique(self.labels)
+        ids = ids[ids != OUTLIER]
+        if not np.array_equal(ids, np.arange(len(ids))):
+            raise ValueError("cluster ids must be 0..K-1 without holes")
+
+    @property
+    def clusters(self) -> int:
+        """K, the number of clusters."""
+        return int(self.labels.max(initial=OUTLIER)) + 1
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(K,) images per cluster."""
+        return np.bincount(self.labels[self.labels != OUTLIER], minlength=self.clusters)
+
+    @property
+    def outlier_share(self) -> float:
+        """Fraction of images in no cluster."""
+        return float((self.labels == OUTLIER).mean()) if len(self.labels) else 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P x S crops with their labels, in one or more independently augmented views.
+
+    views: each (B, 3, H, W) float32, normalised. label: (B,) int64. index: (B,) int64 row of the
+    `CropSet`.
+    """
+
+    views: tuple[torch.Tensor, ...]
+    label: torch.Tensor
+    index: torch.Tensor
+
+    def __post_init__(self) -> None:
+        size = len(self.label)
+        if not self.views or any(len(v) != size for v in self.views) or len(self.index) != size:
+            raise ValueError("views, label and index must have the same length")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one step gives to the loop.
+
+    terms: scalar tensors by name; weights: factor of each term in the sum that is differentiated
+    (a name missing here is a fault); stats: numbers that are only logged.
+    """
+
+    terms: Mapping[str, torch.Tensor]
+    weights: Mapping[str, float]
+    stats: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.terms) != set(self.weights):
+            raise ValueError(f"terms {sorted(self.terms)} and weights {sorted(self.weights)} differ")
+
+    def total(self) -> torch.Tensor:
+        """Weighted sum of the terms, a scalar."""
+        parts: list[Any] = [self.weights[name] * term for name, term in self.terms.items()]
+        return sum(parts[1:], start=parts[0])
