@@ -1,14 +1,14 @@
 """Errors of `adapt`. Every message says what to do.
 
-    AdaptError
-    ├── DataError                 a folder, file or table that cannot be used
-    │   ├── NoImagesError         nothing readable below a folder
-    │   └── NonFiniteFeaturesError  NaN or infinity in features
-    ├── ConfigError               a recipe or --set value that does not hold
-    ├── RunError                  a run folder that cannot be read or continued
-    ├── ClusteringError           clusters that cannot be trained on (collapse)
-    ├── TrainingError             a loss that is NaN or infinite
-    └── ExportError               ONNX that does not equal its torch network
+AdaptError
+├── DataError                 a folder, file or table that cannot be used
+│   ├── NoImagesError         nothing readable below a folder
+│   └── NonFiniteFeaturesError  NaN or infinity in features
+├── ConfigError               a recipe or --set value that does not hold
+├── RunError                  a run folder that cannot be read or continued
+├── ClusteringError           clusters that cannot be trained on (collapse)
+├── TrainingError             a loss that is NaN or infinite
+└── ExportError               ONNX that does not equal its torch network
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class CropSet:
 class FeatureTable:
     """Embeddings of one `CropSet` under one or more networks.
 
-    features: one (N, D) float32 matrix of L2-normalised embeddings per network.
+    features: one (N, D) float32 matrix of L2-normalised embeddings per network; may be none.
     cameras: (N,) int64 camera codes.
     """
 
@@ -94,8 +94,6 @@ class FeatureTable:
     cameras: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if not self.features:
-            raise ValueError("a FeatureTable holds at least one matrix")
         for matrix in self.features:
             if matrix.ndim != 2 or len(matrix) != len(self.cameras):
                 raise ValueError(f"features {matrix.shape} do not fit {len(self.cameras)} cameras")
@@ -174,9 +172,9 @@ class Losses:
 
     def __post_init__(self) -> None:
         if set(self.terms) != set(self.weights):
-            raise ValueError(f"terms {sorted(self.terms)} and weights {sorted(self.weights)} differ")
+            raise ValueError(f"terms {sorted(self.terms)} != weights {sorted(self.weights)}")
 
     def total(self) -> torch.Tensor:
         """Weighted sum of the terms, a scalar."""
-        parts: list[Any] = [self.weights[name] * term for name, term in self.terms.items()]
-        return sum(parts[1:], start=parts[0])
+        first, *rest = (self.weights[name] * term for name, term in self.terms.items())
+        return sum(rest, start=first)

@@ -1,0 +1,10 @@
+"""The methods by name. One paper, one file."""
+
+from adapt.methods.base import Method, SiteMethod
+from adapt.methods.mmt import MMT
+from adapt.methods.source import Source
+
+METHODS: dict[str, type[SiteMethod]] = {"mmt": MMT}
+"""What `resight adapt --method` offers. `Source` pre-trains and has no site."""
+
+__all__ = ["METHODS", "MMT", "Method", "SiteMethod", "Source"]

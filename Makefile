@@ -1,0 +1,56 @@
+# resight: `make demo` shows the main job, `make test` proves it. Both set themselves up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+SERVE_VENV := .venv-serve
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup demo check test test-serving bench proto format clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "resight needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@echo "setting up $(VENV) (some minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install $(PIP_FLAGS) -e ".[cpu,adapt,dev]"
+	@touch $@
+
+# What a serving machine has: no torch. Kept apart so that an import of torch cannot hide.
+$(SERVE_VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(SERVE_VENV) (serving only, without torch)"
+	@$(PYTHON) -m venv $(SERVE_VENV)
+	@$(SERVE_VENV)/bin/pip install $(PIP_FLAGS) -e ".[cpu,test]"
+	@touch $@
+
+demo: setup
+	$(BIN)/resight demo --out demo-out
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python tools/generate_proto.py --check
+
+test: setup test-serving
+	$(BIN)/pytest
+
+# Models and service again where torch cannot be imported.
+test-serving: $(SERVE_VENV)/.ready
+	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
+	$(SERVE_VENV)/bin/pytest tests/models tests/service tests/contract
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+proto: setup
+	$(BIN)/python tools/generate_proto.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(SERVE_VENV) demo-out

@@ -1,0 +1,111 @@
+"""Hyper-parameters of a run: frozen, validated whole, built once at the edge.
+
+Leaf functions never see these records; they take plain values. A recipe (`adapt/recipes`) is one
+`Recipe` written as TOML; docs/recipes.md lists every field.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+
+class _Section(BaseModel):
+    """A part of a recipe: immutable, and a field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Section):
+    """How long to train.
+
+    A round extracts features, makes labels and trains `iterations` steps. The papers say epoch.
+    """
+
+    rounds: int = Field(40, ge=1)
+    iterations: int = Field(400, ge=1, description="steps in one round")
+
+
+class BatchShape(_Section):
+    """P x S batches: P identities with S images each."""
+
+    identities: int = Field(16, ge=2, description="P")
+    instances: int = Field(4, ge=2, description="S")
+
+    @property
+    def size(self) -> int:
+        """Images in one batch."""
+        return self.identities * self.instances
+
+
+class Augmentation(_Section):
+    """Random changes of a training image, each image on its own (methods.md of the papers: MMT)."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
+    erase: float = Field(0.5, ge=0, le=1, description="probability of random erasing")
+    erase_area_min: float = Field(0.02, gt=0, lt=1, description="least share of the image erased")
+    erase_area_max: float = Field(0.4, gt=0, lt=1, description="largest share of the image erased")
+    erase_aspect: float = Field(
+        0.3, gt=0, le=1, description="height/width drawn from [this, 1/this]"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.erase_area_min > self.erase_area_max:
+            raise ValueError("erase_area_min must not exceed erase_area_max")
+        return self
+
+
+class OptimizerSettings(_Section):
+    """One optimiser over all trained networks."""
+
+    algorithm: Literal["adam", "sgd"] = "adam"
+    lr: float = Field(3.5e-4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; adam has its own betas")
+    warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up from 0.01 lr")
+    milestones: tuple[int, ...] = Field((), description="rounds after which lr is multiplied")
+    decay: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+
+
+class Clustering(_Section):
+    """How pseudo labels are made from features."""
+
+    algorithm: Literal["kmeans", "dbscan"] = "kmeans"
+    camera_centering: bool = Field(
+        True, description="take each camera's mean feature away before clustering"
+    )
+    clusters: int | Literal["auto"] = Field(
+        "auto", description="K of k-means; auto = N/20 within [P, N/4]"
+    )
+    k1: int = Field(20, ge=1, description="neighbours of the k-reciprocal sets (dbscan)")
+    k2: int = Field(6, ge=1, description="neighbours of the local query expansion (dbscan)")
+    variant: Literal["classic", "faiss"] = Field("classic", description="of the Jaccard distance")
+    radius: float | Literal["pairs", "rho"] = Field(
+        "pairs", description="DBSCAN's eps: a number, or the rule that finds it in round 0"
+    )
+    pairs_per_image: float = Field(10.35, gt=0, description="of the rule `pairs`")
+    rho: float = Field(1.6e-3, gt=0, lt=1, description="of the rule `rho`")
+    min_samples: int = Field(4, ge=1, description="neighbours, itself included, of a core point")
+
+
+class MethodOptions(_Section):
+    """Base of what one method alone knows; each method file defines its own."""
+
+
+class Recipe(_Section):
+    """Everything that decides a run, but for the data, the seed and the initial networks.
+
+    source: where the values come from (paper and table), for people.
+    """
+
+    method: str
+    source: str = ""
+    schedule: Schedule = Schedule()
+    batch: BatchShape = BatchShape()
+    augment: Augmentation = Augmentation()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    clustering: Clustering = Clustering()
+    options: SerializeAsAny[MethodOptions] = MethodOptions()

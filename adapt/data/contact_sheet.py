@@ -1,0 +1,56 @@
+"""Many crops in one picture, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from adapt.errors import ConfigError, DataError
+
+
+def _read(source: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if isinstance(source, np.ndarray):
+        return source
+    data = np.fromfile(source, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise DataError(f"{source} is not a readable image; leave it out of the contact sheet")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def contact_sheet(
+    images: Sequence[Path | NDArray[np.uint8]],
+    columns: int,
+    *,
+    height: int = 128,
+    width: int = 64,
+    gap: int = 2,
+) -> NDArray[np.uint8]:
+    """Lays crops out row by row on white.
+
+    Args:
+        images: files, or (H, W, 3) uint8 RGB arrays; each is resized to height x width.
+        columns: crops per row, >= 1.
+        gap: white pixels between crops.
+    Returns:
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3) uint8 RGB.
+    Raises:
+        ConfigError: no images, or columns < 1.
+        DataError: a file is not an image.
+    """
+    if not images or columns < 1:
+        raise ConfigError("a contact sheet needs at least one image and one column")
+    rows = -(-len(images) // columns)
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+    sheet = np.full(size, 255, np.uint8)
+    for index, source in enumerate(images):
+        image = _read(source)
+        if image.shape[:2] != (height, width):
+            image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
+        y, x = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    return sheet

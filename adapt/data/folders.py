@@ -1,0 +1,150 @@
+"""Find the crops below a folder: Market-1501-style sets and plain site folders.
+
+Nothing is decoded here; `adapt.data.cache` does that and leaves out what cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from adapt.errors import DataError, NoImagesError
+from adapt.types import UNLABELLED, CropSet, Dropped, Sample
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+Split = Literal["train", "query", "gallery"]
+SPLIT_FOLDERS: dict[Split, str] = {
+    "train": "bounding_box_train",
+    "query": "query",
+    "gallery": "bounding_box_test",
+}
+_MARKET_NAME = re.compile(r"^(?P<person>-?\d+)_c(?P<camera>\d+)")
+_MARKET_CAMERA = re.compile(r"^-?\d+_c(?P<camera>\d+)")
+ONE_CAMERA = "all"
+"""Name of the single camera of a folder that does not tell its cameras apart."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    root: Path
+    images: tuple[Path, ...]
+    ignored: tuple[Dropped, ...]
+
+    def key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def is_market(root: Path) -> bool:
+    """Whether `root` holds at least one of Market-1501's three folders."""
+    return any((root / name).is_dir() for name in SPLIT_FOLDERS.values())
+
+
+def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
+    """List labelled crops named `PPPP_cC...` in Market-1501's folders.
+
+    splits: which of bounding_box_train, query and bounding_box_test to read.
+    Returns samples in (split, name) order, keys relative to `root`; junk boxes (person -1) are
+    kept, since the evaluation protocol needs to know them.
+    Raises NoImagesError when a folder is missing or holds no image; DataError when an image's
+    name does not follow the pattern.
+    """
+    found = [_find(root / SPLIT_FOLDERS[split], root) for split in splits]
+    images = [path for part in found for path in part.images]
+    ignored = tuple(drop for part in found for drop in part.ignored)
+    matches = [_MARKET_NAME.match(path.name) for path in images]
+    wrong = [path for path, match in zip(images, matches, strict=True) if match is None]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(images)} files below {root} are not named like Market-1501 "
+            f"(PPPP_cC...), first: {wrong[0].name}; rename them or use a plain site folder"
+        )
+    cameras = _camera_codes([m["camera"] for m in matches if m], sort=int)
+    samples = tuple(
+        Sample(path, path.relative_to(root).as_posix(), cameras[m["camera"]], int(m["person"]))
+        for path, m in zip(images, matches, strict=True)
+        if m is not None
+    )
+    return CropSet(root, samples, tuple(f"c{name}" for name in cameras), ignored)
+
+
+def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
+    """List the unlabelled crops of a site; identities in file names are never read.
+
+    Cameras, by the first rule that applies: `camera_pattern` (regular expression searched in
+    the path below `root`; its group `camera`, or its first group, names the camera); Market-1501
+    file names (`PPPP_cC...`, all of them; of a Market-style set bounding_box_train is read); the
+    first folder below `root`; otherwise one camera for all.
+    Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
+    does not match every file.
+    """
+    base = root / SPLIT_FOLDERS["train"] if is_market(root) else root
+    found = _find(base, root)
+    names = _camera_names(found, base, camera_pattern)
+    numeric = all(re.fullmatch(r"\d+", name) for name in names)
+    cameras = _camera_codes(names, sort=int if numeric else str)
+    samples = tuple(
+        Sample(path, found.key(path), cameras[name], UNLABELLED)
+        for path, name in zip(found.images, names, strict=True)
+    )
+    return CropSet(root, samples, tuple(cameras), found.ignored)
+
+
+def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
+    if pattern is not None:
+        return _matched_cameras(found, pattern)
+    market = [_MARKET_CAMERA.match(path.name) for path in found.images]
+    if all(market):
+        return [m["camera"] for m in market if m]
+    parts = [path.relative_to(base).parts for path in found.images]
+    return [p[0] if len(p) > 1 else ONE_CAMERA for p in parts]
+
+
+def _matched_cameras(found: _Found, pattern: str) -> list[str]:
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--camera-pattern {pattern!r} is no regular expression: {error}") from None
+    if not regex.groups:
+        raise DataError(f"--camera-pattern {pattern!r} needs a group, such as 'cam(\\d+)_'")
+    group: str | int = "camera" if "camera" in regex.groupindex else 1
+    names: list[str] = []
+    for path in found.images:
+        match = regex.search(found.key(path))
+        if match is None or not match[group]:
+            raise DataError(
+                f"--camera-pattern {pattern!r} finds no camera in {found.key(path)!r}; "
+                "it has to match the path of every crop"
+            )
+        names.append(match[group])
+    return names
+
+
+def _camera_codes(names: Iterable[str], sort: Callable[[str], int | str]) -> dict[str, int]:
+    return {name: code for code, name in enumerate(sorted(set(names), key=sort))}
+
+
+def _find(folder: Path, root: Path) -> _Found:
+    """All image files below `folder` in sorted order; other visible files are ignored by name."""
+    if not folder.is_dir():
+        raise NoImagesError(f"{folder} is not a folder; give the folder that holds the crops")
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    images = tuple(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    ignored = tuple(
+        Dropped(path.relative_to(root).as_posix(), f"file type {path.suffix or 'none'} is no image")
+        for path in files
+        if path.suffix.lower() not in IMAGE_SUFFIXES
+    )
+    if not images:
+        raise NoImagesError(
+            f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return _Found(root, images, ignored)

@@ -1,0 +1,25 @@
+"""Synthetic sites: identity-labelled pedestrians seen by several cameras, drawn from a seed."""
+
+from adapt.data.synthetic.site import (
+    SITE_A,
+    SITE_B,
+    Post,
+    SiteSpec,
+    SiteSummary,
+    people_of,
+    posts_of,
+    render_crop,
+    render_site,
+)
+
+__all__ = [
+    "SITE_A",
+    "SITE_B",
+    "Post",
+    "SiteSpec",
+    "SiteSummary",
+    "people_of",
+    "posts_of",
+    "render_crop",
+    "render_site",
+]

@@ -1,0 +1,98 @@
+"""Augmentation of a whole batch at once, each image with its own draw.
+
+Order and constants follow MMT's public training code: horizontal flip, zero padding and random
+crop, normalisation, random erasing (Zhong et al. 2020). Resizing happened before, once, by
+`models.image`, the code that also serves. Shapes: B images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adapt.config import Augmentation
+from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Turn pixels into network input: (x / 255 - mean) / std with ImageNet's constants.
+
+    images: (B, H, W, 3) uint8 RGB. Returns (B, 3, H, W) float32, channels-last in memory.
+    """
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
+    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Make one random training view of each image.
+
+    images: (B, H, W, 3) uint8 RGB. Returns (B, 3, H, W) float32, normalised.
+    """
+    images = random_flip(images, settings.flip, generator)
+    images = random_crop(images, settings.pad, generator)
+    return random_erase(
+        normalise(images),
+        probability=settings.erase,
+        area=(settings.erase_area_min, settings.erase_area_max),
+        aspect=settings.erase_aspect,
+        generator=generator,
+    )
+
+
+def random_flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Mirror each image left-right with the given probability; (B, H, W, C) in and out."""
+    flip = torch.rand(len(images), generator=generator) < probability
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(2), images)
+
+
+def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Pad each side with zeros and cut the original size out at random; (B, H, W, C)."""
+    if pad == 0:
+        return images
+    count, height, width, _ = images.shape
+    padded = F.pad(images, (0, 0, pad, pad, pad, pad))
+    shift = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(images.device)
+    rows = shift[0][:, None] + torch.arange(height, device=images.device)
+    columns = shift[1][:, None] + torch.arange(width, device=images.device)
+    image = torch.arange(count, device=images.device)
+    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def random_erase(
+    images: Tensor,
+    *,
+    probability: float,
+    area: tuple[float, float],
+    aspect: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Erase one rectangle of each chosen image with the mean colour (0 after normalisation).
+
+    area: least and largest share of the image; aspect: height/width is drawn log-uniformly from
+    [aspect, 1/aspect]. A rectangle that does not fit is drawn again, up to ten times, as in
+    torchvision. MMT's code fills with (0.485, 0.456, 0.406) AFTER normalisation, which is not
+    the mean colour it means; 0 is.
+    images: (B, 3, H, W) float32. Returns a new tensor of the same shape.
+    """
+    count, _, height, width = images.shape
+    attempts = 10
+    draw = torch.rand(4, count, attempts, generator=generator)
+    size = height * width * (area[0] + (area[1] - area[0]) * draw[0])
+    ratio = torch.exp(math.log(aspect) * (1 - 2 * draw[1]))
+    h = (size * ratio).sqrt().round()
+    w = (size / ratio).sqrt().round()
+    fits = (h < height) & (w < width) & (h > 0) & (w > 0)
+    chosen = (torch.rand(count, generator=generator) < probability) & fits.any(1)
+    pick = fits.int().argmax(1, keepdim=True)
+    h, w, y, x = (v.gather(1, pick) for v in (h, w, draw[2], draw[3]))
+    top, left = (y * (height - h + 1)).floor(), (x * (width - w + 1)).floor()
+    row, column = torch.arange(height), torch.arange(width)
+    inside = ((row >= top) & (row < top + h))[:, :, None] & (
+        (column >= left) & (column < left + w)
+    )[:, None, :]
+    inside &= chosen[:, None, None]
+    return images.masked_fill(inside.to(images.device)[:, None], 0.0)

@@ -1,0 +1,63 @@
+"""Temporal average of a network's parameters (mean teacher)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def ema_momentum(step: int, limit: float = 0.999) -> float:
+    """Momentum of the temporal average at an optimiser step.
+
+        alpha(t) = min(1 - 1/(t + 1), limit)
+
+    Step 0 copies the student, and until alpha reaches its limit the average is the plain mean of
+    all students so far: it forgets its own start.
+
+    Args:
+        step: t >= 0, counted over the whole run.
+        limit: alpha of the paper, in [0, 1).
+
+    Returns:
+        alpha(t) in [0, limit].
+
+    Raises:
+        ValueError: step or limit is out of range.
+
+    Source: MMT (Ge et al., ICLR 2020), equation 4; the ramp is in the authors' code only.
+    """
+    if step < 0 or not 0 <= limit < 1:
+        raise ValueError(f"step must be >= 0 and limit in [0, 1), got {step} and {limit}")
+    return min(1 - 1 / (step + 1), limit)
+
+
+@torch.no_grad()
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move a teacher's parameters towards its student's, in place.
+
+        E <- alpha E + (1 - alpha) theta
+
+    Parameters only, classifier included. Buffers (batch-norm statistics) stay the teacher's own:
+    it runs in train mode and keeps them itself.
+
+    Args:
+        teacher: E, the temporal average.
+        student: theta, unchanged; the same architecture.
+        momentum: alpha in [0, 1]; 0 copies.
+
+    Raises:
+        ValueError: the networks' parameters differ in number or shape, or momentum is out of
+            range. The teacher is then unchanged.
+
+    Source: MMT (Ge et al., ICLR 2020), equation 4.
+    """
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1], got {momentum}")
+    average: list[Tensor] = list(teacher.parameters())
+    current: list[Tensor] = list(student.parameters())
+    if [p.shape for p in average] != [p.shape for p in current]:
+        raise ValueError(
+            "teacher and student differ in the number or shape of their parameters: build the "
+            "teacher as a copy of the student, and reset both classifiers together"
+        )
+    torch._foreach_lerp_(average, current, 1 - momentum)

@@ -1,0 +1,95 @@
+"""Pseudo labels by k-means."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from adapt.errors import ClusteringError, NonFiniteFeaturesError
+from adapt.types import PseudoLabels
+
+IMAGES_PER_IDENTITY = 20
+"""What `auto_clusters` expects a site to hold of each person."""
+
+MIN_IMAGES_PER_CLUSTER = 4
+"""`auto_clusters` never asks for smaller clusters on average."""
+
+
+def cluster_kmeans(
+    features: NDArray[np.float32],
+    clusters: int,
+    *,
+    seed: int,
+    starts: int = 10,
+    iterations: int = 300,
+) -> PseudoLabels:
+    """Partition images into k-means clusters: all images are used and none is an outlier.
+
+        argmin over labels y and centres c of sum_i |f_i - c_{y_i}|^2
+
+    k-means++ seeding, Lloyd iterations, the best of `starts` runs. A cluster that runs empty is
+    moved to the farthest image; where images repeat so often that there are fewer different ones
+    than clusters, fewer clusters are returned and `rule` says so.
+
+    Args:
+        features: (N, D) floating point; used as given, so a mean of two networks' embeddings
+            stays un-normalised as in the authors' code.
+        clusters: M_t of the paper, 1..N.
+        seed: seeds every start; the same seed on the same machine gives the same labels.
+        starts: independent runs, >= 1.
+        iterations: most Lloyd iterations of one run, >= 1.
+
+    Returns:
+        Labels 0..K-1 without holes, K <= clusters.
+
+    Raises:
+        NonFiniteFeaturesError: features hold NaN or infinity.
+        ClusteringError: there are fewer images than clusters, or clusters < 1.
+
+    Source: MMT (Ge et al., ICLR 2020), section 4.2.2; starts and iterations from its code.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
+    if not 1 <= clusters <= len(features):
+        raise ClusteringError(
+            f"{len(features)} images cannot form {clusters} clusters: set clusters to 1..N "
+            "(about the number of people) or add crops"
+        )
+    estimator = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points: see `rule`
+        found = estimator.fit_predict(features)
+    kept, labels = np.unique(found, return_inverse=True)
+    rule = f"kmeans K={len(kept)}"
+    if len(kept) < clusters:
+        rule += f" (asked for {clusters}: too many images are the same)"
+    return PseudoLabels(labels.astype(np.int64), rule)
+
+
+def auto_clusters(images: int, identities_per_batch: int) -> int:
+    """Choose the number of k-means clusters when nobody knows the number of people.
+
+        K = N / 20 clipped to [max(2, P), N / 4]
+
+    Args:
+        images: N >= 0.
+        identities_per_batch: P >= 1, what the sampler needs.
+
+    Returns:
+        K, with max(2, P) <= K <= N / 4.
+
+    Raises:
+        ClusteringError: N / 4 < max(2, P).
+    """
+    fewest, most = max(2, identities_per_batch), images // MIN_IMAGES_PER_CLUSTER
+    if most < fewest:
+        raise ClusteringError(
+            f"{images} images are too few for batches of {identities_per_batch} identities: add "
+            f"crops (at least {fewest * MIN_IMAGES_PER_CLUSTER}) or lower the identities per batch"
+        )
+    return min(max(round(images / IMAGES_PER_IDENTITY), fewest), most)

@@ -1,0 +1,68 @@
+"""What a method is to the training loop, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from adapt.clustering import Clusterer
+from adapt.config import MethodOptions
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels
+from models.backbones.net import ReIDNet
+
+
+class Method(Protocol):
+    """A training method: its networks, its labels, its loss and what follows a step.
+
+    The loop (`adapt.loop`) owns everything else: extraction, sampling, augmentation, the
+    optimiser, logging and checkpoints.
+
+    Options: the record of hyper-parameters that only this method has.
+    views: independently augmented views of each batch that `step` wants.
+    fresh_optimizer: whether the optimiser starts anew each round (its classifiers do).
+    """
+
+    Options: ClassVar[type[MethodOptions]]
+    views: ClassVar[int]
+    fresh_optimizer: ClassVar[bool]
+
+    def networks(self) -> Mapping[str, ReIDNet]:
+        """All networks by name: moved to the device, put in train mode, checkpointed."""
+        ...
+
+    def trained(self) -> Sequence[ReIDNet]:
+        """The networks the optimiser changes."""
+        ...
+
+    def extractors(self) -> Sequence[ReIDNet]:
+        """The networks whose embeddings `relabel` wants, in the order of its table."""
+        ...
+
+    def relabel(self, table: FeatureTable) -> PseudoLabels:
+        """Label the target anew; called once before the steps of each round."""
+        ...
+
+    def step(self, batch: Batch) -> Losses:
+        """Forward one batch; the loop weights, sums and back-propagates."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Follow an optimiser step; `step` counts from 0 over all rounds."""
+        ...
+
+    def embedder(self) -> ReIDNet:
+        """The network to keep: evaluated, exported, served."""
+        ...
+
+
+class SiteMethod(Method, Protocol):
+    """A method that adapts source-trained networks to an unlabelled site.
+
+    students: how many source-trained networks it starts from.
+    """
+
+    students_wanted: ClassVar[int]
+
+    def __init__(
+        self, students: Sequence[ReIDNet], options: MethodOptions, clusterer: Clusterer
+    ) -> None: ...

@@ -1,0 +1,158 @@
+"""Score a network or a bundle on labelled crops: mAP and CMC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapt.cameras import center_cameras
+from adapt.data.cache import DecodedCrops, decode_crops
+from adapt.data.folders import SPLIT_FOLDERS, Split, read_market
+from adapt.errors import DataError
+from adapt.evaluate.feature_file import load_feature_file
+from adapt.evaluate.metrics import ProtocolName, RetrievalScores, evaluate_ranking
+from adapt.features import EXTRACTION_BATCH, extract
+from adapt.progress import progress
+from adapt.runs import Run, pick_device
+from models.backbones.net import ReIDNet
+from models.bundle import Bundle
+from models.image import Preprocessing
+
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""(N, H, W, 3) uint8 RGB -> (N, D) float32 embeddings."""
+
+
+@dataclass(frozen=True)
+class LabelledCrops:
+    """Labelled crops split into queries and a gallery.
+
+    Without query and gallery folders every crop is both, and `gallery` is the same object as
+    `query`; each protocol removes the query itself from its own ranking.
+    """
+
+    query: DecodedCrops
+    gallery: DecodedCrops
+
+    @classmethod
+    def read(cls, root: Path, preprocessing: Preprocessing) -> LabelledCrops:
+        """Read query/ against bounding_box_test/, or all of bounding_box_train/ if it is alone.
+
+        Raises DataError (also NoImagesError) when the layout is neither.
+        """
+        present = {split for split, name in SPLIT_FOLDERS.items() if (root / name).is_dir()}
+        if {"query", "gallery"} <= present:
+            return cls(
+                _decode(root, "query", preprocessing), _decode(root, "gallery", preprocessing)
+            )
+        if present == {"train"}:
+            everything = _decode(root, "train", preprocessing)
+            return cls(everything, everything)
+        raise DataError(
+            f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
+            "(then every crop is a query against all others)"
+        )
+
+    def score(
+        self, embed: Embed, *, protocol: ProtocolName = "market", camera_centering: bool = False
+    ) -> RetrievalScores:
+        """Embed and rank.
+
+        camera_centering: take the mean feature of each camera (over queries and gallery) away
+        first; the training-free control every adaptation has to beat.
+        """
+        query = embed(self.query.images)
+        gallery = query if self.gallery is self.query else embed(self.gallery.images)
+        q, g = self.query.crops, self.gallery.crops
+        q_cameras, g_cameras = _camera_numbers(self.query), _camera_numbers(self.gallery)
+        if camera_centering:
+            if gallery is query:
+                query = gallery = center_cameras(query, q_cameras)
+            else:
+                both = center_cameras(
+                    np.concatenate([query, gallery]), np.concatenate([q_cameras, g_cameras])
+                )
+                query, gallery = both[: len(query)], both[len(query) :]
+        return evaluate_ranking(
+            query, q.persons, q_cameras, gallery, g.persons, g_cameras, protocol=protocol
+        )
+
+
+def network_embedder(net: ReIDNet, device: torch.device) -> Embed:
+    """Embed with a torch network."""
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with progress("extract", len(images)) as tick:
+            return extract([net.to(device)], images, device=device, progress=tick)[0]
+
+    return embed
+
+
+def bundle_embedder(bundle: Bundle) -> Embed:
+    """Embed with an exported bundle on ONNX Runtime (CPU)."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts: list[NDArray[np.float32]] = []
+        with progress("extract", len(images)) as tick:
+            for start in range(0, len(images), EXTRACTION_BATCH):
+                parts.append(session.run(None, {name: images[start : start + EXTRACTION_BATCH]})[0])
+                tick(min(start + EXTRACTION_BATCH, len(images)))
+        return np.concatenate(parts)
+
+    return embed
+
+
+def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
+    """Open a run folder or a bundle for scoring.
+
+    Raises RunError or BundleError when it is neither.
+    """
+    if (path / "run.json").exists():
+        run = Run.open(path)
+        return network_embedder(run.network(), pick_device(device)), run.info.preprocessing
+    bundle = Bundle.open(path)
+    bundle.verify()
+    return bundle_embedder(bundle), bundle.manifest.preprocessing
+
+
+def score_features(
+    path: Path, *, protocol: ProtocolName = "market", camera_centering: bool = False
+) -> RetrievalScores:
+    """Rank the ready features of an .npz file (see `load_feature_file`)."""
+    table = load_feature_file(path)
+    query, gallery = table.query_features, table.gallery_features
+    if camera_centering:
+        both = center_cameras(
+            np.concatenate([query, gallery]),
+            np.concatenate([table.query_cameras, table.gallery_cameras]),
+        )
+        query, gallery = both[: len(query)], both[len(query) :]
+    return evaluate_ranking(
+        query,
+        table.query_ids,
+        table.query_cameras,
+        gallery,
+        table.gallery_ids,
+        table.gallery_cameras,
+        protocol=protocol,
+    )
+
+
+def _decode(root: Path, split: Split, preprocessing: Preprocessing) -> DecodedCrops:
+    listing = read_market(root, (split,))
+    with progress(f"decode {split}", len(listing)) as tick:
+        return decode_crops(listing, preprocessing, progress=tick)
+
+
+def _camera_numbers(data: DecodedCrops) -> NDArray[np.int64]:
+    """Camera numbers that mean the same in every folder of a set, unlike codes."""
+    numbers = np.array([int(name.removeprefix("c")) for name in data.crops.cameras], np.int64)
+    return numbers[data.crops.camera_codes]

@@ -1,0 +1,250 @@
+"""Whole runs: pre-train on source sets, adapt to a site. Data in, run folder out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from adapt.clustering import Clusterer
+from adapt.config import Recipe
+from adapt.data.cache import DecodedCrops, decode_crops
+from adapt.data.folders import Split, read_market, read_site
+from adapt.errors import AdaptError, DataError, RunError
+from adapt.loop import Round, train
+from adapt.methods import METHODS, Method, Source
+from adapt.methods.source import SourceOptions
+from adapt.progress import progress
+from adapt.runs import DataInfo, Run, RunInfo, library_versions
+from adapt.scoring import LabelledCrops, network_embedder
+from adapt.types import CropSet, Dropped, Sample
+from models.backbones.net import ReIDNet
+from models.backbones.weights import load_weights
+from models.image import Preprocessing
+
+log = logging.getLogger("resight")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens and what its randomness starts from."""
+
+    device: torch.device
+    seed: int
+
+
+def pretrain(
+    sources: Sequence[Path],
+    *,
+    splits: Sequence[Split],
+    backbone: str,
+    weights: str | None,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    recipe_name: str,
+    out: Path,
+    machine: Machine,
+    validation: Path | None = None,
+) -> Run:
+    """Train one network on labelled crops.
+
+    sources: Market-1501-style folders; identities of different folders are different people.
+    splits: which of their sub-folders to learn from. weights: see `load_weights`; None starts
+    from random numbers. validation: labelled set scored after each round, for the curves only.
+    Raises DataError, ConfigError, RunError, WeightsError.
+    """
+    torch.manual_seed(machine.seed)
+    data = _decode(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
+    net = ReIDNet(backbone)
+    if weights is not None:
+        log.info("%s", load_weights(net, weights))
+    method = Source(net, cast(SourceOptions, recipe.options), data.crops.persons)
+    infos = [DataInfo.of(data.crops, "source")]
+    info = _describe("pretrain", backbone, preprocessing, recipe, recipe_name, machine, (), infos)
+    return _run(Run.create(out, info), method, data, recipe, machine, validation)
+
+
+def adapt(
+    target: Path,
+    *,
+    camera_pattern: str | None,
+    inits: Sequence[Path],
+    recipe: Recipe,
+    recipe_name: str,
+    out: Path,
+    machine: Machine,
+    validation: Path | None = None,
+) -> Run:
+    """Adapt source-trained networks to the unlabelled crops of a site.
+
+    target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
+    architecture and input size. validation: labelled set scored after each round, for the
+    curves only; nothing is chosen by it.
+    Raises DataError, ClusteringError, ConfigError, RunError.
+    """
+    torch.manual_seed(machine.seed)
+    method_type = METHODS[recipe.method]
+    runs = [Run.open(path) for path in inits]
+    nets = _students(runs, method_type.students_wanted)
+    first = runs[0].info
+    data = _decode(read_site(target, camera_pattern), first.preprocessing)
+    if len(data.crops.cameras) == 1:
+        log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
+    clusterer = Clusterer(
+        recipe.clustering, identities_per_batch=recipe.batch.identities, seed=machine.seed
+    )
+    method = method_type(nets, recipe.options, clusterer)
+    prints = tuple(data.fingerprint for run in runs for data in run.info.data)
+    infos = [DataInfo.of(data.crops, "target")]
+    info = _describe(
+        "adapt", first.backbone, first.preprocessing, recipe, recipe_name, machine, prints, infos
+    )
+    return _run(Run.create(out, info), method, data, recipe, machine, validation)
+
+
+def merge_sources(sets: Sequence[CropSet]) -> CropSet:
+    """Make one labelled set of several; identities and cameras of different sets stay apart.
+
+    Junk boxes (negative identities) are left out.
+    """
+    samples: list[Sample] = []
+    cameras: list[str] = []
+    dropped: list[Dropped] = []
+    next_person = 0
+    for number, crops in enumerate(sets):
+        prefix = f"{number}/" if len(sets) > 1 else ""
+        labelled = [s for s in crops.samples if s.person >= 0]
+        codes = {p: next_person + i for i, p in enumerate(sorted({s.person for s in labelled}))}
+        next_person += len(codes)
+        samples += [
+            replace(s, key=prefix + s.key, camera=s.camera + len(cameras), person=codes[s.person])
+            for s in labelled
+        ]
+        cameras += [prefix + name for name in crops.cameras]
+        dropped += [replace(d, key=prefix + d.key) for d in crops.dropped]
+    if next_person < 2:
+        raise DataError("source pre-training needs crops of at least two identities")
+    return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
+
+
+def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
+    if not 1 <= len(runs) <= wanted:
+        raise RunError(f"this method starts from 1 to {wanted} networks, --init gave {len(runs)}")
+    kinds = {(run.info.backbone, run.info.preprocessing) for run in runs}
+    if len(kinds) > 1:
+        raise RunError("the --init runs differ in backbone or input size; pre-train them alike")
+    nets = [run.network() for run in runs]
+    if len(nets) < wanted:
+        log.warning(
+            "one --init for %d networks: they start equal and differ only by augmentation; "
+            "pre-train a second seed for the full method",
+            wanted,
+        )
+    return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
+
+
+def _decode(listing: CropSet, preprocessing: Preprocessing) -> DecodedCrops:
+    with progress("decode", len(listing)) as tick:
+        data = decode_crops(listing, preprocessing, progress=tick)
+    unreadable = len(data.crops.dropped) - len(listing.dropped)
+    log.info(
+        "%s: %d crops, %d cameras, %d left out",
+        listing.root,
+        len(data),
+        len(data.crops.cameras),
+        len(data.crops.dropped),
+    )
+    for drop in data.crops.dropped[len(listing.dropped) :][:10]:
+        log.warning("left out %s: %s", drop.key, drop.reason)
+    if unreadable > 10:
+        log.warning("... and %d more; run.json lists them all", unreadable - 10)
+    return data
+
+
+def _describe(
+    kind: Literal["pretrain", "adapt"],
+    backbone: str,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    recipe_name: str,
+    machine: Machine,
+    init: tuple[str, ...],
+    data: Sequence[DataInfo],
+) -> RunInfo:
+    return RunInfo(
+        kind=kind,
+        method=recipe.method,
+        backbone=backbone,
+        preprocessing=preprocessing,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_name=recipe_name,
+        seed=machine.seed,
+        init=init,
+        data=tuple(data),
+        device=str(machine.device),
+        versions=library_versions(),
+        started=datetime.now(UTC),
+    )
+
+
+def _run(
+    run: Run,
+    method: Method,
+    data: DecodedCrops,
+    recipe: Recipe,
+    machine: Machine,
+    validation: Path | None,
+) -> Run:
+    start = time.monotonic()
+    labelled = LabelledCrops.read(validation, run.info.preprocessing) if validation else None
+    try:
+        rounds = train(
+            method,
+            data,
+            schedule=recipe.schedule,
+            batch=recipe.batch,
+            augmentation=recipe.augment,
+            optimizer=recipe.optimizer,
+            seed=machine.seed,
+            device=machine.device,
+        )
+        for result in rounds:
+            scores = _validate(method.embedder(), labelled, machine)
+            run.record({"round": result.number, **result.metrics, **scores}, method.embedder())
+            _log_round(result, recipe.schedule.rounds, scores)
+    except (AdaptError, KeyboardInterrupt) as error:
+        run.finish(time.monotonic() - start, error=str(error) or "interrupted")
+        raise
+    run.finish(time.monotonic() - start)
+    return run
+
+
+def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) -> dict[str, float]:
+    if labelled is None:
+        return {}
+    scores = labelled.score(network_embedder(net, machine.device))
+    return {"val_mAP": scores.mAP, "val_cmc1": scores.cmc(1)}
+
+
+def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
+    for warning in result.warnings:
+        log.warning("round %d: %s", result.number, warning)
+    m = result.metrics
+    extra = "".join(f", {name} {value:.3f}" for name, value in scores.items())
+    log.info(
+        "round %d/%d: %s, %.0f%% outliers, loss %.3f%s, %.0f s",
+        result.number,
+        rounds,
+        result.labels.rule,
+        100 * result.labels.outlier_share,
+        m["loss"],
+        extra,
+        sum(value for name, value in m.items() if name.startswith("seconds_")),
+    )

@@ -1,0 +1,38 @@
+"""The command `resight`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+import cli.serving
+import cli.training
+from adapt.errors import AdaptError
+from models.errors import ModelError
+from service.errors import ServiceError
+
+app = typer.Typer(
+    help="Person re-identification that adapts itself to each new camera site.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+cli.training.register(app)
+cli.serving.register(app)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr and exit code 1."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("resight").setLevel(logging.INFO)
+    try:
+        app()
+    except (AdaptError, ModelError, ServiceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Commands that train and judge models: pretrain, adapt, export, evaluate, recipes.
+
+torch is imported inside the commands: the rest of `resight` runs without it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapt.evaluate.metrics import ProtocolName
+from models.image import Interpolation, Preprocessing
+
+if TYPE_CHECKING:
+    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.training import Machine
+
+Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
+]
+Out = Annotated[Path, typer.Option(help="Run folder to write; must not exist or be empty.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
+Validation = Annotated[
+    Path | None,
+    typer.Option(help="Labelled set scored after each round, for curves; nothing is chosen by it."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the application."""
+    app.command()(pretrain)
+    app.command()(adapt)
+    app.command()(export)
+    app.command()(evaluate)
+    app.command()(recipes)
+
+
+def pretrain(
+    source: Annotated[
+        list[Path], typer.Option(help="Labelled crops, Market-1501 layout; repeatable.")
+    ],
+    backbone: Annotated[str, typer.Option(help="Such as resnet50_ibn_a; see docs/models.md.")],
+    out: Out,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="State dict file, or `torchvision` to download ImageNet weights."),
+    ] = None,
+    height: Annotated[int, typer.Option(help="Input height in pixels.")] = 256,
+    width: Annotated[int, typer.Option(help="Input width in pixels.")] = 128,
+    interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
+    all_splits: Annotated[
+        bool, typer.Option(help="Learn from query and bounding_box_test, too.")
+    ] = False,
+    recipe: Recipe = "source",
+    overrides: Overrides = None,
+    seed: Seed = 1,
+    device: Device = "auto",
+    validation: Validation = None,
+) -> None:
+    """Train a network on labelled source crops."""
+    from adapt.recipes import load_recipe
+    from adapt.training import pretrain as run_pretrain
+
+    run = run_pretrain(
+        source,
+        splits=("train", "query", "gallery") if all_splits else ("train",),
+        backbone=backbone,
+        weights=weights,
+        preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
+        recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
+        recipe_name=recipe,
+        out=out,
+        machine=_machine(device, seed),
+        validation=validation,
+    )
+    typer.echo(f"pre-trained {backbone} in {run.info.seconds:.0f} s: {out}")
+
+
+def adapt(
+    method: Annotated[str, typer.Option(help="mmt.")],
+    target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
+    init: Annotated[
+        list[Path], typer.Option(help="Run folder of a pre-trained network; give two for MMT.")
+    ],
+    out: Out,
+    camera_pattern: Annotated[
+        str | None,
+        typer.Option(help="Regular expression that finds the camera in a crop's path."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = 1,
+    device: Device = "auto",
+    validation: Validation = None,
+) -> None:
+    """Adapt pre-trained networks to a site's own unlabelled crops."""
+    from adapt.errors import ConfigError
+    from adapt.methods import METHODS
+    from adapt.recipes import load_recipe
+    from adapt.training import adapt as run_adapt
+
+    if method not in METHODS:
+        raise ConfigError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
+    name = recipe or method
+    run = run_adapt(
+        target,
+        camera_pattern=camera_pattern,
+        inits=init,
+        recipe=load_recipe(name, method=method, overrides=overrides or ()),
+        recipe_name=name,
+        out=out,
+        machine=_machine(device, seed),
+        validation=validation,
+    )
+    typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s: {out}")
+
+
+def export(
+    run: Annotated[Path, typer.Option(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; default: the bundle folder's.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
+) -> None:
+    """Export the network of a run as an ONNX bundle and prove that both agree."""
+    from adapt.export import export_run
+    from adapt.runs import Run
+
+    bundle = export_run(Run.open(run), out, name=name or out.name, version=version)
+    typer.echo(f"exported {bundle.manifest.reference}: {out}")
+
+
+def evaluate(
+    model: Annotated[Path | None, typer.Option(help="Run folder or bundle.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled crops, Market-1501 layout.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help=".npz of features instead of --model and --data.")
+    ] = None,
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="other-camera removes the query's whole camera.")
+    ] = "market",
+    center_cameras: Annotated[
+        bool, typer.Option(help="Take each camera's mean feature away first (a control).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Score a model, or ready features, by mAP and CMC."""
+    if features is not None:
+        if model is not None or data is not None:
+            raise typer.BadParameter("give --features, or --model and --data, not both")
+        scores = _score_features(features, protocol, center_cameras)
+    elif model is not None and data is not None:
+        scores = _score_model(model, data, protocol, center_cameras, device)
+    else:
+        raise typer.BadParameter("give --model and --data, or --features")
+    if as_json:
+        typer.echo(json.dumps(scores.to_dict()))
+        return
+    typer.echo(f"protocol {scores.protocol}: {scores.queries} queries, {scores.gallery} in gallery")
+    for label in ("mAP", "cmc1", "cmc5", "cmc10"):
+        typer.echo(f"  {label:<6}{scores.to_dict()[label]:.4f}")
+
+
+def recipes() -> None:
+    """List the recipes that come with resight."""
+    from adapt.recipes import describe_recipes
+
+    for name, source in describe_recipes():
+        typer.echo(f"{name:<16}{source}")
+
+
+def _machine(device: str, seed: int) -> Machine:
+    from adapt.runs import pick_device
+    from adapt.training import Machine
+
+    return Machine(pick_device(device), seed)
+
+
+def _score_features(path: Path, protocol: ProtocolName, centering: bool) -> RetrievalScores:
+    from adapt.scoring import score_features
+
+    return score_features(path, protocol=protocol, camera_centering=centering)
+
+
+def _score_model(
+    model: Path, data: Path, protocol: ProtocolName, centering: bool, device: str
+) -> RetrievalScores:
+    from adapt.scoring import LabelledCrops, open_model
+
+    embed, preprocessing = open_model(model, device)
+    labelled = LabelledCrops.read(data, preprocessing)
+    return labelled.score(embed, protocol=protocol, camera_centering=centering)

@@ -1,0 +1,101 @@
+"""The embedding network of the MMT family: trunk, global average pooling, BN neck, classifier.
+
+Source: methods of MMT (Ge et al., ICLR 2020); BN neck of Luo et al., CVPRW 2019, section 3.5.
+
+Shapes: B images, C channels = embedding dimension, K classes, H x W pixels, h x w cells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.backbones.trunks import build_backbone
+from models.errors import BackboneError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of each RGB channel, for pixels scaled to 0..1."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of each RGB channel, for pixels scaled to 0..1."""
+
+_CLASSIFIER_STD = 0.001
+
+
+class NetOutput(NamedTuple):
+    """What one forward pass gives to the losses.
+
+    pooled: (B,C) f(x), before the neck; for triplets.
+    neck: (B,C) b(x), after the neck; not normalised.
+    logits: (B,K) W b(x), or None without a classifier.
+    """
+
+    pooled: torch.Tensor
+    neck: torch.Tensor
+    logits: torch.Tensor | None
+
+
+class ReIDNet(nn.Module):
+    """f(x) = GAP(trunk(x)); b(x) = BN(f(x)) with its shift fixed at 0; z(x) = W b(x).
+
+    Input: float32 (B,3,H,W) RGB, scaled to 0..1, then (x - IMAGENET_MEAN) / IMAGENET_STD.
+
+    Args:
+        backbone: one of `BACKBONES`.
+        classes: K; 0 for no classifier.
+    """
+
+    def __init__(self, backbone: str, classes: int = 0) -> None:
+        super().__init__()
+        self.backbone_name = backbone
+        self.backbone, self.dimension = build_backbone(backbone)
+        self.neck = nn.BatchNorm1d(self.dimension)
+        self.neck.bias.requires_grad_(False)
+        self.classifier: nn.Linear | None = None
+        if classes:
+            self.reset_classifier(classes)
+
+    def reset_classifier(self, classes: int, weight: torch.Tensor | None = None) -> None:
+        """Put a new bias-free classifier in place, on the device of the neck.
+
+        Args:
+            classes: K >= 1.
+            weight: (K,C) rows, such as cluster centres; drawn from N(0, 0.001^2) when None.
+
+        Raises:
+            BackboneError: K < 1, or `weight` is not (K,C).
+        """
+        if classes < 1 or (weight is not None and weight.shape != (classes, self.dimension)):
+            shape = None if weight is None else tuple(weight.shape)
+            raise BackboneError(
+                f"a classifier of {classes} classes needs rows of ({classes}, {self.dimension}), "
+                f"got {shape}; pass at least one class and one row per class"
+            )
+        like = self.neck.weight
+        self.classifier = nn.Linear(
+            self.dimension, classes, bias=False, device=like.device, dtype=like.dtype
+        )
+        with torch.no_grad():
+            if weight is None:
+                nn.init.normal_(self.classifier.weight, std=_CLASSIFIER_STD)
+            else:
+                self.classifier.weight.copy_(weight)
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) -> (B,C,h,w), what is pooled."""
+        out: torch.Tensor = self.backbone(x)
+        return out
+
+    def forward(self, x: torch.Tensor) -> NetOutput:
+        """(B,3,H,W) -> pooled, neck and logits."""
+        pooled = self.feature_map(x).mean(dim=(2, 3))
+        neck = self.neck(pooled)
+        logits = None if self.classifier is None else self.classifier(neck)
+        return NetOutput(pooled, neck, logits)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """b(x) / max(||b(x)||, 1e-12): (B,3,H,W) -> (B,C) of unit length (0 stays 0)."""
+        return F.normalize(self.neck(self.feature_map(x).mean(dim=(2, 3))), dim=1, eps=1e-12)

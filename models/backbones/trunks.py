@@ -1,0 +1,91 @@
+"""Convolutional trunks: torchvision's own networks without pooling and classifier.
+
+Child names are kept, so torchvision's and IBN-Net's state dicts load by name.
+
+Sources: He et al., CVPR 2016 (ResNet); Luo et al., CVPRW 2019, section 3.4 (last stride 1);
+Pan et al., ECCV 2018, figure 3b (IBN-a); Sandler et al., CVPR 2018 (MobileNetV2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from models.errors import BackboneError
+from models.torchvision_compat import torchvision
+
+
+class IBN(nn.Module):
+    """Instance norm on the first half of the channels, batch norm on the rest.
+
+    y = [IN(x_{1..C/2}), BN(x_{C/2+1..C})]; sub-modules are named as in IBN-Net's state dicts.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.instance_channels = channels // 2
+        self.IN = nn.InstanceNorm2d(self.instance_channels, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.instance_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,C,h,w) -> (B,C,h,w)."""
+        instance, batch = x[:, : self.instance_channels], x[:, self.instance_channels :]
+        return torch.cat([self.IN(instance), self.BN(batch)], dim=1)
+
+
+def _resnet(name: str, *, ibn_a: bool) -> nn.Sequential:
+    net = torchvision.models.get_model(name, weights=None)
+    first = net.layer4[0]
+    strided = first.conv2 if hasattr(first, "conv3") else first.conv1
+    for conv in (strided, first.downsample[0]):
+        conv.stride = (1, 1)
+    if ibn_a:
+        for block in (*net.layer1, *net.layer2, *net.layer3):
+            block.bn1 = IBN(block.bn1.num_features)
+    children = [(key, child) for key, child in net.named_children() if key not in ("avgpool", "fc")]
+    return nn.Sequential(OrderedDict(children))
+
+
+def _mobilenet_v2() -> nn.Sequential:
+    net = torchvision.models.get_model("mobilenet_v2", weights=None)
+    return nn.Sequential(OrderedDict(features=net.features))
+
+
+_BUILDERS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {
+    "resnet18": (partial(_resnet, "resnet18", ibn_a=False), 512),
+    "resnet34": (partial(_resnet, "resnet34", ibn_a=False), 512),
+    "resnet50": (partial(_resnet, "resnet50", ibn_a=False), 2048),
+    "resnet18_ibn_a": (partial(_resnet, "resnet18", ibn_a=True), 512),
+    "resnet34_ibn_a": (partial(_resnet, "resnet34", ibn_a=True), 512),
+    "resnet50_ibn_a": (partial(_resnet, "resnet50", ibn_a=True), 2048),
+    "mobilenet_v2": (_mobilenet_v2, 1280),
+}
+
+BACKBONES = tuple(_BUILDERS)
+"""Names that `build_backbone` knows."""
+
+
+def build_backbone(name: str) -> tuple[nn.Sequential, int]:
+    """Build a trunk with fresh weights from torch's global generator.
+
+    Args:
+        name: one of `BACKBONES`; `_ibn_a` marks IBN-a in stages 1 to 3.
+
+    Returns:
+        The trunk, (B,3,H,W) -> (B,C,h,w), and C. ResNets have h = H/16 (last stride 1),
+        MobileNetV2 h = H/32.
+
+    Raises:
+        BackboneError: the name is not known.
+    """
+    if name not in _BUILDERS:
+        raise BackboneError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    builder, channels = _BUILDERS[name]
+    return builder(), channels

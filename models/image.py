@@ -1,0 +1,179 @@
+"""The one way from image bytes to network input, shared by training and serving. No torch.
+
+Decoding is part of a model: other pixels give other embeddings. What `decode` does has a name,
+`DECODER`, that every manifest records; a change of the pixels needs a new name.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Literal, cast
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import (
+    DamagedImageError,
+    EmptyImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    UnsupportedImageError,
+)
+
+MIN_SIDE = 8
+"""Smallest height or width in pixels: below this a crop shows nobody."""
+
+DEFAULT_MAX_PIXELS = 4096 * 4096
+"""Largest height x width decoded by default (48 MiB of RGB)."""
+
+Decoder = Literal["exact-1"]
+DECODER: Decoder = "exact-1"
+"""libjpeg-turbo with exact DCT and upsampling; stored orientation (EXIF ignored, as crops from
+cameras carry none and decoders disagree); alpha dropped; 16 bit cut to the upper 8; first page."""
+
+Interpolation = Literal["area", "linear", "cubic"]
+
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_TIFF_ORIENTATION = 274
+_OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_SUPPORTED = "send JPEG, PNG, BMP, WebP or TIFF"
+
+# OpenCV prints a line per bad image on its own; each is already an error of ours.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode one image file.
+
+    Args:
+        data: a JPEG, PNG, BMP, WebP or TIFF file; grey, palette, alpha, 1 and 16 bit included.
+        max_pixels: largest height x width, read from the header before any pixel is decoded.
+
+    Returns:
+        (h, w, 3) uint8 RGB, C-contiguous.
+
+    Raises:
+        ImageError: a subclass says what is wrong with the bytes.
+    """
+    if not data:
+        raise EmptyImageError("the image has no bytes; check that the file was written completely")
+    if data.startswith(_JPEG_MAGIC):
+        return _decode_jpeg(data, max_pixels)
+    return _decode_other(data, max_pixels)
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return _decode_other(data, max_pixels)
+    _check_size(height, width, max_pixels)
+    try:
+        return cast(NDArray[np.uint8], simplejpeg.decode_jpeg(data, "RGB"))
+    except ValueError as error:
+        # Stray bytes between segments do no harm to the pixels; anything else does.
+        if "extraneous" in str(error):
+            return _decode_other(data, max_pixels)
+        raise DamagedImageError(f"damaged JPEG ({error}); send the crop again") from error
+
+
+def _decode_other(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    _check_header(data, max_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
+    except cv2.error as error:
+        raise DamagedImageError(f"image cannot be decoded ({error.err}); {_SUPPORTED}") from error
+    if image is None:
+        raise DamagedImageError("truncated or corrupt image; send the crop again")
+    return cast(NDArray[np.uint8], image)
+
+
+def _check_header(data: bytes, max_pixels: int) -> None:
+    """Pillow reads headers only: nothing is decompressed before the size is known to be fair."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            turned = image.format == "TIFF" and image.getexif().get(_TIFF_ORIENTATION, 1) != 1
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"{error}; send the crop, not the whole frame") from error
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}") from error
+    _check_size(height, width, max_pixels)
+    if turned:  # OpenCV turns TIFF whatever the flags say
+        raise UnsupportedImageError("TIFF with an orientation tag; save it upright, or as PNG")
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if min(height, width) < MIN_SIDE:
+        raise ImageTooSmallError(
+            f"image is {width}x{height} pixels; each side needs at least {MIN_SIDE} pixels"
+        )
+    if height * width > max_pixels:
+        raise ImageTooLargeError(
+            f"image is {width}x{height} = {height * width} pixels, more than {max_pixels}; "
+            "send the crop, not the whole frame"
+        )
+
+
+def resize(
+    image: NDArray[np.uint8], *, height: int, width: int, interpolation: Interpolation = "area"
+) -> NDArray[np.uint8]:
+    """Resize an image, each side on its own (the aspect ratio is not kept).
+
+    "area" (default): a side that shrinks is averaged over the source pixels it covers, a side
+    that grows is interpolated linearly; shrinking does not alias, whatever the crop's size.
+    "linear" and "cubic": OpenCV's, which alias when shrinking more than twofold; for models
+    trained that way elsewhere.
+
+    Args:
+        image: (h, w, 3) uint8.
+        height, width: target size in pixels.
+        interpolation: see above.
+
+    Returns:
+        (height, width, 3) uint8, the same array when nothing is to be done.
+    """
+    if interpolation == "area":
+        # cv2.INTER_AREA aliases as soon as one side grows, so the two are separate steps.
+        low, high = min(height, image.shape[0]), min(width, image.shape[1])
+        return _cv2_resize(_cv2_resize(image, low, high, cv2.INTER_AREA), height, width)
+    flag = cv2.INTER_LINEAR if interpolation == "linear" else cv2.INTER_CUBIC
+    return _cv2_resize(image, height, width, flag)
+
+
+def _cv2_resize(
+    image: NDArray[np.uint8], height: int, width: int, flag: int = cv2.INTER_LINEAR
+) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    return cast(NDArray[np.uint8], cv2.resize(image, (width, height), interpolation=flag))
+
+
+class Preprocessing(BaseModel):
+    """How image bytes become the model's input; part of the manifest.
+
+    height, width: input size of the model in pixels.
+    interpolation: see `resize`.
+    decoder: see `DECODER`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(ge=MIN_SIDE, le=2048)
+    width: int = Field(ge=MIN_SIDE, le=2048)
+    interpolation: Interpolation = "area"
+    decoder: Decoder = DECODER
+
+    def load(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+        """Image file -> (height, width, 3) uint8 RGB; raises `ImageError`."""
+        return self.fit(decode(data, max_pixels=max_pixels))
+
+    def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB -> (height, width, 3) uint8 RGB."""
+        return resize(image, height=self.height, width=self.width, interpolation=self.interpolation)

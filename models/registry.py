@@ -1,0 +1,175 @@
+"""A folder of bundles with versions: ROOT/NAME/VERSION. No torch.
+
+Several processes may add at once (one lock file); readers need no lock, because a version appears
+by a rename and never changes afterwards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import Bundle
+from models.errors import (
+    BundleHashMismatchError,
+    ModelConflictError,
+    ModelNotFoundError,
+    ModelReferenceError,
+)
+from models.files import atomic_folder, sync_directory, write_synced
+from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
+
+_LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """`name` (its newest version is meant) or `name@version`."""
+
+    name: str
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Split "name" or "name@version".
+
+        Raises:
+            ModelReferenceError: a part has other characters than names and versions have.
+        """
+        name, at, version = text.partition("@")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ModelReferenceError(
+                f"{text!r} is not a model: a name has up to 63 characters of a-z, 0-9, '.', '_', "
+                "'-' and starts with a letter or digit"
+            )
+        if at and not re.fullmatch(VERSION_PATTERN, version):
+            raise ModelReferenceError(
+                f"{text!r} is not a model: a version is 1 to 3 numbers, like 3, 1.2 or 1.2.0"
+            )
+        return cls(name, version if at else None)
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Order of versions: number by number, a missing number before any (1 < 1.0 < 1.2 < 1.10)."""
+    return tuple(int(number) for number in version.split("."))
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The bundles below `root`, which is made on the first `add`."""
+
+    root: Path
+
+    def add(self, path: Path) -> Bundle:
+        """Verify a bundle and copy it in; adding the same content again changes nothing.
+
+        Returns:
+            The bundle inside the registry.
+
+        Raises:
+            BundleError: the bundle at `path` is absent, invalid or damaged.
+            ModelConflictError: this name@version is here with other content.
+        """
+        source = Bundle.open(path)
+        source.verify()
+        target = self._folder(source.manifest.name, source.manifest.version)
+        with self._lock():
+            target.parent.mkdir(exist_ok=True)
+            sync_directory(self.root)
+            # Under the lock nobody else is writing: hidden folders are left from a crash.
+            for leftover in target.parent.glob(".*.tmp-*"):
+                shutil.rmtree(leftover)
+            if target.exists():
+                return self._same_content(source, target)
+            with atomic_folder(target) as folder:
+                for name in (*source.manifest.files, MANIFEST_FILE):
+                    write_synced(folder / name, (source.path / name).read_bytes())
+                copied = Bundle.open(folder)
+                copied.verify()
+                if copied.digest != source.digest:
+                    raise BundleHashMismatchError(
+                        f"{path} changed while it was copied; add it again"
+                    )
+        return Bundle.open(target)
+
+    def references(self) -> tuple[ModelReference, ...]:
+        """All models, names in alphabetical order, versions oldest to newest."""
+        return tuple(
+            ModelReference(name.name, version)
+            for name in sorted(_folders(self.root, NAME_PATTERN))
+            for version in self._versions(name.name)
+        )
+
+    def resolve(self, reference: str) -> Bundle:
+        """Open "name" (the newest version) or "name@version".
+
+        Raises:
+            ModelReferenceError: `reference` is neither.
+            ModelNotFoundError: nothing of that name or version is here.
+            BundleError: it is here, and does not hold.
+        """
+        wanted = ModelReference.parse(reference)
+        versions = self._versions(wanted.name)
+        version = wanted.version or (versions[-1] if versions else None)
+        if version is None or version not in versions:
+            known = ", ".join(str(known) for known in self.references()) or "none"
+            raise ModelNotFoundError(
+                f"no model {reference} in {self.root} (known: {known}); "
+                "add its bundle with `resight models add`"
+            )
+        bundle = Bundle.open(self._folder(wanted.name, version))
+        if bundle.reference != f"{wanted.name}@{version}":
+            raise BundleHashMismatchError(
+                f"{bundle.path} holds {bundle.reference}; somebody moved it: remove the folder "
+                "and add the bundle again"
+            )
+        return bundle
+
+    def verify(self, reference: str) -> Bundle:
+        """Resolve a model and compare all its files with their hashes.
+
+        Raises:
+            RegistryError, BundleError: as `resolve`, and when a file differs.
+        """
+        bundle = self.resolve(reference)
+        bundle.verify()
+        return bundle
+
+    def _versions(self, name: str) -> list[str]:
+        found = _folders(self.root / name, VERSION_PATTERN)
+        return sorted((folder.name for folder in found), key=version_key)
+
+    def _folder(self, name: str, version: str) -> Path:
+        return self.root / name / version
+
+    @staticmethod
+    def _same_content(source: Bundle, target: Path) -> Bundle:
+        present = Bundle.open(target)
+        if present.digest != source.digest:
+            raise ModelConflictError(
+                f"{source.reference} is registered already with other content; "
+                "a published version never changes: export under a new version"
+            )
+        present.verify()
+        return present
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK_FILE).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also by a crash
+            yield
+
+
+def _folders(root: Path, pattern: str) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [path for path in root.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)]

@@ -1,0 +1,228 @@
+"""The only wiring: from settings to a running server and back."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import uvloop
+
+from models.bundle import Bundle
+from models.errors import ModelError
+from models.registry import Registry
+from service.batcher import Batcher
+from service.config import Settings, split_address, threads_or_cores
+from service.data_dir import DataDir
+from service.decode import Decoder
+from service.engine import Engine, OnnxEngine
+from service.errors import ModelLoadError
+from service.gallery.gallery import Gallery
+from service.gallery.store import Store
+from service.metrics import Metrics, new_metrics
+from service.monitor import Monitor
+from service.rpc.server import RpcServer
+from service.types import ModelInfo
+
+log = logging.getLogger("resight")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a started server says about itself. Addresses have the ports in use."""
+
+    grpc_address: str
+    http_address: str
+    model: ModelInfo
+    fallback: bool
+    sites: int
+    sightings: int
+
+
+def open_bundle(settings: Settings) -> Bundle:
+    """The bundle that `settings.model` names: a folder, or a model of the registry.
+
+    Raises:
+        ModelLoadError: there is neither, or it does not hold.
+    """
+    path = Path(settings.model)
+    try:
+        if os.sep in settings.model or path.exists():
+            return Bundle.open(path)
+        return Registry(settings.registry_dir).resolve(settings.model)
+    except ModelError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+class Server:
+    """A running server, made by `bootstrap`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        gallery: Gallery,
+        batcher: Batcher,
+        fallback: bool,
+        cleanup: ExitStack,
+    ) -> None:
+        self._settings = settings
+        self._gallery = gallery
+        self._batcher = batcher
+        self._fallback = fallback
+        self._cleanup = cleanup
+        self._serving = False
+        self._metrics = metrics
+        self._rpc = RpcServer(gallery, batcher, settings, metrics)
+
+    async def start(self) -> Ready:
+        """Listen on both ports; raises `PortError`."""
+        monitor = Monitor.start(self._settings.http, self._metrics.registry, lambda: self._serving)
+        self._cleanup.callback(monitor.close)
+        grpc_address = await self._rpc.start()
+        self._serving = True
+        sites = await self._gallery.sites()
+        return Ready(
+            grpc_address=grpc_address,
+            http_address=monitor.address,
+            model=self._gallery.model,
+            fallback=self._fallback,
+            sites=len(sites),
+            sightings=sum(site.sightings for site in sites),
+        )
+
+    async def stop(self) -> None:
+        """Refuse new calls, let running ones end within `drain_s`, close everything."""
+        self._serving = False
+        await self._rpc.stop(self._settings.drain_s)
+        await self._batcher.close(drain_s=1.0)
+        self._gallery.close()
+        await asyncio.to_thread(self._cleanup.close)
+
+
+async def bootstrap(
+    settings: Settings,
+    *,
+    load_engine: Callable[[Bundle, Settings], tuple[Engine, bool]] | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> Server:
+    """Open the data folder, load the model, build the galleries; nothing listens yet.
+
+    Args:
+        settings: of the server.
+        load_engine: gives the engine for a bundle, and whether it fell back to the CPU.
+        clock: the time, aware.
+        new_id: a fresh sighting id.
+
+    Raises:
+        StartError: what is wrong, and what to do.
+    """
+    metrics = new_metrics()
+    with ExitStack() as cleanup:
+        data_dir = DataDir.open(settings.data_dir)
+        cleanup.callback(data_dir.close)
+        bundle = open_bundle(settings)
+        engine, fallback = (load_engine or _load_onnx)(bundle, settings)
+        _describe(engine.model, fallback, metrics)
+        store = Store.open(data_dir.database, metrics)
+        cleanup.callback(store.close)
+        _watch_files(data_dir.database, metrics)
+        gallery = Gallery(
+            store,
+            engine.model,
+            clock=clock,
+            new_id=new_id,
+            keep_crops=settings.keep_crops,
+            request_ttl=timedelta(seconds=settings.request_ttl_s),
+            search_threads=threads_or_cores(settings.search_threads),
+            metrics=metrics,
+        )
+        await asyncio.to_thread(gallery.load)
+        batcher = Batcher(
+            engine,
+            Decoder(
+                bundle.manifest.preprocessing,
+                max_bytes=settings.max_image_bytes,
+                max_pixels=settings.max_image_pixels,
+                threads=threads_or_cores(settings.decode_threads),
+                metrics=metrics,
+            ),
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            metrics=metrics,
+        )
+        _warn_of_open_ports(settings)
+        return Server(settings, metrics, gallery, batcher, fallback, cleanup.pop_all())
+
+
+async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` is called once the server is ready.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = await bootstrap(settings)
+    try:
+        announce(await server.start())
+        await stopping.wait()
+        log.info("stopping: running calls have %g s", settings.drain_s)
+    finally:
+        await server.stop()
+    log.info("stopped")
+
+
+def run(settings: Settings, announce: Callable[[Ready], None]) -> None:
+    """`serve` on an event loop of its own."""
+    uvloop.run(serve(settings, announce))
+
+
+def _load_onnx(bundle: Bundle, settings: Settings) -> tuple[Engine, bool]:
+    engine = OnnxEngine.load(
+        bundle, provider=settings.provider, threads=threads_or_cores(settings.engine_threads)
+    )
+    return engine, engine.fallback
+
+
+def _describe(model: ModelInfo, fallback: bool, metrics: Metrics) -> None:
+    metrics.model_info.labels(model.name, model.version, model.provider).set(1)
+    metrics.provider_fallback.set(fallback)
+    if fallback:
+        log.warning("the runtime has CUDA, but the model runs on the CPU; check the driver")
+
+
+def _watch_files(database: Path, metrics: Metrics) -> None:
+    def size_of(path: Path) -> Callable[[], float]:
+        return lambda: path.stat().st_size if path.exists() else 0
+
+    metrics.store_bytes.labels("db").set_function(size_of(database))
+    metrics.store_bytes.labels("wal").set_function(
+        size_of(database.with_name(f"{database.name}-wal"))
+    )
+
+
+def _warn_of_open_ports(settings: Settings) -> None:
+    for name in ("listen", "http"):
+        host, _ = split_address(getattr(settings, name))
+        try:
+            local = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = host == "localhost"
+        if not local:
+            log.warning(
+                "%s is open to the network, without encryption and without a password: put it "
+                "behind a proxy or a firewall",
+                getattr(settings, name),
+            )

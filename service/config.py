@@ -1,0 +1,143 @@
+"""Settings of the server: frozen, validated whole, read from RESIGHT_* or given by the caller."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+ENV_PREFIX = "RESIGHT_"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split "host:port" or "[ipv6]:port"; raises `ValueError`."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ValueError(f"{address!r} is not HOST:PORT, like 127.0.0.1:50051 or [::1]:50051")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} has no port from 0 to 65535 (0: any free one)")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def _check_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+
+
+class Settings(BaseSettings):
+    """All settings of a server. The description of each is its documentation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", validate_default=True
+    )
+
+    data_dir: Path = Field(description="Folder of the gallery; made if absent.")
+    model: str = Field(
+        min_length=1, description="Bundle folder, or name[@version] in the registry."
+    )
+    registry: Path | None = Field(
+        default=None, description="Folder of registered models; default: models/ below data_dir."
+    )
+    listen: Address = Field(default="127.0.0.1:50051", description="gRPC address, host:port.")
+    http: Address = Field(
+        default="127.0.0.1:9464", description="Address of /metrics and /healthz, host:port."
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where the model runs; auto: CUDA if the runtime has it, else CPU.",
+    )
+    engine_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of the model on CPU; 0: one per core."
+    )
+    decode_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads that decode images; 0: one per core."
+    )
+    search_threads: int = Field(
+        default=0, ge=0, le=1024, description="Searches at a time; 0: one per core."
+    )
+    max_batch: int = Field(
+        default=32, ge=1, le=4096, description="Most images in one run of the model."
+    )
+    max_queue: int = Field(
+        default=1024, ge=1, description="Most images waiting; above, calls get QUEUE_FULL."
+    )
+    max_concurrent_calls: int = Field(
+        default=256, ge=1, description="Most calls at a time; above, calls get QUEUE_FULL."
+    )
+    max_items: int = Field(
+        default=256, ge=1, description="Most images, sightings or queries in one call."
+    )
+    max_limit: int = Field(default=1000, ge=1, description="Most matches per query.")
+    max_message_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=64 * 1024,
+        le=2**31 - 1,
+        description="Largest request in bytes.",
+    )
+    max_image_bytes: int = Field(
+        default=10 * 1024 * 1024, ge=1024, description="Largest image file in bytes."
+    )
+    max_image_pixels: int = Field(
+        default=4096 * 4096, ge=64, description="Largest height x width of an image."
+    )
+    keep_crops: bool = Field(
+        default=True,
+        description="Keep the enrolled images; without them no change to another model.",
+    )
+    request_ttl_s: float = Field(
+        default=24 * 3600.0, gt=0, description="How long a request_id is remembered, in seconds."
+    )
+    drain_s: float = Field(
+        default=10.0, ge=0, description="How long running calls may take at shutdown, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> Self:
+        if self.max_items > self.max_queue:
+            raise ValueError(
+                f"max_items ({self.max_items}) is above max_queue ({self.max_queue}): "
+                "such a call could never be admitted"
+            )
+        if self.max_image_bytes > self.max_message_bytes:
+            raise ValueError(
+                f"max_image_bytes ({self.max_image_bytes}) is above max_message_bytes "
+                f"({self.max_message_bytes}): such an image could never arrive"
+            )
+        return self
+
+    @property
+    def registry_dir(self) -> Path:
+        """Folder of registered models."""
+        return self.registry or self.data_dir / "models"
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from what is given, then RESIGHT_*, then the defaults; None means not given.
+
+    Raises:
+        SettingsError: names every setting that does not hold.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise SettingsError(
+            f"{faults} (settings come from options and {ENV_PREFIX}* variables)"
+        ) from error
+
+
+def threads_or_cores(threads: int) -> int:
+    """The number given, or the cores this process may use for 0."""
+    return threads or len(os.sched_getaffinity(0))

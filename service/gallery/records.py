@@ -1,0 +1,107 @@
+"""What travels between the store and the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.errors import CallError, DuplicateIdError
+from service.gallery.index import IndexEntry
+from service.gallery.times import to_us
+from service.types import NewSighting, Sighting, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A sighting to store. image: None when crops are not kept."""
+
+    sighting: Sighting
+    image: bytes | None
+    vector: Vector
+
+    def entry(self) -> IndexEntry:
+        """What the index keeps of it."""
+        seen = self.sighting
+        return IndexEntry(
+            seen.id, self.vector, seen.camera, to_us(seen.time), seen.track, seen.person
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What makes a retry of a call safe. fingerprint: sha256 of the call's content."""
+
+    id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A sighting that was stored by this call or by the one it repeats."""
+
+    id: str
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What enrolling gave, one per item. repeated: an earlier call of this request id did it."""
+
+    items: tuple[Stored | CallError, ...]
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """A site. model: fingerprint; reference: `name@version` of the same model."""
+
+    id: str
+    model: str
+    reference: str
+    created: datetime
+    sightings: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCrop:
+    """A sighting's row number, id and crop (None: not kept)."""
+
+    row: int
+    id: str
+    image: bytes | None
+
+
+def new_rows(
+    items: Sequence[tuple[NewSighting, Vector] | CallError],
+    *,
+    now: datetime,
+    new_id: Callable[[], str],
+    keep_crops: bool,
+) -> list[NewRow | CallError]:
+    """Rows for sightings and their embeddings; a second one of the same id is an error."""
+    rows: list[NewRow | CallError] = []
+    seen: set[str] = set()
+    for item in items:
+        if isinstance(item, CallError):
+            rows.append(item)
+            continue
+        new, vector = item
+        if new.id and new.id in seen:
+            rows.append(
+                DuplicateIdError(f"an earlier item has the id {new.id} too; send one of them")
+            )
+            continue
+        seen.add(new.id)
+        sighting = Sighting(
+            id=new.id or new_id(),
+            camera=new.camera,
+            time=new.time or now,
+            track=new.track,
+            person=new.person,
+            attributes=new.attributes,
+            created=now,
+            crop_kept=keep_crops,
+        )
+        rows.append(NewRow(sighting, new.image if keep_crops else None, vector))
+    return rows

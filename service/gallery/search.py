@@ -1,0 +1,67 @@
+"""One search: ids and scores from the index, everything else from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.errors import SightingNotFoundError
+from service.gallery.index import VectorIndex
+from service.gallery.statements import sighting_not_found
+from service.gallery.store import Store
+from service.types import Match, SightingFilter, Vector
+
+_ATTEMPTS = 5
+
+
+def search(
+    index: VectorIndex,
+    store: Store,
+    site: str,
+    queries: Sequence[Vector | str],
+    limit: int,
+    wanted: SightingFilter,
+) -> list[list[Match] | SightingNotFoundError]:
+    """The matches of each query; a query is an embedding or the id of a sighting."""
+    answers: list[list[Match] | SightingNotFoundError] = []
+    places: list[int] = []
+    vectors: list[Vector] = []
+    exclude: list[str | None] = []
+    for query in queries:
+        own = query if isinstance(query, str) else None
+        vector = index.vector(query) if isinstance(query, str) else query
+        if vector is None:
+            answers.append(sighting_not_found(site, str(own)))
+            continue
+        places.append(len(answers))
+        answers.append([])
+        vectors.append(vector)
+        exclude.append(own)
+    if vectors:
+        matrix = np.stack(vectors).astype(np.float32)
+        found = _matches(index, store, site, matrix, limit, wanted, exclude)
+        for place, matches in zip(places, found, strict=True):
+            answers[place] = matches
+    return answers
+
+
+def _matches(
+    index: VectorIndex,
+    store: Store,
+    site: str,
+    queries: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    limit: int,
+    wanted: SightingFilter,
+    exclude: Sequence[str | None],
+) -> list[list[Match]]:
+    attempt = 0
+    while True:
+        attempt += 1
+        hits = index.search(queries, limit, wanted, exclude)
+        known = store.sightings_by_id(site, sorted({hit.id for row in hits for hit in row}))
+        # A hit that was deleted since leaves room for another one.
+        if attempt == _ATTEMPTS or all(hit.id in known for row in hits for hit in row):
+            return [
+                [Match(known[hit.id], hit.score) for hit in row if hit.id in known] for row in hits
+            ]

@@ -1,0 +1,52 @@
+"""SQLite as the database: two engines on one file, one for many readers, one for the writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+
+_BUSY_S = 30.0
+
+
+def open_sqlite(path: Path) -> tuple[Engine, Engine]:
+    """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power."""
+    url = f"sqlite:///{path}"
+    reader = create_engine(url, connect_args={"timeout": _BUSY_S}, pool_size=8, max_overflow=24)
+    writer = create_engine(url, connect_args={"timeout": _BUSY_S}, pool_size=1, max_overflow=0)
+    for engine in (reader, writer):
+        event.listen(engine, "connect", _configure)
+    # The driver would begin only before the first change; a reader needs one view of all tables,
+    # the writer its lock from the start.
+    event.listen(reader, "begin", _begin("BEGIN"))
+    event.listen(writer, "begin", _begin("BEGIN IMMEDIATE"))
+    return reader, writer
+
+
+def _configure(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    # What is deleted is overwritten: a person who is to be forgotten leaves no crop behind.
+    cursor.execute("PRAGMA secure_delete=ON")
+    cursor.close()
+
+
+def _begin(statement: str) -> Any:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
+
+
+def checkpoint(writer: Engine) -> None:
+    """Move the write-ahead log into the database and empty it, so that nothing deleted is left in
+    it; where a reader is in the way, the next checkpoint does it."""
+    connection = writer.raw_connection()
+    try:
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()

@@ -1,0 +1,112 @@
+"""Every metric of the server. Base units, explicit buckets, closed label sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The metrics of one server, on a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.rpc_duration = Histogram(
+            "resight_rpc_duration_seconds",
+            "Time from receipt of a call to its answer.",
+            ("method", "code"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.rpc_in_flight = Gauge(
+            "resight_rpc_in_flight", "Calls that are being worked on.", registry=registry
+        )
+        self.rejected = Counter(
+            "resight_calls_rejected_total",
+            "Calls refused before any work; reason: queue (too many images wait), concurrency "
+            "(too many calls), shutdown.",
+            ("reason",),
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "resight_stage_duration_seconds",
+            "Time of one stage: decode (images of a call), queue (an image, decoded, waits for the "
+            "model), infer (a batch), search (queries of a call), commit (a transaction).",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "resight_batch_size", "Images per run of the model.", buckets=_COUNTS, registry=registry
+        )
+        self.commit_size = Histogram(
+            "resight_commit_size", "Writes per transaction.", buckets=_COUNTS, registry=registry
+        )
+        self.queue_depth = Gauge(
+            "resight_queue_depth", "Images admitted and not yet answered.", registry=registry
+        )
+        self.images = Counter(
+            "resight_images_total",
+            "Images by outcome: embedded, bad (cannot be used), failed (the model failed), gone "
+            "(the caller left before the model ran).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.bad_images = Counter(
+            "resight_bad_images_total",
+            "Images that cannot be used, by problem.",
+            ("problem",),
+            registry=registry,
+        )
+        self.gallery_sightings = Gauge(
+            "resight_gallery_sightings",
+            "Sightings that are searched.",
+            ("site",),
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "resight_model_info",
+            "1 for the loaded model.",
+            ("model", "version", "provider"),
+            registry=registry,
+        )
+        self.provider_fallback = Gauge(
+            "resight_provider_fallback",
+            "1 if the runtime has CUDA but the model runs on the CPU against the setting.",
+            registry=registry,
+        )
+        self.store_bytes = Gauge(
+            "resight_store_bytes",
+            "Size of the database files: db (itself), wal (write-ahead log).",
+            ("file",),
+            registry=registry,
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; see `resight_stage_duration_seconds` for the names."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_duration.labels(name).observe(perf_counter() - started)
+
+
+def new_metrics() -> Metrics:
+    """Metrics on a fresh registry."""
+    return Metrics(CollectorRegistry())

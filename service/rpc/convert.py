@@ -1,0 +1,296 @@
+"""Between the wire and our own records, both ways; used by the server and by the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+
+from service.errors import BadFilterError, BadNameError, BadSightingError, CallError
+from service.rpc.pb.resight.v1 import gallery_pb2, model_pb2, site_pb2
+from service.types import (
+    Enrolled,
+    Match,
+    ModelInfo,
+    NewSighting,
+    Sighting,
+    SightingFilter,
+    Site,
+)
+
+ERROR_DOMAIN = "resight"
+
+T = TypeVar("T")
+
+
+# --- errors
+
+
+def status(error: CallError) -> status_pb2.Status:
+    """The google.rpc.Status of an error, with ErrorInfo and, where known, RetryInfo."""
+    details = [
+        _packed(
+            error_details_pb2.ErrorInfo(
+                reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata
+            )
+        )
+    ]
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=int(error.code), message=error.message, details=details)
+
+
+def grpc_code(error: CallError) -> grpc.StatusCode:
+    """The gRPC code of an error: the one of the same name."""
+    return grpc.StatusCode[error.code.name]
+
+
+def _packed(detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+# --- names
+
+
+def site_name(site: str) -> str:
+    """ "sites/{site}"."""
+    return f"sites/{site}"
+
+
+def sighting_name(site: str, sighting: str) -> str:
+    """ "sites/{site}/sightings/{sighting}"."""
+    return f"sites/{site}/sightings/{sighting}"
+
+
+def model_name(reference: str) -> str:
+    """ "models/{name}@{version}"."""
+    return f"models/{reference}"
+
+
+def parse_site(name: str) -> str:
+    """The site id of "sites/{site}"; raises `BadNameError`."""
+    match name.split("/"):
+        case ["sites", site]:
+            return site
+    raise BadNameError(f"{name[:160]!r} is not of the form sites/{{site}}")
+
+
+def parse_sighting(name: str) -> tuple[str, str]:
+    """(site id, sighting id) of "sites/{site}/sightings/{sighting}"; raises `BadNameError`."""
+    match name.split("/"):
+        case ["sites", site, "sightings", sighting]:
+            return site, sighting
+    raise BadNameError(f"{name[:160]!r} is not of the form sites/{{site}}/sightings/{{sighting}}")
+
+
+def parse_model(name: str) -> str:
+    """The reference of "models/{name}@{version}"; raises `BadNameError`."""
+    match name.split("/"):
+        case ["models", reference] if reference.count("@") == 1:
+            return reference
+    raise BadNameError(f"{name[:160]!r} is not of the form models/{{name}}@{{version}}")
+
+
+# --- times
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """The Timestamp of an aware datetime."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """The aware UTC datetime of a Timestamp, cut to microseconds.
+
+    Raises:
+        ValueError: not a time of the years 1 to 9999.
+    """
+    if not 0 <= message.nanos < 1_000_000_000:
+        raise ValueError(f"nanos is {message.nanos}, not 0 to 999999999")
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError("a time outside of the years 1 to 9999") from error
+
+
+def _time_or_none(
+    message: gallery_pb2.Sighting | gallery_pb2.SightingFilter,
+    field: str,
+    error: Callable[[str], CallError],
+) -> datetime | None:
+    if not message.HasField(field):  # type: ignore[arg-type]
+        return None
+    try:
+        return moment(getattr(message, field))
+    except ValueError as fault:
+        raise error(f"{field} does not hold: {fault}") from fault
+
+
+# --- records
+
+
+def site_to_wire(site: Site) -> site_pb2.Site:
+    """A site as it is sent."""
+    states = site_pb2.Site.State
+    return site_pb2.Site(
+        name=site_name(site.id),
+        model=model_name(site.model),
+        sighting_count=site.sightings,
+        create_time=timestamp(site.created),
+        state=states.STATE_READY if site.ready else states.STATE_MODEL_MISMATCH,
+    )
+
+
+def site_from_wire(message: site_pb2.Site) -> Site:
+    """A site as it was received."""
+    return Site(
+        id=parse_site(message.name),
+        model=parse_model(message.model),
+        sightings=message.sighting_count,
+        created=moment(message.create_time),
+        ready=message.state == site_pb2.Site.State.STATE_READY,
+    )
+
+
+def model_to_wire(model: ModelInfo) -> model_pb2.Model:
+    """A model as it is sent."""
+    return model_pb2.Model(
+        name=model_name(model.reference),
+        embedding_dim=model.dimension,
+        input_height=model.height,
+        input_width=model.width,
+        backbone=model.backbone,
+        method=model.method,
+        provider=model.provider,
+        fingerprint=model.fingerprint,
+    )
+
+
+def model_from_wire(message: model_pb2.Model) -> ModelInfo:
+    """A model as it was received."""
+    name, _, version = parse_model(message.name).partition("@")
+    return ModelInfo(
+        name=name,
+        version=version,
+        fingerprint=message.fingerprint,
+        dimension=message.embedding_dim,
+        height=message.input_height,
+        width=message.input_width,
+        backbone=message.backbone,
+        method=message.method,
+        provider=message.provider,
+    )
+
+
+def sighting_to_wire(site: str, sighting: Sighting) -> gallery_pb2.Sighting:
+    """A sighting as it is sent, without its image."""
+    return gallery_pb2.Sighting(
+        name=sighting_name(site, sighting.id),
+        camera=sighting.camera,
+        time=timestamp(sighting.time),
+        track=sighting.track,
+        person=sighting.person,
+        attributes=sighting.attributes,
+        create_time=timestamp(sighting.created),
+        crop_kept=sighting.crop_kept,
+    )
+
+
+def sighting_from_wire(message: gallery_pb2.Sighting) -> Sighting:
+    """A sighting as it was received."""
+    return Sighting(
+        id=parse_sighting(message.name)[1],
+        camera=message.camera,
+        time=moment(message.time),
+        track=message.track,
+        person=message.person,
+        attributes=dict(message.attributes),
+        created=moment(message.create_time),
+        crop_kept=message.crop_kept,
+    )
+
+
+def item_from_wire(item: gallery_pb2.EnrollItem) -> NewSighting:
+    """A sighting to enroll as it was received; raises `CallError`."""
+    sighting = item.sighting
+    return NewSighting(
+        image=sighting.image,
+        camera=sighting.camera,
+        id=item.sighting_id,
+        time=_time_or_none(sighting, "time", BadSightingError),
+        track=sighting.track,
+        person=sighting.person,
+        attributes=dict(sighting.attributes),
+    )
+
+
+def item_to_wire(new: NewSighting) -> gallery_pb2.EnrollItem:
+    """A sighting to enroll as it is sent."""
+    return gallery_pb2.EnrollItem(
+        sighting_id=new.id,
+        sighting=gallery_pb2.Sighting(
+            camera=new.camera,
+            time=None if new.time is None else timestamp(new.time),
+            track=new.track,
+            person=new.person,
+            attributes=new.attributes,
+            image=new.image,
+        ),
+    )
+
+
+def filter_from_wire(message: gallery_pb2.SightingFilter) -> SightingFilter:
+    """A filter as it was received; raises `BadFilterError`."""
+    return SightingFilter(
+        cameras=tuple(message.cameras),
+        exclude_cameras=tuple(message.exclude_cameras),
+        start=_time_or_none(message, "start_time", BadFilterError),
+        end=_time_or_none(message, "end_time", BadFilterError),
+        persons=tuple(message.persons),
+        exclude_tracks=tuple(message.exclude_tracks),
+    )
+
+
+def filter_to_wire(wanted: SightingFilter) -> gallery_pb2.SightingFilter:
+    """A filter as it is sent."""
+    return gallery_pb2.SightingFilter(
+        cameras=wanted.cameras,
+        exclude_cameras=wanted.exclude_cameras,
+        start_time=None if wanted.start is None else timestamp(wanted.start),
+        end_time=None if wanted.end is None else timestamp(wanted.end),
+        persons=wanted.persons,
+        exclude_tracks=wanted.exclude_tracks,
+    )
+
+
+def enroll_result(site: str, result: Enrolled | CallError) -> gallery_pb2.EnrollResult:
+    """What became of an item, as it is sent."""
+    if isinstance(result, CallError):
+        return gallery_pb2.EnrollResult(error=status(result))
+    return gallery_pb2.EnrollResult(
+        sighting=sighting_to_wire(site, result.sighting), replaced=result.replaced
+    )
+
+
+def search_result(site: str, result: Sequence[Match] | CallError) -> gallery_pb2.SearchResult:
+    """The answer to a query, as it is sent."""
+    if isinstance(result, CallError):
+        return gallery_pb2.SearchResult(error=status(result))
+    return gallery_pb2.SearchResult(
+        matches=[
+            gallery_pb2.Match(sighting=sighting_to_wire(site, match.sighting), score=match.score)
+            for match in result
+        ]
+    )

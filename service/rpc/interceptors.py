@@ -1,0 +1,130 @@
+"""What every call passes: admission, errors to status, metrics, log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_status import rpc_status
+
+from service.errors import CallError, InternalError, OverloadedError
+from service.metrics import Metrics
+from service.rpc.convert import status
+
+log = logging.getLogger("resight.rpc")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_OURS = "/resight.v1."
+_RETRY_S = 0.5
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
+    """Wraps the calls of our own services; health checks and reflection always pass.
+
+    max_concurrent: most calls at a time; the others are refused at once.
+    """
+
+    def __init__(self, metrics: Metrics, *, max_concurrent: int) -> None:
+        self._metrics = metrics
+        self._max_concurrent = max_concurrent
+        self._running = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Called by grpc for each call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        label = method.removeprefix(_OURS)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(label, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_stream_rpc_method_handler(
+            self._stream(label, handler.unary_stream),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _unary(
+        self, method: str, inner: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def call(request: Any, context: Context) -> Any:
+            with self._watched(method) as outcome:
+                try:
+                    self._admit()
+                    return await inner(request, context)
+                except Exception as error:  # noqa: BLE001 - the outermost of our frames
+                    await outcome.abort(error, context)
+
+        return call
+
+    def _stream(
+        self, method: str, inner: Callable[[Any, Context], AsyncIterator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            with self._watched(method) as outcome:
+                try:
+                    self._admit()
+                    async for message in inner(request, context):
+                        yield message
+                except Exception as error:  # noqa: BLE001 - the outermost of our frames
+                    await outcome.abort(error, context)
+
+        return call
+
+    def _admit(self) -> None:
+        if self._running > self._max_concurrent:
+            self._metrics.rejected.labels("concurrency").inc()
+            raise OverloadedError(
+                f"{self._max_concurrent} calls are running already; try again in {_RETRY_S} s",
+                retry_after_s=_RETRY_S,
+            )
+
+    @contextmanager
+    def _watched(self, method: str) -> Iterator[_Outcome]:
+        outcome = _Outcome(method)
+        started = perf_counter()
+        self._running += 1
+        self._metrics.rpc_in_flight.inc()
+        try:
+            yield outcome
+        except asyncio.CancelledError:
+            outcome.code = "CANCELLED"
+            raise
+        finally:
+            self._running -= 1
+            self._metrics.rpc_in_flight.dec()
+            self._metrics.rpc_duration.labels(method, outcome.code).observe(
+                perf_counter() - started
+            )
+
+
+class _Outcome:
+    """How a call ended."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.code = "OK"
+
+    async def abort(self, error: Exception, context: Context) -> None:
+        """End the call with the status of an error; what is not ours is a fault of the server."""
+        if not isinstance(error, CallError):
+            log.error("%s failed", self.method, exc_info=error)
+            error = InternalError("a fault of the server; see its log")
+        self.code = error.code.name
+        answer = rpc_status.to_status(status(error))
+        await context.abort_with_status(answer)  # type: ignore[attr-defined] # lacks in the stubs

@@ -1,0 +1,99 @@
+"""The gRPC server: our services, health and reflection."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.batcher import Batcher
+from service.config import Settings, split_address
+from service.errors import PortError
+from service.gallery.gallery import Gallery
+from service.metrics import Metrics
+from service.rpc.interceptors import CallInterceptor
+from service.rpc.pb.resight.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    site_pb2,
+    site_pb2_grpc,
+)
+from service.rpc.servicers import (
+    EmbeddingServicer,
+    GalleryServicer,
+    ModelServicer,
+    SiteServicer,
+)
+
+SERVICES = tuple(
+    service.full_name
+    for module in (site_pb2, gallery_pb2, embedding_pb2, model_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
+"""Full names of our services."""
+
+
+class RpcServer:
+    """All services on one address. Not SERVING before `start` and from `stop` on."""
+
+    def __init__(
+        self, gallery: Gallery, batcher: Batcher, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(metrics, max_concurrent=settings.max_concurrent_calls)],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Without this a second server could listen on the same port without a word.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        site_pb2_grpc.add_SiteServiceServicer_to_server(
+            SiteServicer(gallery, batcher, reembed_batch=settings.max_items), self._server
+        )
+        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
+            GalleryServicer(
+                gallery, batcher, max_items=settings.max_items, max_limit=settings.max_limit
+            ),
+            self._server,
+        )
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
+            EmbeddingServicer(batcher, gallery.model.reference, max_items=settings.max_items),
+            self._server,
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(gallery), self._server)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # lacks in the stubs
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        self._address = settings.listen
+
+    async def start(self) -> str:
+        """Listen and serve; returns the address with the port in use.
+
+        Raises:
+            PortError: the address cannot be listened on.
+        """
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise PortError(
+                f"cannot listen on {self._address}: another program uses the port, or the address "
+                "is not this machine's; choose another --listen"
+            ) from error
+        await self._server.start()
+        for service in ("", *SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        host, _ = split_address(self._address)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop(self, drain_s: float) -> None:
+        """Tell health checks, refuse new calls, give running ones `drain_s` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(drain_s)

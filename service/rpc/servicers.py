@@ -1,0 +1,306 @@
+"""The RPCs: read the request, ask the room that knows, write the answer. Nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from service.batcher import Batcher
+from service.errors import (
+    BadLimitError,
+    BadNameError,
+    CallError,
+    ModelNotFoundError,
+    TooManyItemsError,
+)
+from service.gallery.gallery import Gallery
+from service.gallery.records import Request
+from service.rpc import convert
+from service.rpc.paging import decode_token, encode_token, page_size
+from service.rpc.pb.resight.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    site_pb2,
+    site_pb2_grpc,
+)
+from service.types import (
+    REQUEST_ID,
+    Enrolled,
+    Match,
+    NewSighting,
+    Vector,
+    check_sighting_id,
+)
+
+DEFAULT_LIMIT = 10
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+def check_items(count: int, most: int, what: str) -> None:
+    """Raise `TooManyItemsError` unless 1 <= count <= most."""
+    if not 1 <= count <= most:
+        raise TooManyItemsError(f"{count} {what} in one call; send 1 to {most}")
+
+
+class SiteServicer(site_pb2_grpc.SiteServiceServicer):
+    """SiteService. reembed_batch: crops per step of ReembedSite."""
+
+    def __init__(self, gallery: Gallery, batcher: Batcher, *, reembed_batch: int) -> None:
+        self._gallery = gallery
+        self._batcher = batcher
+        self._reembed_batch = reembed_batch
+
+    async def CreateSite(  # noqa: N802
+        self, request: site_pb2.CreateSiteRequest, context: Context
+    ) -> site_pb2.Site:
+        return convert.site_to_wire(await self._gallery.create_site(request.site_id))
+
+    async def GetSite(  # noqa: N802
+        self, request: site_pb2.GetSiteRequest, context: Context
+    ) -> site_pb2.Site:
+        return convert.site_to_wire(await self._gallery.site(convert.parse_site(request.name)))
+
+    async def ListSites(  # noqa: N802
+        self, request: site_pb2.ListSitesRequest, context: Context
+    ) -> site_pb2.ListSitesResponse:
+        size = page_size(request.page_size)
+        after = decode_token(b"sites", request.page_token)
+        sites = [site for site in await self._gallery.sites() if site.id > after]
+        more = len(sites) > size
+        return site_pb2.ListSitesResponse(
+            sites=[convert.site_to_wire(site) for site in sites[:size]],
+            next_page_token=encode_token(b"sites", sites[size - 1].id) if more else "",
+        )
+
+    async def DeleteSite(  # noqa: N802
+        self, request: site_pb2.DeleteSiteRequest, context: Context
+    ) -> Empty:
+        await self._gallery.delete_site(convert.parse_site(request.name), force=request.force)
+        return Empty()
+
+    async def ReembedSite(  # noqa: N802
+        self, request: site_pb2.ReembedSiteRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
+        steps = self._gallery.reembed(
+            convert.parse_site(request.name),
+            self._batcher.embed,
+            batch=self._reembed_batch,
+            drop_unusable=request.drop_unusable,
+        )
+        async with aclosing(steps):
+            async for step in steps:
+                yield site_pb2.ReembedSiteResponse(
+                    embedded_count=step.embedded,
+                    total_count=step.total,
+                    dropped_count=step.dropped,
+                    site=convert.site_to_wire(step.site),
+                )
+
+
+class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
+    """GalleryService. max_items: per call. max_limit: matches per query."""
+
+    def __init__(
+        self, gallery: Gallery, batcher: Batcher, *, max_items: int, max_limit: int
+    ) -> None:
+        self._gallery = gallery
+        self._batcher = batcher
+        self._max_items = max_items
+        self._max_limit = max_limit
+
+    async def EnrollSightings(  # noqa: N802
+        self, request: gallery_pb2.EnrollSightingsRequest, context: Context
+    ) -> gallery_pb2.EnrollSightingsResponse:
+        site = convert.parse_site(request.parent)
+        check_items(len(request.items), self._max_items, "items")
+        retry = _retry_key(request)
+        await self._gallery.require_ready(site)
+        results = None if retry is None else await self._gallery.repeated(site, retry)
+        if results is None:
+            results = await self._enroll(site, request.items, retry)
+        return gallery_pb2.EnrollSightingsResponse(
+            results=[convert.enroll_result(site, result) for result in results],
+            model=convert.model_name(self._gallery.model.reference),
+        )
+
+    async def _enroll(
+        self, site: str, items: Sequence[gallery_pb2.EnrollItem], retry: Request | None
+    ) -> list[Enrolled | CallError]:
+        parsed = [_parse_item(item) for item in items]
+        sound = [item for item in parsed if isinstance(item, NewSighting)]
+        vectors = iter(await self._batcher.embed([new.image for new in sound]) if sound else [])
+        embedded: list[tuple[NewSighting, Vector] | CallError] = []
+        for item in parsed:
+            if isinstance(item, CallError):
+                embedded.append(item)
+                continue
+            vector = next(vectors)
+            embedded.append(vector if isinstance(vector, CallError) else (item, vector))
+        return await self._gallery.enroll(site, embedded, retry)
+
+    async def SearchSightings(  # noqa: N802
+        self, request: gallery_pb2.SearchSightingsRequest, context: Context
+    ) -> gallery_pb2.SearchSightingsResponse:
+        site = convert.parse_site(request.parent)
+        check_items(len(request.queries), self._max_items, "queries")
+        limit = self._limit(request.limit)
+        wanted = convert.filter_from_wire(request.filter)
+        await self._gallery.require_ready(site)
+        queries = await self._queries(site, request.queries)
+        found = iter(
+            await self._gallery.search(
+                site,
+                [q for q in queries if not isinstance(q, CallError)],
+                limit=limit,
+                wanted=wanted,
+            )
+        )
+        results: list[Sequence[Match] | CallError] = [
+            query if isinstance(query, CallError) else next(found) for query in queries
+        ]
+        return gallery_pb2.SearchSightingsResponse(
+            results=[convert.search_result(site, result) for result in results],
+            model=convert.model_name(self._gallery.model.reference),
+        )
+
+    async def _queries(
+        self, site: str, queries: Sequence[gallery_pb2.SearchQuery]
+    ) -> list[Vector | str | CallError]:
+        images = [query.image for query in queries if query.WhichOneof("query") == "image"]
+        vectors = iter(await self._batcher.embed(images) if images else [])
+        return [
+            next(vectors) if query.WhichOneof("query") == "image" else _parse_query(site, query)
+            for query in queries
+        ]
+
+    async def GetSighting(  # noqa: N802
+        self, request: gallery_pb2.GetSightingRequest, context: Context
+    ) -> gallery_pb2.Sighting:
+        site, sighting = convert.parse_sighting(request.name)
+        found = convert.sighting_to_wire(site, await self._gallery.sighting(site, sighting))
+        if request.view == gallery_pb2.SIGHTING_VIEW_FULL:
+            found.image = await self._gallery.crop(site, sighting) or b""
+        return found
+
+    async def ListSightings(  # noqa: N802
+        self, request: gallery_pb2.ListSightingsRequest, context: Context
+    ) -> gallery_pb2.ListSightingsResponse:
+        site = convert.parse_site(request.parent)
+        size = page_size(request.page_size)
+        wanted = convert.filter_from_wire(request.filter)
+        call = request.parent.encode() + _bytes(request.filter)
+        after = decode_token(call, request.page_token)
+        found = await self._gallery.list_sightings(site, wanted, after=after, limit=size + 1)
+        return gallery_pb2.ListSightingsResponse(
+            sightings=[convert.sighting_to_wire(site, sighting) for sighting in found[:size]],
+            next_page_token=encode_token(call, found[size - 1].id) if len(found) > size else "",
+        )
+
+    async def DeleteSighting(  # noqa: N802
+        self, request: gallery_pb2.DeleteSightingRequest, context: Context
+    ) -> Empty:
+        site, sighting = convert.parse_sighting(request.name)
+        await self._gallery.delete_sighting(site, sighting)
+        return Empty()
+
+    def _limit(self, asked: int) -> int:
+        if not 0 <= asked <= self._max_limit:
+            raise BadLimitError(
+                f"limit is {asked}; give 1 to {self._max_limit}, or 0 for {DEFAULT_LIMIT}"
+            )
+        return asked or min(DEFAULT_LIMIT, self._max_limit)
+
+
+class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """EmbeddingService. max_items: per call."""
+
+    def __init__(self, batcher: Batcher, reference: str, *, max_items: int) -> None:
+        self._batcher = batcher
+        self._reference = reference
+        self._max_items = max_items
+
+    async def Embed(  # noqa: N802
+        self, request: embedding_pb2.EmbedRequest, context: Context
+    ) -> embedding_pb2.EmbedResponse:
+        check_items(len(request.images), self._max_items, "images")
+        results = await self._batcher.embed(request.images)
+        return embedding_pb2.EmbedResponse(
+            results=[
+                embedding_pb2.EmbedResult(error=convert.status(result))
+                if isinstance(result, CallError)
+                else embedding_pb2.EmbedResult(vector=result)
+                for result in results
+            ],
+            model=convert.model_name(self._reference),
+        )
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """ModelService of a server with one model."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._model = gallery.model
+
+    async def GetModel(  # noqa: N802
+        self, request: model_pb2.GetModelRequest, context: Context
+    ) -> model_pb2.Model:
+        reference = convert.parse_model(request.name)
+        if reference != self._model.reference:
+            raise ModelNotFoundError(
+                f"the server has not loaded {reference}, but {self._model.reference}"
+            )
+        return convert.model_to_wire(self._model)
+
+    async def ListModels(  # noqa: N802
+        self, request: model_pb2.ListModelsRequest, context: Context
+    ) -> model_pb2.ListModelsResponse:
+        page_size(request.page_size)
+        after = decode_token(b"models", request.page_token)
+        models = [self._model] if self._model.reference > after else []
+        return model_pb2.ListModelsResponse(
+            models=[convert.model_to_wire(model) for model in models]
+        )
+
+
+def _retry_key(request: gallery_pb2.EnrollSightingsRequest) -> Request | None:
+    if not request.request_id:
+        return None
+    if not REQUEST_ID.fullmatch(request.request_id):
+        raise BadNameError(
+            f"request_id {request.request_id[:160]!r} is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
+        )
+    return Request(request.request_id, hashlib.sha256(_bytes(request)).hexdigest())
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _parse_item(item: gallery_pb2.EnrollItem) -> NewSighting | CallError:
+    try:
+        return convert.item_from_wire(item)
+    except CallError as error:
+        return error
+
+
+def _parse_query(site: str, query: gallery_pb2.SearchQuery) -> str | CallError:
+    try:
+        if query.WhichOneof("query") is None:
+            raise BadNameError("the query has neither an image nor a sighting; set one")
+        of_site, sighting = convert.parse_sighting(query.sighting)
+        if of_site != site:
+            raise BadNameError(f"sighting {query.sighting[:160]!r} is not of site {site}")
+        return check_sighting_id(sighting)
+    except CallError as error:
+        return error

@@ -1,0 +1,223 @@
+"""What travels between the rooms of `service`: small frozen records that check themselves.
+
+Times are aware UTC datetimes with microseconds; ids are the last parts of resource names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import BadFilterError, BadNameError, BadSightingError
+
+SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+SIGHTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}", re.ASCII)
+REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+MAX_LABEL = 128
+"""Most characters of a camera, track or person."""
+MAX_FILTER_VALUES = 1000
+"""Most values in one list of a filter."""
+MAX_ATTRIBUTES = 32
+MAX_ATTRIBUTE_KEY = 64
+MAX_ATTRIBUTE_VALUE = 1024
+
+
+def check_site_id(site: str) -> str:
+    """Return `site` if it is well formed; raises `BadNameError`."""
+    return _check_id(site, SITE_ID, "site id", "1 to 63 of A-Z a-z 0-9 . _ -")
+
+
+def check_sighting_id(sighting: str) -> str:
+    """Return `sighting` if it is well formed; raises `BadNameError`."""
+    return _check_id(sighting, SIGHTING_ID, "sighting id", "1 to 128 of A-Z a-z 0-9 . _ ~ -")
+
+
+def _check_id(value: str, pattern: re.Pattern[str], what: str, form: str) -> str:
+    if not pattern.fullmatch(value):
+        raise BadNameError(
+            f"{value[:160]!r} is not a {what}: use {form}, the first one a letter or digit"
+        )
+    return value
+
+
+def _is_text(value: str, longest: int) -> bool:
+    return len(value) <= longest and not _CONTROL.search(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model.
+
+    name, version: identity for people, written `name@version`.
+    fingerprint: sha256 of weights and pre-processing: identity for vectors. Two vectors may be
+        compared only if their models have the same one.
+    dimension: D of its embeddings. height, width: of its input in pixels.
+    backbone, method: as its maker names them. provider: "cpu" or "cuda".
+    """
+
+    name: str
+    version: str
+    fingerprint: str
+    dimension: int
+    height: int
+    width: int
+    backbone: str
+    method: str
+    provider: str
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site and what it holds.
+
+    model: reference of the model it is embedded with. ready: whether the server runs that model.
+    """
+
+    id: str
+    model: str
+    sightings: int
+    created: datetime
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One stored crop of one camera at one time, without its image.
+
+    track, person: empty when not known. created: when it was stored.
+    """
+
+    id: str
+    camera: str
+    time: datetime
+    track: str
+    person: str
+    attributes: Mapping[str, str]
+    created: datetime
+    crop_kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewSighting:
+    """One crop to enroll.
+
+    image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters.
+    id: empty, and the server makes one. time: None, and it is the time of receipt.
+    Raises `BadNameError` or `BadSightingError`.
+    """
+
+    image: bytes
+    camera: str
+    id: str = ""
+    time: datetime | None = None
+    track: str = ""
+    person: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.id:
+            check_sighting_id(self.id)
+        if not self.camera:
+            raise BadSightingError("camera is empty; name the camera that saw the crop")
+        for name in ("camera", "track", "person"):
+            if not _is_text(getattr(self, name), MAX_LABEL):
+                raise BadSightingError(
+                    f"{name} is longer than {MAX_LABEL} characters or has control characters"
+                )
+        if self.time is not None and self.time.tzinfo is None:
+            raise BadSightingError("time has no time zone; give an aware datetime")
+        self._check_attributes()
+
+    def _check_attributes(self) -> None:
+        if len(self.attributes) > MAX_ATTRIBUTES:
+            raise BadSightingError(f"more than {MAX_ATTRIBUTES} attributes; send fewer")
+        for key, value in self.attributes.items():
+            if not key or not _is_text(key, MAX_ATTRIBUTE_KEY):
+                raise BadSightingError(
+                    f"attribute key {key[:80]!r} is empty, longer than {MAX_ATTRIBUTE_KEY} "
+                    "characters or has control characters"
+                )
+            if not _is_text(value, MAX_ATTRIBUTE_VALUE):
+                raise BadSightingError(
+                    f"attribute {key!r} is longer than {MAX_ATTRIBUTE_VALUE} characters or has "
+                    "control characters"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A sighting that was stored; `replaced`: the site had one of this id."""
+
+    sighting: Sighting
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SightingFilter:
+    """Which sightings to consider; the conditions are combined with AND.
+
+    cameras, persons: one of these, empty for any. exclude_cameras, exclude_tracks: none of these;
+    a sighting without a track is never excluded. start <= time < end.
+    Raises `BadFilterError`.
+    """
+
+    cameras: tuple[str, ...] = ()
+    exclude_cameras: tuple[str, ...] = ()
+    start: datetime | None = None
+    end: datetime | None = None
+    persons: tuple[str, ...] = ()
+    exclude_tracks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("cameras", "exclude_cameras", "persons", "exclude_tracks"):
+            if len(getattr(self, name)) > MAX_FILTER_VALUES:
+                raise BadFilterError(f"{name} has more than {MAX_FILTER_VALUES} values; send fewer")
+            for value in getattr(self, name):
+                if not value or not _is_text(value, MAX_LABEL):
+                    raise BadFilterError(
+                        f"{name} holds {value[:160]!r}, which no sighting can have; leave it out"
+                    )
+        for moment in (self.start, self.end):
+            if moment is not None and moment.tzinfo is None:
+                raise BadFilterError("a time has no time zone; give an aware datetime")
+        if self.start is not None and self.end is not None and self.start > self.end:
+            raise BadFilterError(
+                f"start time {self.start.isoformat()} is after end time {self.end.isoformat()}"
+            )
+
+
+EVERY_SIGHTING = SightingFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A sighting and its cosine similarity to the query, -1 to 1."""
+
+    sighting: Sighting
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReembedProgress:
+    """How far a site is embedded again: `embedded` of `total` sightings, `dropped` deleted."""
+
+    embedded: int
+    total: int
+    dropped: int
+    site: Site
+
+
+Vector = NDArray[np.float32]
+"""(D,) float32 of unit length."""

@@ -1,0 +1,65 @@
+"""Decoding a folder: what cannot be read is left out, by path, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from adapt.data.cache import decode_crops
+from adapt.data.folders import read_site
+from adapt.errors import NoImagesError
+from models.image import Preprocessing
+
+SIZE = Preprocessing(height=32, width=16)
+
+
+def write(path: Path, seed: int, height: int = 40, width: int = 20) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert cv2.imwrite(str(path), image)
+
+
+def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
+    for n in range(4):
+        write(tmp_path / f"good{n}.png", n)
+    write(tmp_path / "one_pixel.png", 9, 1, 1)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("this is no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good0.png").read_bytes()[:300])
+    data = decode_crops(read_site(tmp_path), SIZE)
+    assert [s.key for s in data.crops.samples] == [f"good{n}.png" for n in range(4)]
+    assert data.images.shape == (4, 32, 16, 3)
+    assert data.images.dtype == np.uint8
+    reasons = {d.key: d.reason for d in data.crops.dropped}
+    assert set(reasons) == {"one_pixel.png", "empty.jpg", "text.jpg", "cut.png"}
+    assert "1x1" in reasons["one_pixel.png"]
+    for row, sample in enumerate(data.crops.samples):
+        assert np.array_equal(data.images[row], SIZE.load(sample.path.read_bytes()))
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("this is no image")
+    with pytest.raises(NoImagesError, match=r"none of the 1 images .* text.jpg"):
+        decode_crops(read_site(tmp_path), SIZE)
+
+
+def test_equal_names_in_two_cameras_both_count(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.png", 1)
+    write(tmp_path / "b" / "1.png", 2)
+    data = decode_crops(read_site(tmp_path), SIZE)
+    assert len(data) == 2
+    assert not np.array_equal(data.images[0], data.images[1])
+
+
+def test_fingerprint_follows_names_and_content_only(tmp_path: Path) -> None:
+    def fingerprint(folder: str, name: str, seed: int) -> str:
+        write(tmp_path / folder / name, seed)
+        return decode_crops(read_site(tmp_path / folder), SIZE).crops.fingerprint
+
+    first = fingerprint("x", "1.png", 1)
+    assert fingerprint("y", "1.png", 1) == first
+    assert fingerprint("z", "2.png", 1) != first
+    assert fingerprint("w", "1.png", 2) != first
