@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adapt.errors import ExportError
+from adapt.runs import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, write_bundle
 from models.manifest import ModelCard
@@ -95,6 +97,30 @@ def export_bundle(
             "onnxruntime": onnxruntime.__version__,  # several distributions own the name
         },
     )
+
+
+def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
+    """Export the network that a run kept, with the run's origin on its card.
+
+    The card's scores are those of the last round, if the run had a validation set.
+
+    Raises:
+        RunError, ExportError, BundleError.
+    """
+    info = run.info
+    rounds = run.metrics()
+    card = ModelCard(
+        name=name,
+        version=version,
+        backbone=info.backbone,
+        preprocessing=info.preprocessing,
+        method=info.method,
+        recipe=info.recipe_name,
+        data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(info.data)},
+        scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
+        created=datetime.now(UTC),
+    )
+    return export_bundle(run.network(), out, card=card)
 
 
 def _to_onnx(deployed: _Deployed, height: int, width: int) -> bytes:

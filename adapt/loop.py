@@ -58,7 +58,7 @@ def train(
     of the round before) and TrainingError when a loss is not finite.
     """
     for net in method.networks().values():
-        net.to(device=device, memory_format=torch.channels_last)
+        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cameras = data.crops.camera_codes
     opt: torch.optim.Optimizer | None = None
     previous: PseudoLabels | None = None
@@ -119,15 +119,16 @@ def learning_rate(settings: OptimizerSettings, number: int) -> float:
 def _step(method: Method, batch: Batch, opt: torch.optim.Optimizer) -> dict[str, float]:
     losses = method.step(batch)
     total = losses.total()
-    figures = {f"loss_{name}": float(term) for name, term in losses.terms.items()}
-    if not math.isfinite(float(total)):
+    figures = {f"loss_{name}": float(term.detach()) for name, term in losses.terms.items()}
+    value = float(total.detach())
+    if not math.isfinite(value):
         raise TrainingError(
             f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
         )
     opt.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     opt.step()
-    return {"loss": float(total), **figures, **losses.stats}
+    return {"loss": value, **figures, **losses.stats}
 
 
 def _batches(

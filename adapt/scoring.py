@@ -60,25 +60,37 @@ class LabelledCrops:
     def score(
         self, embed: Embed, *, protocol: ProtocolName = "market", camera_centering: bool = False
     ) -> RetrievalScores:
-        """Embed and rank.
+        """Embed both sets and rank them."""
+        query = embed(self.query.images)
+        gallery = query if self.gallery is self.query else embed(self.gallery.images)
+        return self.rank(query, gallery, protocol=protocol, camera_centering=camera_centering)
+
+    def rank(
+        self,
+        query: NDArray[np.float32],
+        gallery: NDArray[np.float32],
+        *,
+        protocol: ProtocolName = "market",
+        camera_centering: bool = False,
+    ) -> RetrievalScores:
+        """Score ready embeddings of the queries (Q, D) and the gallery (G, D).
 
         camera_centering: take the mean feature of each camera (over queries and gallery) away
         first; the training-free control every adaptation has to beat.
         """
-        query = embed(self.query.images)
-        gallery = query if self.gallery is self.query else embed(self.gallery.images)
-        q, g = self.query.crops, self.gallery.crops
         q_cameras, g_cameras = _camera_numbers(self.query), _camera_numbers(self.gallery)
-        if camera_centering:
-            if gallery is query:
-                query = gallery = center_cameras(query, q_cameras)
-            else:
-                both = center_cameras(
-                    np.concatenate([query, gallery]), np.concatenate([q_cameras, g_cameras])
-                )
-                query, gallery = both[: len(query)], both[len(query) :]
+        if camera_centering and self.gallery is self.query:
+            query = gallery = center_cameras(query, q_cameras)
+        elif camera_centering:
+            query, gallery = _center_together(query, q_cameras, gallery, g_cameras)
         return evaluate_ranking(
-            query, q.persons, q_cameras, gallery, g.persons, g_cameras, protocol=protocol
+            query,
+            self.query.crops.persons,
+            q_cameras,
+            gallery,
+            self.gallery.crops.persons,
+            g_cameras,
+            protocol=protocol,
         )
 
 
@@ -130,11 +142,12 @@ def score_features(
     table = load_feature_file(path)
     query, gallery = table.query_features, table.gallery_features
     if camera_centering:
-        both = center_cameras(
-            np.concatenate([query, gallery]),
-            np.concatenate([table.query_cameras, table.gallery_cameras]),
+        query, gallery = _center_together(
+            query.astype(np.float32),
+            table.query_cameras,
+            gallery.astype(np.float32),
+            table.gallery_cameras,
         )
-        query, gallery = both[: len(query)], both[len(query) :]
     return evaluate_ranking(
         query,
         table.query_ids,
@@ -150,6 +163,18 @@ def _decode(root: Path, split: Split, preprocessing: Preprocessing) -> DecodedCr
     listing = read_market(root, (split,))
     with progress(f"decode {split}", len(listing)) as tick:
         return decode_crops(listing, preprocessing, progress=tick)
+
+
+def _center_together(
+    query: NDArray[np.float32],
+    query_cameras: NDArray[np.int64],
+    gallery: NDArray[np.float32],
+    gallery_cameras: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    both = center_cameras(
+        np.concatenate([query, gallery]), np.concatenate([query_cameras, gallery_cameras])
+    )
+    return both[: len(query)], both[len(query) :]
 
 
 def _camera_numbers(data: DecodedCrops) -> NDArray[np.int64]:

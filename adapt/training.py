@@ -94,7 +94,7 @@ def adapt(
     runs = [Run.open(path) for path in inits]
     nets = _students(runs, method_type.students_wanted)
     first = runs[0].info
-    data = _decode(read_site(target, camera_pattern), first.preprocessing)
+    data = _decode(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     clusterer = Clusterer(
@@ -150,9 +150,11 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
 
 
-def _decode(listing: CropSet, preprocessing: Preprocessing) -> DecodedCrops:
+def _decode(
+    listing: CropSet, preprocessing: Preprocessing, *, forget_names: bool = False
+) -> DecodedCrops:
     with progress("decode", len(listing)) as tick:
-        data = decode_crops(listing, preprocessing, progress=tick)
+        data = decode_crops(listing, preprocessing, forget_names=forget_names, progress=tick)
     unreadable = len(data.crops.dropped) - len(listing.dropped)
     log.info(
         "%s: %d crops, %d cameras, %d left out",

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+import cli.demo
 import cli.serving
 import cli.training
 from adapt.errors import AdaptError
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 cli.training.register(app)
 cli.serving.register(app)
+cli.demo.register(app)
 
 
 def main() -> None:

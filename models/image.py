@@ -40,7 +40,9 @@ Interpolation = Literal["area", "linear", "cubic"]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_TIFF_ORIENTATION = 274
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK_FRAME = 12  # length, kind and checksum
+_TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 274, 322, 323
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _SUPPORTED = "send JPEG, PNG, BMP, WebP or TIFF"
 
@@ -85,6 +87,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
 def _decode_other(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     _check_header(data, max_pixels)
+    _check_png_chunks(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
     except cv2.error as error:
@@ -99,14 +102,28 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
-            turned = image.format == "TIFF" and image.getexif().get(_TIFF_ORIENTATION, 1) != 1
+            tags = image.getexif() if image.format == "TIFF" else {}
+            turned = tags.get(_TIFF_ORIENTATION, 1) != 1
+            tile = int(tags.get(_TIFF_TILE_WIDTH, 0)) * int(tags.get(_TIFF_TILE_HEIGHT, 0))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"{error}; send the crop, not the whole frame") from error
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}") from error
     _check_size(height, width, max_pixels)
+    if tile > max_pixels:  # decoders make room for a whole tile, however small the image
+        raise ImageTooLargeError(f"TIFF with tiles of {tile} pixels; send a PNG")
     if turned:  # OpenCV turns TIFF whatever the flags say
         raise UnsupportedImageError("TIFF with an orientation tag; save it upright, or as PNG")
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """OpenCV makes room for what a chunk claims, up to 4 GiB, before it looks what is there."""
+    position = len(_PNG_MAGIC)
+    while data.startswith(_PNG_MAGIC) and position + _PNG_CHUNK_FRAME <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        position += _PNG_CHUNK_FRAME + length
+        if position > len(data):
+            raise DamagedImageError("PNG chunk longer than the file; send the crop again")
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

@@ -57,7 +57,7 @@ def open_bundle(settings: Settings) -> Bundle:
     try:
         if os.sep in settings.model or path.exists():
             return Bundle.open(path)
-        return Registry(settings.registry_dir).resolve(settings.model)
+        return Registry(settings.registry).resolve(settings.model)
     except ModelError as error:
         raise ModelLoadError(str(error)) from error
 

@@ -25,12 +25,23 @@ def split_address(address: str) -> tuple[str, int]:
     return host[1:-1] if bracketed else host, int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """The inverse of `split_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _check_address(address: str) -> str:
     split_address(address)
     return address
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+
+
+def default_registry() -> Path:
+    """The user's folder of registered models."""
+    data_home = os.environ.get("XDG_DATA_HOME")
+    return (Path(data_home) if data_home else Path.home() / ".local" / "share") / "resight/models"
 
 
 class Settings(BaseSettings):
@@ -44,8 +55,10 @@ class Settings(BaseSettings):
     model: str = Field(
         min_length=1, description="Bundle folder, or name[@version] in the registry."
     )
-    registry: Path | None = Field(
-        default=None, description="Folder of registered models; default: models/ below data_dir."
+    registry: Path = Field(
+        default_factory=default_registry,
+        description="Folder of registered models; default: resight/models in $XDG_DATA_HOME "
+        "or ~/.local/share.",
     )
     listen: Address = Field(default="127.0.0.1:50051", description="gRPC address, host:port.")
     http: Address = Field(
@@ -113,11 +126,6 @@ class Settings(BaseSettings):
                 f"({self.max_message_bytes}): such an image could never arrive"
             )
         return self
-
-    @property
-    def registry_dir(self) -> Path:
-        """Folder of registered models."""
-        return self.registry or self.data_dir / "models"
 
 
 def load_settings(**given: object) -> Settings:

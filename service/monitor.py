@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -11,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from service.config import split_address
+from service.config import join_address, split_address
 from service.errors import PortError
 
 log = logging.getLogger("resight.monitor")
@@ -21,9 +22,13 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
+    def log_message(self, *args: Any) -> None:
+        log.debug(*args)
 
 
 class Monitor:
@@ -52,14 +57,14 @@ class Monitor:
                 host,
                 port,
                 _application(registry, is_serving),
-                server_class=_Server,
+                server_class=_Server6 if ":" in host else _Server,
                 handler_class=_QuietHandler,
             )
         except OSError as error:
             raise PortError(
                 f"cannot listen on {address} ({error.strerror}); choose another --http"
             ) from error
-        return cls(server, f"{host}:{server.server_port}")
+        return cls(server, join_address(host, server.server_port))
 
     def close(self) -> None:
         """Stop listening."""

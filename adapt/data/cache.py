@@ -39,18 +39,20 @@ def decode_crops(
     listing: CropSet,
     preprocessing: Preprocessing,
     *,
+    forget_names: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> DecodedCrops:
     """Read every crop of a listing; what cannot be read is left out and reported.
 
+    forget_names: order the crops by their content. Sorted file names would carry identities
+        into the order of the crops, and so into what is drawn from it.
     progress: called with the number of crops done after each of them.
     Returns the readable crops with `dropped` extended by path and reason, and `fingerprint` set
     to the sha256 over key and content of each crop in order.
     Raises NoImagesError when nothing is left.
     """
     digest = hashlib.sha256()
-    kept: list[Sample] = []
-    pixels: list[NDArray[np.uint8]] = []
+    kept: list[tuple[Sample, bytes, NDArray[np.uint8]]] = []
     dropped = list(listing.dropped)
     with ThreadPoolExecutor(cpu_count()) as pool:
         results = pool.map(lambda sample: _read(sample, preprocessing), listing.samples)
@@ -58,9 +60,8 @@ def decode_crops(
             if isinstance(result, Dropped):
                 dropped.append(result)
             else:
-                kept.append(sample)
                 image, content_hash = result
-                pixels.append(image)
+                kept.append((sample, content_hash, image))
                 digest.update(sample.key.encode() + b"\0" + content_hash)
             progress(done)
     if not kept:
@@ -68,10 +69,13 @@ def decode_crops(
             f"none of the {len(listing)} images below {listing.root} can be read; "
             f"first: {dropped[-1].key}: {dropped[-1].reason}"
         )
+    if forget_names:
+        kept.sort(key=lambda entry: (entry[1], entry[0].camera))
+    samples = tuple(sample for sample, _, _ in kept)
     crops = replace(
-        listing, samples=tuple(kept), dropped=tuple(dropped), fingerprint=digest.hexdigest()
+        listing, samples=samples, dropped=tuple(dropped), fingerprint=digest.hexdigest()
     )
-    return DecodedCrops(crops, np.stack(pixels))
+    return DecodedCrops(crops, np.stack([image for _, _, image in kept]))
 
 
 def _read(

@@ -30,6 +30,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -92,7 +93,7 @@ class MMT:
     def relabel(self, table: FeatureTable) -> PseudoLabels:
         """Cluster the mean of both averages' embeddings; centres become the classifiers."""
         first_ND, second_ND = table.features
-        mean_ND = (first_ND + second_ND) / 2
+        mean_ND = np.float32(0.5) * (first_ND + second_ND)
         labels = self.clusterer(mean_ND, table.cameras)
         center_KD = torch.from_numpy(cluster_centers(mean_ND, labels.labels, normalise=True))
         for net in self.students + self.teachers:

@@ -8,7 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.batcher import Batcher
-from service.config import Settings, split_address
+from service.config import Settings, join_address, split_address
 from service.errors import PortError
 from service.gallery.gallery import Gallery
 from service.metrics import Metrics
@@ -91,7 +91,7 @@ class RpcServer:
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         host, _ = split_address(self._address)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return join_address(host, port)
 
     async def stop(self, drain_s: float) -> None:
         """Tell health checks, refuse new calls, give running ones `drain_s` seconds."""

@@ -24,7 +24,8 @@ from models.errors import (
 )
 from models.image import MIN_SIDE, Preprocessing, decode, resize
 
-RGB = cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 4, 3)).astype(np.uint8), (24, 40))
+CELLS = np.random.default_rng(0).integers(0, 256, (8, 4, 3)).astype(np.uint8)
+RGB: NDArray[np.uint8] = np.asarray(cv2.resize(CELLS, (24, 40)), np.uint8)
 PICTURE = Image.fromarray(RGB)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 TIFF_LOSSLESS = {"TIFF": {}, "WEBP": {"lossless": True}}
@@ -49,6 +50,15 @@ def png_claiming(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )
+
+
+def tiff_with_tiles(side: int) -> bytes:
+    """A grey 16 x 16 TIFF of one tile of side x side, whose pixels are not there."""
+    values = {
+        256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: side
+    }  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4)
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -206,6 +216,19 @@ def test_bombs_are_refused_by_their_header(bomb: bytes) -> None:
     # The pixels are not even there: a decoder that had looked at them would call it damaged.
     with pytest.raises(ImageTooLargeError):
         decode(bomb)
+
+
+def test_a_png_chunk_that_claims_gigabytes_is_refused_before_room_is_made() -> None:
+    data = bytearray(encode(PICTURE, "PNG"))
+    length = data.index(b"IDAT") - 4
+    data[length : length + 4] = struct.pack(">I", 0x7FFFFFF0)
+    with pytest.raises(DamagedImageError, match="chunk longer"):
+        decode(bytes(data))
+
+
+def test_a_small_tiff_with_huge_tiles_is_refused() -> None:
+    with pytest.raises(ImageTooLargeError, match="tiles"):
+        decode(tiff_with_tiles(16384))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

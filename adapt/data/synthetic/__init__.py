@@ -1,5 +1,6 @@
 """Synthetic sites: identity-labelled pedestrians seen by several cameras, drawn from a seed."""
 
+from adapt.data.synthetic.person import Figure
 from adapt.data.synthetic.site import (
     SITE_A,
     SITE_B,
@@ -15,6 +16,7 @@ from adapt.data.synthetic.site import (
 __all__ = [
     "SITE_A",
     "SITE_B",
+    "Figure",
     "Post",
     "SiteSpec",
     "SiteSummary",

@@ -105,7 +105,7 @@ def draw_camera(rng: np.random.Generator, ranges: CameraRanges, heading: float) 
 
 
 def _colour_table(camera: Camera, exposure: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(1, 256, 3) look-up table: exposure of R, G, B and white balance on linear light, then gamma."""
+    """(1, 256, 3) look-up table: exposure and white balance on linear light, then gamma."""
     linear = (np.arange(256) / 255.0)[None, :, None] ** 2.2
     lit = linear * exposure * np.array(camera.gains)
     # A soft shoulder instead of hard clipping keeps highlights distinguishable.

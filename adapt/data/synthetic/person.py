@@ -261,8 +261,8 @@ class _Body:
             bare = 0.85 if self.look.sleeve == "short" else 1.0
             lift = 0.14 - 0.04 * abs(math.sin(self.facing))
             self.part(wrist, hand, (0.020, 0.022), self.cloth.skin, ROUND_OUTLINE, lift=lift)
-            self.part(elbow, wrist, (0.033 * slack * bare, 0.027 * slack * bare), self.cloth.forearm,
-                      lift=lift)  # fmt: skip
+            thin = slack * bare
+            self.part(elbow, wrist, (0.033 * thin, 0.027 * thin), self.cloth.forearm, lift=lift)
             self.part(shoulder, elbow, (0.042 * slack, 0.035 * slack), self.cloth.sleeve, lift=lift)
             if self.look.bag == "handbag" and side == (1 if self.look.bag_side == "left" else -1):
                 self._handbag(hand)

@@ -121,14 +121,20 @@ def build_scene(
     for figure in crowd:
         tall = float(rng.uniform(0.35, 0.7)) * h
         foot = horizon + float(rng.uniform(0.25, 0.55)) * h
-        draw_person(
-            image,
-            figure,
-            Pose(azimuth=float(rng.uniform(-np.pi, np.pi)), phase=float(rng.uniform(0, 6)), stride=0.7),
-            View(top=foot - tall, bottom=foot, centre=float(rng.uniform(0, w)), pitch=camera.pitch,
-                 perspective=camera.perspective, light=camera.light, ambient=camera.ambient),
-        )  # fmt: skip
-    image = cv2.GaussianBlur(image, (0, 0), 1.6)
+        pose = Pose(
+            azimuth=float(rng.uniform(-np.pi, np.pi)), phase=float(rng.uniform(0, 6)), stride=0.7
+        )
+        view = View(
+            top=foot - tall,
+            bottom=foot,
+            centre=float(rng.uniform(0, w)),
+            pitch=camera.pitch,
+            perspective=camera.perspective,
+            light=camera.light,
+            ambient=camera.ambient,
+        )
+        draw_person(image, figure, pose, view)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.6), np.uint8)
     cells = rng.uniform(0.82, 1.18, (4, CROPS_WIDE * 2)).astype(np.float32)
     light = cv2.resize(cells, (w, h), interpolation=cv2.INTER_CUBIC)[:, :, None]
     image = np.clip(image * light, 0, 255).astype(np.uint8)

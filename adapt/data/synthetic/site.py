@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -172,8 +173,8 @@ def render_crop(
 
 def _write_person(
     spec: SiteSpec, person: int, figure: Figure, posts: tuple[Post, ...], root: Path
-) -> int:
-    """Writes all crops of identity `person` (from 1); returns their number."""
+) -> None:
+    """Writes all crops of identity `person` (from 1)."""
     train = person <= spec.train_identities
     for number, post in enumerate(posts, 1):
         rng = np.random.default_rng([spec.seed, 2, person, number])
@@ -185,9 +186,8 @@ def _write_person(
             azimuth = camera.heading + away + float(rng.normal(0, camera.heading_spread))
             crop = render_crop(figure, post, azimuth, spec.height, spec.width, rng)
             folder = "bounding_box_train" if train else "bounding_box_test" if shot else "query"
-            name = f"{person:04d}_c{number}s{walk + 1}_{shot:06d}_01.jpg"
+            name = f"{person:04d}_c{number}s{walk + 1}_{100 * person + shot:06d}_01.jpg"
             (root / folder / name).write_bytes(encode(crop, camera))
-    return len(posts) * spec.images_per_camera
 
 
 def _record(spec: SiteSpec) -> str:
@@ -198,6 +198,18 @@ def _record(spec: SiteSpec) -> str:
         "libraries": {name: version(name) for name in libraries},
     }
     return json.dumps(record, indent=2, sort_keys=True) + "\n"
+
+
+def _write_site(spec: SiteSpec, root: Path, progress: Progress | None) -> None:
+    for folder in ("bounding_box_train", "query", "bounding_box_test"):
+        (root / folder).mkdir(parents=True)
+    posts, people = posts_of(spec), people_of(spec)
+    per_person = spec.cameras * spec.images_per_camera
+    for person, look in enumerate(people, 1):
+        _write_person(spec, person, Figure.of(look), posts, root)
+        if progress is not None:
+            progress(person * per_person, len(people) * per_person)
+    (root / "synthetic.json").write_text(_record(spec))
 
 
 def render_site(spec: SiteSpec, out_dir: Path, *, progress: Progress | None = None) -> SiteSummary:
@@ -212,21 +224,16 @@ def render_site(spec: SiteSpec, out_dir: Path, *, progress: Progress | None = No
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise DataError(f"{out_dir} is not an empty folder; remove it or give another one")
-    part = out_dir.with_name(out_dir.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for folder in ("bounding_box_train", "query", "bounding_box_test"):
-        (part / folder).mkdir(parents=True)
-    posts = posts_of(spec)
-    people = people_of(spec)
-    total, done = len(people) * spec.cameras * spec.images_per_camera, 0
-    for person, look in enumerate(people, 1):
-        done += _write_person(spec, person, Figure.of(look), posts, part)
-        if progress is not None:
-            progress(done, total)
-    (part / "synthetic.json").write_text(_record(spec))
-    if out_dir.exists():
-        out_dir.rmdir()
-    part.rename(out_dir)
+    part = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}.part")
+    try:
+        _write_site(spec, part, progress)
+        if out_dir.exists():
+            out_dir.rmdir()
+        part.rename(out_dir)
+    except OSError as error:
+        raise DataError(f"{out_dir} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     views = spec.test_identities * spec.cameras
     return SiteSummary(
         root=out_dir,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class Appearance:
 
     def differences(self, other: Appearance) -> int:
         """Number of attributes in which two people differ."""
-        return sum(a != b for a, b in zip(astuple(self), astuple(other), strict=True))
+        return sum(getattr(self, name) != getattr(other, name) for name in self.__slots__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,43 @@
+"""What several commands share: options and printing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+Server = Annotated[
+    str, typer.Option(help="Address of the server, host:port.", envvar="RESIGHT_SERVER")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+SiteOption = Annotated[str, typer.Option(help="Name of the site.")]
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def short_time(moment: datetime) -> str:
+    """UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Aligned columns below their names; columns without any content are left out.
+
+    right: columns to align at the right.
+    """
+    columns = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    widths = {i: max(len(header[i]), *(len(row[i]) for row in rows)) for i in columns}
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cells[i].rjust(widths[i]) if i in right else cells[i].ljust(widths[i]) for i in columns
+        )
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join(line([cell or "-" for cell in row]) for row in (header, *rows))

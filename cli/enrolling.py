@@ -1,0 +1,127 @@
+"""The command `enroll`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapt.progress import progress
+from cli.common import AsJson, Server, SiteOption, print_json
+from cli.crop_files import CropFile, Found, find_crops
+from service.client import DEFAULT_SERVER, ClientError, ResightClient
+from service.errors import CallError
+from service.types import Enrolled, NewSighting
+
+
+def enroll(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    site: SiteOption,
+    camera: Annotated[str | None, typer.Option(help="The camera of all these crops.")] = None,
+    camera_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression searched in each path below its folder; its first group, or "
+            "the one named `camera`, is the camera."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if any file was not enrolled.")
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """Enroll crops. A file that was enrolled before replaces its sighting.
+
+    Without --camera and --camera-pattern, the camera comes from Market-1501 file names, or is the
+    first folder below the one given. Exit code 1 if nothing was enrolled.
+    """
+    if camera is not None and camera_pattern is not None:
+        raise typer.BadParameter("give --camera or --camera-pattern, not both")
+    found = find_crops(paths, camera, camera_pattern)
+    if not found.crops:
+        raise typer.BadParameter(f"no images in {', '.join(map(str, paths))}")
+    outcomes: list[tuple[CropFile, Enrolled | Exception]] = []
+    try:
+        with (
+            ResightClient(server) as client,
+            progress("enrolling", len(found.crops)) as report,
+        ):
+            for outcome in _enroll_files(client, site, found.crops):
+                outcomes.append(outcome)
+                report(len(outcomes))
+    except ClientError as error:
+        done = sum(isinstance(result, Enrolled) for _, result in outcomes)
+        if not done:
+            raise
+        raise ClientError(
+            f"{error} ({done} of {len(found.crops)} files are enrolled; run the same command "
+            "again for the others)"
+        ) from error
+    _report_enrolled(site, found, outcomes, as_json)
+    failed = [path for path, result in outcomes if not isinstance(result, Enrolled)]
+    if len(failed) == len(outcomes) or (strict and failed):
+        raise typer.Exit(1)
+
+
+def _enroll_files(
+    client: ResightClient, site: str, crops: Sequence[CropFile]
+) -> Iterator[tuple[CropFile, Enrolled | Exception]]:
+    sent: list[CropFile] = []
+    unread: list[tuple[CropFile, Exception]] = []
+
+    def read() -> Iterator[NewSighting]:
+        for crop in crops:
+            try:
+                new = crop.read()
+            except (OSError, CallError) as error:
+                unread.append((crop, error))
+                continue
+            sent.append(crop)
+            yield new
+
+    for number, result in enumerate(client.enroll(site, read())):
+        yield sent[number], result
+    yield from unread
+
+
+def _report_enrolled(
+    site: str,
+    found: Found,
+    outcomes: Sequence[tuple[CropFile, Enrolled | Exception]],
+    as_json: bool,
+) -> None:
+    enrolled = [result for _, result in outcomes if isinstance(result, Enrolled)]
+    replaced = sum(result.replaced for result in enrolled)
+    failed = len(outcomes) - len(enrolled)
+    if as_json:
+        print_json(
+            {
+                "site": site,
+                "enrolled": len(enrolled),
+                "replaced": replaced,
+                "failed": failed,
+                "ignored": found.ignored,
+                "results": [_outcome_json(crop, result) for crop, result in outcomes],
+            }
+        )
+        return
+    for crop, result in outcomes:
+        if not isinstance(result, Enrolled):
+            typer.echo(f"not enrolled: {crop.path}: {result}", err=True)
+    cameras = len({result.sighting.camera for result in enrolled})
+    parts = [f"enrolled {len(enrolled)} of {len(outcomes)} files in site {site}"]
+    parts.append(f"{cameras} camera{'' if cameras == 1 else 's'}")
+    parts += [f"{replaced} were there already"] if replaced else []
+    parts += [f"{found.ignored} other files ignored"] if found.ignored else []
+    typer.echo(", ".join(parts))
+
+
+def _outcome_json(crop: CropFile, result: Enrolled | Exception) -> dict[str, Any]:
+    head = {"path": str(crop.path), "camera": crop.camera}
+    if isinstance(result, Enrolled):
+        return {**head, "sighting": result.sighting.id, "replaced": result.replaced}
+    reason = getattr(result, "reason", "") or type(result).__name__
+    return {**head, "error": str(result), "reason": reason}

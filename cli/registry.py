@@ -1,0 +1,131 @@
+"""Commands on registered models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.common import AsJson, print_json, short_time, table
+from models.image import Interpolation
+from models.registry import Registry
+from service.config import default_registry
+
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of registered models; default: resight/models in ~/.local/share.",
+        envvar="RESIGHT_REGISTRY",
+    ),
+]
+
+models = typer.Typer(help="Registered models.", no_args_is_help=True)
+
+
+@models.command("list")
+def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> None:
+    """List the registered models."""
+    known = Registry(registry or default_registry())
+    manifests = [known.resolve(str(reference)).manifest for reference in known.references()]
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": manifest.name,
+                    "version": manifest.version,
+                    "dimension": manifest.dimension,
+                    "height": manifest.preprocessing.height,
+                    "width": manifest.preprocessing.width,
+                    "backbone": manifest.backbone,
+                    "method": manifest.method,
+                    "scores": dict(manifest.scores),
+                    "created": manifest.created.isoformat(),
+                }
+                for manifest in manifests
+            ]
+        )
+    elif not manifests:
+        typer.echo(f"no models in {known.root}; add one with `resight models add BUNDLE`")
+    else:
+        rows = [
+            [
+                manifest.reference,
+                str(manifest.dimension),
+                f"{manifest.preprocessing.height}x{manifest.preprocessing.width}",
+                manifest.backbone,
+                manifest.method,
+                short_time(manifest.created),
+            ]
+            for manifest in manifests
+        ]
+        header = ["model", "dimension", "input", "backbone", "method", "created"]
+        typer.echo(table(header, rows, right=[1]))
+
+
+@models.command("add")
+def models_add(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    registry: RegistryOption = None,
+) -> None:
+    """Verify a bundle and copy it into the registry."""
+    added = Registry(registry or default_registry()).add(bundle)
+    typer.echo(f"added {added.reference}: {added.path}")
+
+
+@models.command("verify")
+def models_verify(
+    model: Annotated[str, typer.Argument(help="name, or name@version.")],
+    registry: RegistryOption = None,
+) -> None:
+    """Compare the files of a registered model with their hashes, and run its self-test."""
+    from service.engine import OnnxEngine
+
+    bundle = Registry(registry or default_registry()).verify(model)
+    OnnxEngine.load(bundle, provider="cpu", threads=0)
+    typer.echo(f"{bundle.reference} holds: files and self-test are as recorded")
+
+
+@models.command("wrap")
+def models_wrap(
+    onnx: Annotated[Path, typer.Argument(help="ONNX file with one float (B,3,H,W) input.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
+    channel_order: Annotated[
+        Literal["rgb", "bgr"], typer.Option(help="Colour order that the model expects.")
+    ] = "rgb",
+    scale: Annotated[
+        float, typer.Option(help="Factor on pixels of 0 to 255, before the mean.")
+    ] = 1.0,
+    mean: Annotated[
+        tuple[float, float, float], typer.Option(help="Subtracted, per channel, after the scale.")
+    ] = (0.0, 0.0, 0.0),
+    std: Annotated[
+        tuple[float, float, float], typer.Option(help="Divided by, per channel, after the mean.")
+    ] = (1.0, 1.0, 1.0),
+    height: Annotated[int | None, typer.Option(help="If the graph leaves it open.")] = None,
+    width: Annotated[int | None, typer.Option(help="If the graph leaves it open.")] = None,
+    interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
+    output: Annotated[
+        str | None, typer.Option(help="Output to use, if the graph has several.")
+    ] = None,
+) -> None:
+    """Make a bundle of somebody else's ONNX model. Needs the package onnx."""
+    from models.foreign_graph import InputConvention
+    from models.wrap import wrap_onnx
+
+    bundle = wrap_onnx(
+        onnx,
+        out,
+        name=name,
+        version=version,
+        created=datetime.now(UTC),
+        convention=InputConvention(channel_order=channel_order, scale=scale, mean=mean, std=std),
+        height=height,
+        width=width,
+        interpolation=interpolation,
+        output=output,
+    )
+    typer.echo(f"wrapped {onnx} as {bundle.reference} ({bundle.manifest.dimension}-d): {out}")

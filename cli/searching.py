@@ -1,0 +1,158 @@
+"""The commands `search` and `sighting`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from service.client import DEFAULT_SERVER, ResightClient
+from service.types import Match, Sighting, SightingFilter
+
+Cameras = Annotated[
+    list[str] | None, typer.Option("--camera", help="Only this camera; repeatable.")
+]
+From = Annotated[
+    str | None, typer.Option("--from", help="Not before: ISO 8601; UTC where no zone is given.")
+]
+To = Annotated[str | None, typer.Option("--to", help="Before: ISO 8601.")]
+
+sightings = typer.Typer(help="Sightings of a site.", no_args_is_help=True)
+
+
+def search(
+    image: Annotated[Path, typer.Argument(help="Image file of the one to look for.")],
+    site: SiteOption,
+    limit: Annotated[int, typer.Option(min=1, help="Most matches.")] = 10,
+    camera: Cameras = None,
+    exclude_camera: Annotated[
+        list[str] | None,
+        typer.Option(help="Not this camera; repeatable. The query's own: cross-camera search."),
+    ] = None,
+    exclude_track: Annotated[
+        list[str] | None, typer.Option(help="Not this track; repeatable.")
+    ] = None,
+    start: From = None,
+    end: To = None,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """Find the sightings of a site that are most like an image."""
+    wanted = SightingFilter(
+        cameras=tuple(camera or ()),
+        exclude_cameras=tuple(exclude_camera or ()),
+        exclude_tracks=tuple(exclude_track or ()),
+        start=_parse_time(start, "--from"),
+        end=_parse_time(end, "--to"),
+    )
+    try:
+        query = image.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {image}: {error.strerror}") from error
+    with ResightClient(server) as client:
+        answer = client.search(site, query, limit=limit, wanted=wanted)
+    if as_json:
+        matches = [_match_json(rank, match) for rank, match in enumerate(answer.matches, 1)]
+        print_json({"site": site, "query": str(image), "model": answer.model, "matches": matches})
+    elif not answer.matches:
+        typer.echo(f"no sightings in site {site} that pass the filter")
+    else:
+        typer.echo(f"site {site}, model {answer.model}, cosine similarity (1 = same)")
+        typer.echo(_match_table(answer.matches))
+
+
+def _match_table(matches: Sequence[Match]) -> str:
+    rows = [
+        [str(rank), f"{match.score:.4f}", *_sighting_cells(match.sighting)]
+        for rank, match in enumerate(matches, 1)
+    ]
+    return table(["rank", "score", *_SIGHTING_HEADER], rows, right=[0, 1])
+
+
+@sightings.command("list")
+def sighting_list(
+    site: SiteOption,
+    person: Annotated[
+        list[str] | None, typer.Option(help="Only this person label; repeatable.")
+    ] = None,
+    camera: Cameras = None,
+    start: From = None,
+    end: To = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most sightings.")] = 100,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """List sightings, ordered by id."""
+    wanted = SightingFilter(
+        cameras=tuple(camera or ()),
+        persons=tuple(person or ()),
+        start=_parse_time(start, "--from"),
+        end=_parse_time(end, "--to"),
+    )
+    with ResightClient(server) as client:
+        found = list(islice(client.sightings(site, wanted), limit))
+    if as_json:
+        print_json([_sighting_json(sighting) for sighting in found])
+    elif not found:
+        typer.echo(f"no sightings in site {site} that pass the filter")
+    else:
+        typer.echo(table(_SIGHTING_HEADER, [_sighting_cells(sighting) for sighting in found]))
+
+
+@sightings.command("delete")
+def sighting_delete(
+    ids: Annotated[list[str], typer.Argument(help="Ids of the sightings.")],
+    site: SiteOption,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Delete sightings with their crops and embeddings, for good."""
+    with ResightClient(server) as client:
+        for sighting in ids:
+            client.delete_sighting(site, sighting)
+            typer.echo(f"deleted sighting {sighting}")
+
+
+_SIGHTING_HEADER = ["camera", "time", "track", "person", "file", "sighting"]
+
+
+def _sighting_cells(sighting: Sighting) -> list[str]:
+    return [
+        sighting.camera,
+        short_time(sighting.time),
+        sighting.track,
+        sighting.person,
+        sighting.attributes.get("file", ""),
+        sighting.id,
+    ]
+
+
+def _sighting_json(sighting: Sighting) -> dict[str, Any]:
+    return {
+        "sighting": sighting.id,
+        "camera": sighting.camera,
+        "time": sighting.time.isoformat(),
+        "track": sighting.track,
+        "person": sighting.person,
+        "attributes": dict(sighting.attributes),
+    }
+
+
+def _match_json(rank: int, match: Match) -> dict[str, Any]:
+    return {"rank": rank, "score": match.score, **_sighting_json(match.sighting)}
+
+
+def _parse_time(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{option} {text!r} is no ISO 8601 time, like 2026-01-31T18:00:00+01:00"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,96 @@
+"""Commands on sites."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from adapt.progress import progress
+from cli.common import AsJson, Server, print_json, short_time, table
+from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
+from service.types import Site
+
+SiteName = Annotated[str, typer.Argument(help="Name of the site.")]
+
+sites = typer.Typer(help="Sites: one gallery each.", no_args_is_help=True)
+
+
+@sites.command("create")
+def site_create(name: SiteName, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+    """Make an empty site."""
+    with ResightClient(server) as client:
+        site = client.create_site(name)
+    if as_json:
+        print_json(_site_json(site))
+    else:
+        typer.echo(f"created site {site.id} (model {site.model})")
+
+
+@sites.command("list")
+def site_list(server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+    """List the sites."""
+    with ResightClient(server) as client:
+        found = list(client.sites())
+    if as_json:
+        print_json([_site_json(site) for site in found])
+    elif not found:
+        typer.echo("no sites; make one with `resight site create NAME`")
+    else:
+        rows = [
+            [
+                site.id,
+                str(site.sightings),
+                site.model,
+                "ready" if site.ready else "needs reembed",
+                short_time(site.created),
+            ]
+            for site in found
+        ]
+        typer.echo(table(["site", "sightings", "model", "state", "created"], rows, right=[1]))
+
+
+@sites.command("delete")
+def site_delete(
+    name: SiteName,
+    force: Annotated[bool, typer.Option("--force", help="Delete its sightings, too.")] = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Delete a site; one with sightings only with --force."""
+    with ResightClient(server) as client:
+        try:
+            client.delete_site(name, force=force)
+        except CallFailedError as error:
+            if error.reason == "SITE_NOT_EMPTY":
+                raise ClientError(f"{error} (--force)") from error
+            raise
+    typer.echo(f"deleted site {name}")
+
+
+@sites.command("reembed")
+def site_reembed(
+    name: SiteName,
+    drop_unusable: Annotated[
+        bool,
+        typer.Option("--drop-unusable", help="Delete sightings without a usable kept crop."),
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Embed a site's kept crops again with the server's model."""
+    with ResightClient(server) as client:
+        total = client.site(name).sightings
+        with progress(f"re-embedding {name}", total) as report:
+            for step in client.reembed_site(name, drop_unusable=drop_unusable):
+                report(step.embedded + step.dropped)
+    dropped = f", {step.dropped} dropped" if step.dropped else ""
+    typer.echo(f"site {name} uses {step.site.model}: {step.embedded} sightings{dropped}")
+
+
+def _site_json(site: Site) -> dict[str, Any]:
+    return {
+        "site": site.id,
+        "model": site.model,
+        "sightings": site.sightings,
+        "state": "READY" if site.ready else "MODEL_MISMATCH",
+        "created": site.created.isoformat(),
+    }

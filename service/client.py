@@ -1,0 +1,370 @@
+"""A typed client of a resight server, for scripts and for the command line.
+
+    with ResightClient("127.0.0.1:50051") as client:
+        client.create_site("lobby")
+        for outcome in client.enroll("lobby", sightings):
+            ...
+        result = client.search("lobby", image, limit=10)
+
+Errors of the client:
+
+ClientError
+├── ServerUnreachableError        nobody answers at the address
+└── CallFailedError               the server refused the call
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from service.errors import ServiceError
+from service.rpc import convert
+from service.rpc.pb.resight.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    site_pb2,
+    site_pb2_grpc,
+)
+from service.types import (
+    EVERY_SIGHTING,
+    Enrolled,
+    Match,
+    ModelInfo,
+    NewSighting,
+    ReembedProgress,
+    Sighting,
+    SightingFilter,
+    Site,
+    Vector,
+)
+
+DEFAULT_SERVER = "127.0.0.1:50051"
+
+_CHUNK_ITEMS = 64
+_CHUNK_BYTES = 4_000_000
+"""Below the 4 MiB that gRPC takes by default, wherever there is a proxy between."""
+
+T = TypeVar("T")
+
+
+class ClientError(ServiceError):
+    """Base of all errors of the client."""
+
+
+class ServerUnreachableError(ClientError):
+    """Nobody answers at the address."""
+
+
+class CallFailedError(ClientError):
+    """The server refused a call or an item of it.
+
+    code: canonical gRPC code name. reason: of the ErrorInfo, empty if there is none; the list is in
+    docs/service.md. retry_after_s: seconds after which a retry may succeed, None if unknown.
+    """
+
+    def __init__(
+        self, message: str, code: str, reason: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """Matches of one query, best first; model: `name@version` that embedded all vectors."""
+
+    matches: tuple[Match, ...]
+    model: str
+
+
+class ResightClient:
+    """One connection to a server; may be shared between threads.
+
+    server: host:port. timeout_s: of each call, including its retries after QUEUE_FULL.
+    sleep: waits between those retries.
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        timeout_s: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._server = server
+        self._timeout_s = timeout_s
+        self._sleep = sleep
+        options = [
+            # The answer to a large search is one message; the server limits it by its settings.
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._channel = grpc.insecure_channel(server, options=options)
+        self._sites = site_pb2_grpc.SiteServiceStub(self._channel)
+        self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
+        self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    # --- sites
+
+    def create_site(self, site: str) -> Site:
+        """Make an empty site."""
+        request = site_pb2.CreateSiteRequest(site_id=site)
+        return convert.site_from_wire(self._call(self._sites.CreateSite, request))
+
+    def site(self, site: str) -> Site:
+        """One site."""
+        request = site_pb2.GetSiteRequest(name=convert.site_name(site))
+        return convert.site_from_wire(self._call(self._sites.GetSite, request))
+
+    def sites(self) -> Iterator[Site]:
+        """All sites, ordered by id."""
+        request = site_pb2.ListSitesRequest()
+        while True:
+            answer = self._call(self._sites.ListSites, request)
+            yield from map(convert.site_from_wire, answer.sites)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def delete_site(self, site: str, *, force: bool = False) -> None:
+        """Delete a site; one with sightings only with `force`."""
+        request = site_pb2.DeleteSiteRequest(name=convert.site_name(site), force=force)
+        self._call(self._sites.DeleteSite, request)
+
+    def reembed_site(self, site: str, *, drop_unusable: bool = False) -> Iterator[ReembedProgress]:
+        """Embed a site's kept crops with the server's model; takes as long as it takes."""
+        request = site_pb2.ReembedSiteRequest(
+            name=convert.site_name(site), drop_unusable=drop_unusable
+        )
+        try:
+            for step in self._sites.ReembedSite(request):
+                yield ReembedProgress(
+                    step.embedded_count,
+                    step.total_count,
+                    step.dropped_count,
+                    convert.site_from_wire(step.site),
+                )
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+
+    # --- sightings
+
+    def enroll(
+        self, site: str, sightings: Iterable[NewSighting]
+    ) -> Iterator[Enrolled | CallFailedError]:
+        """Enroll any number of sightings, some dozens per message, lazily.
+
+        Yields:
+            What became of each, in order. Once it is yielded, it is durable.
+
+        Raises:
+            ClientError: a whole call failed; what was yielded before is enrolled.
+        """
+        for chunk in _chunks(sightings):
+            yield from self._enroll_chunk(site, chunk)
+
+    def _enroll_chunk(
+        self, site: str, chunk: Sequence[gallery_pb2.EnrollItem]
+    ) -> list[Enrolled | CallFailedError]:
+        request = gallery_pb2.EnrollSightingsRequest(
+            parent=convert.site_name(site),
+            items=chunk,
+            request_id=uuid.uuid4().hex,
+        )
+        try:
+            answer = self._call(self._gallery.EnrollSightings, request)
+        except CallFailedError as error:
+            # gRPC itself refuses a message above the server's limit, without a reason of ours.
+            if len(chunk) == 1 and error.code == "RESOURCE_EXHAUSTED" and not error.reason:
+                return [error]
+            raise
+        return [
+            _item_failure(result.error)
+            if result.HasField("error")
+            else Enrolled(convert.sighting_from_wire(result.sighting), result.replaced)
+            for result in answer.results
+        ]
+
+    def search(
+        self,
+        site: str,
+        query: bytes | str,
+        *,
+        limit: int = 10,
+        wanted: SightingFilter = EVERY_SIGHTING,
+    ) -> SearchAnswer:
+        """The sightings most similar to an image file, or to the sighting of an id."""
+        (answer,) = self.search_many(site, [query], limit=limit, wanted=wanted)
+        if isinstance(answer, CallFailedError):
+            raise answer
+        return answer
+
+    def search_many(
+        self,
+        site: str,
+        queries: Sequence[bytes | str],
+        *,
+        limit: int = 10,
+        wanted: SightingFilter = EVERY_SIGHTING,
+    ) -> list[SearchAnswer | CallFailedError]:
+        """`search` for several queries in one call; a bad one is its own error."""
+        request = gallery_pb2.SearchSightingsRequest(
+            parent=convert.site_name(site),
+            queries=[
+                gallery_pb2.SearchQuery(image=query)
+                if isinstance(query, bytes)
+                else gallery_pb2.SearchQuery(sighting=convert.sighting_name(site, query))
+                for query in queries
+            ],
+            filter=convert.filter_to_wire(wanted),
+            limit=limit,
+        )
+        answer = self._call(self._gallery.SearchSightings, request)
+        model = convert.parse_model(answer.model)
+        return [
+            _item_failure(result.error)
+            if result.HasField("error")
+            else SearchAnswer(
+                tuple(
+                    Match(convert.sighting_from_wire(match.sighting), match.score)
+                    for match in result.matches
+                ),
+                model,
+            )
+            for result in answer.results
+        ]
+
+    def sighting(self, site: str, sighting: str) -> Sighting:
+        """One sighting."""
+        request = gallery_pb2.GetSightingRequest(name=convert.sighting_name(site, sighting))
+        return convert.sighting_from_wire(self._call(self._gallery.GetSighting, request))
+
+    def crop(self, site: str, sighting: str) -> bytes | None:
+        """The image of a sighting as it was enrolled, None if it was not kept."""
+        request = gallery_pb2.GetSightingRequest(
+            name=convert.sighting_name(site, sighting), view=gallery_pb2.SIGHTING_VIEW_FULL
+        )
+        return self._call(self._gallery.GetSighting, request).image or None
+
+    def sightings(self, site: str, wanted: SightingFilter = EVERY_SIGHTING) -> Iterator[Sighting]:
+        """The sightings that pass a filter, ordered by id."""
+        request = gallery_pb2.ListSightingsRequest(
+            parent=convert.site_name(site), filter=convert.filter_to_wire(wanted)
+        )
+        while True:
+            answer = self._call(self._gallery.ListSightings, request)
+            yield from map(convert.sighting_from_wire, answer.sightings)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def delete_sighting(self, site: str, sighting: str) -> None:
+        """Delete one sighting for good."""
+        request = gallery_pb2.DeleteSightingRequest(name=convert.sighting_name(site, sighting))
+        self._call(self._gallery.DeleteSighting, request)
+
+    # --- models
+
+    def embed(self, images: Sequence[bytes]) -> list[Vector | CallFailedError]:
+        """(D,) float32 of unit length, or what is wrong, per image file."""
+        answer = self._call(self._embedding.Embed, embedding_pb2.EmbedRequest(images=images))
+        return [
+            _item_failure(result.error)
+            if result.HasField("error")
+            else np.array(result.vector, np.float32)
+            for result in answer.results
+        ]
+
+    def models(self) -> list[ModelInfo]:
+        """The models that the server has loaded."""
+        answer = self._call(self._models.ListModels, model_pb2.ListModelsRequest())
+        return [convert.model_from_wire(model) for model in answer.models]
+
+    # --- helpers
+
+    def _call(self, method: Callable[..., T], request: Any) -> T:
+        """Call; come back when a busy server says so, for at most `timeout_s` seconds."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return method(request, timeout=max(deadline - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                failure = self._failure(error)
+                wait = getattr(failure, "retry_after_s", None)
+                if wait is None or time.monotonic() + wait > deadline:
+                    raise failure from error
+                self._sleep(wait)
+
+    def _failure(self, error: grpc.RpcError) -> ClientError:
+        call = cast(grpc.Call, error)  # every error of a call is the call, too
+        code = call.code().name
+        details = call.details() or code
+        rich = rpc_status.from_call(call)
+        if rich is not None:
+            return _item_failure(rich)
+        if code == "UNAVAILABLE":
+            return ServerUnreachableError(
+                f"no resight server answers at {self._server} ({details}); start one with "
+                "`resight serve`, or give its address with --server"
+            )
+        if code == "DEADLINE_EXCEEDED":
+            details = f"no answer within {self._timeout_s:g} s"
+        return CallFailedError(details, code, "")
+
+
+def _item_failure(status: status_pb2.Status) -> CallFailedError:
+    reason, retry_after_s = "", None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    code = next(code.name for code in grpc.StatusCode if code.value[0] == status.code)
+    return CallFailedError(status.message, code, reason, retry_after_s)
+
+
+def _chunks(sightings: Iterable[NewSighting]) -> Iterator[list[gallery_pb2.EnrollItem]]:
+    chunk: list[gallery_pb2.EnrollItem] = []
+    size = 0
+    for item in map(convert.item_to_wire, sightings):
+        bytes_ = item.ByteSize()
+        if chunk and (len(chunk) == _CHUNK_ITEMS or size + bytes_ > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += bytes_
+    if chunk:
+        yield chunk

@@ -1,0 +1,76 @@
+"""Recipes: every one that comes along is whole, and overrides say what they cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.errors import ConfigError
+from adapt.methods import METHODS
+from adapt.methods.mmt import MMTOptions
+from adapt.recipes import describe_recipes, load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_names_its_origin(name: str) -> None:
+    recipe = load_recipe(name, method=name.split("_")[0])
+    assert recipe.source
+    assert (name, recipe.source) in describe_recipes()
+
+
+def test_every_method_has_a_recipe_of_its_name() -> None:
+    assert {"source", *METHODS} <= set(recipe_names())
+
+
+def test_papers_constants() -> None:
+    """MMT, section 4.2 and card."""
+    mmt = load_recipe("mmt", method="mmt")
+    assert isinstance(mmt.options, MMTOptions)
+    assert (mmt.options.lambda_id, mmt.options.lambda_tri, mmt.options.ema) == (0.5, 0.8, 0.999)
+    assert (mmt.optimizer.lr, mmt.optimizer.weight_decay) == (3.5e-4, 5e-4)
+    assert (mmt.schedule.rounds, mmt.batch.identities, mmt.batch.instances) == (40, 16, 4)
+    source = load_recipe("source", method="source")
+    assert (source.schedule.rounds, source.optimizer.milestones) == (80, (40, 70))
+    assert source.augment.erase == 0.0
+
+
+def test_overrides() -> None:
+    recipe = load_recipe(
+        "mmt",
+        method="mmt",
+        overrides=["optimizer.lr=1e-4", "clustering.algorithm=dbscan", "options.lambda_id=0.3"],
+    )
+    assert recipe.optimizer.lr == 1e-4
+    assert recipe.clustering.algorithm == "dbscan"
+    assert isinstance(recipe.options, MMTOptions)
+    assert recipe.options.lambda_id == 0.3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr", "form section.name=value"),
+        ("optimizer.speed=3", "optimizer.speed: Extra inputs"),
+        ("optimizer.lr=-1", "optimizer.lr: Input should be greater than 0"),
+        ("method.lr=1", "method is a value"),
+        ("options.lambda_id=2", "lambda_id: Input should be less than or equal to 1"),
+    ],
+)
+def test_wrong_overrides_name_the_field(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("mmt", method="mmt", overrides=[override])
+
+
+def test_wrong_recipes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one of: mmt"):
+        load_recipe("mtm", method="mmt")
+    with pytest.raises(ConfigError, match="for method 'source', not for 'mmt'"):
+        load_recipe("source", method="mmt")
+    with pytest.raises(ConfigError, match="No such file"):
+        load_recipe(str(tmp_path / "absent.toml"), method="mmt")
+    (tmp_path / "bad.toml").write_text("method = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_recipe(str(tmp_path / "bad.toml"), method="mmt")

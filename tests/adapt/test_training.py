@@ -1,0 +1,196 @@
+"""Whole runs on tiny sets: what lies in the run folder, and what a site's labels may not do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.config import Augmentation, BatchShape, Clustering, Recipe, Schedule  # noqa: E402
+from adapt.errors import ClusteringError, DataError, RunError  # noqa: E402
+from adapt.methods.mmt import MMTOptions  # noqa: E402
+from adapt.methods.source import SourceOptions  # noqa: E402
+from adapt.runs import Run  # noqa: E402
+from adapt.training import Machine, adapt, merge_sources, pretrain  # noqa: E402
+from adapt.types import CropSet, Sample  # noqa: E402
+from models.image import Preprocessing  # noqa: E402
+
+SHORT = {
+    "schedule": Schedule(rounds=2, iterations=2),
+    "batch": BatchShape(identities=3, instances=2),
+    "augment": Augmentation(pad=2),
+}
+SOURCE = Recipe(method="source", options=SourceOptions(), **SHORT)  # type: ignore[arg-type]
+MMT = Recipe(
+    method="mmt",
+    options=MMTOptions(),
+    clustering=Clustering(clusters=4),
+    **SHORT,  # type: ignore[arg-type]
+)
+MACHINE = Machine(torch.device("cpu"), seed=1)
+
+
+def source_run(root: Path, out: Path, **changes: object) -> Run:
+    settings = {
+        "splits": ("train",),
+        "backbone": "mobilenet_v2",
+        "weights": None,
+        "preprocessing": Preprocessing(height=32, width=16),
+        "recipe": SOURCE,
+        "recipe_name": "test",
+        "out": out,
+        "machine": MACHINE,
+        **changes,
+    }
+    return pretrain([root], **settings)  # type: ignore[arg-type]
+
+
+def site_run(root: Path, init: Path, out: Path, **changes: object) -> Run:
+    settings = {
+        "camera_pattern": None,
+        "inits": [init],
+        "recipe": MMT,
+        "recipe_name": "test",
+        "out": out,
+        "machine": MACHINE,
+        **changes,
+    }
+    return adapt(root, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def init(market: Callable[..., Path], tmp_path: Path) -> Path:
+    return source_run(market("source"), tmp_path / "init").path
+
+
+def weights(path: Path) -> bytes:
+    return (path / "model.safetensors").read_bytes()
+
+
+def test_pretrain_leaves_a_complete_run_folder(market: Callable[..., Path], tmp_path: Path) -> None:
+    root = market("source")
+    (root / "bounding_box_train" / "0001_c1s1_000009_00.png").write_text("not an image")
+    run = Run.open(source_run(root, tmp_path / "run", validation=root).path)
+    assert run.info.state == "finished"
+    assert run.info.rounds == 2
+    (data,) = run.info.data
+    assert data.crops == 24
+    assert list(data.dropped) == ["bounding_box_train/0001_c1s1_000009_00.png"]
+    assert run.info.recipe["schedule"]["rounds"] == 2
+    assert {"python", "torch", "numpy"} <= set(run.info.versions)
+    rows = run.metrics()
+    assert [row["round"] for row in rows] == [1, 2]
+    assert 0 <= rows[-1]["val_mAP"] <= 1
+    assert not run.network().training
+
+
+def test_same_seed_same_weights(market: Callable[..., Path], tmp_path: Path) -> None:
+    root = market("source")
+    one, two = (source_run(root, tmp_path / name).path for name in ("a", "b"))
+    other = source_run(root, tmp_path / "c", machine=Machine(torch.device("cpu"), seed=2)).path
+    assert weights(one) == weights(two)
+    assert weights(one) != weights(other)
+
+
+def test_adaptation_never_sees_identities(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    """The same crops under true and under random identities give the same network."""
+    site = market("site", seed=5)
+    truth = sorted((site / "bounding_box_train").iterdir())
+    scrambled = tmp_path / "scrambled" / "bounding_box_train"
+    scrambled.mkdir(parents=True)
+    for number, person in enumerate(np.random.default_rng(0).permutation(len(truth))):
+        camera = truth[number].name.split("_")[1]
+        name = f"{person:04d}_{camera}_{number:06d}_00.png"
+        (scrambled / name).write_bytes(truth[number].read_bytes())
+    one = site_run(site, init, tmp_path / "one")
+    two = site_run(scrambled.parent, init, tmp_path / "two")
+    assert weights(one.path) == weights(two.path)
+
+
+def test_adapt_takes_over_architecture_and_names_its_origin(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    run = site_run(market("site", seed=5), init, tmp_path / "adapted")
+    start = Run.open(init)
+    assert run.info.backbone == "mobilenet_v2"
+    assert run.info.preprocessing == start.info.preprocessing
+    assert run.info.init == (start.info.data[0].fingerprint,)
+    assert run.info.data[0].role == "target"
+    assert weights(run.path) != weights(init)
+
+
+def test_collapse_is_reported_and_keeps_the_last_round(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    recipe = MMT.model_copy(
+        update={"clustering": Clustering(algorithm="dbscan", radius=1e-6, min_samples=4)}
+    )
+    with pytest.raises(ClusteringError):
+        site_run(market("site", seed=5), init, tmp_path / "out", recipe=recipe)
+    run = Run.open(tmp_path / "out")
+    assert run.info.state == "failed"
+    assert run.info.error
+
+
+def test_out_folder_in_use(market: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="not empty"):
+        source_run(market("source"), tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
+
+
+def test_init_must_be_runs_of_one_kind(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    site = market("site")
+    with pytest.raises(RunError, match="no run folder"):
+        site_run(site, tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(RunError, match="1 to 2 networks"):
+        site_run(site, init, tmp_path / "out", inits=[init] * 3)
+    other = source_run(
+        market("other"), tmp_path / "big", preprocessing=Preprocessing(height=64, width=32)
+    )
+    with pytest.raises(RunError, match="differ in backbone or input size"):
+        site_run(site, init, tmp_path / "out", inits=[init, other.path])
+
+
+def test_a_damaged_network_is_refused(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    file = init / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RunError, match="damaged"):
+        site_run(market("site"), init, tmp_path / "out")
+
+
+def test_unfinished_runs_say_so(tmp_path: Path, init: Path) -> None:
+    (init / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="has not finished its first round"):
+        Run.open(init).network()
+    (init / "run.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(RunError, match="cannot be read by this version"):
+        Run.open(init)
+
+
+def test_merged_sources_keep_people_and_cameras_apart() -> None:
+    def crops(root: str, persons: list[int]) -> CropSet:
+        samples = tuple(
+            Sample(Path(f"{root}/{i}.png"), f"{i}.png", camera=0, person=p)
+            for i, p in enumerate(persons)
+        )
+        return CropSet(Path(root), samples, ("c1",))
+
+    merged = merge_sources([crops("a", [7, 7, 9]), crops("b", [7, -1])])
+    assert [s.person for s in merged.samples] == [0, 0, 1, 2]
+    assert [s.camera for s in merged.samples] == [0, 0, 0, 1]
+    assert merged.cameras == ("0/c1", "1/c1")
+    with pytest.raises(DataError, match="two identities"):
+        merge_sources([crops("a", [3, 3])])

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Bundle
+from models.errors import (
+    BundleError,
+    BundleHashMismatchError,
+    BundleNotFoundError,
+    ModelConflictError,
+    ModelNotFoundError,
+    ModelReferenceError,
+)
+from models.registry import ModelReference, Registry, version_key
+
+MakeBundle = Callable[..., Bundle]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+def test_add_and_resolve(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    source = make_bundle(tmp_path / "b")
+    added = registry.add(source.path)
+    assert added.path == registry.root / "toy" / "1"
+    assert added.digest == source.digest
+    assert registry.resolve("toy") == registry.resolve("toy@1") == added
+    assert registry.verify("toy") == added
+    source.model_path.write_bytes(b"changed later")  # a copy, not a link
+    registry.verify("toy")
+
+
+def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    for version in ("1.10", "1.9", "1", "0.3.7"):
+        registry.add(make_bundle(tmp_path / version, version=version).path)
+    registry.add(make_bundle(tmp_path / "other", name="another").path)
+    assert [str(r) for r in registry.references()] == [
+        "another@1", "toy@0.3.7", "toy@1", "toy@1.9", "toy@1.10"
+    ]  # fmt: skip
+    assert registry.resolve("toy").manifest.version == "1.10"
+    assert registry.resolve("toy@1.9").manifest.version == "1.9"
+
+
+def test_order_of_versions() -> None:
+    ordered = ["0", "0.0", "0.9", "0.10", "1", "1.0", "1.0.0", "1.0.1", "1.1", "2", "10"]
+    keys = [version_key(version) for version in ordered]
+    assert all(a < b for a, b in pairwise(keys))
+
+
+def test_adding_the_same_again_changes_nothing(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    first = registry.add(make_bundle(tmp_path / "a").path)
+    inode = first.model_path.stat().st_ino
+    assert registry.add(make_bundle(tmp_path / "b").path) == first
+    assert registry.add(first.path) == first  # also from the registry itself
+    assert first.model_path.stat().st_ino == inode
+
+
+def test_a_version_never_changes(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    first = registry.add(make_bundle(tmp_path / "a").path)
+    with pytest.raises(ModelConflictError, match="new version"):
+        registry.add(make_bundle(tmp_path / "b", model=b"other").path)
+    assert registry.verify("toy@1") == first
+
+
+def test_what_does_not_hold_is_not_added(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    damaged = make_bundle(tmp_path / "a")
+    damaged.model_path.write_bytes(b"changed")
+    with pytest.raises(BundleHashMismatchError):
+        registry.add(damaged.path)
+    with pytest.raises(BundleNotFoundError):
+        registry.add(tmp_path / "nothing")
+    assert registry.references() == ()
+
+
+def test_damage_in_the_registry_is_found_and_hurts_no_other(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bad = registry.add(make_bundle(tmp_path / "a").path)
+    good = registry.add(make_bundle(tmp_path / "b", version="2").path)
+    bad.model_path.write_bytes(b"changed")
+    with pytest.raises(BundleHashMismatchError):
+        registry.verify("toy@1")
+    with pytest.raises(BundleHashMismatchError):
+        registry.add(tmp_path / "a")
+    (bad.path / "manifest.json").unlink()
+    with pytest.raises(BundleError):
+        registry.resolve("toy@1")
+    assert registry.verify("toy") == good
+    assert len(registry.references()) == 2
+
+
+def test_a_moved_folder_is_found(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    added = registry.add(make_bundle(tmp_path / "a").path)
+    added.path.rename(added.path.parent / "2")
+    with pytest.raises(BundleHashMismatchError, match="toy@1"):
+        registry.resolve("toy@2")
+
+
+@pytest.mark.parametrize("reference", ["toy", "toy@1", "toy@1.0", "other"])
+def test_unknown_models(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, reference: str
+) -> None:
+    with pytest.raises(ModelNotFoundError, match="known: none"):
+        registry.resolve(reference)
+    registry.add(make_bundle(tmp_path / "a", version="3").path)
+    if reference != "toy":
+        with pytest.raises(ModelNotFoundError, match="known: toy@3"):
+            registry.resolve(reference)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["", "@", "@1", "toy@", "toy@v1", "toy@1@2", "../toy", "toy@../1", "Toy", "toy@01", "toy\n",
+     "toy@1\n", "/etc", ".", ".lock", "a/b@1"],
+)  # fmt: skip
+def test_bad_references(registry: Registry, reference: str) -> None:
+    with pytest.raises(ModelReferenceError):
+        registry.resolve(reference)
+
+
+def test_references_print_as_they_parse() -> None:
+    for text in ("toy", "toy@1.2"):
+        assert str(ModelReference.parse(text)) == text
+
+
+def test_strangers_in_the_folder_are_not_models(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    registry.add(make_bundle(tmp_path / "a").path)
+    (registry.root / "notes.txt").write_text("x")
+    (registry.root / "toy" / "draft").mkdir()
+    assert [str(r) for r in registry.references()] == ["toy@1"]
+
+
+def test_what_a_crash_left_is_not_a_model_and_goes_at_the_next_add(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    registry.add(make_bundle(tmp_path / "a").path)
+    leftover = registry.root / "toy" / ".2.tmp-abc"
+    leftover.mkdir()
+    (leftover / "model.onnx").write_bytes(b"half")
+    assert [str(r) for r in registry.references()] == ["toy@1"]
+    registry.add(make_bundle(tmp_path / "b", version="2").path)
+    assert not leftover.exists()
+    registry.verify("toy@2")
+
+
+ADD = """
+import sys, time
+from pathlib import Path
+from models.errors import ModelConflictError
+from models.registry import Registry
+start, root, *bundles = sys.argv[1:]
+while not Path(start).exists():
+    time.sleep(0.001)
+for bundle in bundles:
+    try:
+        Registry(Path(root)).add(Path(bundle))
+    except ModelConflictError:
+        sys.exit(7)
+"""
+
+
+def add_at_once(start: Path, root: Path, bundles: list[list[Path]]) -> list[int]:
+    """One process per list, all let loose at the same moment; their exit codes."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", ADD, str(start), str(root), *map(str, paths)])
+        for paths in bundles
+    ]
+    start.touch()
+    return [process.wait(timeout=60) for process in running]
+
+
+def test_many_processes_add_the_same(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    paths = [
+        make_bundle(tmp_path / str(i), version=str(i), model=bytes(2_000_000)).path
+        for i in range(8)
+    ]
+    orders = [paths, paths[::-1], paths]
+    assert add_at_once(tmp_path / "go", registry.root, orders) == [0, 0, 0]
+    assert len(registry.references()) == 8
+    for reference in registry.references():
+        registry.verify(str(reference))
+    assert sorted(p.name for p in (registry.root / "toy").iterdir()) == list("01234567")
+
+
+def test_of_two_processes_with_other_content_one_wins(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    one, two = (make_bundle(tmp_path / c, model=c.encode() * 1_000_000).path for c in "ab")
+    codes = add_at_once(tmp_path / "go", registry.root, [[one], [two]])
+    assert sorted(codes) == [0, 7]
+    winner = Bundle.open((one, two)[codes.index(0)])
+    assert registry.verify("toy@1").digest == winner.digest
