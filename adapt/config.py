@@ -77,6 +77,9 @@ class Clustering(_Section):
     camera_centering: bool = Field(
         True, description="take each camera's mean feature away before clustering"
     )
+    camera_statistics: bool = Field(
+        True, description="extract each camera's features with its own batch-norm statistics"
+    )
     clusters: int | Literal["auto"] = Field(
         "auto", description="K of k-means; auto = N/20 within [P, N/4]"
     )

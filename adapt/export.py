@@ -22,7 +22,7 @@ from torch import nn
 from adapt.errors import ExportError
 from adapt.runs import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
-from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, write_bundle
+from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
 from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 
@@ -80,10 +80,16 @@ def export_bundle(
             f"the card says {card.backbone}, the network is a {net.backbone_name}; "
             "give the card the network's backbone_name"
         )
+    refuse_taken(out)
     height, width = card.preprocessing.height, card.preprocessing.width
     images = make_self_test_images(height, width) if sample_images is None else sample_images
     # A copy: neither mode nor device of the caller's network may change.
     deployed = _Deployed(copy.deepcopy(net).cpu()).eval()
+    with torch.no_grad():
+        if not bool(deployed(torch.from_numpy(images)).isfinite().all()):
+            raise ExportError(
+                "the network gives NaN: training diverged; train again with a lower learning rate"
+            )
     model = _to_onnx(deployed, height, width)
     vectors = _check_parity(deployed, model, images)
     return write_bundle(
@@ -177,8 +183,7 @@ def _check_parity(
         if not difference <= MAX_DIFFERENCE:
             raise ExportError(
                 f"at batch {batch} the ONNX file gives {vectors.shape}, {difference:.3g} away from "
-                f"torch's {expected.shape} (allowed {MAX_DIFFERENCE:g}); if training diverged, "
-                "train again with a lower learning rate, else update torch, onnxscript and "
-                "onnxruntime"
+                f"torch's {expected.shape} (allowed {MAX_DIFFERENCE:g}); update torch, onnxscript "
+                "and onnxruntime"
             )
     return np.asarray(vectors, np.float32)

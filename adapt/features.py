@@ -1,48 +1,87 @@
-"""Extract embeddings of decoded crops, with networks or with an exported bundle."""
+"""Extract embeddings of decoded crops with networks."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.data.transforms import normalise
 from models.backbones.net import ReIDNet
 
 EXTRACTION_BATCH = 128
+MIN_CAMERA_CROPS = 32
+"""A camera with fewer crops has too few to estimate its own batch-norm statistics."""
+
+Images = NDArray[np.uint8]
 
 
 @torch.no_grad()
 def extract(
     nets: Sequence[ReIDNet],
-    images: NDArray[np.uint8],
+    images: Images,
     *,
     device: torch.device,
+    cameras: NDArray[np.int64] | None = None,
     batch_size: int = EXTRACTION_BATCH,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[NDArray[np.float32], ...]:
     """Embed every crop with every network, in eval mode, without augmentation.
 
-    images: (N, H, W, 3) uint8 RGB. progress: called with the number of crops done.
-    Returns one (N, D) float32 matrix of L2-normalised embeddings per network. The networks'
-    train or eval modes are as before afterwards.
+    images: (N, H, W, 3) uint8 RGB. cameras: (N,) codes; if given, each camera's crops are
+    embedded under batch-norm statistics estimated on that camera alone (see
+    `with_statistics_of`), which takes most of what differs between cameras out of the features.
+    progress: called with the number of crops done.
+    Returns one (N, D) float32 matrix of L2-normalised embeddings per network; the networks stay
+    as they are.
     """
     if not nets:
         return ()
-    modes = [net.training for net in nets]
-    tables = [np.empty((len(images), net.dimension), np.float32) for net in nets]
-    try:
-        for net in nets:
-            net.eval()
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, min(start + batch_size, len(images)))
-            batch = normalise(torch.from_numpy(images[rows]).to(device))
-            for net, table in zip(nets, tables, strict=True):
-                table[rows] = net.embed(batch).cpu().numpy()
-            progress(rows.stop)
-    finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)
-    return tuple(tables)
+    tables = tuple(np.empty((len(images), net.dimension), np.float32) for net in nets)
+    done = 0
+    for rows in _groups(len(images), cameras):
+        own = cameras is not None and len(rows) >= MIN_CAMERA_CROPS
+        group = [
+            with_statistics_of(net, images[rows], device, batch_size)
+            if own
+            else copy.deepcopy(net).to(device).eval()
+            for net in nets
+        ]
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            batch = normalise(torch.from_numpy(images[part]).to(device))
+            for net, table in zip(group, tables, strict=True):
+                table[part] = net.embed(batch).cpu().numpy()
+            done += len(part)
+            progress(done)
+    return tables
+
+
+@torch.no_grad()
+def with_statistics_of(
+    net: ReIDNet, images: Images, device: torch.device, batch_size: int = EXTRACTION_BATCH
+) -> ReIDNet:
+    """Copy a network, its batch-norm statistics replaced by those of some crops.
+
+    Of one camera's crops: camera-based batch normalisation (Zhuang et al., ECCV 2020). Of all
+    crops of a site: AdaBN (Li et al., 2016). Means and variances are averaged over batches of
+    nearly equal size. Returns a copy in eval mode; parameters are unchanged.
+    """
+    copied = copy.deepcopy(net).to(device).train()
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # a plain average over the batches
+    for part in np.array_split(np.arange(len(images)), -(-len(images) // batch_size)):
+        copied(normalise(torch.from_numpy(images[part]).to(device)))
+    return copied.eval()
+
+
+def _groups(count: int, cameras: NDArray[np.int64] | None) -> list[NDArray[np.intp]]:
+    if cameras is None:
+        return [np.arange(count)]
+    return [np.flatnonzero(cameras == code) for code in np.unique(cameras)]

@@ -48,11 +48,13 @@ def train(
     batch: BatchShape,
     augmentation: Augmentation,
     optimizer: OptimizerSettings,
+    camera_statistics: bool,
     seed: int,
     device: torch.device,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
+    camera_statistics: extract the features to be labelled camera by camera, see `extract`.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before) and TrainingError when a loss is not finite.
@@ -66,7 +68,13 @@ def train(
     for number in range(schedule.rounds):
         clock = _Clock()
         with progress(f"round {number + 1}/{schedule.rounds}: extract", len(data)) as tick:
-            features = extract(method.extractors(), data.images, device=device, progress=tick)
+            features = extract(
+                method.extractors(),
+                data.images,
+                device=device,
+                cameras=cameras if camera_statistics else None,
+                progress=tick,
+            )
         clock.lap("extract")
         labels = method.relabel(FeatureTable(features, cameras))
         report = check_labels(

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import faiss
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -91,7 +90,6 @@ def library_versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "resight": version("resight"),
-        "faiss": faiss.__version__,  # faiss-cpu and faiss-gpu share the import name
         **{name: version(name) for name in _LIBRARIES},
     }
 

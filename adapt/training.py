@@ -214,6 +214,7 @@ def _run(
             batch=recipe.batch,
             augmentation=recipe.augment,
             optimizer=recipe.optimizer,
+            camera_statistics=recipe.clustering.camera_statistics,
             seed=machine.seed,
             device=machine.device,
         )

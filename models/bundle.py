@@ -172,8 +172,7 @@ def write_bundle(
         BundleExistsError: `out` is taken.
         ManifestInvalidError: images and vectors are no self-test.
     """
-    if out.exists() or out.is_symlink():
-        raise _taken(out)
+    refuse_taken(out)
     _check_self_test(images, vectors, card.preprocessing, _MIN_TOLERANCE)
     tolerance = min(MAX_TOLERANCE, _closest_pair(vectors) / 4)
     contents = {
@@ -197,6 +196,12 @@ def write_bundle(
     except FileExistsError as error:
         raise _taken(out) from error
     return Bundle.open(out)
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise `BundleExistsError` when `out` exists, before long work for it begins."""
+    if out.exists() or out.is_symlink():
+        raise _taken(out)
 
 
 def check_self_test(embed: Embed, bundle: Bundle) -> float:

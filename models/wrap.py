@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, write_bundle
+from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
 from models.errors import WrapError
 from models.foreign_graph import (
     FreeReshapes,
@@ -75,6 +75,7 @@ def wrap_onnx(
         WrapError: unreadable file, other inputs or outputs, or wrong at batch > 1 beyond repair.
         BundleError: `out` is taken.
     """
+    refuse_taken(out)
     convention = convention or InputConvention()
     read = _read(onnx_path)
     size = _input_size(read, height, width)
@@ -91,7 +92,7 @@ def wrap_onnx(
     except ValidationError as error:
         raise WrapError(f"no bundle can be made with {explain(error)}; change that") from error
     images = make_self_test_images(*size)
-    original = spell_out_mvn(reduced_to(read, chosen))
+    original = _reduced(read, chosen)
     expected = _run_original(original, chosen, convention.apply(images))
     model, vectors = _first_equal(original, chosen, convention, images, expected)
     libraries = {
@@ -109,10 +110,18 @@ def _read(path: Path) -> onnx.ModelProto:
         raise WrapError(f"no file {path}; check the path of the ONNX model")
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
     except Exception as error:
-        raise WrapError(f"{path} is not a valid ONNX model ({error}); export it again") from error
+        raise WrapError(f"{path} is not an ONNX model ({error}); export it again") from error
+    if not model.graph.node:
+        raise WrapError(f"{path} is not an ONNX model (it holds no graph); export it again")
     return model
+
+
+def _reduced(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    try:
+        return spell_out_mvn(reduced_to(model, output))
+    except Exception as error:
+        raise WrapError(f"the graph is broken ({error}); export the model again") from error
 
 
 def _input_size(model: onnx.ModelProto, height: int | None, width: int | None) -> tuple[int, int]:

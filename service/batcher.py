@@ -80,6 +80,11 @@ class Batcher:
         self._running: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._dispatch(), name="resight-batcher")
 
+    @property
+    def waiting(self) -> int:
+        """Images that are decoded and wait for the model."""
+        return len(self._queue)
+
     async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
         """One (D,) float32 vector of unit length, or what went wrong with it, per image.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -137,13 +138,18 @@ def load_settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
-            for fault in error.errors()
-        )
+        faults = "; ".join(_explain(fault) for fault in error.errors())
         raise SettingsError(
             f"{faults} (settings come from options and {ENV_PREFIX}* variables)"
         ) from error
+
+
+def _explain(fault: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{name} is not given: use --{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def threads_or_cores(threads: int) -> int:

@@ -42,7 +42,7 @@ class Decoder:
         loop = asyncio.get_running_loop()
         with self._metrics.stage("decode"):
             # One task per thread, not per image: handing over costs as much as a small crop.
-            size = -(-len(images) // self._threads)
+            size = max(1, -(-len(images) // self._threads))
             parts = [
                 loop.run_in_executor(self._pool, self._decode_part, images[start : start + size])
                 for start in range(0, len(images), size)

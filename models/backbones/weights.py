@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.backbones.net import ReIDNet
@@ -138,7 +137,7 @@ def _read(path: Path) -> StateDict:
             f"{path} is not a plain state dict; files that hold code are refused: load it where "
             "you trust it and save only its state_dict()"
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, SafetensorError) as error:
+    except Exception as error:
         raise WeightsError(f"{path} cannot be read ({error}); download it again") from error
 
 

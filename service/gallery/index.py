@@ -91,6 +91,11 @@ class VectorIndex:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    @property
+    def rows(self) -> int:
+        """Rows in memory, dead ones included."""
+        return len(self._ids)
+
     def upsert(self, entries: Sequence[IndexEntry]) -> None:
         """Add sightings; one of a known id takes its place."""
         if not entries:

@@ -16,6 +16,11 @@ class ReadWriteLock:
         self._writing = False
         self._writers_waiting = 0
 
+    @property
+    def writer_is_waiting(self) -> bool:
+        """Whether a writer waits for readers to leave."""
+        return self._writers_waiting > 0
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hold the lock together with other readers."""

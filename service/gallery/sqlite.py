@@ -13,8 +13,10 @@ _BUSY_S = 30.0
 def open_sqlite(path: Path) -> tuple[Engine, Engine]:
     """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power."""
     url = f"sqlite:///{path}"
-    reader = create_engine(url, connect_args={"timeout": _BUSY_S}, pool_size=8, max_overflow=24)
-    writer = create_engine(url, connect_args={"timeout": _BUSY_S}, pool_size=1, max_overflow=0)
+    # Parameters are crops and labels: they do not belong in messages and logs.
+    common: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}, "hide_parameters": True}
+    reader = create_engine(url, pool_size=8, max_overflow=24, **common)
+    writer = create_engine(url, pool_size=1, max_overflow=0, **common)
     for engine in (reader, writer):
         event.listen(engine, "connect", _configure)
     # The driver would begin only before the first change; a reader needs one view of all tables,

@@ -117,11 +117,16 @@ class Writer:
 
 
 def _apply(write: _Write, connection: Connection) -> Any:
+    # Any other error than ours ends the whole transaction; where the disk is full, the database has
+    # done so itself, and there is no savepoint any more to go back to.
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            return write.apply(connection)
+        result = write.apply(connection)
     except CallError as error:
+        savepoint.rollback()
         return error
+    savepoint.commit()
+    return result
 
 
 def _finish(write: _Write, outcome: Any) -> None:

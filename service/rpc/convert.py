@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,8 +24,6 @@ from service.types import (
 
 ERROR_DOMAIN = "resight"
 
-T = TypeVar("T")
-
 
 # --- errors
 
@@ -46,11 +42,6 @@ def status(error: CallError) -> status_pb2.Status:
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(code=int(error.code), message=error.message, details=details)
-
-
-def grpc_code(error: CallError) -> grpc.StatusCode:
-    """The gRPC code of an error: the one of the same name."""
-    return grpc.StatusCode[error.code.name]
 
 
 def _packed(detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> AnyMessage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -80,20 +82,31 @@ class RpcServer:
         Raises:
             PortError: the address cannot be listened on.
         """
+        host, wanted = split_address(self._address)
+        _check_free(host, wanted)
         try:
             port = self._server.add_insecure_port(self._address)
         except RuntimeError as error:
-            raise PortError(
-                f"cannot listen on {self._address}: another program uses the port, or the address "
-                "is not this machine's; choose another --listen"
-            ) from error
+            raise PortError(f"cannot listen on {self._address} ({error})") from error
         await self._server.start()
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        host, _ = split_address(self._address)
         return join_address(host, port)
 
     async def stop(self, drain_s: float) -> None:
         """Tell health checks, refuse new calls, give running ones `drain_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain_s)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Try the address first: gRPC does not tell why it cannot listen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise PortError(
+            f"cannot listen on {join_address(host, port)} ({error.strerror}); choose another "
+            "--listen, or stop the program that uses it"
+        ) from error

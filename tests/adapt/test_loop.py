@@ -43,6 +43,7 @@ def run(method: Source, data: DecodedCrops, *, seed: int = 0, **changes: object)
         "batch": BatchShape(identities=2, instances=2),
         "augmentation": Augmentation(pad=2),
         "optimizer": OptimizerSettings(lr=1e-3),
+        "camera_statistics": False,
         **changes,
     }
     return list(train(method, data, seed=seed, device=CPU, **settings))  # type: ignore[arg-type]

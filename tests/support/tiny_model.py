@@ -56,11 +56,7 @@ def onnx_model(shift: float = 0.0) -> bytes:
     graph = helper.make_graph(
         nodes,
         "block-means",
-        [
-            helper.make_tensor_value_info(
-                INPUT_NAME, TensorProto.UINT8, ["batch", HEIGHT, WIDTH, 3]
-            )
-        ],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", HEIGHT, WIDTH, 3])],
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", DIMENSION])],
         [helper.make_tensor("middle", TensorProto.FLOAT, [1], [127.5 + shift])],
     )

@@ -74,8 +74,8 @@ SITE_A = SiteSpec(
     images_per_camera=4, seed=11,
 )  # fmt: skip
 SITE_B = SiteSpec(
-    name="site B", style="winter", train_identities=80, test_identities=60, cameras=4,
-    images_per_camera=4, seed=22,
+    name="site B", style="winter", train_identities=64, test_identities=60, cameras=4,
+    images_per_camera=5, seed=22,
 )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def test_properties(seed: int, variant: Variant) -> None:
     features = people(seed)
     found = jaccard_distance(features, k1=6, k2=3, variant=variant)
     full = dense(found)
-    assert (full == full.T).all()  # to the last bit: DBSCAN compares with a radius
+    assert (full == full.T).all()
     assert (full.diagonal() == 0).all()
     assert len(found.data) >= len(features)  # the zeros are stored
     assert found.data.min() >= 0
@@ -141,6 +141,13 @@ def test_properties(seed: int, variant: Variant) -> None:
     order = np.random.default_rng(seed).permutation(len(features))
     shuffled = dense(jaccard_distance(features[order], k1=6, k2=3, variant=variant))
     np.testing.assert_allclose(shuffled, full[np.ix_(order, order)], atol=2e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_symmetric_to_the_last_bit_with_the_papers_constants(variant: Variant) -> None:
+    features = people(9, count=20, each=15, noise=1.0)
+    found = jaccard_distance(features, k1=25, k2=6, variant=variant)
+    assert (dense(found) == dense(found).T).all()
 
 
 def test_pinned_values() -> None:

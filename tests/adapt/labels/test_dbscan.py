@@ -67,12 +67,17 @@ def test_equals_the_reference(seed: int, radius: float, min_samples: int) -> Non
     assert found.labels.tolist() == reference(dense, radius, min_samples)
 
 
-def test_copies_of_one_image_are_one_cluster_and_the_matrix_is_left_alone() -> None:
-    distances = sparse(np.zeros((5, 5)), 1.0)
+def test_copies_of_one_image_are_one_cluster() -> None:
+    assert cluster_dbscan(sparse(np.zeros((5, 5)), 1.0), 0.5, 4).labels.tolist() == [0] * 5
+
+
+def test_the_matrix_is_left_alone() -> None:
+    at = np.array([0.5, 0.1, 0.3, 0.2])
+    distances = sparse(np.abs(at[:, None] - at[None]), 1.0)
     before = distances.copy()
-    assert cluster_dbscan(distances, 0.5, 4).labels.tolist() == [0] * 5
-    assert (distances.indices == before.indices).all()
-    assert distances.nnz == 25
+    cluster_dbscan(distances, 0.25, 2)
+    assert distances.indices.tolist() == before.indices.tolist()
+    assert distances.data.tolist() == before.data.tolist()
 
 
 def test_all_outliers_and_a_single_image() -> None:

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from models.errors import WrapError
+from models.foreign_graph import (
+    InputConvention,
+    image_inputs,
+    reduced_to,
+    spell_out_mvn,
+    wrap_graph,
+)
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def graph_model(
+    nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: Any = (), opset: int = 13
+) -> Any:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def run(model: Any, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def test_convention_by_hand() -> None:
+    images = np.array([10, 20, 30], np.uint8).reshape(1, 1, 1, 3)
+    same = InputConvention().apply(images)
+    assert same.ravel().tolist() == [10, 20, 30]
+    assert same.shape == (1, 3, 1, 1)
+    assert same.dtype == np.float32
+    bgr = InputConvention(
+        channel_order="bgr", scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)
+    ).apply(images)
+    assert bgr.ravel().tolist() == [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"channel_order": "gbr"},
+        {"std": (1.0, 0.0, 1.0)},
+        {"scale": 0.0},
+        {"scale": float("nan")},
+        {"mean": (1.0, 2.0)},
+        {"mean": (1.0, 2.0, float("inf"))},
+    ],
+)
+def test_impossible_conventions(fields: dict[str, Any]) -> None:
+    with pytest.raises(WrapError):
+        InputConvention(**fields)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("opset", [9, 13, 18, 20])
+def test_the_wrapped_graph_does_what_the_convention_says(order: Any, opset: int) -> None:
+    """With a foreign graph that only flattens, the wrapped one is convention + normalisation."""
+    x = helper.make_tensor_value_info("data", FLOAT, [1, 3, 4, 2])
+    y = helper.make_tensor_value_info("out", FLOAT, [1, 24])
+    model = graph_model([helper.make_node("Flatten", ["data"], ["out"])], [x], [y], opset=opset)
+    convention = InputConvention(
+        channel_order=order, scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    )
+    wrapped = wrap_graph(model, "out", convention, height=4, width=2, dimension=24, free="none")
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 2, 3)).astype(np.uint8)
+    expected = convention.apply(images).reshape(3, 24)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    for batch in (1, 3):
+        got = run(wrapped, {"images": images[:batch]})
+        np.testing.assert_allclose(got, expected[:batch], atol=1e-6)
+
+
+def test_names_of_the_foreign_graph_cannot_collide() -> None:
+    x = helper.make_tensor_value_info("images", FLOAT, [1, 3, 4, 2])
+    y = helper.make_tensor_value_info("embeddings", FLOAT, [1, 24])
+    model = graph_model([helper.make_node("Flatten", ["images"], ["embeddings"])], [x], [y])
+    wrapped = wrap_graph(
+        model, "embeddings", InputConvention(), height=4, width=2, dimension=24, free="none"
+    )
+    images = np.full((2, 4, 2, 3), 7, np.uint8)
+    np.testing.assert_allclose(run(wrapped, {"images": images}), 24**-0.5, atol=1e-6)
+
+
+def mvn_model(opset: int, axes: list[int] | None) -> Any:
+    x = helper.make_tensor_value_info("x", FLOAT, [2, 3, 4, 2])
+    y = helper.make_tensor_value_info("y", FLOAT, [2, 3, 4, 2])
+    attributes: dict[str, Any] = {} if axes is None else {"axes": axes}
+    node = helper.make_node("MeanVarianceNormalization", ["x"], ["y"], **attributes)
+    return graph_model([node], [x], [y], opset=opset)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18])
+@pytest.mark.parametrize("axes", [None, [2, 3]])
+def test_mvn_is_spelled_out_as_the_standard_defines_it(opset: int, axes: list[int] | None) -> None:
+    x = np.random.default_rng(0).normal(3, 2, (2, 3, 4, 2)).astype(np.float32)
+    model = mvn_model(opset, axes)
+    spelled = spell_out_mvn(model)
+    assert "MeanVarianceNormalization" not in {node.op_type for node in spelled.graph.node}
+    over = tuple(axes or [0, 2, 3])
+    mean, std = x.mean(over, keepdims=True), x.std(over, keepdims=True)
+    got = run(spelled, {"x": x})
+    np.testing.assert_allclose(got, (x - mean) / std, atol=1e-5)
+    np.testing.assert_allclose(got, run(model, {"x": x}), atol=1e-5)
+    reference = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {"x": x}))))
+    np.testing.assert_allclose(got, reference, atol=1e-5)
+
+
+def test_a_constant_group_gives_zero_not_nan() -> None:
+    x = np.zeros((2, 3, 4, 2), np.float32)
+    np.testing.assert_array_equal(run(spell_out_mvn(mvn_model(9, [2, 3])), {"x": x}), 0)
+
+
+def test_reduced_to_keeps_what_the_output_needs() -> None:
+    x = helper.make_tensor_value_info("x", FLOAT, [1, 4])
+    outputs = [helper.make_tensor_value_info(name, FLOAT, [1, 4]) for name in ("a", "b")]
+    used = numpy_helper.from_array(np.ones(4, np.float32), "used")
+    dead = numpy_helper.from_array(np.ones(4, np.float32), "dead")
+    nodes = [
+        helper.make_node("Add", ["x", "used"], ["a"]),
+        helper.make_node("Mul", ["x", "dead"], ["b"]),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = reduced_to(graph_model(nodes, [x], outputs, [used, dead]), "a")
+    assert [tensor.name for tensor in small.graph.initializer] == ["used"]
+    assert [value.name for value in small.graph.output] == ["a"]
+    np.testing.assert_array_equal(run(small, {"x": np.ones((1, 4), np.float32)}), 2)
+
+
+def test_weights_listed_as_inputs_are_not_images() -> None:
+    x = helper.make_tensor_value_info("x", FLOAT, [1, 4])
+    w = helper.make_tensor_value_info("w", FLOAT, [4])
+    weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    model = graph_model([helper.make_node("Add", ["x", "w"], ["y"])], [x, w], [x], [weight])
+    assert [value.name for value in image_inputs(model)] == ["x"]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.gallery.records import NewRow
+from service.gallery.store import Store
+from service.metrics import Metrics
+from service.types import Sighting
+
+DIMENSION = 4
+
+
+class FakeClock:
+    """A time that only moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **amount: float) -> None:
+        self.now += timedelta(**amount)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    numbers = count(1)
+    return lambda: f"made-{next(numbers):03d}"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "resight.db"
+
+
+@pytest.fixture
+def store(database: Path, metrics: Metrics) -> Iterator[Store]:
+    store = Store.open(database, metrics)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def make_row() -> Callable[..., NewRow]:
+    """A row; number decides the vector. Fields of the sighting can be given."""
+
+    def make(
+        sighting: str, number: int = 0, image: bytes | None = b"image", **fields: object
+    ) -> NewRow:
+        vector = np.random.default_rng(number).normal(size=DIMENSION)
+        seen: dict[str, object] = {
+            "id": sighting,
+            "camera": "c1",
+            "time": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number),
+            "track": "",
+            "person": "",
+            "attributes": {"n": str(number)},
+            "created": datetime(2026, 1, 2, tzinfo=UTC),
+            "crop_kept": image is not None,
+        }
+        return NewRow(
+            Sighting(**(seen | fields)),  # type: ignore[arg-type]
+            image,
+            np.asarray(vector / np.linalg.norm(vector), np.float32),
+        )
+
+    return make

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import (
+    BadImageError,
+    BadNameError,
+    CallError,
+    CropUnusableError,
+    DuplicateIdError,
+    EngineError,
+    ModelMismatchError,
+    OverloadedError,
+    ReembedRunningError,
+    RequestIdReusedError,
+    SightingNotFoundError,
+    SiteExistsError,
+    SiteNotFoundError,
+)
+from service.gallery.gallery import Gallery
+from service.gallery.records import Request
+from service.gallery.store import Store
+from service.metrics import Metrics, new_metrics
+from service.types import (
+    Enrolled,
+    Match,
+    ModelInfo,
+    NewSighting,
+    SightingFilter,
+    Vector,
+)
+
+DIMENSION = 4
+Open = Callable[..., Any]
+
+
+def model(version: str = "1") -> ModelInfo:
+    return ModelInfo("m", version, version * 64, DIMENSION, 32, 16, "b", "source", "cpu")
+
+
+def vector(number: int) -> Vector:
+    row = np.random.default_rng(number).normal(size=DIMENSION)
+    return np.asarray(row / np.linalg.norm(row), np.float32)
+
+
+def item(sighting: str, number: int, **fields: Any) -> tuple[NewSighting, Vector]:
+    new: dict[str, Any] = {"image": b"image %d" % number, "camera": f"c{number % 3}"}
+    return NewSighting(id=sighting, **(new | fields)), vector(number)
+
+
+@pytest.fixture
+def open_gallery(
+    database: Path, clock: Callable[[], datetime], new_id: Callable[[], str]
+) -> Callable[..., Any]:
+    """A gallery on the test's database; leaving the block closes it like a server that stops."""
+
+    @asynccontextmanager
+    async def opened(
+        version: str = "1", keep_crops: bool = True, metrics: Metrics | None = None
+    ) -> AsyncIterator[Gallery]:
+        metrics = metrics or new_metrics()
+        store = Store.open(database, metrics)
+        gallery = Gallery(
+            store,
+            model(version),
+            clock=clock,
+            new_id=new_id,
+            keep_crops=keep_crops,
+            request_ttl=timedelta(hours=1),
+            search_threads=2,
+            metrics=metrics,
+        )
+        try:
+            gallery.load()
+            yield gallery
+        finally:
+            gallery.close()
+            store.close()
+
+    return opened
+
+
+def matches(answer: list[Match] | SightingNotFoundError) -> list[tuple[str, float]]:
+    assert not isinstance(answer, CallError)
+    return [(match.sighting.id, match.score) for match in answer]
+
+
+def by_hand(numbers: dict[str, int], query: int) -> list[tuple[str, float]]:
+    wide = vector(query).astype(float)
+    scores = {name: float(vector(number).astype(float) @ wide) for name, number in numbers.items()}
+    ordered = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [(name, pytest.approx(score, abs=1e-6)) for name, score in ordered]
+
+
+async def test_enroll_then_search(open_gallery: Open, clock: Any) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        results = await gallery.enroll("lobby", [item(f"s{n}", n) for n in range(6)])
+        assert [result.sighting.id for result in results] == [f"s{n}" for n in range(6)]
+        assert not any(result.replaced for result in results)
+        assert results[0].sighting.time == results[0].sighting.created == clock.now
+        (found,) = await gallery.search("lobby", [vector(2)], limit=10)
+        assert matches(found) == by_hand({f"s{n}": n for n in range(6)}, 2)
+        assert found[0].sighting == results[2].sighting
+        (found,) = await gallery.search(
+            "lobby", [vector(2)], limit=1, wanted=SightingFilter(exclude_cameras=("c2",))
+        )
+        assert matches(found) == by_hand({"s0": 0, "s1": 1, "s3": 3, "s4": 4}, 2)[:1]
+
+
+async def test_ids_are_made_where_none_is_given(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        results = await gallery.enroll("lobby", [item("", 1), item("", 1), item("own", 2)])
+        assert [r.sighting.id for r in results] == ["made-001", "made-002", "own"]
+
+
+async def test_errors_pass_through_in_their_place(open_gallery: Open) -> None:
+    bad = BadImageError("broken")
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        results = await gallery.enroll("lobby", [item("a", 1), bad, item("a", 2), item("b", 3)])
+        assert isinstance(results[0], Enrolled)
+        assert results[1] is bad
+        assert isinstance(results[2], DuplicateIdError)
+        assert isinstance(results[3], Enrolled)
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand({"a": 1, "b": 3}, 1)
+
+
+async def test_search_by_sighting_leaves_itself_out(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item(f"s{n}", n) for n in range(4)])
+        found = await gallery.search("lobby", ["s1", "nobody", vector(1)], limit=10)
+        everybody = {f"s{n}": n for n in range(4)}
+        assert matches(found[0]) == by_hand({k: v for k, v in everybody.items() if v != 1}, 1)
+        assert isinstance(found[1], SightingNotFoundError)
+        assert matches(found[2]) == by_hand(everybody, 1)
+
+
+async def test_deleted_sightings_are_not_found_any_more(
+    open_gallery: Open, metrics: Metrics
+) -> None:
+    def searched() -> float | None:
+        return metrics.registry.get_sample_value("resight_gallery_sightings", {"site": "lobby"})
+
+    async with open_gallery(metrics=metrics) as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item(f"s{n}", n) for n in range(3)])
+        assert searched() == 3
+        await gallery.delete_sighting("lobby", "s1")
+        assert searched() == 2
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand({"s0": 0, "s2": 2}, 1)
+        with pytest.raises(SightingNotFoundError):
+            await gallery.delete_sighting("lobby", "s1")
+        await gallery.delete_site("lobby", force=True)
+        assert searched() is None
+        with pytest.raises(SiteNotFoundError):
+            await gallery.search("lobby", [vector(1)], limit=10)
+
+
+async def test_the_index_can_always_be_rebuilt(open_gallery: Open) -> None:
+    """Whatever happened, a fresh index of the same store gives the same answers."""
+    rng = np.random.default_rng(0)
+    queries = [vector(1000 + n) for n in range(5)]
+    wanted = SightingFilter(exclude_cameras=("c1",))
+
+    async def ask(gallery: Gallery) -> list[Any]:
+        return [
+            await gallery.search("lobby", queries, limit=limit, wanted=filter_)
+            for limit in (3, 50)
+            for filter_ in (SightingFilter(), wanted)
+        ]
+
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        for step in range(20):
+            numbers = rng.choice(30, 5, replace=False)
+            await gallery.enroll("lobby", [item(f"s{n}", int(n) + step) for n in numbers])
+            if step % 3 == 0:
+                await gallery.delete_sighting("lobby", f"s{numbers[0]}")
+        before = await ask(gallery)
+    async with open_gallery() as gallery:
+        assert await ask(gallery) == before
+
+
+async def test_concurrent_changes_end_in_the_same_state_as_the_store(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await asyncio.gather(*(gallery.enroll("lobby", [item(f"s{n % 5}", n)]) for n in range(60)))
+        before = await gallery.search("lobby", [vector(0)], limit=10)
+        assert len(before[0]) == 5
+    async with open_gallery() as gallery:
+        assert await gallery.search("lobby", [vector(0)], limit=10) == before
+
+
+async def test_a_repeated_request_changes_nothing(open_gallery: Open) -> None:
+    request = Request("r1", "content")
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        assert await gallery.repeated("lobby", request) is None
+        first = await gallery.enroll("lobby", [item("", 1), BadImageError("x")], request)
+        assert (await gallery.repeated("lobby", request))[0] == first[0]
+        again = await gallery.enroll("lobby", [item("", 2), item("", 3)], request)
+        assert again[0] == first[0]
+        assert isinstance(again[1], BadImageError)
+        assert (await gallery.site("lobby")).sightings == 1
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand({"made-001": 1}, 1)
+        with pytest.raises(RequestIdReusedError):
+            await gallery.enroll("lobby", [item("", 2)], Request("r1", "other"))
+        await gallery.delete_sighting("lobby", "made-001")
+        (gone, _) = await gallery.repeated("lobby", request)
+        assert isinstance(gone, SightingNotFoundError)
+
+
+async def test_simultaneous_repeats_enroll_once(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        answers = await asyncio.gather(
+            *(gallery.enroll("lobby", [item("", 1)], Request("r", "c")) for _ in range(8))
+        )
+        assert len({answer[0].sighting.id for answer in answers}) == 1
+        assert (await gallery.site("lobby")).sightings == 1
+
+
+async def test_sites(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        site = await gallery.create_site("b")
+        assert (site.id, site.model, site.sightings, site.ready) == ("b", "m@1", 0, True)
+        await gallery.create_site("a")
+        assert [site.id for site in await gallery.sites()] == ["a", "b"]
+        with pytest.raises(SiteExistsError):
+            await gallery.create_site("a")
+        for bad in ("", "a/b", ".."):
+            with pytest.raises(BadNameError):
+                await gallery.create_site(bad)
+
+
+async def test_crops_are_kept_or_not(open_gallery: Open) -> None:
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item("kept", 1)])
+        assert await gallery.crop("lobby", "kept") == b"image 1"
+        assert (await gallery.sighting("lobby", "kept")).crop_kept
+    async with open_gallery(keep_crops=False) as gallery:
+        await gallery.enroll("lobby", [item("not", 2)])
+        assert await gallery.crop("lobby", "not") is None
+        assert not (await gallery.sighting("lobby", "not")).crop_kept
+
+
+# --- another model
+
+
+async def embed_two(images: Sequence[bytes]) -> list[Vector | CallError]:
+    """Model 2: the vector of the number in the image, plus 100."""
+    return [vector(100 + int(image.split()[1])) for image in images]
+
+
+async def reembed(gallery: Gallery, **options: Any) -> list[Any]:
+    options = {"batch": 2, "drop_unusable": False} | options
+    embed = options.pop("embed", embed_two)
+    return [step async for step in gallery.reembed("lobby", embed, **options)]
+
+
+@pytest.fixture
+async def five_of_model_one(open_gallery: Open) -> None:
+    async with open_gallery("1") as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item(f"s{n}", n) for n in range(5)])
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_vectors_of_two_models_never_meet(open_gallery: Open) -> None:
+    async with open_gallery("2") as gallery:
+        for call in (
+            gallery.search("lobby", [vector(1)], limit=3),
+            gallery.require_ready("lobby"),
+            gallery.enroll("lobby", [item("new", 9)]),
+            gallery.repeated("lobby", Request("r", "c")),
+        ):
+            with pytest.raises(ModelMismatchError, match="resight site reembed lobby"):
+                await call
+        site = await gallery.site("lobby")
+        assert (site.model, site.ready, site.sightings) == ("m@1", False, 5)
+        fresh = await gallery.create_site("new")
+        assert (fresh.model, fresh.ready) == ("m@2", True)
+        # Reading and forgetting need no model.
+        assert (await gallery.sighting("lobby", "s1")).id == "s1"
+        await gallery.delete_sighting("lobby", "s1")
+    async with open_gallery("1") as gallery:
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand({f"s{n}": n for n in (0, 2, 3, 4)}, 1)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_reembed(open_gallery: Open) -> None:
+    right = by_hand({f"s{n}": 100 + n for n in range(5)}, 103)
+    async with open_gallery("2") as gallery:
+        steps = await reembed(gallery)
+        assert [step.embedded for step in steps] == [2, 4, 5, 5]
+        assert {step.total for step in steps} == {5}
+        assert [step.site.ready for step in steps] == [False, False, False, True]
+        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
+        assert matches(found) == right
+        await gallery.enroll("lobby", [item("new", 7)])
+        (last,) = await reembed(gallery)
+        assert (last.embedded, last.site.model) == (6, "m@2")
+    async with open_gallery("2") as gallery:
+        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
+        assert [pair for pair in matches(found) if pair[0] != "new"] == right
+    async with open_gallery("1") as gallery:
+        with pytest.raises(ModelMismatchError):
+            await gallery.search("lobby", [vector(1)], limit=3)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_reembed_goes_on_where_it_was_interrupted(open_gallery: Open) -> None:
+    asked: list[int] = []
+
+    async def counting(images: Sequence[bytes]) -> list[Vector | CallError]:
+        asked.append(len(images))
+        return await embed_two(images)
+
+    async def failing(images: Sequence[bytes]) -> list[Vector | CallError]:
+        if asked:
+            return [EngineError("broken") for _ in images]
+        return await counting(images)
+
+    async with open_gallery("2") as gallery:
+        with pytest.raises(EngineError):
+            await reembed(gallery, embed=failing)
+        assert not (await gallery.site("lobby")).ready
+    async with open_gallery("2") as gallery:
+        await reembed(gallery, embed=counting)
+        assert asked == [2, 2, 1]
+        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
+        assert matches(found) == by_hand({f"s{n}": 100 + n for n in range(5)}, 103)
+
+
+async def test_reembed_with_unusable_crops(open_gallery: Open) -> None:
+    async with open_gallery("1") as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item("s0", 0), item("broken", 1)])
+    async with open_gallery("1", keep_crops=False) as gallery:
+        await gallery.enroll("lobby", [item("not-kept", 2)])
+
+    async def embed(images: Sequence[bytes]) -> list[Vector | CallError]:
+        vectors = await embed_two(images)
+        return [
+            BadImageError("broken") if image == b"image 1" else result
+            for image, result in zip(images, vectors, strict=True)
+        ]
+
+    async with open_gallery("2") as gallery:
+        with pytest.raises(CropUnusableError, match=r"sighting broken .*broken"):
+            await reembed(gallery, embed=embed)
+        await gallery.delete_sighting("lobby", "broken")
+        with pytest.raises(CropUnusableError, match=r"sighting not-kept .*not kept"):
+            await reembed(gallery, embed=embed)
+        assert (await gallery.site("lobby")).sightings == 2
+        steps = await reembed(gallery, embed=embed, drop_unusable=True)
+        assert (steps[-1].embedded, steps[-1].total, steps[-1].dropped) == (1, 1, 1)
+        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
+        assert matches(found) == by_hand({"s0": 100}, 103)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_reembed_waits_while_the_server_is_busy(open_gallery: Open) -> None:
+    refusals = iter([True, True, False] * 9)
+
+    async def busy(images: Sequence[bytes]) -> list[Vector | CallError]:
+        if next(refusals):
+            raise OverloadedError("busy", retry_after_s=0.001)
+        return await embed_two(images)
+
+    async with open_gallery("2") as gallery:
+        steps = await reembed(gallery, embed=busy)
+        assert steps[-1].site.ready
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_two_reembeds_at_once(open_gallery: Open) -> None:
+    async with open_gallery("2") as gallery:
+        first = gallery.reembed("lobby", embed_two, batch=1, drop_unusable=False)
+        await anext(first)
+        with pytest.raises(ReembedRunningError):
+            await reembed(gallery)
+        await first.aclose()
+        assert (await reembed(gallery))[-1].site.ready
+
+
+async def test_the_same_name_with_other_weights_is_another_model(
+    open_gallery: Open, database: Path, clock: Any, new_id: Any
+) -> None:
+    async with open_gallery("1") as gallery:
+        await gallery.create_site("lobby")
+    metrics = new_metrics()
+    store = Store.open(database, metrics)
+    changed = ModelInfo("m", "1", "9" * 64, DIMENSION, 32, 16, "b", "source", "cpu")
+    gallery = Gallery(
+        store,
+        changed,
+        clock=clock,
+        new_id=new_id,
+        keep_crops=True,
+        request_ttl=timedelta(hours=1),
+        search_threads=1,
+        metrics=metrics,
+    )
+    gallery.load()
+    with pytest.raises(ModelMismatchError, match=r"fingerprint 111111111111.*999999999999"):
+        await gallery.search("lobby", [vector(1)], limit=1)
+    gallery.close()
+    store.close()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.bundle import Bundle
+from models.registry import Registry
+from service.app import bootstrap, open_bundle
+from service.config import Settings, load_settings
+from service.data_dir import DataDir
+from service.errors import DataDirError, ModelLoadError, PortError, StoreUnusableError
+
+
+def settings(data_dir: Path, model: object, **more: Any) -> Settings:
+    given = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_s": 1.0} | more
+    return load_settings(data_dir=data_dir, model=str(model), **given)
+
+
+async def test_starts_and_stops(data_dir: Path, tiny_bundle: Bundle) -> None:
+    for _ in range(2):
+        server = await bootstrap(settings(data_dir, tiny_bundle.path))
+        ready = await server.start()
+        assert ready.model.reference == "tiny@1"
+        assert (ready.sites, ready.sightings, ready.fallback) == (0, 0, False)
+        assert not ready.grpc_address.endswith(":0")
+        await server.stop()
+    DataDir.open(data_dir).close()
+
+
+@pytest.mark.parametrize("option", ["listen", "http"])
+async def test_a_taken_port_is_said_and_everything_is_released(
+    data_dir: Path, tiny_bundle: Bundle, option: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = await bootstrap(settings(data_dir, tiny_bundle.path, **{option: address}))
+        with pytest.raises(PortError, match=f"{address}.*--{option}"):
+            await server.start()
+        await server.stop()
+    server = await bootstrap(settings(data_dir, tiny_bundle.path))
+    await server.start()
+    await server.stop()
+
+
+async def test_a_failed_start_releases_the_data_folder(data_dir: Path, tiny_bundle: Bundle) -> None:
+    with pytest.raises(ModelLoadError):
+        await bootstrap(settings(data_dir, data_dir / "none"))
+    (data_dir / "resight.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreUnusableError):
+        await bootstrap(settings(data_dir, tiny_bundle.path))
+    holder = DataDir.open(data_dir)
+    with pytest.raises(DataDirError):
+        await bootstrap(settings(data_dir, tiny_bundle.path))
+    holder.close()
+
+
+def test_a_model_is_a_folder_or_a_name_in_the_registry(
+    data_dir: Path, tiny_bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.add(tiny_bundle.path)
+    registry.add(other_bundle.path)
+    for model, reference in (
+        (tiny_bundle.path, "tiny@1"),
+        ("tiny", "tiny@2"),
+        ("tiny@1", "tiny@1"),
+    ):
+        asked = settings(data_dir, model, registry=tmp_path / "registry")
+        assert open_bundle(asked).reference == reference
+    for wrong in ("other", "tiny@3", "Not A Model", tmp_path / "nowhere"):
+        with pytest.raises(ModelLoadError):
+            open_bundle(settings(data_dir, wrong, registry=tmp_path / "registry"))
+
+
+async def test_open_ports_are_warned_of(
+    data_dir: Path, tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await bootstrap(settings(data_dir, tiny_bundle.path, listen="0.0.0.0:0"))
+    await server.stop()
+    assert "0.0.0.0:0 is open to the network" in caplog.text
+    assert "127.0.0.1" not in caplog.text

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.config import Settings, default_registry, join_address, load_settings, split_address
+from service.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"RESIGHT_{name.upper()}", raising=False)
+
+
+def test_defaults_listen_on_loopback_only(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, model="m")
+    assert split_address(settings.listen)[0] == "127.0.0.1"
+    assert split_address(settings.http)[0] == "127.0.0.1"
+    assert settings.keep_crops
+
+
+def test_environment_is_read_and_what_is_given_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESIGHT_MODEL", "from-env")
+    monkeypatch.setenv("RESIGHT_MAX_ITEMS", "7")
+    monkeypatch.setenv("RESIGHT_LISTEN", "127.0.0.1:1")
+    settings = load_settings(data_dir=tmp_path, listen="127.0.0.1:2", http=None)
+    assert (settings.model, settings.max_items) == ("from-env", 7)
+    assert settings.listen == "127.0.0.1:2"
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, model="m")
+    with pytest.raises(ValidationError):
+        settings.model = "n"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "data_dir is not given: use --data-dir or RESIGHT_DATA_DIR"),
+        ({"listen": "localhost"}, "not HOST:PORT"),
+        ({"http": "127.0.0.1:70000"}, "no port from 0 to 65535"),
+        ({"listen": "::1:80"}, "not HOST:PORT"),
+        ({"provider": "tpu"}, "provider"),
+        ({"max_items": 2000}, r"max_items \(2000\) is above max_queue \(1024\)"),
+        ({"max_image_bytes": 2**30}, "above max_message_bytes"),
+        ({"colour": "red"}, "colour"),
+        ({"max_batch": 0}, "max_batch"),
+    ],
+)
+def test_what_does_not_hold_is_named(given: dict[str, object], message: str) -> None:
+    fields = given if not given else {"data_dir": "d", "model": "m", **given}
+    with pytest.raises(SettingsError, match=message):
+        load_settings(**fields)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:50051", ("127.0.0.1", 50051)), ("[::1]:0", ("::1", 0)), ("h:1", ("h", 1))],
+)
+def test_addresses(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+    assert join_address(*parts) == address
+
+
+def test_the_registry_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data/home")
+    assert default_registry() == Path("/data/home/resight/models")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_registry() == Path("/home/me/.local/share/resight/models")
