@@ -17,13 +17,14 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 
 from adapt.errors import ExportError
 from adapt.runs import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
-from models.manifest import ModelCard
+from models.manifest import ModelCard, explain
 from models.self_test_images import make_self_test_images
 
 OPSET = 18
@@ -83,6 +84,11 @@ def export_bundle(
     refuse_taken(out)
     height, width = card.preprocessing.height, card.preprocessing.width
     images = make_self_test_images(height, width) if sample_images is None else sample_images
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3) or len(images) < 2:
+        raise ExportError(
+            f"sample images are {images.dtype} {images.shape}; give at least 2 as uint8 "
+            f"(n, {height}, {width}, 3), as `Preprocessing.load` makes them"
+        )
     # A copy: neither mode nor device of the caller's network may change.
     deployed = _Deployed(copy.deepcopy(net).cpu()).eval()
     with torch.no_grad():
@@ -115,17 +121,20 @@ def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
     """
     info = run.info
     rounds = run.metrics()
-    card = ModelCard(
-        name=name,
-        version=version,
-        backbone=info.backbone,
-        preprocessing=info.preprocessing,
-        method=info.method,
-        recipe=info.recipe_name,
-        data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(info.data)},
-        scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
-        created=datetime.now(UTC),
-    )
+    try:
+        card = ModelCard(
+            name=name,
+            version=version,
+            backbone=info.backbone,
+            preprocessing=info.preprocessing,
+            method=info.method,
+            recipe=info.recipe_name,
+            data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(info.data)},
+            scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
+            created=datetime.now(UTC),
+        )
+    except ValidationError as error:
+        raise ExportError(f"no bundle can be made with {explain(error)}; change that") from error
     return export_bundle(run.network(), out, card=card)
 
 

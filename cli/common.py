@@ -17,8 +17,8 @@ SiteOption = Annotated[str, typer.Option(help="Name of the site.")]
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """One JSON value on stdout, in ASCII: file names may be no text."""
+    typer.echo(json.dumps(value))
 
 
 def short_time(moment: datetime) -> str:

@@ -36,23 +36,30 @@ class CropFile:
 
         Raises:
             OSError: the file cannot be read.
-            BadSightingError: it is too large to be a crop, or its camera is not well formed.
+            BadSightingError: it is too large to be a crop, or its camera or time is not well formed.
         """
         status = self.path.stat()
         if status.st_size > MAX_FILE_BYTES:
             raise BadSightingError(f"{status.st_size} bytes are no crop; send the crop alone")
         image = self.path.read_bytes()
         identity = hashlib.sha256()
-        for part in (os.fsencode(self.camera), os.fsencode(self.path.absolute()), image):
+        for part in (os.fsencode(self.camera), os.fsencode(self.path.resolve()), image):
             identity.update(hashlib.sha256(part).digest())
         key = self.key.encode("utf-8", "replace").decode()
         return NewSighting(
             image=image,
             camera=self.camera,
             id=identity.hexdigest()[:32],
-            time=datetime.fromtimestamp(status.st_mtime, UTC),
+            time=_time(status.st_mtime),
             attributes={"file": key[-1024:]},
         )
+
+
+def _time(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError) as error:
+        raise BadSightingError(f"its time of change is impossible ({error}); touch it") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
             CropFile(file, key, name)
             for file, key, name in zip(files, keys, _cameras(keys, camera, regex), strict=True)
         ]
-    unique = {crop.path.absolute(): crop for crop in crops}
+    unique = {crop.path.resolve(): crop for crop in crops}
     return Found(tuple(unique.values()), ignored)
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from cli.local_server import local_server
 from service.client import CallFailedError, ResightClient
 from service.types import NewSighting, SightingFilter
 
@@ -36,7 +33,6 @@ HEIGHT, WIDTH = 64, 32
 SOURCE_RECIPE, SITE_RECIPE = "source_small", "mmt_small"
 SEARCHES = 40
 ANSWERS = 10
-_READY = re.compile(r"ready: grpc (\S+?),")
 
 
 @dataclass
@@ -168,27 +164,6 @@ def _export(run: Run, out: Path) -> Path:
     return out
 
 
-@contextmanager
-def _server(bundle: Path, data_dir: Path) -> Iterator[str]:
-    """Run `resight serve` on a free port; gives its address, stops it at the end."""
-    command = [
-        *(sys.executable, "-m", "cli.main", "serve"),
-        *("--data-dir", str(data_dir), "--model", str(bundle)),
-        *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
-    try:
-        assert process.stdout is not None  # noqa: S101 - PIPE was asked for
-        line = process.stdout.readline()
-        match = _READY.search(line)
-        if match is None:
-            raise RuntimeError(f"the server did not start: {line.strip() or 'see its log above'}")
-        yield match[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
 def _serve_and_search(
     bundle: Path,
     data_dir: Path,
@@ -197,7 +172,7 @@ def _serve_and_search(
 ) -> _Served:
     """Enroll the gallery, search in the other cameras, and compare with our own ranking."""
     gallery, query = labelled.gallery.crops, labelled.query.crops
-    with _server(bundle, data_dir) as address, ResightClient(address) as client:
+    with local_server(bundle, data_dir) as address, ResightClient(address) as client:
         client.create_site("demo")
         new = (
             NewSighting(s.path.read_bytes(), camera=gallery.cameras[s.camera], id=f"g{row}")

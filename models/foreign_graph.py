@@ -32,11 +32,6 @@ _AXES_AS_INPUT_OPSET = 18
 _NORM_EPSILON = 1e-12
 _MVN_EPSILON = 1e-9  # of the operator's definition in the ONNX standard
 
-FreeReshapes = Literal["none", "full", "all"]
-"""Which constant reshapes of data to free from a batch of 1: none; [1,c,h,w], which then is
-[-1,c,h,w]; or also [1,-1,...], which then is [0,-1,...]. The last is right where images are
-flattened and wrong where the batch is folded into channels on purpose."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InputConvention:
@@ -114,7 +109,7 @@ def wrap_graph(
     height: int,
     width: int,
     dimension: int,
-    free: FreeReshapes,
+    free_batch: bool,
 ) -> bytes:
     """uint8 (B,height,width,3) RGB -> the foreign graph -> float32 (B,dimension) of unit length.
 
@@ -123,16 +118,14 @@ def wrap_graph(
         output: which output is the embedding.
         convention: what the graph expects of its pixels.
         height, width: input size in pixels. dimension: D.
-        free: which reshapes to free from a batch of 1.
+        free_batch: give constant reshapes of data from [1,...] to [0,...], "as many as come in".
 
     Returns:
         The new ONNX file; foreign nodes keep their operator set and names, under a prefix.
     """
     model = compose.add_prefix(original, _FOREIGN)
     (image,) = image_inputs(model)
-    nodes = list(model.graph.node)
-    if free != "none":
-        nodes = _free_reshapes(model.graph, image.name, inferred_too=free == "all")
+    nodes = _free_reshapes(model.graph, image.name) if free_batch else list(model.graph.node)
     before = list(_pixel_nodes(convention, image.name))
     after = list(_normalise_nodes(_FOREIGN + output, _opset(model)))
     model = _with_nodes(model, [*before, *nodes, *after])
@@ -204,9 +197,7 @@ def _normalise_nodes(source: str, opset: int) -> Iterator[onnx.NodeProto]:
     yield helper.make_node("Div", [flat, _OWN + "clamped"], [OUTPUT_NAME])
 
 
-def _free_reshapes(
-    graph: onnx.GraphProto, input_name: str, *, inferred_too: bool
-) -> list[onnx.NodeProto]:
+def _free_reshapes(graph: onnx.GraphProto, input_name: str) -> list[onnx.NodeProto]:
     """Nodes of a graph, its constant reshapes of data freed from a batch of 1."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     depends_on_image = {input_name}
@@ -220,10 +211,7 @@ def _free_reshapes(
         pinned = shape is not None and len(shape) > 1 and shape[0] == 1
         if pinned and node.input[0] in depends_on_image:
             freed = np.array(shape, np.int64)
-            if -1 not in freed:
-                freed[0] = -1
-            elif inferred_too:
-                freed[0] = 0
+            freed[0] = 0  # as many as come in
             nodes.append(_constant(f"shape_{len(nodes)}", freed))
             node.input[1] = nodes[-1].output[0]
         nodes.append(node)

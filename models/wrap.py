@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
 from models.errors import WrapError
 from models.foreign_graph import (
-    FreeReshapes,
     InputConvention,
     image_inputs,
     reduced_to,
@@ -183,9 +182,8 @@ def _first_equal(
 ) -> tuple[bytes, NDArray[np.float32]]:
     """Wrap with as few changes as give the original's vectors at batch 1 and n."""
     height, width = images.shape[1:3]
-    steps: tuple[FreeReshapes, ...] = ("none", "full", "all")
     fault = WrapError("nothing tried")
-    for free in steps:
+    for free_batch in (False, True):
         model = wrap_graph(
             original,
             output,
@@ -193,7 +191,7 @@ def _first_equal(
             height=height,
             width=width,
             dimension=expected.shape[1],
-            free=free,
+            free_batch=free_batch,
         )
         try:
             return model, _check_equal(_session(model), images, expected)

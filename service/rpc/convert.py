@@ -108,12 +108,7 @@ def moment(message: Timestamp) -> datetime:
     Raises:
         ValueError: not a time of the years 1 to 9999.
     """
-    if not 0 <= message.nanos < 1_000_000_000:
-        raise ValueError(f"nanos is {message.nanos}, not 0 to 999999999")
-    try:
-        return message.ToDatetime(tzinfo=UTC)
-    except OverflowError as error:
-        raise ValueError("a time outside of the years 1 to 9999") from error
+    return message.ToDatetime(tzinfo=UTC)
 
 
 def _time_or_none(

@@ -18,7 +18,8 @@ import onnxruntime
 import torch
 
 from adapt.errors import ExportError
-from adapt.export import export_bundle
+from adapt.export import export_bundle, export_run
+from adapt.runs import DataInfo, Run, RunInfo
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES
 from models.bundle import Bundle, check_self_test
@@ -190,3 +191,56 @@ def test_the_cards_backbone_must_be_the_networks(net: ReIDNet, tmp_path: Path) -
 def test_a_taken_target(net: ReIDNet, tmp_path: Path) -> None:
     with pytest.raises(BundleExistsError):
         export_bundle(net, tmp_path, card=CARD)
+
+
+@pytest.mark.parametrize(
+    "images", [pixels(1), pixels(3).astype(np.float32), pixels(3)[:, :32], pixels(3)[..., 0]]
+)
+def test_sample_images_that_do_not_fit(
+    net: ReIDNet, tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(ExportError, match="sample images"):
+        export_bundle(net, tmp_path / "bundle", card=CARD, sample_images=images)
+
+
+@pytest.fixture
+def run(net: ReIDNet, tmp_path: Path) -> Run:
+    data = DataInfo(
+        root="crops", role="target", fingerprint="f" * 64, crops=9, cameras=("a",), dropped={}
+    )
+    info = RunInfo(
+        kind="adapt",
+        method="mmt",
+        backbone="resnet18",
+        preprocessing=Preprocessing(height=HEIGHT, width=WIDTH),
+        recipe={},
+        recipe_name="small",
+        seed=1,
+        init=(),
+        data=(data,),
+        device="cpu",
+        versions={},
+        started=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    run = Run.create(tmp_path / "run", info)
+    run.record({"round": 0, "val_mAP": 0.25, "loss": 1.0}, net)
+    return run
+
+
+def test_a_run_is_exported_with_its_origin(run: Run, net: ReIDNet, tmp_path: Path) -> None:
+    bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1.2")
+    manifest = bundle.manifest
+    assert bundle.reference == "lobby@1.2"
+    assert (manifest.method, manifest.recipe, manifest.backbone) == ("mmt", "small", "resnet18")
+    assert manifest.data == {"target 0": "f" * 64}
+    assert manifest.scores == {"val_mAP": 0.25}
+    images = pixels(2)
+    with torch.no_grad():
+        expected = copy.deepcopy(net).eval().embed(network_input(images)).numpy()
+    np.testing.assert_allclose(embedder(bundle)(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "version"), [("My Model", "1"), ("lobby", "v1")])
+def test_a_name_that_cannot_be_one(run: Run, tmp_path: Path, name: str, version: str) -> None:
+    with pytest.raises(ExportError, match=r"name|version"):
+        export_run(run, tmp_path / "bundle", name=name, version=version)

@@ -168,19 +168,26 @@ def test_the_self_test_is_what_was_written(bundle: Bundle, toy_embed: Embed) -> 
 
 
 class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path("unpickled").touch, ())
+        return (self.mark.touch, ())
 
 
 @pytest.mark.parametrize("name", ["selftest/images.npy", "selftest/vectors.npy"])
 @pytest.mark.parametrize("kind", ["pickle", "object array", "archive", "garbage", "shape", "type"])
-def test_self_test_files_that_are_none(bundle: Bundle, name: str, kind: str) -> None:
+def test_self_test_files_that_are_none(
+    bundle: Bundle, tmp_path: Path, name: str, kind: str
+) -> None:
     file = bundle.path / name
     if kind == "pickle":
-        file.write_bytes(pickle.dumps(Evil()))
+        file.write_bytes(pickle.dumps(Evil(tmp_path / "unpickled")))
     if kind == "object array":
         with file.open("wb") as out:
-            np.save(out, np.array([Evil()], dtype=object), allow_pickle=True)
+            np.save(out, np.array([Evil(tmp_path / "unpickled")], dtype=object), allow_pickle=True)
     if kind == "archive":
         with file.open("wb") as out:
             np.savez(out, a=np.zeros(3))
@@ -196,7 +203,7 @@ def test_self_test_files_that_are_none(bundle: Bundle, name: str, kind: str) -> 
             np.save(out, array)
     with pytest.raises(ManifestInvalidError):
         bundle.self_test()
-    assert not Path("unpickled").exists()
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_a_wrong_dimension_is_found(bundle: Bundle) -> None:

@@ -16,6 +16,8 @@ def test_the_folder_appears_complete(tmp_path: Path) -> None:
     with atomic_folder(target) as folder:
         write_synced(folder / "deep" / "a.txt", b"a")
         assert not target.exists()
+        inode = folder.stat().st_ino
+    assert target.stat().st_ino == inode  # renamed, not copied
     assert (target / "deep" / "a.txt").read_bytes() == b"a"
     assert target.stat().st_mode & 0o777 == 0o755
     assert list(tmp_path.iterdir()) == [target]

@@ -78,7 +78,9 @@ def test_the_wrapped_graph_does_what_the_convention_says(order: Any, opset: int)
     convention = InputConvention(
         channel_order=order, scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
     )
-    wrapped = wrap_graph(model, "out", convention, height=4, width=2, dimension=24, free="none")
+    wrapped = wrap_graph(
+        model, "out", convention, height=4, width=2, dimension=24, free_batch=False
+    )
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 2, 3)).astype(np.uint8)
     expected = convention.apply(images).reshape(3, 24)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -92,7 +94,7 @@ def test_names_of_the_foreign_graph_cannot_collide() -> None:
     y = helper.make_tensor_value_info("embeddings", FLOAT, [1, 24])
     model = graph_model([helper.make_node("Flatten", ["images"], ["embeddings"])], [x], [y])
     wrapped = wrap_graph(
-        model, "embeddings", InputConvention(), height=4, width=2, dimension=24, free="none"
+        model, "embeddings", InputConvention(), height=4, width=2, dimension=24, free_batch=False
     )
     images = np.full((2, 4, 2, 3), 7, np.uint8)
     np.testing.assert_allclose(run(wrapped, {"images": images}), 24**-0.5, atol=1e-6)

@@ -81,6 +81,10 @@ def test_what_does_not_hold_is_not_added(
     damaged.model_path.write_bytes(b"changed")
     with pytest.raises(BundleHashMismatchError):
         registry.add(damaged.path)
+    more = make_bundle(tmp_path / "b")
+    (more.path / "notes.txt").write_text("x")
+    with pytest.raises(BundleHashMismatchError, match=r"notes\.txt"):
+        registry.add(more.path)
     with pytest.raises(BundleNotFoundError):
         registry.add(tmp_path / "nothing")
     assert registry.references() == ()

@@ -99,6 +99,7 @@ TAILS = {
             helper.make_node("MeanVarianceNormalization", ["folded"], ["mvn"], axes=[2, 3]),
             helper.make_node("Shape", ["pooled"], ["was"]),
             reshape("mvn", "unfolded", "was"),
+            reshape("gamma", "scale", "s4"),  # a weight: its leading 1 must stay
             helper.make_node("Mul", ["unfolded", "scale"], ["scaled"]),
             reshape("scaled", "out", "s3"),
         ],
@@ -106,7 +107,8 @@ TAILS = {
             "s1": shape(0, 2, -1, 0),
             "s2": shape(1, -1, 0, 0),
             "s3": shape(1, CHANNELS),
-            "scale": np.linspace(0.5, 2, CHANNELS, dtype=np.float32).reshape(1, CHANNELS, 1, 1),
+            "s4": shape(1, CHANNELS, 1, 1),
+            "gamma": np.linspace(0.5, 2, CHANNELS, dtype=np.float32),
         },
     ),
 }

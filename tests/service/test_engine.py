@@ -53,7 +53,7 @@ def test_a_changed_file_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.path, tmp_path / "copy")
     model = tmp_path / "copy" / "model.onnx"
     model.write_bytes(model.read_bytes() + b"\0")
-    with pytest.raises(ModelLoadError, match=r"model\.onnx"):
+    with pytest.raises(ModelLoadError, match="not what its maker wrote"):
         _load(Bundle.open(tmp_path / "copy"))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+from contextlib import suppress
 
-if importlib.util.find_spec("torch") is not None:
+with suppress(ModuleNotFoundError):
     import torch
 
     torch.set_num_threads(1)

@@ -189,17 +189,22 @@ def test_ibn_nets_own_names(tmp_path: Path) -> None:
 
 
 class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path("unpickled").touch, ())
+        return (self.mark.touch, ())
 
 
 def test_files_that_hold_code_are_not_run(net: ReIDNet, tmp_path: Path) -> None:
-    torch.save({"state_dict": Evil()}, tmp_path / "new.pth")
-    (tmp_path / "old.pth").write_bytes(pickle.dumps(Evil()))
+    torch.save({"state_dict": Evil(tmp_path / "unpickled")}, tmp_path / "new.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(Evil(tmp_path / "unpickled")))
     for name in ("new.pth", "old.pth"):
         with pytest.raises(WeightsError):
             load_weights(net, tmp_path / name)
-    assert not Path("unpickled").exists()
+    assert not (tmp_path / "unpickled").exists()
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])

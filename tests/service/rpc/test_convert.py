@@ -76,9 +76,12 @@ def test_times_of_other_zones_and_finer_digits() -> None:
     )
 
 
-@pytest.mark.parametrize("fields", [{"seconds": 10**13}, {"seconds": -(10**13)}, {"nanos": -1}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"seconds": 253402300800}, {"seconds": -62135596801}, {"nanos": -1}, {"nanos": 10**9}],
+)
 def test_times_out_of_range(fields: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"year|nanos|range"):
+    with pytest.raises(ValueError, match="must be in"):
         convert.moment(Timestamp(**fields))
 
 

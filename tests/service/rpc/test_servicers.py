@@ -171,6 +171,24 @@ async def test_bad_items_beside_good_ones(running: Any, raw: Raw) -> None:
     assert (await running.ask(running.client.site, "lobby")).sightings == 2
 
 
+async def test_a_sighting_of_another_site_is_no_query(running: Any, raw: Raw) -> None:
+    for site in ("lobby", "yard"):
+        await running.ask(running.client.create_site, site)
+        await running.ask(running.client.enroll, site, sightings(2))
+    request = gallery_pb2.SearchSightingsRequest(
+        parent="sites/lobby",
+        queries=[
+            gallery_pb2.SearchQuery(sighting="sites/yard/sightings/s00"),
+            gallery_pb2.SearchQuery(),
+        ],
+    )
+    answer = await asyncio.to_thread(raw.gallery.SearchSightings, request)
+    messages = [result.error.message for result in answer.results]
+    assert "is not of site lobby" in messages[0]
+    assert "neither an image nor a sighting" in messages[1]
+    assert not any(result.matches for result in answer.results)
+
+
 async def test_embed(running: Any) -> None:
     files = [crop(1), b"", crop(2)]
     first, bad, second = await running.ask(running.client.embed, files)
@@ -216,7 +234,9 @@ async def test_pages(running: Any, raw: Raw) -> None:
     assert [sighting.id for sighting in found] == ["s01", "s04"]
 
 
-async def test_a_repeated_call_gives_the_same_answer(running: Any, raw: Raw) -> None:
+async def test_a_repeated_call_gives_the_same_answer(
+    running: Any, raw: Raw, engine: FakeEngine
+) -> None:
     await running.ask(running.client.create_site, "lobby")
     request = gallery_pb2.EnrollSightingsRequest(
         parent="sites/lobby",
@@ -227,8 +247,10 @@ async def test_a_repeated_call_gives_the_same_answer(running: Any, raw: Raw) -> 
         ],
     )
     first = await asyncio.to_thread(raw.gallery.EnrollSightings, request)
+    runs = len(engine.batches)
     again = await asyncio.to_thread(raw.gallery.EnrollSightings, request)
     assert first == again
+    assert len(engine.batches) == runs, "nothing has to be embedded to answer again"
     assert (await running.ask(running.client.site, "lobby")).sightings == 1
     request.items[0].sighting.camera = "c2"
     assert await refusal(raw.gallery.EnrollSightings, request) == (

@@ -1,0 +1,68 @@
+"""Serve a bundle, enroll labelled crops over gRPC, compare served and evaluated rankings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adapt.scoring import LabelledCrops, bundle_embedder
+from cli.local_server import local_server
+from models.bundle import Bundle
+from service.client import CallFailedError, ResightClient
+from service.types import NewSighting, SightingFilter
+
+
+@dataclass(frozen=True)
+class ServedRanking:
+    """searches: cross-camera searches made. same: with the very ranking of the evaluation, every
+    crop of the other cameras included. mAP: of the served rankings. largest_score_difference: of
+    any served score from the evaluated one.
+    """
+
+    enrolled: int
+    searches: int
+    same: int
+    mAP: float  # noqa: N815 - the field's name for it
+    largest_score_difference: float
+
+
+def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> ServedRanking:
+    """Enroll the gallery, search every query in the other cameras to the last match."""
+    embed = bundle_embedder(Bundle.open(bundle))
+    query, gallery = labelled.query.crops, labelled.gallery.crops
+    query_vectors = embed(labelled.query.images)
+    gallery_vectors = embed(labelled.gallery.images)
+    gallery_cameras = np.array([gallery.cameras[c] for c in gallery.camera_codes])
+    same, precisions, difference = 0, [], 0.0
+    with local_server(bundle, data_dir) as address, ResightClient(address) as client:
+        if not any(site.id == "bench" for site in client.sites()):
+            client.create_site("bench")
+        new = (
+            NewSighting(s.path.read_bytes(), camera=str(gallery_cameras[row]), id=f"g{row:06d}")
+            for row, s in enumerate(gallery.samples)
+        )
+        results = list(client.enroll("bench", new))
+        failed = [r for r in results if isinstance(r, CallFailedError)]
+        if failed:
+            raise failed[0]
+        for row, sample in enumerate(query.samples):
+            camera = query.cameras[sample.camera]
+            rows = np.flatnonzero(gallery_cameras != camera)
+            score = gallery_vectors[rows] @ query_vectors[row]
+            expected = rows[np.argsort(-score, kind="stable")]
+            answer = client.search(
+                "bench",
+                sample.path.read_bytes(),
+                limit=len(rows),
+                wanted=SightingFilter(exclude_cameras=(camera,)),
+            )
+            found = np.array([int(match.sighting.id[1:]) for match in answer.matches])
+            same += bool(np.array_equal(found, expected))
+            served = np.array([match.score for match in answer.matches])
+            difference = max(difference, float(np.abs(served - np.sort(score)[::-1]).max()))
+            hits = np.flatnonzero(gallery.persons[found] == sample.person) + 1
+            if len(hits):
+                precisions.append(float((np.arange(1, len(hits) + 1) / hits).mean()))
+    return ServedRanking(len(results), len(query), same, float(np.mean(precisions)), difference)

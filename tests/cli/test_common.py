@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from cli.common import short_time, table
+
+
+def test_table() -> None:
+    text = table(["n", "name", "empty"], [["1", "a", ""], ["20", "", ""]], right=[0])
+    assert text.splitlines() == [" n  name", " 1  a", "20  -"]
+
+
+def test_times_are_utc() -> None:
+    zone = timezone(timedelta(hours=2))
+    assert short_time(datetime(2026, 1, 1, 1, 2, 3, 999, zone)) == "2025-12-31 23:02:03"

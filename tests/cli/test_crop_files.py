@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.crop_files import MAX_FILE_BYTES, CropFile, find_crops
+from service.errors import BadSightingError
+
+
+def lay(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def seen(
+    root: Path, camera: str | None = None, pattern: str | None = None
+) -> list[tuple[str, str]]:
+    return [(crop.key, crop.camera) for crop in find_crops([root], camera, pattern).crops]
+
+
+def test_folders_are_cameras_and_names_may_repeat(tmp_path: Path) -> None:
+    lay(tmp_path, "c2/a.png", "c1/b.JPG", "c1/a.png", "c1/deep/er.webp")
+    assert seen(tmp_path) == [
+        ("c1/a.png", "c1"),
+        ("c1/b.JPG", "c1"),
+        ("c1/deep/er.webp", "c1"),
+        ("c2/a.png", "c2"),
+    ]
+
+
+def test_one_camera_for_all(tmp_path: Path) -> None:
+    lay(tmp_path, "c2/a.png", "b.png")
+    assert seen(tmp_path, camera="door") == [("b.png", "door"), ("c2/a.png", "door")]
+
+
+def test_market_names(tmp_path: Path) -> None:
+    lay(tmp_path, "query/0002_c1s1_000451_03.jpg", "bounding_box_test/-1_c3s1_000401_03.jpg")
+    assert [camera for _, camera in seen(tmp_path)] == ["c3", "c1"]
+
+
+@pytest.mark.parametrize("pattern", [r"cam(\d+)_", r"(x)?cam(?P<camera>\d+)_"])
+def test_a_pattern_is_searched_in_the_path(tmp_path: Path, pattern: str) -> None:
+    lay(tmp_path, "day1/cam7_1.png", "day2/cam8_1.png")
+    assert [camera for _, camera in seen(tmp_path, pattern=pattern)] == ["7", "8"]
+
+
+def test_what_is_no_image_is_counted_and_what_is_hidden_is_not(tmp_path: Path) -> None:
+    lay(tmp_path, "c/a.png", "c/notes.txt", "Makefile", ".x.png", ".cache/y.png")
+    found = find_crops([tmp_path], None, None)
+    assert [crop.key for crop in found.crops] == ["c/a.png"]
+    assert found.ignored == 2
+
+
+def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:
+    lay(tmp_path, "c/a.png", "c/b.data")
+    paths = [tmp_path, tmp_path / "c" / "a.png", tmp_path / "c" / "b.data"]
+    found = find_crops(paths, "c", None)
+    assert sorted(crop.path.name for crop in found.crops) == ["a.png", "b.data"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "message"),
+    [
+        (["a.png"], None, "no camera is known for a.png"),
+        (["c/a.png", "b.png"], None, "no camera is known for b.png"),
+        (["c/a.png"], "(", "no regular expression"),
+        (["c/a.png"], "c", "needs a group"),
+        (["c/a.png"], "(d)", "finds no camera in c/a.png"),
+        (["c/a.png"], "(d)?", "finds no camera in c/a.png"),
+    ],
+)
+def test_no_camera(tmp_path: Path, names: list[str], pattern: str | None, message: str) -> None:
+    lay(tmp_path, *names)
+    with pytest.raises(typer.BadParameter, match=message):
+        find_crops([tmp_path], None, pattern)
+
+
+def test_an_absent_path(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="no file or folder"):
+        find_crops([tmp_path / "absent"], "c", None)
+
+
+def test_the_sighting_of_a_file(tmp_path: Path) -> None:
+    path = lay(tmp_path, "c/a.png") / "c" / "a.png"
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    new = CropFile(path, "c/a.png", "c1").read()
+    assert (new.image, new.camera, new.attributes) == (b"c/a.png", "c1", {"file": "c/a.png"})
+    assert new.time == datetime.fromtimestamp(1_700_000_000, UTC)
+
+
+def test_the_id_is_of_camera_place_and_content(tmp_path: Path) -> None:
+    path = lay(tmp_path, "a/x.png") / "a" / "x.png"
+    first = CropFile(path, "x.png", "c1").read().id
+    assert CropFile(path, "a/x.png", "c1").read().id == first
+    assert CropFile(tmp_path / "a" / ".." / "a" / "x.png", "k", "c1").read().id == first
+    assert CropFile(path, "x.png", "c2").read().id != first
+    copy = tmp_path / "x.png"
+    copy.write_bytes(path.read_bytes())
+    assert CropFile(copy, "x.png", "c1").read().id != first
+    path.write_bytes(b"other")
+    assert CropFile(path, "x.png", "c1").read().id != first
+
+
+def test_a_name_that_is_no_text_can_be_enrolled(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    path.write_bytes(b"x")
+    (crop,) = find_crops([tmp_path], "c", None).crops
+    assert crop.read().attributes == {"file": "?.png"}
+
+
+def test_what_can_be_no_crop_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(BadSightingError, match="are no crop"):
+        CropFile(path, "film.png", "c").read()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import typer
+from onnx import TensorProto, helper
+from typer.testing import CliRunner, Result
+
+import cli.serving
+from models.bundle import Bundle
+from models.errors import BundleHashMismatchError, ModelNotFoundError
+from service.engine import OnnxEngine
+from tests.support.tiny_model import write_tiny_bundle
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    cli.serving.register(app)
+    return app
+
+
+def run(app: typer.Typer, registry: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(
+        app, ["models", *map(str, arguments)], env={"RESIGHT_REGISTRY": str(registry)}
+    )
+
+
+def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    assert "no models in" in run(app, registry, "list").stdout
+    for version in ("1", "2"):
+        bundle = write_tiny_bundle(tmp_path / version, version=version)
+        added = run(app, registry, "add", bundle.path)
+        assert added.exit_code == 0
+        assert f"added tiny@{version}" in added.stdout
+    listed = json.loads(run(app, registry, "list", "--json").stdout)
+    assert [(m["name"], m["version"], m["dimension"]) for m in listed] == [
+        ("tiny", "1", 24),
+        ("tiny", "2", 24),
+    ]
+    lines = run(app, registry, "list").stdout.splitlines()
+    assert lines[0].split() == ["model", "dimension", "input", "backbone", "method", "created"]
+    assert lines[2].split()[:4] == ["tiny@2", "24", "32x16", "block_means"]
+    assert run(app, registry, "verify", "tiny").stdout.startswith("tiny@2 holds")
+    damaged = registry / "tiny" / "2" / "model.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert isinstance(run(app, registry, "verify", "tiny").exception, BundleHashMismatchError)
+    assert isinstance(run(app, registry, "verify", "other").exception, ModelNotFoundError)
+
+
+def test_wrap(app: typer.Typer, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[8, 8], strides=[8, 8]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "foreign.onnx")
+    done = run(
+        app, tmp_path / "registry", "wrap", tmp_path / "foreign.onnx", "--out", tmp_path / "bundle",
+        "--name", "foreign", "--mean", 100, 110, 120, "--std", 50, 50, 50,
+        "--channel-order", "bgr",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    engine = OnnxEngine.load(Bundle.open(tmp_path / "bundle"), provider="cpu", threads=1)
+    assert (engine.model.reference, engine.model.dimension) == ("foreign@1", 6)

@@ -1,0 +1,161 @@
+"""A real server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from models.bundle import Bundle
+from service.client import ResightClient
+from tests.support.tiny_model import write_tiny_bundle
+
+START_S = 30.0
+"""How long anything may take before a test gives up; a busy machine needs seconds, not this."""
+
+
+def resight(*arguments: object, env: dict[str, str] | None = None) -> list[str]:
+    """The command line of `resight` with arguments."""
+    return [sys.executable, "-m", "cli.main", *map(str, arguments)]
+
+
+class ServerProcess:
+    """A running `resight serve`."""
+
+    def __init__(self, data_dir: Path, model: Path, *options: object, **settings: object) -> None:
+        self.data_dir = data_dir
+        self._log = data_dir.parent / f"{data_dir.name}.log"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
+        environment |= {f"RESIGHT_{name.upper()}": str(v) for name, v in settings.items()}
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                resight(
+                    "serve",
+                    "--data-dir",
+                    data_dir,
+                    "--model",
+                    model,
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--http",
+                    "127.0.0.1:0",
+                    *options,
+                ),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+        assert self.process.stdout is not None
+        self.ready = self.process.stdout.readline()
+        found = re.search(r"grpc (\S+), http (\S+),", self.ready)
+        if found is None:
+            self.process.wait(START_S)
+            pytest.fail(f"the server did not start:\n{self.log}")
+        self.address, self.http = found.groups()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def client(self) -> ResightClient:
+        return ResightClient(self.address, timeout_s=START_S)
+
+    def page(self, path: str) -> str:
+        with urlopen(f"http://{self.http}{path}", timeout=START_S) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(START_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(START_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "other", version="2", shift=40.0)
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_bundle: Bundle) -> Iterator[Callable[..., ServerProcess]]:
+    """Start a server on the test's data folder."""
+    servers: list[ServerProcess] = []
+
+    def started(model: Path | None = None, *options: object, **settings: object) -> ServerProcess:
+        server = ServerProcess(tmp_path / "data", model or tiny_bundle.path, *options, **settings)
+        servers.append(server)
+        return server
+
+    yield started
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle
+) -> Iterator[ServerProcess]:
+    """One server for the tests of a module, each with a site of its own."""
+    server = ServerProcess(
+        tmp_path_factory.mktemp("shared") / "data",
+        tiny_bundle.path,
+        max_items=64,
+        max_message_bytes=1_000_000,
+        max_image_bytes=200_000,
+        max_image_pixels=250_000,
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `resight` to its end."""
+
+    def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
+        environment |= {f"RESIGHT_{name.upper()}": str(v) for name, v in settings.items()}
+        return subprocess.run(
+            resight(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            env=environment,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Wait until a condition holds."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_S
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.02)
+
+    return wait

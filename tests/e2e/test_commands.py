@@ -1,0 +1,113 @@
+"""The commands as a user runs them, against a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.tiny_model import crop, embed_files
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """c1/a.png, c1/b.png, c2/a.png and what else lies in such folders."""
+    folder = tmp_path / "crops"
+    for n, name in enumerate(["c1/a.png", "c1/b.png", "c2/a.png"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(crop(n))
+    (folder / "c2" / "broken.jpg").write_bytes(crop(9, suffix=".jpg")[:-200])
+    (folder / "c2" / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a crop")
+    (folder / ".hidden.png").write_bytes(crop(8))
+    return folder
+
+
+@pytest.fixture
+def resight(shared_server, command: Command) -> Command:  # type: ignore[no-untyped-def]
+    return lambda *arguments: command(*arguments, server=shared_server.address)
+
+
+def test_from_create_to_delete(resight: Command, crops: Path) -> None:
+    created = resight("site", "create", "door")
+    assert (created.returncode, created.stdout) == (0, "created site door (model tiny@1)\n")
+
+    enrolled = resight("enroll", "--site", "door", crops)
+    assert enrolled.returncode == 0
+    assert enrolled.stdout == (
+        "enrolled 3 of 5 files in site door, 2 cameras, 1 other files ignored\n"
+    )
+    for bad in ("broken.jpg", "empty.png"):
+        assert f"not enrolled: {crops / 'c2' / bad}: " in enrolled.stderr
+
+    again = json.loads(resight("enroll", "--site", "door", crops, "--json").stdout)
+    assert (again["enrolled"], again["replaced"], again["failed"], again["ignored"]) == (3, 3, 2, 1)
+    assert {r["path"] for r in again["results"] if "error" in r} == {
+        str(crops / "c2" / "broken.jpg"),
+        str(crops / "c2" / "empty.png"),
+    }
+    (site,) = [
+        s for s in json.loads(resight("site", "list", "--json").stdout) if s["site"] == "door"
+    ]
+    assert (site["sightings"], site["state"], site["model"]) == (3, "READY", "tiny@1")
+
+    found = json.loads(
+        resight("search", "--site", "door", crops / "c1" / "a.png", "--limit", "5", "--json").stdout
+    )
+    scores = embed_files([crop(n) for n in range(3)])
+    scores = scores @ scores[0]
+    names = ["c1/a.png", "c1/b.png", "c2/a.png"]
+    order = np.argsort(-scores)
+    assert [m["attributes"]["file"] for m in found["matches"]] == [names[n] for n in order]
+    np.testing.assert_allclose([m["score"] for m in found["matches"]], scores[order], atol=1e-5)
+
+    across = resight(
+        "search", "--site", "door", crops / "c1" / "a.png", "--exclude-camera", "c1"
+    ).stdout.splitlines()
+    assert across[0] == "site door, model tiny@1, cosine similarity (1 = same)"
+    assert across[1].split() == ["rank", "score", "camera", "time", "file", "sighting"]
+    assert len(across) == 3
+    assert "c2/a.png" in across[2]
+
+    refused = resight("site", "delete", "door")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: site door has 3 sightings")
+    assert "--force" in refused.stderr
+    assert resight("site", "delete", "door", "--force").returncode == 0
+    assert "error: there is no site door" in resight("enroll", "--site", "door", crops).stderr
+
+
+def test_forgetting_by_command(resight: Command, crops: Path) -> None:
+    resight("site", "create", "privacy")
+    resight("enroll", "--site", "privacy", "--camera", "c7", crops / "c1")
+    listed = json.loads(resight("sighting", "list", "--site", "privacy", "--json").stdout)
+    assert [s["camera"] for s in listed] == ["c7", "c7"]
+    first = listed[0]["sighting"]
+    assert resight("sighting", "delete", "--site", "privacy", first).returncode == 0
+    left = json.loads(resight("sighting", "list", "--site", "privacy", "--json").stdout)
+    assert left == listed[1:]
+    assert resight("sighting", "delete", "--site", "privacy", first).returncode == 1
+
+
+def test_exit_codes_of_enroll(resight: Command, crops: Path) -> None:
+    resight("site", "create", "codes")
+    assert resight("enroll", "--site", "codes", crops, "--strict").returncode == 1
+    nothing = resight("enroll", "--site", "codes", "--camera", "c", crops / "c2" / "empty.png")
+    assert nothing.returncode == 1
+    assert nothing.stdout == "enrolled 0 of 1 files in site codes, 0 cameras\n"
+    wrong = resight("enroll", "--site", "codes", crops / "absent")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_an_unreachable_server(command: Command, crops: Path) -> None:
+    done = command("enroll", "--site", "x", crops, server="127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: no resight server answers at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
