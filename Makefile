@@ -37,10 +37,10 @@ check: setup
 test: setup test-serving
 	$(BIN)/pytest
 
-# Models and service again where torch cannot be imported.
+# What serves, again where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready
 	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
-	$(SERVE_VENV)/bin/pytest tests/models tests/service tests/contract
+	$(SERVE_VENV)/bin/pytest tests/models tests/service tests/contract tests/e2e tests/cli
 
 bench: setup
 	$(BIN)/python -m benchmarks

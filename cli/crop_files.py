@@ -36,7 +36,7 @@ class CropFile:
 
         Raises:
             OSError: the file cannot be read.
-            BadSightingError: it is too large to be a crop, or its camera or time is not well formed.
+            BadSightingError: too large to be a crop, or its camera or time is not well formed.
         """
         status = self.path.stat()
         if status.st_size > MAX_FILE_BYTES:

@@ -30,7 +30,7 @@ log = logging.getLogger("resight")
 
 BACKBONE = "resnet18"
 HEIGHT, WIDTH = 64, 32
-SOURCE_RECIPE, SITE_RECIPE = "source_small", "mmt_small"
+SOURCE_RECIPE, SITE_RECIPE = "source_demo", "mmt_demo"
 SEARCHES = 40
 ANSWERS = 10
 

@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Person re-identification that adapts itself to each new camera site.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=False,
 )
 cli.training.register(app)

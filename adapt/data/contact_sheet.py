@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import ConfigError, DataError
+from models.errors import ImageError
+from models.image import decode
 
 
 def _read(source: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return source
-    data = np.fromfile(source, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise DataError(f"{source} is not a readable image; leave it out of the contact sheet")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    try:
+        return decode(source.read_bytes())
+    except (OSError, ImageError) as error:
+        raise DataError(
+            f"{source} cannot be read: {error}; leave it out of the contact sheet"
+        ) from error
 
 
 def contact_sheet(
@@ -40,7 +43,7 @@ def contact_sheet(
         (rows * (height + gap) - gap, columns * (width + gap) - gap, 3) uint8 RGB.
     Raises:
         ConfigError: no images, or columns < 1.
-        DataError: a file is not an image.
+        DataError: a file is missing or not an image.
     """
     if not images or columns < 1:
         raise ConfigError("a contact sheet needs at least one image and one column")

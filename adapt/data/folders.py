@@ -6,7 +6,7 @@ Nothing is decoded here; `adapt.data.cache` does that and leaves out what cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,13 +62,13 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
             f"{len(wrong)} of {len(images)} files below {root} are not named like Market-1501 "
             f"(PPPP_cC...), first: {wrong[0].name}; rename them or use a plain site folder"
         )
-    cameras = _camera_codes([m["camera"] for m in matches if m], sort=int)
+    named = [(path, m, f"c{m['camera']}") for path, m in zip(images, matches, strict=True) if m]
+    cameras = _camera_codes(camera for _, _, camera in named)
     samples = tuple(
-        Sample(path, path.relative_to(root).as_posix(), cameras[m["camera"]], int(m["person"]))
-        for path, m in zip(images, matches, strict=True)
-        if m is not None
+        Sample(path, path.relative_to(root).as_posix(), cameras[camera], int(m["person"]))
+        for path, m, camera in named
     )
-    return CropSet(root, samples, tuple(f"c{name}" for name in cameras), ignored)
+    return CropSet(root, samples, tuple(cameras), ignored)
 
 
 def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
@@ -84,8 +84,7 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     base = root / SPLIT_FOLDERS["train"] if is_market(root) else root
     found = _find(base, root)
     names = _camera_names(found, base, camera_pattern)
-    numeric = all(re.fullmatch(r"\d+", name) for name in names)
-    cameras = _camera_codes(names, sort=int if numeric else str)
+    cameras = _camera_codes(names)
     samples = tuple(
         Sample(path, found.key(path), cameras[name], UNLABELLED)
         for path, name in zip(found.images, names, strict=True)
@@ -98,7 +97,7 @@ def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
         return _matched_cameras(found, pattern)
     market = [_MARKET_CAMERA.match(path.name) for path in found.images]
     if all(market):
-        return [m["camera"] for m in market if m]
+        return [f"c{m['camera']}" for m in market if m]
     parts = [path.relative_to(base).parts for path in found.images]
     return [p[0] if len(p) > 1 else ONE_CAMERA for p in parts]
 
@@ -123,8 +122,13 @@ def _matched_cameras(found: _Found, pattern: str) -> list[str]:
     return names
 
 
-def _camera_codes(names: Iterable[str], sort: Callable[[str], int | str]) -> dict[str, int]:
-    return {name: code for code, name in enumerate(sorted(set(names), key=sort))}
+def _by_number(name: str) -> tuple[object, ...]:
+    """Sort key under which c2 comes before c10."""
+    return tuple(int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name))
+
+
+def _camera_codes(names: Iterable[str]) -> dict[str, int]:
+    return {name: code for code, name in enumerate(sorted(set(names), key=_by_number))}
 
 
 def _find(folder: Path, root: Path) -> _Found:

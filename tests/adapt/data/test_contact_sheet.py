@@ -46,6 +46,11 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
         contact_sheet([path], 1)
 
 
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jpg"):
+        contact_sheet([tmp_path / "gone.jpg"], 1)
+
+
 def test_nothing_to_show_is_an_error() -> None:
     with pytest.raises(ConfigError, match="at least one image"):
         contact_sheet([], 3)

@@ -49,7 +49,7 @@ def test_site_never_knows_identities(tmp_path: Path) -> None:
     touch(tmp_path, "bounding_box_train/0001_c1s1_0_0.jpg", "query/0002_c2s1_0_0.jpg")
     crops = read_site(tmp_path)
     assert [s.person for s in crops.samples] == [UNLABELLED]
-    assert crops.cameras == ("1",)
+    assert crops.cameras == ("c1",)
 
 
 def test_cameras_are_sub_folders_and_equal_file_names_both_count(tmp_path: Path) -> None:

@@ -108,7 +108,9 @@ class Sighting(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free attributes: at most 32, keys of 1 to 64 characters, values of at most 1024 characters."""
+        """Free attributes: at most 32, keys of 1 to 64 characters, values of at most 1024 characters, no
+        control characters.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -270,7 +272,9 @@ Global___EnrollSightingsResponse: _TypeAlias = EnrollSightingsResponse  # noqa: 
 
 @_typing.final
 class SightingFilter(_message.Message):
-    """Which sightings to consider. Conditions are combined with AND; the values of one list with OR."""
+    """Which sightings to consider. Conditions are combined with AND; the values of one list, at most
+    1000, with OR.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
