@@ -61,10 +61,10 @@ def pretrain(
     Raises DataError, ConfigError, RunError, WeightsError.
     """
     torch.manual_seed(machine.seed)
-    data = _decode(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
     net = ReIDNet(backbone)
     if weights is not None:
         log.info("%s", load_weights(net, weights))
+    data = _decode(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
     method = Source(net, cast(SourceOptions, recipe.options), data.crops.persons)
     infos = [DataInfo.of(data.crops, "source")]
     info = _describe("pretrain", backbone, preprocessing, recipe, recipe_name, machine, (), infos)
