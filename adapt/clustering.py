@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,4 +54,6 @@ class Clusterer:
                 self.radius = radius_by_rho(distances, s.rho)
             else:
                 self.radius = s.radius
-        return cluster_dbscan(distances, self.radius, s.min_samples)
+        labels = cluster_dbscan(distances, self.radius, s.min_samples)
+        origin = {"pairs": f"{s.pairs_per_image:g} pairs per image", "rho": f"rho {s.rho:g}"}
+        return replace(labels, rule=f"{labels.rule} ({origin.get(str(s.radius), 'given')})")

@@ -7,7 +7,9 @@ RUN/model.safetensors    the network to keep, of the last finished round
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,6 +26,7 @@ from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
+log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 FORMAT = 1
 
@@ -62,7 +65,8 @@ class DataInfo(_Record):
 class RunInfo(_Record):
     """Contents of run.json.
 
-    recipe: the whole resolved recipe. init: fingerprints of the networks it started from.
+    recipe: the whole resolved recipe. init: sha256 of each network it started from. data: what
+    it learnt from, with what those networks had learnt from.
     state: `running` also means that the process died.
     """
 
@@ -103,10 +107,16 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, info: RunInfo) -> Run:
-        """Start a run folder. Raises RunError when the folder exists and is not empty."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        """Start a run folder; one that failed before its first round is taken over.
+
+        Raises RunError when the folder cannot be made or holds something.
+        """
+        if path.exists() and not _is_replaceable(path):
             raise RunError(f"{path} exists and is not empty; choose another --out or remove it")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from None
         run = cls(path, info)
         run._write_info()
         return run
@@ -141,10 +151,21 @@ class Run:
         self._update(seconds=seconds, state="failed" if error else "finished", error=error)
 
     def network(self) -> ReIDNet:
-        """Build the kept network, in eval mode, on the CPU."""
+        """Build the kept network, in eval mode, on the CPU; warns if the run did not finish."""
+        if self.info.state != "finished":
+            log.warning(
+                "%s did not finish: its network is of round %d", self.path, self.info.rounds
+            )
         net = ReIDNet(self.info.backbone)
         load_network(net, self.path / "model.safetensors")
         return net.eval()
+
+    def network_hash(self) -> str:
+        """sha256 of the kept network's file. Raises RunError when there is none."""
+        try:
+            return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
+        except OSError as error:
+            raise RunError(f"{self.path} holds no network: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rounds so far, oldest first."""
@@ -157,6 +178,15 @@ class Run:
 
     def _write_info(self) -> None:
         write_atomically(self.path / "run.json", self.info.model_dump_json(indent=2).encode())
+
+
+def _is_replaceable(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    if [entry.name for entry in path.iterdir()] == ["run.json"]:
+        info = Run.open(path).info
+        return info.state == "failed" and info.rounds == 0
+    return not any(path.iterdir())
 
 
 def pick_device(name: str) -> torch.device:

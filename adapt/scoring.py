@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.cameras import center_cameras
-from adapt.data.cache import DecodedCrops, decode_crops
-from adapt.data.folders import SPLIT_FOLDERS, Split, read_market
+from adapt.data.cache import DecodedCrops
+from adapt.data.folders import SPLIT_FOLDERS, read_market
+from adapt.data.loading import load_crops
 from adapt.errors import DataError
 from adapt.evaluate.feature_file import load_feature_file
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores, evaluate_ranking
@@ -20,7 +21,7 @@ from adapt.features import EXTRACTION_BATCH, extract
 from adapt.progress import progress
 from adapt.runs import Run, pick_device
 from models.backbones.net import ReIDNet
-from models.bundle import Bundle
+from models.bundle import Bundle, check_self_test
 from models.image import Preprocessing
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -47,10 +48,11 @@ class LabelledCrops:
         present = {split for split, name in SPLIT_FOLDERS.items() if (root / name).is_dir()}
         if {"query", "gallery"} <= present:
             return cls(
-                _decode(root, "query", preprocessing), _decode(root, "gallery", preprocessing)
+                load_crops(read_market(root, ("query",)), preprocessing),
+                load_crops(read_market(root, ("gallery",)), preprocessing),
             )
         if present == {"train"}:
-            everything = _decode(root, "train", preprocessing)
+            everything = load_crops(read_market(root, ("train",)), preprocessing)
             return cls(everything, everything)
         raise DataError(
             f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
@@ -132,7 +134,9 @@ def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
         return network_embedder(run.network(), pick_device(device)), run.info.preprocessing
     bundle = Bundle.open(path)
     bundle.verify()
-    return bundle_embedder(bundle), bundle.manifest.preprocessing
+    embed = bundle_embedder(bundle)
+    check_self_test(embed, bundle)
+    return embed, bundle.manifest.preprocessing
 
 
 def score_features(
@@ -141,6 +145,11 @@ def score_features(
     """Rank the ready features of an .npz file (see `load_feature_file`)."""
     table = load_feature_file(path)
     query, gallery = table.query_features, table.gallery_features
+    if query.shape[1:] != gallery.shape[1:] or query.ndim != 2:
+        raise DataError(
+            f"{path}: query_features {query.shape} and gallery_features {gallery.shape} must be "
+            "(Q, D) and (G, D) of one number of dimensions D"
+        )
     if camera_centering:
         query, gallery = _center_together(
             query.astype(np.float32),
@@ -157,12 +166,6 @@ def score_features(
         table.gallery_cameras,
         protocol=protocol,
     )
-
-
-def _decode(root: Path, split: Split, preprocessing: Preprocessing) -> DecodedCrops:
-    listing = read_market(root, (split,))
-    with progress(f"decode {split}", len(listing)) as tick:
-        return decode_crops(listing, preprocessing, progress=tick)
 
 
 def _center_together(

@@ -15,13 +15,13 @@ import torch
 
 from adapt.clustering import Clusterer
 from adapt.config import Recipe
-from adapt.data.cache import DecodedCrops, decode_crops
-from adapt.data.folders import Split, read_market, read_site
+from adapt.data.cache import DecodedCrops
+from adapt.data.folders import SPLIT_FOLDERS, Split, read_market, read_site
+from adapt.data.loading import load_crops
 from adapt.errors import AdaptError, DataError, RunError
 from adapt.loop import Round, train
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
-from adapt.progress import progress
 from adapt.runs import DataInfo, Run, RunInfo, library_versions
 from adapt.scoring import LabelledCrops, network_embedder
 from adapt.types import CropSet, Dropped, Sample
@@ -64,11 +64,12 @@ def pretrain(
     net = ReIDNet(backbone)
     if weights is not None:
         log.info("%s", load_weights(net, weights))
-    data = _decode(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
+    data = load_crops(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
     method = Source(net, cast(SourceOptions, recipe.options), data.crops.persons)
     infos = [DataInfo.of(data.crops, "source")]
+    labelled = _read_validation(validation, preprocessing)
     info = _describe("pretrain", backbone, preprocessing, recipe, recipe_name, machine, (), infos)
-    return _run(Run.create(out, info), method, data, recipe, machine, validation)
+    return _run(Run.create(out, info), method, data, recipe, machine, labelled)
 
 
 def adapt(
@@ -94,25 +95,29 @@ def adapt(
     runs = [Run.open(path) for path in inits]
     nets = _students(runs, method_type.students_wanted)
     first = runs[0].info
-    data = _decode(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
+    data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     clusterer = Clusterer(
         recipe.clustering, identities_per_batch=recipe.batch.identities, seed=machine.seed
     )
     method = method_type(nets, recipe.options, clusterer)
-    prints = tuple(data.fingerprint for run in runs for data in run.info.data)
-    infos = [DataInfo.of(data.crops, "target")]
+    prints = tuple(run.network_hash() for run in runs)
+    if len(set(prints)) < len(prints):
+        log.warning("two --init runs hold the same network; give two that differ by their seed")
+    sources = {d.fingerprint: d for run in runs for d in run.info.data if d.role == "source"}
+    infos = [DataInfo.of(data.crops, "target"), *sources.values()]
+    labelled = _read_validation(validation, first.preprocessing)
     info = _describe(
         "adapt", first.backbone, first.preprocessing, recipe, recipe_name, machine, prints, infos
     )
-    return _run(Run.create(out, info), method, data, recipe, machine, validation)
+    return _run(Run.create(out, info), method, data, recipe, machine, labelled)
 
 
 def merge_sources(sets: Sequence[CropSet]) -> CropSet:
     """Make one labelled set of several; identities and cameras of different sets stay apart.
 
-    Junk boxes (negative identities) are left out.
+    Junk boxes (negative identities) and Market-1501's distractors are left out.
     """
     samples: list[Sample] = []
     cameras: list[str] = []
@@ -120,7 +125,9 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
     next_person = 0
     for number, crops in enumerate(sets):
         prefix = f"{number}/" if len(sets) > 1 else ""
-        labelled = [s for s in crops.samples if s.person >= 0]
+        labelled = _without_distractors([s for s in crops.samples if s.person >= 0])
+        if len(labelled) < len(crops):
+            log.info("%s: %d junk and distractor boxes", crops.root, len(crops) - len(labelled))
         codes = {p: next_person + i for i, p in enumerate(sorted({s.person for s in labelled}))}
         next_person += len(codes)
         samples += [
@@ -132,6 +139,15 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
     if next_person < 2:
         raise DataError("source pre-training needs crops of at least two identities")
     return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
+
+
+def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:
+    """Identity 0 of a gallery alone is Market-1501's mark for boxes of anybody and nobody."""
+    gallery = SPLIT_FOLDERS["gallery"] + "/"
+    zeros = [s for s in samples if s.person == 0]
+    if all(s.key.startswith(gallery) for s in zeros):
+        return [s for s in samples if s.person != 0]
+    return list(samples)
 
 
 def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
@@ -148,26 +164,6 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
             wanted,
         )
     return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
-
-
-def _decode(
-    listing: CropSet, preprocessing: Preprocessing, *, forget_names: bool = False
-) -> DecodedCrops:
-    with progress("decode", len(listing)) as tick:
-        data = decode_crops(listing, preprocessing, forget_names=forget_names, progress=tick)
-    unreadable = len(data.crops.dropped) - len(listing.dropped)
-    log.info(
-        "%s: %d crops, %d cameras, %d left out",
-        listing.root,
-        len(data),
-        len(data.crops.cameras),
-        len(data.crops.dropped),
-    )
-    for drop in data.crops.dropped[len(listing.dropped) :][:10]:
-        log.warning("left out %s: %s", drop.key, drop.reason)
-    if unreadable > 10:
-        log.warning("... and %d more; run.json lists them all", unreadable - 10)
-    return data
 
 
 def _describe(
@@ -202,10 +198,9 @@ def _run(
     data: DecodedCrops,
     recipe: Recipe,
     machine: Machine,
-    validation: Path | None,
+    labelled: LabelledCrops | None,
 ) -> Run:
     start = time.monotonic()
-    labelled = LabelledCrops.read(validation, run.info.preprocessing) if validation else None
     try:
         rounds = train(
             method,
@@ -220,13 +215,27 @@ def _run(
         )
         for result in rounds:
             scores = _validate(method.embedder(), labelled, machine)
-            run.record({"round": result.number, **result.metrics, **scores}, method.embedder())
+            run.record(
+                {
+                    "round": result.number,
+                    "labels": result.labels.rule,
+                    **result.metrics,
+                    **scores,
+                },
+                method.embedder(),
+            )
             _log_round(result, recipe.schedule.rounds, scores)
     except (AdaptError, KeyboardInterrupt) as error:
         run.finish(time.monotonic() - start, error=str(error) or "interrupted")
+        if run.info.rounds:
+            log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
         raise
     run.finish(time.monotonic() - start)
     return run
+
+
+def _read_validation(root: Path | None, preprocessing: Preprocessing) -> LabelledCrops | None:
+    return None if root is None else LabelledCrops.read(root, preprocessing)
 
 
 def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) -> dict[str, float]:

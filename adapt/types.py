@@ -110,7 +110,7 @@ class PseudoLabels:
     """A partition of N images into clusters 0..K-1 and outliers.
 
     labels: (N,) int64; contiguous ids 0..K-1, `OUTLIER` for images in no cluster.
-    rule: how they came about, for people ("kmeans K=29", "dbscan eps=0.412 (pairs)").
+    rule: how they came about, for people ("kmeans K=29", "dbscan eps=0.412 ...").
     """
 
     labels: NDArray[np.int64]

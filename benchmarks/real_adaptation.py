@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.config import Recipe
 from adapt.evaluate.bootstrap import paired_bootstrap
-from adapt.evaluate.metrics import RetrievalScores
+from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from adapt.export import export_run
 from adapt.features import extract, with_statistics_of
 from adapt.recipes import load_recipe
@@ -32,21 +34,31 @@ from models.image import Preprocessing
 BACKBONE = "mobilenet_v2"
 SIZE = Preprocessing(height=128, width=64)
 CPU = pick_device("cpu")
-PROTOCOLS = ("other-camera", "market")
+PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
 Features = NDArray[np.float32]
+
+
+def earlier(out: Path, recipe: Recipe, seed: int) -> Run:
+    """An earlier run, if it finished and was the same; else the table would lie."""
+    run = Run.open(out)
+    same = run.info.recipe == recipe.model_dump(mode="json") and run.info.seed == seed
+    if run.info.state != "finished" or not same:
+        raise SystemExit(f"{out} is unfinished or of another recipe or seed: remove it")
+    return run
 
 
 def source_run(data: Path, out: Path, seed: int) -> Run:
     """A source network, trained on all 632 identities of VIPeR."""
+    recipe = load_recipe("source_small", method="source")
     if (out / "run.json").exists():
-        return Run.open(out)
+        return earlier(out, recipe, seed)
     return pretrain(
         [data / "viper"],
         splits=("train", "query", "gallery"),
         backbone=BACKBONE,
         weights=str(data / "weights" / "mobilenetv2_imagenet.pt"),
         preprocessing=SIZE,
-        recipe=load_recipe("source_small", method="source"),
+        recipe=recipe,
         recipe_name="source_small",
         out=out,
         machine=Machine(CPU, seed),
@@ -55,13 +67,17 @@ def source_run(data: Path, out: Path, seed: int) -> Run:
 
 def site_run(data: Path, out: Path, inits: list[Run], seed: int) -> Run:
     """MMT on PKU-Reid's crops; nothing of their identities is read."""
+    recipe = load_recipe("mmt_small", method="mmt")
     if (out / "run.json").exists():
-        return Run.open(out)
+        run = earlier(out, recipe, seed)
+        if run.info.init == tuple(init.network_hash() for init in inits):
+            return run
+        raise SystemExit(f"{out} started from other networks: remove it")
     return adapt(
         data / "pku_a",
         camera_pattern=None,
         inits=[run.path for run in inits],
-        recipe=load_recipe("mmt_small", method="mmt"),
+        recipe=recipe,
         recipe_name="mmt_small",
         out=out,
         machine=Machine(CPU, seed),
@@ -151,8 +167,9 @@ def main() -> None:
     print_differences(labelled, all_scores)
     if last is not None:
         bundle = arguments.out / "bundle"
-        if not bundle.exists():
-            export_run(last, bundle, name="pku-mmt", version="1")
+        for old in (bundle, arguments.out / "service"):
+            shutil.rmtree(old, ignore_errors=True)
+        export_run(last, bundle, name="pku-mmt", version="1")
         print(compare_served(bundle, arguments.out / "service", labelled))
 
 

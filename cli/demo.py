@@ -31,6 +31,7 @@ log = logging.getLogger("resight")
 BACKBONE = "resnet18"
 HEIGHT, WIDTH = 64, 32
 SOURCE_RECIPE, SITE_RECIPE = "source_demo", "mmt_demo"
+MARKER = ".resight-demo"
 SEARCHES = 40
 ANSWERS = 10
 
@@ -99,15 +100,21 @@ def demo(
 
 
 def _clear(out: Path) -> None:
+    """Make `out` anew; only a folder that a demo made is ever deleted."""
     import shutil
 
     from adapt.errors import RunError
 
-    if out.exists():
-        if any(out.iterdir()) and not (out / "summary.json").exists():
+    if out.exists() and not (out / MARKER).is_file():
+        if not out.is_dir() or any(out.iterdir()):
             raise RunError(f"{out} holds something that is no demo; choose another --out")
+    elif out.exists():
         shutil.rmtree(out)
-    out.mkdir(parents=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {out}: {error.strerror}; choose another --out") from None
+    (out / MARKER).write_text("This folder was made by `resight demo`, which may delete it.\n")
 
 
 def _render(out: Path, seed: int) -> tuple[Path, Path]:
@@ -270,6 +277,7 @@ def _write_report(
             "enrolled": f"{served.enrolled} crops",
             "backbone": f"{BACKBONE}, {HEIGHT}x{WIDTH}",
             "recipes": f"{SOURCE_RECIPE}, {SITE_RECIPE}",
+            "labels in the last round": str(adapted.metrics()[-1]["labels"]),
             "seed": str(seed),
             "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
             "versions": ", ".join(f"{k} {v}" for k, v in adapted.info.versions.items()),

@@ -14,6 +14,9 @@ from adapt.errors import AdaptError
 from models.errors import ModelError
 from service.errors import ServiceError
 
+TRAINING_PACKAGES = {"jinja2", "matplotlib", "onnx", "safetensors", "scipy", "sklearn", "torch"}
+"""Absent where only `resight[cpu]` or `[gpu]` is installed."""
+
 app = typer.Typer(
     help="Person re-identification that adapts itself to each new camera site.",
     no_args_is_help=True,
@@ -34,6 +37,13 @@ def main() -> None:
         app()
     except (AdaptError, ModelError, ServiceError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        print(
+            f"error: this command needs {error.name}: pip install 'resight[adapt]'", file=sys.stderr
+        )
         sys.exit(1)
 
 

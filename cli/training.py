@@ -51,8 +51,8 @@ def pretrain(
         str | None,
         typer.Option(help="State dict file, or `torchvision` to download ImageNet weights."),
     ] = None,
-    height: Annotated[int, typer.Option(help="Input height in pixels.")] = 256,
-    width: Annotated[int, typer.Option(help="Input width in pixels.")] = 128,
+    height: Annotated[int, typer.Option(min=8, max=2048, help="Input height in pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=8, max=2048, help="Input width in pixels.")] = 128,
     interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
     all_splits: Annotated[
         bool, typer.Option(help="Learn from query and bounding_box_test, too.")

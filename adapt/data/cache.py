@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from os import cpu_count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def decode_crops(
     digest = hashlib.sha256()
     kept: list[tuple[Sample, bytes, NDArray[np.uint8]]] = []
     dropped = list(listing.dropped)
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda sample: _read(sample, preprocessing), listing.samples)
         for done, (sample, result) in enumerate(zip(listing.samples, results, strict=True), 1):
             if isinstance(result, Dropped):
@@ -62,7 +62,7 @@ def decode_crops(
             else:
                 image, content_hash = result
                 kept.append((sample, content_hash, image))
-                digest.update(sample.key.encode() + b"\0" + content_hash)
+                digest.update(os.fsencode(sample.key) + b"\0" + content_hash)
             progress(done)
     if not kept:
         raise NoImagesError(

@@ -38,11 +38,6 @@ class _Found:
         return path.relative_to(self.root).as_posix()
 
 
-def is_market(root: Path) -> bool:
-    """Whether `root` holds at least one of Market-1501's three folders."""
-    return any((root / name).is_dir() for name in SPLIT_FOLDERS.values())
-
-
 def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
     """List labelled crops named `PPPP_cC...` in Market-1501's folders.
 
@@ -76,12 +71,13 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
 
     Cameras, by the first rule that applies: `camera_pattern` (regular expression searched in
     the path below `root`; its group `camera`, or its first group, names the camera); Market-1501
-    file names (`PPPP_cC...`, all of them; of a Market-style set bounding_box_train is read); the
-    first folder below `root`; otherwise one camera for all.
+    file names (`PPPP_cC...`, all of them, in one folder; of a Market-style set that is
+    bounding_box_train); the first folder below `root`; otherwise one camera for all.
     Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
     does not match every file.
     """
-    base = root / SPLIT_FOLDERS["train"] if is_market(root) else root
+    market = root / SPLIT_FOLDERS["train"]
+    base = market if market.is_dir() else root
     found = _find(base, root)
     names = _camera_names(found, base, camera_pattern)
     cameras = _camera_codes(names)
@@ -95,10 +91,10 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
 def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
     if pattern is not None:
         return _matched_cameras(found, pattern)
-    market = [_MARKET_CAMERA.match(path.name) for path in found.images]
-    if all(market):
-        return [f"c{m['camera']}" for m in market if m]
     parts = [path.relative_to(base).parts for path in found.images]
+    market = [_MARKET_CAMERA.match(path.name) for path in found.images]
+    if all(market) and all(len(p) == 1 for p in parts):
+        return [f"c{m['camera']}" for m in market if m]
     return [p[0] if len(p) > 1 else ONE_CAMERA for p in parts]
 
 

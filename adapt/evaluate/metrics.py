@@ -192,6 +192,9 @@ def _unit(name: str, features: NDArray[np.floating]) -> NDArray[np.float32]:
     if len(bad):
         raise NonFiniteFeaturesError(int(bad[0]), len(bad))
     length = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
+    huge = np.flatnonzero(~np.isfinite(length))
+    if len(huge):
+        raise NonFiniteFeaturesError(int(huge[0]), len(huge))
     zero = np.flatnonzero(length == 0)
     if len(zero):
         raise DataError(

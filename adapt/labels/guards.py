@@ -107,7 +107,7 @@ def check_labels(
 def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     if not len(labels.labels):
         raise ClusteringError("no images to label: add crops to the site")
-    what = f"clustering collapsed ({labels.rule}): "
+    what = f"these labels cannot be trained on ({labels.rule}): "
     if labels.outlier_share > MAX_OUTLIER_SHARE:
         raise ClusteringError(
             f"{what}{labels.outlier_share:.1%} of {len(labels.labels)} images are outliers; use a "

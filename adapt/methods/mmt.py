@@ -20,7 +20,9 @@ Departures from the paper (docs/methods/mmt.md argues each); 1-5 follow its publ
     4. alpha of (4) is min(1 - 1/(t+1), 0.999): the average forgets its start.
     5. Parameters are averaged, batch-norm statistics are not: the averages run in train mode
        and keep their own. The optimiser starts anew each round.
-    6. Features may be centred per camera before clustering (`clustering.camera_centering`).
+    6. The clustered features are made per camera: extracted under the camera's own batch-norm
+       statistics (`clustering.camera_statistics`), then centred (`clustering.camera_centering`).
+       Classifiers start from the means of the features before centring.
     7. The average kept at the end is chosen by `options.keep`, not by labels nobody has.
 """
 

@@ -66,7 +66,7 @@ def _read(name_or_file: str) -> dict[str, Any]:
             return tomllib.loads(files(__name__).joinpath(f"{name_or_file}.toml").read_text())
         if path.suffix == ".toml":
             return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {name_or_file} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"recipe {name_or_file}: {error.strerror}") from None

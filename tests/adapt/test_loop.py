@@ -12,10 +12,11 @@ from pathlib import Path  # noqa: E402
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  # noqa: E402
 from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, TrainingError  # noqa: E402
+from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
 from adapt.loop import build_optimizer, learning_rate, train  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.types import Batch, CropSet, Losses, Sample  # noqa: E402
+from adapt.types import Batch, CropSet, FeatureTable, Losses, PseudoLabels, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -120,3 +121,120 @@ def test_optimizer_has_every_trainable_parameter_and_no_frozen_one() -> None:
         held = {id(p) for group in opt.param_groups for p in group["params"]}
         assert held == {id(p) for p in method.net.parameters() if p.requires_grad}
         assert id(method.net.neck.bias) not in held
+
+
+class _Recorder:
+    """A method that writes down what the loop does to it, and when."""
+
+    Options = SourceOptions
+    views = 2
+    fresh_optimizer = True
+
+    def __init__(self, data: DecodedCrops) -> None:
+        torch.manual_seed(0)
+        self.student, self.teacher = ReIDNet("resnet18"), ReIDNet("resnet18")
+        self.teacher.requires_grad_(False)
+        self.labels = PseudoLabels(data.crops.persons, "true")
+        self.events: list[str] = []
+        self.tables: list[FeatureTable] = []
+        self.batches: list[Batch] = []
+        self.classifiers: list[torch.Tensor] = []
+
+    def networks(self) -> dict[str, ReIDNet]:
+        return {"student": self.student, "teacher": self.teacher}
+
+    def trained(self) -> tuple[ReIDNet, ...]:
+        return (self.student,)
+
+    def extractors(self) -> tuple[ReIDNet, ...]:
+        return (self.teacher,)
+
+    def relabel(self, table: FeatureTable) -> PseudoLabels:
+        self.events.append("relabel")
+        self.tables.append(table)
+        self.student.reset_classifier(self.labels.clusters)
+        self.teacher.reset_classifier(self.labels.clusters)
+        return self.labels
+
+    def _classifier(self) -> torch.Tensor:
+        assert self.student.classifier is not None
+        return self.student.classifier.weight.detach().clone()
+
+    def step(self, batch: Batch) -> Losses:
+        modes = {name: net.training for name, net in self.networks().items()}
+        assert modes == {"student": True, "teacher": True}, "all networks are in train mode"
+        self.events.append("step")
+        self.batches.append(batch)
+        self.classifiers.append(self._classifier())
+        out = self.student(batch.views[0])
+        assert out.logits is not None
+        loss = torch.nn.functional.cross_entropy(out.logits, batch.label)
+        return Losses({"id": loss}, {"id": 1.0})
+
+    def after_step(self, step: int) -> None:
+        moved = not torch.equal(self._classifier(), self.classifiers[-1])
+        assert moved, "the optimiser has stepped, and it knows this round's classifier"
+        self.events.append(f"after {step}")
+
+    def embedder(self) -> ReIDNet:
+        return self.student
+
+
+def test_the_loop_keeps_its_word_to_a_method() -> None:
+    data = crops()
+    method = _Recorder(data)
+    run(method, data)  # type: ignore[arg-type]
+    assert method.events == [
+        *("relabel", "step", "after 0", "step", "after 1"),
+        *("relabel", "step", "after 2", "step", "after 3"),
+    ]
+    for batch in method.batches:
+        first, second = batch.views
+        assert not torch.equal(first, second), "each view is augmented on its own"
+        assert torch.equal(batch.label, torch.from_numpy(data.crops.persons[batch.index]))
+
+
+def test_the_extractors_features_are_labelled_camera_by_camera_if_asked() -> None:
+    data = crops(persons=4, each=2 * MIN_CAMERA_CROPS // 4)
+    plain, by_camera = _Recorder(data), _Recorder(data)
+    once = Schedule(rounds=1, iterations=1)
+    (expected,) = extract([plain.teacher], data.images, device=CPU)
+    run(plain, data, schedule=once)  # type: ignore[arg-type]
+    run(by_camera, data, schedule=once, camera_statistics=True)  # type: ignore[arg-type]
+    np.testing.assert_allclose(plain.tables[0].features[0], expected, atol=1e-5)
+    (apart,) = extract(
+        [_Recorder(data).teacher], data.images, device=CPU, cameras=data.crops.camera_codes
+    )
+    np.testing.assert_allclose(by_camera.tables[0].features[0], apart, atol=1e-5)
+    assert not np.allclose(apart, expected, atol=1e-3)
+
+
+def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
+    """Adam's first step from fresh moments is lr in size for every weight with a gradient."""
+    data = crops()
+    steps = {}
+    for fresh in (True, False):
+        method = _Recorder(data)
+        method.fresh_optimizer = fresh
+        kept = method.student.backbone.conv1.weight
+        before = []
+        optimizer = OptimizerSettings(lr=1e-3, weight_decay=0)
+        schedule = Schedule(rounds=2, iterations=1)
+        if not fresh:  # the classifier of round 2 is then unknown to the optimiser, by design
+            method.after_step = lambda step: None  # type: ignore[method-assign]
+        settings = {"schedule": schedule, "batch": BatchShape(identities=2, instances=2)}
+        for _ in train(
+            method,  # type: ignore[arg-type]
+            data,
+            augmentation=Augmentation(pad=2),
+            optimizer=optimizer,
+            camera_statistics=False,
+            seed=0,
+            device=CPU,
+            **settings,  # type: ignore[arg-type]
+        ):
+            before.append(kept.detach().clone())
+        moved = (before[1] - before[0]).abs()
+        steps[fresh] = float(moved.median())
+    assert steps[True] == pytest.approx(1e-3, rel=0.05)
+    assert steps[False] < 0.95e-3

@@ -121,8 +121,10 @@ def test_adapt_takes_over_architecture_and_names_its_origin(
     start = Run.open(init)
     assert run.info.backbone == "mobilenet_v2"
     assert run.info.preprocessing == start.info.preprocessing
-    assert run.info.init == (start.info.data[0].fingerprint,)
-    assert run.info.data[0].role == "target"
+    assert run.info.init == (start.network_hash(),)
+    assert [d.role for d in run.info.data] == ["target", "source"]
+    assert run.info.data[1] == start.info.data[0]
+    assert all("kmeans" in row["labels"] for row in run.metrics())
     assert weights(run.path) != weights(init)
 
 
@@ -137,6 +139,8 @@ def test_collapse_is_reported_and_keeps_the_last_round(
     run = Run.open(tmp_path / "out")
     assert run.info.state == "failed"
     assert run.info.error
+    again = site_run(market("site2", seed=5), init, tmp_path / "out")
+    assert again.info.state == "finished", "a run without a round is no obstacle"
 
 
 def test_out_folder_in_use(market: Callable[..., Path], tmp_path: Path) -> None:
@@ -160,6 +164,14 @@ def test_init_must_be_runs_of_one_kind(
     )
     with pytest.raises(RunError, match="differ in backbone or input size"):
         site_run(site, init, tmp_path / "out", inits=[init, other.path])
+
+
+def test_a_bad_validation_set_leaves_no_run_behind(
+    market: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError):
+        source_run(market("source"), tmp_path / "run", validation=tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_network_is_refused(
@@ -188,6 +200,16 @@ def test_merged_sources_keep_people_and_cameras_apart() -> None:
         )
         return CropSet(Path(root), samples, ("c1",))
 
+    market = CropSet(
+        Path("m"),
+        (
+            Sample(Path("1"), "bounding_box_train/1", 0, 5),
+            Sample(Path("2"), "bounding_box_train/2", 0, 6),
+            Sample(Path("3"), "bounding_box_test/3", 0, 0),
+        ),
+        ("c1",),
+    )
+    assert len(merge_sources([market])) == 2, "Market-1501's distractors are nobody"
     merged = merge_sources([crops("a", [7, 7, 9]), crops("b", [7, -1])])
     assert [s.person for s in merged.samples] == [0, 0, 1, 2]
     assert [s.camera for s in merged.samples] == [0, 0, 0, 1]

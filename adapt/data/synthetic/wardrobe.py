@@ -128,7 +128,7 @@ def pick(rng: np.random.Generator, weights: Weights) -> str:
 
 
 def dress(rng: np.random.Generator, wardrobe: Wardrobe) -> Appearance:
-    """Draws one person; what cannot be seen is set to "none" so that equal looks compare equal."""
+    """Draws one person; attributes of what is not worn are "none" and tell nobody apart."""
     drawn = [name for name in Wardrobe.__dataclass_fields__ if not name.startswith("uniform")]
     values = {name: pick(rng, getattr(wardrobe, name)) for name in drawn}
     if rng.random() < wardrobe.uniform_share:

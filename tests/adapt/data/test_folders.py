@@ -64,6 +64,14 @@ def test_cameras_are_sub_folders_and_equal_file_names_both_count(tmp_path: Path)
     assert [s.camera for s in crops.samples] == [0, 1, 1]
 
 
+def test_folders_win_over_numbers_in_names(tmp_path: Path) -> None:
+    """FRAME_cropN names look like Market-1501's; the folders know better."""
+    touch(tmp_path, "door/000001_c0.png", "query/000001_c0.png", "query/000001_c1.png")
+    crops = read_site(tmp_path)
+    assert crops.cameras == ("door", "query")
+    assert len(crops) == 3
+
+
 def test_flat_folder_is_one_camera(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", ".hidden.jpg")
     crops = read_site(tmp_path)

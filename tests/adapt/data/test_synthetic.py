@@ -24,6 +24,7 @@ from adapt.data.synthetic import (
     render_crop,
     render_site,
 )
+from adapt.data.synthetic.site import GENERATOR_VERSION
 from adapt.data.synthetic.styles import STYLES
 from adapt.data.synthetic.wardrobe import Wardrobe, dress_crowd
 from adapt.errors import ConfigError, DataError
@@ -254,3 +255,11 @@ def test_a_crop_is_an_image_of_the_size_asked_for() -> None:
     assert crop.shape == (64, 32, 3)
     assert crop.dtype == np.uint8
     assert crop.std() > 10
+
+
+PINNED = (1, "open", "wine", "black", "backpack")
+
+
+def test_who_a_seed_stands_for_is_pinned_to_the_generator_version() -> None:
+    first = people_of(SITE_B)[0]
+    assert (GENERATOR_VERSION, first.top, first.top_colour, first.shoes, first.bag) == PINNED

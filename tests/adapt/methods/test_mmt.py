@@ -166,6 +166,14 @@ def test_after_step_averages_parameters_but_not_statistics() -> None:
     assert not (method.teachers[0].neck.running_mean == 7.0).any()
 
 
+def test_the_averages_are_what_is_clustered_and_the_students_what_is_trained() -> None:
+    method = MMT(nets(), MMTOptions(), clusterer())
+    assert method.extractors() == method.teachers
+    assert method.trained() == method.students
+    assert MMT.fresh_optimizer
+    assert MMT.views == 2
+
+
 def test_kept_network() -> None:
     for keep in (1, 2):
         method = MMT(nets(), MMTOptions(keep=keep), clusterer())

@@ -1,0 +1,33 @@
+"""Decode a listing with progress, and say what was left out."""
+
+from __future__ import annotations
+
+import logging
+
+from adapt.data.cache import DecodedCrops, decode_crops
+from adapt.progress import progress
+from adapt.types import CropSet
+from models.image import Preprocessing
+
+log = logging.getLogger("resight")
+_NAMED = 10
+
+
+def load_crops(
+    listing: CropSet, preprocessing: Preprocessing, *, forget_names: bool = False
+) -> DecodedCrops:
+    """`decode_crops` for people: a progress bar, cameras and counts, the first unreadable files."""
+    with progress("decode", len(listing)) as tick:
+        data = decode_crops(listing, preprocessing, forget_names=forget_names, progress=tick)
+    counts = [0] * len(data.crops.cameras)
+    for code in data.crops.camera_codes:
+        counts[code] += 1
+    seen = ", ".join(f"{n} {c}" for n, c in zip(data.crops.cameras[:12], counts, strict=False))
+    more = ", ..." if len(counts) > 12 else ""
+    log.info("%s: %d crops (by camera: %s%s)", listing.root, len(data), seen, more)
+    unreadable = data.crops.dropped[len(listing.dropped) :]
+    for drop in unreadable[:_NAMED]:
+        log.warning("left out %s: %s", drop.key, drop.reason)
+    if len(unreadable) > _NAMED:
+        log.warning("... and %d more that cannot be read", len(unreadable) - _NAMED)
+    return data
