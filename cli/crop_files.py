@@ -30,9 +30,14 @@ class CropFile:
     key: str
     camera: str
 
+    @property
+    def place(self) -> str:
+        """Its absolute path, links not followed."""
+        return os.path.normpath(self.path.absolute())
+
     def read(self) -> NewSighting:
         """The sighting: time of the file's last change, attribute `file`, and an id made of camera,
-        absolute path and content, so that enrolling a file again replaces its sighting.
+        absolute path, so that enrolling a file again, changed or not, replaces its sighting.
 
         Raises:
             OSError: the file cannot be read.
@@ -43,8 +48,8 @@ class CropFile:
             raise BadSightingError(f"{status.st_size} bytes are no crop; send the crop alone")
         image = self.path.read_bytes()
         identity = hashlib.sha256()
-        for part in (os.fsencode(self.camera), os.fsencode(self.path.resolve()), image):
-            identity.update(hashlib.sha256(part).digest())
+        for part in (self.camera, self.place):
+            identity.update(hashlib.sha256(os.fsencode(part)).digest())
         key = self.key.encode("utf-8", "replace").decode()
         return NewSighting(
             image=image,
@@ -97,7 +102,8 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
             CropFile(file, key, name)
             for file, key, name in zip(files, keys, _cameras(keys, camera, regex), strict=True)
         ]
-    unique = {crop.path.resolve(): crop for crop in crops}
+    # Links are not followed: the same file linked into the folders of two cameras is two crops.
+    unique = {(crop.camera, crop.place): crop for crop in crops}
     return Found(tuple(unique.values()), ignored)
 
 

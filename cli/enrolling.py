@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ def enroll(
             "the one named `camera`, is the camera."
         ),
     ] = None,
+    person: Annotated[str, typer.Option(help="Who is on all these crops, if known.")] = "",
+    track: Annotated[str, typer.Option(help="The track of all these crops, if they are one.")] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file was not enrolled.")
     ] = False,
@@ -49,7 +52,7 @@ def enroll(
             ResightClient(server) as client,
             progress("enrolling", len(found.crops)) as report,
         ):
-            for outcome in _enroll_files(client, site, found.crops):
+            for outcome in _enroll_files(client, site, found.crops, person, track):
                 outcomes.append(outcome)
                 report(len(outcomes))
     except ClientError as error:
@@ -67,7 +70,7 @@ def enroll(
 
 
 def _enroll_files(
-    client: ResightClient, site: str, crops: Sequence[CropFile]
+    client: ResightClient, site: str, crops: Sequence[CropFile], person: str, track: str
 ) -> Iterator[tuple[CropFile, Enrolled | Exception]]:
     sent: list[CropFile] = []
     unread: list[tuple[CropFile, Exception]] = []
@@ -75,7 +78,7 @@ def _enroll_files(
     def read() -> Iterator[NewSighting]:
         for crop in crops:
             try:
-                new = crop.read()
+                new = replace(crop.read(), person=person, track=track)
             except (OSError, CallError) as error:
                 unread.append((crop, error))
                 continue

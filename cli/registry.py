@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from cli.common import AsJson, print_json, short_time, table
+from models.errors import ModelError
 from models.image import Interpolation
-from models.registry import Registry
+from models.manifest import Manifest
+from models.registry import ModelReference, Registry
 from service.config import default_registry
 
 RegistryOption = Annotated[
@@ -28,7 +30,14 @@ models = typer.Typer(help="Registered models.", no_args_is_help=True)
 def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> None:
     """List the registered models."""
     known = Registry(registry or default_registry())
-    manifests = [known.resolve(str(reference)).manifest for reference in known.references()]
+    manifests: list[Manifest] = []
+    damaged: list[tuple[ModelReference, ModelError]] = []
+    for reference in known.references():
+        try:
+            manifests.append(known.resolve(str(reference)).manifest)
+        except ModelError as error:
+            damaged.append((reference, error))
+            typer.echo(f"damaged: {reference}: {error}", err=True)
     if as_json:
         print_json(
             [
@@ -45,8 +54,12 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
                 }
                 for manifest in manifests
             ]
+            + [
+                {"name": reference.name, "version": reference.version, "error": str(fault)}
+                for reference, fault in damaged
+            ]
         )
-    elif not manifests:
+    elif not manifests and not damaged:
         typer.echo(f"no models in {known.root}; add one with `resight models add BUNDLE`")
     else:
         rows = [
@@ -57,10 +70,12 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
                 manifest.backbone,
                 manifest.method,
                 short_time(manifest.created),
+                "",
             ]
             for manifest in manifests
         ]
-        header = ["model", "dimension", "input", "backbone", "method", "created"]
+        rows += [[str(reference), "", "", "", "", "", "damaged"] for reference, _ in damaged]
+        header = ["model", "dimension", "input", "backbone", "method", "created", "state"]
         typer.echo(table(header, rows, right=[1]))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
-from service.client import DEFAULT_SERVER, ResightClient
+from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import Match, Sighting, SightingFilter
 
 Cameras = Annotated[
@@ -83,7 +83,7 @@ def sighting_list(
     camera: Cameras = None,
     start: From = None,
     end: To = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most sightings.")] = 100,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most sightings; default: all.")] = None,
     server: Server = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
@@ -110,11 +110,24 @@ def sighting_delete(
     site: SiteOption,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Delete sightings with their crops and embeddings, for good."""
+    """Delete sightings with their crops and embeddings, for good.
+
+    Ids that are not there do not stop it; they are named at the end, with exit code 1.
+    """
     with ResightClient(server) as client:
+        failed: list[CallFailedError] = []
         for sighting in ids:
-            client.delete_sighting(site, sighting)
-            typer.echo(f"deleted sighting {sighting}")
+            try:
+                client.delete_sighting(site, sighting)
+            except CallFailedError as error:
+                if error.reason not in ("SIGHTING_NOT_FOUND", "BAD_NAME"):
+                    raise
+                failed.append(error)
+            else:
+                typer.echo(f"deleted sighting {sighting}")
+    if failed:
+        faults = "; ".join(map(str, failed))
+        raise ClientError(f"{len(failed)} of {len(ids)} sightings not deleted: {faults}")
 
 
 _SIGHTING_HEADER = ["camera", "time", "track", "person", "file", "sighting"]

@@ -41,6 +41,10 @@ Interpolation = Literal["area", "linear", "cubic"]
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_START_OF_SCAN = b"\xff\xda"
+_JPEG_MAX_SCANS = 100
+"""Encoders write up to a dozen; each scan of a progressive file is work on every pixel."""
+
 _PNG_CHUNK_FRAME = 12  # length, kind and checksum
 _TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 274, 322, 323
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -71,6 +75,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    _check_scans(data)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -83,6 +88,16 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         if "extraneous" in str(error):
             return _decode_other(data, max_pixels)
         raise DamagedImageError(f"damaged JPEG ({error}); send the crop again") from error
+
+
+def _check_scans(data: bytes) -> None:
+    """A small file can hold thousands of scans. Compressed pixels never hold a marker's bytes; a
+    few more in metadata are within the limit."""
+    scans = data.count(_JPEG_START_OF_SCAN)
+    if scans > _JPEG_MAX_SCANS:
+        raise DamagedImageError(
+            f"JPEG with {scans} scans, more than {_JPEG_MAX_SCANS}; save it as a plain JPEG"
+        )
 
 
 def _decode_other(data: bytes, max_pixels: int) -> NDArray[np.uint8]:

@@ -45,6 +45,23 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativeFile = Annotated[str, AfterValidator(_safe_relative)]
 
 
+class ForeignSource(BaseModel):
+    """Where a foreign model came from, and what it was said to expect of its pixels.
+
+    file, sha256: name and hash of the ONNX file that was wrapped.
+    channel_order, scale, mean, std: (scale x - mean) / std, x in 0..255, channels in this order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: Sha256
+    channel_order: Literal["rgb", "bgr"]
+    scale: FiniteFloat
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
 class ModelCard(BaseModel):
     """What its maker says about a model.
 
@@ -56,6 +73,7 @@ class ModelCard(BaseModel):
     data: name -> fingerprint of every training set; empty when unknown.
     scores: name -> figure measured by the maker; may be empty.
     created: time of making, with time zone.
+    foreign: of a wrapped model, what was wrapped and how; absent for our own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +87,7 @@ class ModelCard(BaseModel):
     data: Mapping[str, str] = {}
     scores: Mapping[str, FiniteFloat] = {}
     created: AwareDatetime
+    foreign: ForeignSource | None = None
 
     @property
     def reference(self) -> str:

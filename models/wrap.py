@@ -8,6 +8,7 @@ or none, for several, so the bundle is compared with the original run image by i
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
 from models.errors import WrapError
+from models.files import sha256_file
 from models.foreign_graph import (
     InputConvention,
     image_inputs,
@@ -26,7 +28,7 @@ from models.foreign_graph import (
     wrap_graph,
 )
 from models.image import Interpolation, Preprocessing
-from models.manifest import ModelCard, explain
+from models.manifest import ForeignSource, ModelCard, explain
 from models.self_test_images import make_self_test_images
 
 try:
@@ -87,6 +89,9 @@ def wrap_onnx(
             preprocessing=Preprocessing(height=size[0], width=size[1], interpolation=interpolation),
             method="foreign",
             created=created,
+            foreign=ForeignSource(
+                file=onnx_path.name, sha256=sha256_file(onnx_path), **asdict(convention)
+            ),
         )
     except ValidationError as error:
         raise WrapError(f"no bundle can be made with {explain(error)}; change that") from error

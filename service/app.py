@@ -128,9 +128,9 @@ async def bootstrap(
     """
     metrics = new_metrics()
     with ExitStack() as cleanup:
+        bundle = open_bundle(settings)  # first: a wrong name leaves no new folder behind
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
-        bundle = open_bundle(settings)
         engine, fallback = (load_engine or _load_onnx)(bundle, settings)
         _describe(engine.model, fallback, metrics)
         store = Store.open(data_dir.database, metrics)

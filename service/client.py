@@ -27,6 +27,7 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from service.config import CLIENT_CHUNK_BYTES, CLIENT_CHUNK_ITEMS
 from service.errors import ServiceError
 from service.rpc import convert
 from service.rpc.pb.resight.v1 import (
@@ -53,10 +54,6 @@ from service.types import (
 )
 
 DEFAULT_SERVER = "127.0.0.1:50051"
-
-_CHUNK_ITEMS = 64
-_CHUNK_BYTES = 4_000_000
-"""Below the 4 MiB that gRPC takes by default, wherever there is a proxy between."""
 
 T = TypeVar("T")
 
@@ -341,6 +338,11 @@ class ResightClient:
             )
         if code == "DEADLINE_EXCEEDED":
             details = f"no answer within {self._timeout_s:g} s"
+        if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+            details = (
+                f"the message is too large ({details}); send fewer or smaller images per call, or "
+                "raise the server's RESIGHT_MAX_MESSAGE_BYTES"
+            )
         return CallFailedError(details, code, "")
 
 
@@ -361,7 +363,7 @@ def _chunks(sightings: Iterable[NewSighting]) -> Iterator[list[gallery_pb2.Enrol
     size = 0
     for item in map(convert.item_to_wire, sightings):
         bytes_ = item.ByteSize()
-        if chunk and (len(chunk) == _CHUNK_ITEMS or size + bytes_ > _CHUNK_BYTES):
+        if chunk and (len(chunk) == CLIENT_CHUNK_ITEMS or size + bytes_ > CLIENT_CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(item)

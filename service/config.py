@@ -15,6 +15,13 @@ from service.errors import SettingsError
 ENV_PREFIX = "RESIGHT_"
 
 
+CLIENT_CHUNK_ITEMS = 64
+"""Most sightings that the client sends in one call: every server takes as many."""
+
+CLIENT_CHUNK_BYTES = 4_000_000
+"""Most bytes of them: below the 4 MiB that gRPC takes by default, wherever there is a proxy."""
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Split "host:port" or "[ipv6]:port"; raises `ValueError`."""
     host, colon, port = address.rpartition(":")
@@ -88,12 +95,14 @@ class Settings(BaseSettings):
         default=256, ge=1, description="Most calls at a time; above, calls get QUEUE_FULL."
     )
     max_items: int = Field(
-        default=256, ge=1, description="Most images, sightings or queries in one call."
+        default=256,
+        ge=CLIENT_CHUNK_ITEMS,
+        description="Most images, sightings or queries in one call.",
     )
     max_limit: int = Field(default=1000, ge=1, description="Most matches per query.")
     max_message_bytes: int = Field(
         default=16 * 1024 * 1024,
-        ge=64 * 1024,
+        ge=4 * 1024 * 1024,
         le=2**31 - 1,
         description="Largest request in bytes.",
     )

@@ -26,7 +26,9 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _QuietHandler(WSGIRequestHandler):
+class _Handler(WSGIRequestHandler):
+    timeout = 5.0  # seconds; an idle connection must not hold its thread for ever
+
     def log_message(self, *args: Any) -> None:
         log.debug(*args)
 
@@ -58,7 +60,7 @@ class Monitor:
                 port,
                 _application(registry, is_serving),
                 server_class=_Server6 if ":" in host else _Server,
-                handler_class=_QuietHandler,
+                handler_class=_Handler,
             )
         except OSError as error:
             raise PortError(

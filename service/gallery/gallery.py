@@ -84,17 +84,20 @@ class Gallery:
 
     def load(self) -> None:
         """Register the model and build the index of every site that uses it."""
+        self._store.forget_requests(self._oldest_request()).result()
         self._store.register_model(self._model.fingerprint, self._model.reference)
         for site in self._store.sites():
             if site.model == self._model.fingerprint:
                 self._build_index(site.id)
             else:
                 log.warning(
-                    "site %s is embedded with %s, not %s: it refuses to enroll and to search until "
-                    "`resight site reembed %s`",
+                    "site %s is embedded with %s (fingerprint %s), not %s (%s): it "
+                    "refuses to enroll and to search until `resight site reembed %s`",
                     site.id,
                     site.reference,
+                    site.model[:12],
                     self._model.reference,
+                    self._model.fingerprint[:12],
                     site.id,
                 )
 
@@ -133,6 +136,7 @@ class Gallery:
             if self._indexes.pop(site, None) is not None:
                 self._metrics.gallery_sightings.remove(site)
 
+        await self._forget_requests()
         await asyncio.wrap_future(self._store.delete_site(site, force=force, then=committed))
 
     # --- sightings
@@ -170,7 +174,9 @@ class Gallery:
 
         def committed(answer: Answer) -> None:
             if not answer.repeated:
-                self._indexes[site].upsert([row.entry() for row in rows if isinstance(row, NewRow)])
+                stored = [row for row in rows if isinstance(row, NewRow)]
+                numbered = zip(stored, answer.numbers, strict=True)
+                self._indexes[site].upsert([row.entry(number) for row, number in numbered])
                 self._count(site)
 
         answer = await asyncio.wrap_future(
@@ -223,6 +229,7 @@ class Gallery:
                 self._indexes[site].delete(sighting)
                 self._count(site)
 
+        await self._forget_requests()
         await asyncio.wrap_future(self._store.delete_sighting(site, sighting, committed))
 
     # --- search
@@ -320,6 +327,12 @@ class Gallery:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _oldest_request(self) -> datetime:
+        return self._clock() - self._request_ttl
+
+    async def _forget_requests(self) -> None:
+        await asyncio.wrap_future(self._store.forget_requests(self._oldest_request()))
 
     def _build_index(self, site: str) -> None:
         index = VectorIndex(self._model.dimension)

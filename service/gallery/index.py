@@ -34,8 +34,13 @@ _COMPACT_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What the index knows of a sighting. time_us: microseconds since 1970 UTC."""
+    """What the index knows of a sighting.
 
+    number: of its row in the store, another one after each replacement, never used twice.
+    time_us: microseconds since 1970 UTC.
+    """
+
+    number: int
     id: str
     vector: Vector
     camera: str
@@ -46,8 +51,9 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A sighting's id and its cosine similarity to the query."""
+    """A sighting's id and number (see `IndexEntry`), and its cosine similarity to the query."""
 
+    number: int
     id: str
     score: float
 
@@ -67,6 +73,7 @@ class _Codes:
 
 _COLUMNS = np.dtype(
     [
+        ("number", np.int64),
         ("camera", np.int32),
         ("track", np.int32),
         ("person", np.int32),
@@ -110,6 +117,7 @@ class VectorIndex:
             for row, entry in enumerate(entries, start):
                 self._kill(entry.id)
                 self._columns[row] = (
+                    entry.number,
                     self._cameras.add(entry.camera),
                     self._tracks.add(entry.track),
                     self._persons.add(entry.person),
@@ -207,7 +215,7 @@ class VectorIndex:
         exact = vectors.astype(np.float64) @ query.astype(np.float64)
         scores = np.clip(exact, -1, 1).astype(np.float32)
         hits = [
-            Hit(self._ids[row], float(score))
+            Hit(int(self._columns["number"][row]), self._ids[row], float(score))
             for row, score in zip(rows, scores, strict=True)
             if self._ids[row] != left_out
         ]

@@ -20,11 +20,11 @@ class NewRow:
     image: bytes | None
     vector: Vector
 
-    def entry(self) -> IndexEntry:
-        """What the index keeps of it."""
+    def entry(self, number: int) -> IndexEntry:
+        """What the index keeps of it, once it is stored in the row of this number."""
         seen = self.sighting
         return IndexEntry(
-            seen.id, self.vector, seen.camera, to_us(seen.time), seen.track, seen.person
+            number, seen.id, self.vector, seen.camera, to_us(seen.time), seen.track, seen.person
         )
 
 
@@ -46,10 +46,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What enrolling gave, one per item. repeated: an earlier call of this request id did it."""
+    """What enrolling gave, one per item.
+
+    repeated: an earlier call of this request id did it. numbers: of the rows that this call made.
+    """
 
     items: tuple[Stored | CallError, ...]
     repeated: bool
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,13 @@
-"""One search: ids and scores from the index, everything else from the store."""
+"""One search: which and how similar from the index, everything else from the store.
+
+The store is ahead of the index for a moment after each commit. So a hit is looked up by the number
+of its row: of a sighting that was replaced meanwhile, no score or filter of the old crop can meet
+the metadata of the new one.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +19,7 @@ from service.gallery.store import Store
 from service.types import Match, SightingFilter, Vector
 
 _ATTEMPTS = 5
+_PAUSE_S = 0.001
 
 
 def search(
@@ -40,7 +47,7 @@ def search(
         exclude.append(own)
     if vectors:
         matrix = np.stack(vectors).astype(np.float32)
-        found = _matches(index, store, site, matrix, limit, wanted, exclude)
+        found = _matches(index, store, matrix, limit, wanted, exclude)
         for place, matches in zip(places, found, strict=True):
             answers[place] = matches
     return answers
@@ -49,7 +56,6 @@ def search(
 def _matches(
     index: VectorIndex,
     store: Store,
-    site: str,
     queries: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     limit: int,
     wanted: SightingFilter,
@@ -59,9 +65,11 @@ def _matches(
     while True:
         attempt += 1
         hits = index.search(queries, limit, wanted, exclude)
-        known = store.sightings_by_id(site, sorted({hit.id for row in hits for hit in row}))
-        # A hit that was deleted since leaves room for another one.
-        if attempt == _ATTEMPTS or all(hit.id in known for row in hits for hit in row):
+        known = store.sightings_by_number(sorted({hit.number for row in hits for hit in row}))
+        # A hit that was deleted or replaced since leaves room for another one.
+        if attempt == _ATTEMPTS or all(hit.number in known for row in hits for hit in row):
             return [
-                [Match(known[hit.id], hit.score) for hit in row if hit.id in known] for row in hits
+                [Match(known[hit.number], hit.score) for hit in row if hit.number in known]
+                for row in hits
             ]
+        time.sleep(_PAUSE_S)  # for the index to follow

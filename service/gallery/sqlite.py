@@ -12,6 +12,8 @@ _BUSY_S = 30.0
 
 def open_sqlite(path: Path) -> tuple[Engine, Engine]:
     """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power."""
+    if not path.exists():  # for its owner only, whatever the folder is; SQLite's other files follow
+        path.touch(mode=0o600)
     url = f"sqlite:///{path}"
     # Parameters are crops and labels: they do not belong in messages and logs.
     common: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}, "hide_parameters": True}

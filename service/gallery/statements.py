@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select
 
 from service.errors import (
     CallError,
@@ -87,16 +87,16 @@ def model_mismatch(
     return ModelMismatchError(
         f"site {site} is embedded with {bound[0]} (fingerprint {bound[1][:12]}), the server runs "
         f"{running[0]} ({running[1][:12]}); embed it again with `resight site reembed {site}`, or "
-        f"start the server with {bound[0]}",
+        f"start the server with {bound[0]} of this fingerprint",
         metadata={"site_model": bound[0], "server_model": running[0]},
     )
 
 
-def select_sightings(site: str) -> Select[Any]:
+def select_sightings(*where: ColumnElement[bool]) -> Select[Any]:
     return (
         select(sightings, crops.c.row.is_not(None).label("crop_kept"))
         .outerjoin(crops, crops.c.row == sightings.c.row)
-        .where(sightings.c.site == site)
+        .where(*where)
     )
 
 
@@ -141,7 +141,7 @@ def index_entry(row: Any, site: str, dimension: int) -> IndexEntry:
             f"sighting {row.sighting} of site {site} has a vector of {len(vector)} numbers, not "
             f"{dimension}; the database is damaged: restore it from a backup"
         )
-    return IndexEntry(row.sighting, vector, row.camera, row.time_us, row.track, row.person)
+    return IndexEntry(row.row, row.sighting, vector, row.camera, row.time_us, row.track, row.person)
 
 
 def blob(vector: Vector) -> bytes:
@@ -159,9 +159,12 @@ def delete_sightings(connection: Connection, site: str, ids: Sequence[str]) -> s
     return found
 
 
-def insert_rows(connection: Connection, site: str, model: str, rows: Sequence[NewRow]) -> None:
+def insert_rows(
+    connection: Connection, site: str, model: str, rows: Sequence[NewRow]
+) -> tuple[int, ...]:
+    """Store sightings; returns the numbers of their rows."""
     if not rows:
-        return
+        return ()
     numbers = connection.execute(
         insert(sightings).returning(sightings.c.row, sort_by_parameter_order=True),
         [
@@ -178,7 +181,8 @@ def insert_rows(connection: Connection, site: str, model: str, rows: Sequence[Ne
             for row in rows
         ],
     ).scalars()
-    numbered = list(zip(numbers, rows, strict=True))
+    made = tuple(numbers)
+    numbered = list(zip(made, rows, strict=True))
     kept = [{"row": number, "image": row.image} for number, row in numbered if row.image]
     if kept:
         connection.execute(insert(crops), kept)
@@ -186,6 +190,7 @@ def insert_rows(connection: Connection, site: str, model: str, rows: Sequence[Ne
         insert(embeddings),
         [{"row": number, "model": model, "vector": blob(row.vector)} for number, row in numbered],
     )
+    return made
 
 
 def earlier_answer(connection: Connection, site: str, request: Request) -> Answer | None:
@@ -201,6 +206,10 @@ def earlier_answer(connection: Connection, site: str, request: Request) -> Answe
     return Answer(tuple(_from_json(item) for item in row.answer), repeated=True)
 
 
+def forget_requests(connection: Connection, before: datetime) -> None:
+    connection.execute(delete(requests).where(requests.c.created_us < to_us(before)))
+
+
 def remember(
     connection: Connection,
     site: str,
@@ -209,7 +218,7 @@ def remember(
     now: datetime,
     request_ttl: timedelta,
 ) -> None:
-    connection.execute(delete(requests).where(requests.c.created_us < to_us(now - request_ttl)))
+    forget_requests(connection, now - request_ttl)
     connection.execute(
         insert(requests).values(
             site=site,

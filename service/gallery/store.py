@@ -32,6 +32,7 @@ from service.gallery.statements import (
     delete_sightings,
     earlier_answer,
     filtered,
+    forget_requests,
     index_entry,
     insert_rows,
     lacks_embedding,
@@ -114,7 +115,7 @@ class Store:
         with self._read() as connection:
             require_site(connection, site)
             found = connection.execute(
-                select_sightings(site).where(sightings.c.sighting == sighting)
+                select_sightings(sightings.c.site == site, sightings.c.sighting == sighting)
             ).first()
         if found is None:
             raise sighting_not_found(site, sighting)
@@ -135,10 +136,19 @@ class Store:
         found: dict[str, Sighting] = {}
         with self._read() as connection:
             for start in range(0, len(ids), CHUNK):
-                query = select_sightings(site).where(
-                    sightings.c.sighting.in_(ids[start : start + CHUNK])
+                query = select_sightings(
+                    sightings.c.site == site, sightings.c.sighting.in_(ids[start : start + CHUNK])
                 )
                 found |= {row.sighting: to_sighting(row) for row in connection.execute(query)}
+        return found
+
+    def sightings_by_number(self, numbers: Sequence[int]) -> dict[int, Sighting]:
+        """Those of the rows that exist: one that was replaced is in another row."""
+        found: dict[int, Sighting] = {}
+        with self._read() as connection:
+            for start in range(0, len(numbers), CHUNK):
+                query = select_sightings(sightings.c.row.in_(numbers[start : start + CHUNK]))
+                found |= {row.row: to_sighting(row) for row in connection.execute(query)}
         return found
 
     def list_sightings(
@@ -146,7 +156,7 @@ class Store:
     ) -> list[Sighting]:
         """The first `limit` sightings with an id above `after`, ordered by id."""
         query = (
-            filtered(select_sightings(site), wanted)
+            filtered(select_sightings(sightings.c.site == site), wanted)
             .where(sightings.c.sighting > after)
             .order_by(sightings.c.sighting)
             .limit(limit)
@@ -163,6 +173,7 @@ class Store:
         """
         query = (
             select(
+                sightings.c.row,
                 sightings.c.sighting,
                 sightings.c.camera,
                 sightings.c.time_us,
@@ -283,7 +294,7 @@ class Store:
                     return earlier
             rows = [item for item in items if isinstance(item, NewRow)]
             replaced = delete_sightings(connection, site, [row.sighting.id for row in rows])
-            insert_rows(connection, site, model, rows)
+            numbers = insert_rows(connection, site, model, rows)
             answer = Answer(
                 tuple(
                     Stored(item.sighting.id, item.sighting.id in replaced)
@@ -292,12 +303,17 @@ class Store:
                     for item in items
                 ),
                 repeated=False,
+                numbers=numbers,
             )
             if request is not None:
                 remember(connection, site, request, answer, now, request_ttl)
             return answer
 
         return self._writer.submit(apply, then)
+
+    def forget_requests(self, before: datetime) -> Future[None]:
+        """Forget the request ids of earlier calls."""
+        return self._writer.submit(lambda connection: forget_requests(connection, before))
 
     def delete_sighting(
         self, site: str, sighting: str, then: Callable[[None], None]

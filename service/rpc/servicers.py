@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -43,6 +44,9 @@ from service.types import (
 )
 
 DEFAULT_LIMIT = 10
+
+MAX_MATCHES = 10_000
+"""Most matches asked for by one call, all queries together."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -154,7 +158,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> gallery_pb2.SearchSightingsResponse:
         site = convert.parse_site(request.parent)
         check_items(len(request.queries), self._max_items, "queries")
-        limit = self._limit(request.limit)
+        limit = self._limit(request.limit, len(request.queries))
         wanted = convert.filter_from_wire(request.filter)
         await self._gallery.require_ready(site)
         queries = await self._queries(site, request.queries)
@@ -169,8 +173,12 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         results: list[Sequence[Match] | CallError] = [
             query if isinstance(query, CallError) else next(found) for query in queries
         ]
+        # In a thread: thousands of matches would keep all other calls waiting.
+        converted = await asyncio.to_thread(
+            lambda: [convert.search_result(site, result) for result in results]
+        )
         return gallery_pb2.SearchSightingsResponse(
-            results=[convert.search_result(site, result) for result in results],
+            results=converted,
             model=convert.model_name(self._gallery.model.reference),
         )
 
@@ -214,12 +222,19 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         await self._gallery.delete_sighting(site, sighting)
         return Empty()
 
-    def _limit(self, asked: int) -> int:
+    def _limit(self, asked: int, queries: int) -> int:
         if not 0 <= asked <= self._max_limit:
             raise BadLimitError(
                 f"limit is {asked}; give 1 to {self._max_limit}, or 0 for {DEFAULT_LIMIT}"
             )
-        return asked or min(DEFAULT_LIMIT, self._max_limit)
+        limit = asked or min(DEFAULT_LIMIT, self._max_limit)
+        most = max(MAX_MATCHES, self._max_limit)
+        if queries * limit > most:
+            raise BadLimitError(
+                f"{queries} queries with a limit of {limit} ask for more than {most} matches; "
+                "send fewer queries per call, or a lower limit"
+            )
+        return limit
 
 
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):

@@ -95,7 +95,7 @@ def test_the_sighting_of_a_file(tmp_path: Path) -> None:
     assert new.time == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
-def test_the_id_is_of_camera_place_and_content(tmp_path: Path) -> None:
+def test_the_id_is_of_camera_and_place(tmp_path: Path) -> None:
     path = lay(tmp_path, "a/x.png") / "a" / "x.png"
     first = CropFile(path, "x.png", "c1").read().id
     assert CropFile(path, "a/x.png", "c1").read().id == first
@@ -105,7 +105,15 @@ def test_the_id_is_of_camera_place_and_content(tmp_path: Path) -> None:
     copy.write_bytes(path.read_bytes())
     assert CropFile(copy, "x.png", "c1").read().id != first
     path.write_bytes(b"other")
-    assert CropFile(path, "x.png", "c1").read().id != first
+    assert CropFile(path, "x.png", "c1").read().id == first
+
+
+def test_a_link_in_the_folder_of_another_camera_counts(tmp_path: Path) -> None:
+    lay(tmp_path, "c1/a.png", "c2/b.png")
+    (tmp_path / "c2" / "a.png").symlink_to(tmp_path / "c1" / "a.png")
+    assert seen(tmp_path) == [("c1/a.png", "c1"), ("c2/a.png", "c2"), ("c2/b.png", "c2")]
+    ids = {crop.read().id for crop in find_crops([tmp_path], None, None).crops}
+    assert len(ids) == 3
 
 
 def test_a_name_that_is_no_text_can_be_enrolled(tmp_path: Path) -> None:

@@ -52,6 +52,23 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     assert isinstance(run(app, registry, "verify", "other").exception, ModelNotFoundError)
 
 
+def test_list_names_a_damaged_model_and_lists_the_others(app: typer.Typer, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    for version in ("1", "2"):
+        bundle = write_tiny_bundle(tmp_path / version, version=version)
+        run(app, registry, "add", bundle.path)
+    (registry / "tiny" / "1" / "manifest.json").write_text("{")
+    listed = run(app, registry, "list")
+    assert listed.exit_code == 0
+    lines = listed.stdout.splitlines()
+    assert lines[0].split()[-1] == "state"
+    assert [line.split()[0] for line in lines[1:]] == ["tiny@2", "tiny@1"]
+    assert lines[2].split()[-1] == "damaged"
+    assert "damaged: tiny@1: " in listed.stderr
+    good, bad = json.loads(run(app, registry, "list", "--json").stdout)
+    assert (good["version"], bad["version"], set(bad)) == ("2", "1", {"name", "version", "error"})
+
+
 def test_wrap(app: typer.Typer, tmp_path: Path) -> None:
     graph = helper.make_graph(
         [

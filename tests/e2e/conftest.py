@@ -121,7 +121,7 @@ def shared_server(
         tmp_path_factory.mktemp("shared") / "data",
         tiny_bundle.path,
         max_items=64,
-        max_message_bytes=1_000_000,
+        max_message_bytes=4_500_000,
         max_image_bytes=200_000,
         max_image_pixels=250_000,
     )

@@ -92,7 +92,31 @@ def test_forgetting_by_command(resight: Command, crops: Path) -> None:
     assert resight("sighting", "delete", "--site", "privacy", first).returncode == 0
     left = json.loads(resight("sighting", "list", "--site", "privacy", "--json").stdout)
     assert left == listed[1:]
-    assert resight("sighting", "delete", "--site", "privacy", first).returncode == 1
+    second = left[0]["sighting"]
+    again = resight("sighting", "delete", "--site", "privacy", first, "no/id", second)
+    assert (again.returncode, again.stdout) == (1, f"deleted sighting {second}\n")
+    assert "2 of 3 sightings not deleted" in again.stderr
+    assert first in again.stderr
+    assert "no/id" in again.stderr
+
+
+def test_labels_of_enroll_and_a_list_without_end(resight: Command, tmp_path: Path) -> None:
+    resight("site", "create", "labels")
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for n in range(101):
+        (folder / f"{n}.png").write_bytes(crop(n))
+    options = ("--camera", "c", "--person", "ann", "--track", "t1")
+    assert resight("enroll", "--site", "labels", *options, folder).returncode == 0
+    listed = json.loads(
+        resight("sighting", "list", "--site", "labels", "--person", "ann", "--json").stdout
+    )
+    assert {(s["person"], s["track"]) for s in listed} == {("ann", "t1")}
+    assert len(listed) == 101
+    few = json.loads(
+        resight("sighting", "list", "--site", "labels", "--limit", "3", "--json").stdout
+    )
+    assert few == listed[:3]
 
 
 def test_exit_codes_of_enroll(resight: Command, crops: Path) -> None:

@@ -174,7 +174,7 @@ def test_sizes_that_the_server_does_not_take(shared_server) -> None:  # type: ig
             client.embed([crop(1)] * 65)
         assert error.value.reason == "TOO_MANY_ITEMS"
         with pytest.raises(CallFailedError) as error:
-            client.embed([bytes(1_100_000)])
+            client.embed([bytes(4_600_000)])
         assert error.value.code == "RESOURCE_EXHAUSTED"
         too_big, good = client.embed([bytes(300_000), crop(1)])
         assert isinstance(too_big, CallFailedError)

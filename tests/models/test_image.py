@@ -218,6 +218,19 @@ def test_bombs_are_refused_by_their_header(bomb: bytes) -> None:
         decode(bomb)
 
 
+def with_scans(data: bytes, count: int) -> bytes:
+    """A progressive JPEG with its last scan repeated until there are `count`."""
+    last = data.rfind(b"\xff\xda")
+    more = count - data.count(b"\xff\xda")
+    return data[:-2] + data[last:-2] * more + data[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_they_are_decoded() -> None:
+    grey = encode(Image.new("L", (64, 128)), "JPEG", progressive=True)
+    with pytest.raises(DamagedImageError, match="101 scans"):
+        decode(with_scans(grey, 101))
+
+
 def test_a_png_chunk_that_claims_gigabytes_is_refused_before_room_is_made() -> None:
     data = bytearray(encode(PICTURE, "PNG"))
     length = data.index(b"IDAT") - 4

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -194,6 +195,11 @@ def test_the_convention_matters(tmp_path: Path) -> None:
     path = FLAT.save(tmp_path / "model.onnx")
     bgr = wrap(path, tmp_path / "bgr", convention=InputConvention(channel_order="bgr"))
     rgb = wrap(path, tmp_path / "rgb", convention=InputConvention())
+    for bundle, order in ((bgr, "bgr"), (rgb, "rgb")):
+        source = bundle.manifest.foreign
+        assert source is not None
+        assert (source.file, source.channel_order) == ("model.onnx", order)
+        assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert np.abs(bgr.self_test()[1] - rgb.self_test()[1]).max() > 0.01
     with pytest.raises(SelfTestFailedError):
         check_self_test(embedder(bgr), rgb)

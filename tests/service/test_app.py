@@ -48,6 +48,8 @@ async def test_a_taken_port_is_said_and_everything_is_released(
 async def test_a_failed_start_releases_the_data_folder(data_dir: Path, tiny_bundle: Bundle) -> None:
     with pytest.raises(ModelLoadError):
         await bootstrap(settings(data_dir, data_dir / "none"))
+    assert not data_dir.exists()
+    data_dir.mkdir()
     (data_dir / "resight.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreUnusableError):
         await bootstrap(settings(data_dir, tiny_bundle.path))

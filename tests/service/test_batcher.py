@@ -56,13 +56,13 @@ async def test_each_caller_gets_its_own_vectors(batcher: Batcher) -> None:
 
 
 async def test_a_batch_takes_what_came_while_the_model_was_busy(
-    batcher: Batcher, engine: FakeEngine, metrics: Metrics
+    batcher: Batcher, engine: FakeEngine
 ) -> None:
     engine.gate.clear()
     first = asyncio.create_task(batcher.embed([crop(0)]))
     await engine.has_entered()
     others = [asyncio.create_task(batcher.embed([crop(seed)])) for seed in (1, 2, 3)]
-    await _until(lambda: _value(metrics, "resight_queue_depth") == 4)
+    await _until(lambda: batcher.waiting == 3)
     engine.gate.set()
     await asyncio.gather(first, *others)
     assert engine.batches == [1, 3]

@@ -105,6 +105,7 @@ def test_an_image_that_fits_no_message_is_its_own_error(client: ResightClient) -
     assert isinstance(results[0], Enrolled)
     assert isinstance(results[1], CallFailedError)
     assert results[1].code == "RESOURCE_EXHAUSTED"
+    assert "RESIGHT_MAX_MESSAGE_BYTES" in str(results[1])
     assert isinstance(results[2], Enrolled)
 
 

@@ -26,10 +26,10 @@ def test_environment_is_read_and_what_is_given_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESIGHT_MODEL", "from-env")
-    monkeypatch.setenv("RESIGHT_MAX_ITEMS", "7")
+    monkeypatch.setenv("RESIGHT_MAX_ITEMS", "70")
     monkeypatch.setenv("RESIGHT_LISTEN", "127.0.0.1:1")
     settings = load_settings(data_dir=tmp_path, listen="127.0.0.1:2", http=None)
-    assert (settings.model, settings.max_items) == ("from-env", 7)
+    assert (settings.model, settings.max_items) == ("from-env", 70)
     assert settings.listen == "127.0.0.1:2"
 
 
@@ -51,6 +51,9 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"max_image_bytes": 2**30}, "above max_message_bytes"),
         ({"colour": "red"}, "colour"),
         ({"max_batch": 0}, "max_batch"),
+        # What the client sends in one call must fit.
+        ({"max_items": 63}, "max_items.*64"),
+        ({"max_message_bytes": 4_000_000, "max_image_bytes": 1024}, "max_message_bytes"),
     ],
 )
 def test_what_does_not_hold_is_named(given: dict[str, object], message: str) -> None:

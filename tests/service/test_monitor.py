@@ -7,6 +7,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from service.config import split_address
 from service.errors import PortError
 from service.metrics import Metrics
 from service.monitor import Monitor
@@ -55,6 +56,12 @@ def test_a_taken_port_is_said(metrics: Metrics) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(PortError, match="choose another --http"):
             Monitor.start(address, metrics.registry, lambda: True)
+
+
+def test_an_idle_connection_is_closed(monitor: Monitor) -> None:
+    host, port = split_address(monitor.address)
+    with socket.create_connection((host, port), timeout=15) as idle:
+        assert idle.recv(1) == b""
 
 
 def test_ipv6(metrics: Metrics) -> None:

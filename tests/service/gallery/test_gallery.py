@@ -26,7 +26,9 @@ from service.errors import (
     SiteNotFoundError,
 )
 from service.gallery.gallery import Gallery
+from service.gallery.index import VectorIndex
 from service.gallery.records import Request
+from service.gallery.search import search
 from service.gallery.store import Store
 from service.metrics import Metrics, new_metrics
 from service.types import (
@@ -204,6 +206,43 @@ async def test_concurrent_changes_end_in_the_same_state_as_the_store(open_galler
         assert await gallery.search("lobby", [vector(0)], limit=10) == before
 
 
+async def test_a_sighting_that_is_being_replaced_never_passes_a_filter_of_its_old_crop(
+    open_gallery: Open,
+) -> None:
+    ids = [f"s{n}" for n in range(15)]
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item(name, 0, camera="c1") for name in ids])
+        done = asyncio.Event()
+
+        async def replace() -> None:
+            for step in range(60):
+                camera = f"c{1 + step % 2}"
+                await gallery.enroll("lobby", [item(name, step, camera=camera) for name in ids])
+            done.set()
+
+        async def look() -> None:
+            wanted = SightingFilter(cameras=("c1",))
+            while not done.is_set():
+                (found,) = await gallery.search("lobby", [vector(0)], limit=20, wanted=wanted)
+                assert {match.sighting.camera for match in found} <= {"c1"}
+
+        await asyncio.gather(replace(), look(), look())
+
+
+async def test_a_hit_of_a_replaced_row_is_no_match(open_gallery: Open, store: Store) -> None:
+    """The moment between the commit and the index, held still: camera c1 became c2."""
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await gallery.enroll("lobby", [item("s0", 0, camera="c1")])
+        ((old,),) = store.index_entries("lobby", "1" * 64, DIMENSION)
+        await gallery.enroll("lobby", [item("s0", 1, camera="c2")])
+    index = VectorIndex(DIMENSION)
+    index.upsert([old])
+    (found,) = search(index, store, "lobby", [vector(0)], 5, SightingFilter(cameras=("c1",)))
+    assert found == []
+
+
 async def test_a_repeated_request_changes_nothing(open_gallery: Open) -> None:
     request = Request("r1", "content")
     async with open_gallery() as gallery:
@@ -222,6 +261,26 @@ async def test_a_repeated_request_changes_nothing(open_gallery: Open) -> None:
         await gallery.delete_sighting("lobby", "made-001")
         (gone, _) = await gallery.repeated("lobby", request)
         assert isinstance(gone, SightingNotFoundError)
+
+
+@pytest.mark.parametrize("event", ["start", "delete_sighting", "delete_site"])
+async def test_old_request_ids_are_forgotten(
+    open_gallery: Open, store: Store, clock: Any, event: str
+) -> None:
+    old = Request("r", "c")
+    async with open_gallery() as gallery:
+        await gallery.create_site("lobby")
+        await gallery.create_site("yard")
+        await gallery.enroll("lobby", [item("a", 1)], old)
+        clock.forward(hours=2)
+        assert store.repeated("lobby", "1" * 64, old) is not None
+        if event == "delete_sighting":
+            await gallery.delete_sighting("lobby", "a")
+        elif event == "delete_site":
+            await gallery.delete_site("yard", force=False)
+        else:
+            gallery.load()
+        assert store.repeated("lobby", "1" * 64, old) is None
 
 
 async def test_simultaneous_repeats_enroll_once(open_gallery: Open) -> None:
@@ -281,8 +340,14 @@ async def five_of_model_one(open_gallery: Open) -> None:
 
 
 @pytest.mark.usefixtures("five_of_model_one")
-async def test_vectors_of_two_models_never_meet(open_gallery: Open) -> None:
+async def test_vectors_of_two_models_never_meet(
+    open_gallery: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_gallery("2") as gallery:
+        # Names may coincide: the fingerprints tell.
+        with pytest.raises(ModelMismatchError, match=r"fingerprint 1{12}\).*2{12}"):
+            await gallery.require_ready("lobby")
+        assert "m@1 (fingerprint 111111111111), not m@2 (222222222222)" in caplog.text
         for call in (
             gallery.search("lobby", [vector(1)], limit=3),
             gallery.require_ready("lobby"),

@@ -27,6 +27,7 @@ def make_entries(count: int, seed: int = 0) -> list[IndexEntry]:
     vectors = unit(rng.normal(size=(count, DIMENSION)))
     return [
         IndexEntry(
+            number=number,
             id=f"s{number:05d}",
             vector=vectors[number],
             camera=f"c{rng.integers(4)}",
@@ -54,6 +55,7 @@ def slow_search(
 ) -> list[Hit]:
     hits = [
         Hit(
+            entry.number,
             entry.id,
             float(
                 np.float32(
@@ -150,7 +152,7 @@ def test_any_history_gives_what_a_fresh_index_gives(
 
 def test_three_sightings_by_hand() -> None:
     index = VectorIndex(2)
-    base = IndexEntry("a", np.array([1, 0], np.float32), "c1", 0, "", "")
+    base = IndexEntry(1, "a", np.array([1, 0], np.float32), "c1", 0, "", "")
     index.upsert(
         [
             base,
@@ -184,7 +186,7 @@ def test_an_id_enrolled_again_is_there_once_with_its_new_vector() -> None:
     index.upsert([replace(second, id=first.id)])
     assert len(index) == 1
     (hit,) = search(index, second.vector, 10)
-    assert hit == Hit(first.id, pytest.approx(1.0))
+    assert hit == Hit(second.number, first.id, pytest.approx(1.0))
     np.testing.assert_array_equal(index.vector(first.id), second.vector)
 
 
@@ -255,7 +257,7 @@ def test_searches_and_changes_at_the_same_time() -> None:
         try:
             while not done.is_set():
                 hits = search(index, entries[0].vector, 20)
-                assert hits[0] == Hit(entries[0].id, pytest.approx(1.0))
+                assert hits[0] == Hit(0, entries[0].id, pytest.approx(1.0))
                 assert len({hit.id for hit in hits}) == 20
         except BaseException as error:  # noqa: BLE001
             faults.append(error)

@@ -63,12 +63,33 @@ def ids(rows: Sequence[Any]) -> list[str]:
 
 def test_a_sighting_comes_back_as_it_went(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     row = make_row("a", 7, camera="c2", track="t1", person="p1", attributes={"file": "x/ä.png"})
-    assert enroll(lobby, row) == Answer((Stored("a", replaced=False),), repeated=False)
+    answer = enroll(lobby, row)
+    assert answer == Answer((Stored("a", replaced=False),), repeated=False, numbers=(1,))
     assert lobby.sighting("lobby", "a") == row.sighting
     assert lobby.crop("lobby", "a") == b"image"
     ((entry,),) = lobby.index_entries("lobby", ONE, DIMENSION)
     np.testing.assert_array_equal(entry.vector, row.vector)
     assert (entry.id, entry.camera, entry.track, entry.person) == ("a", "c2", "t1", "p1")
+    assert lobby.sightings_by_number([entry.number, 99]) == {1: row.sighting}
+
+
+def test_the_files_are_for_their_owner_only(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow]
+) -> None:
+    database.parent.chmod(0o755)
+    enroll(lobby, make_row("a"))
+    files = {path.name: path.stat().st_mode & 0o777 for path in database.parent.iterdir()}
+    assert files == {f"{database.name}{end}": 0o600 for end in ("", "-wal", "-shm")}
+
+
+def test_request_ids_can_be_forgotten_without_a_new_one(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"), request=Request("r1", "x"))
+    lobby.forget_requests(NOW).result(10)
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is not None
+    lobby.forget_requests(NOW + timedelta(microseconds=1)).result(10)
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is None
 
 
 def test_everything_is_there_after_reopening(
@@ -93,7 +114,11 @@ def test_everything_is_there_after_reopening(
 def test_a_known_id_is_replaced(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     enroll(lobby, make_row("a", 1), make_row("b", 2))
     new = make_row("a", 3, image=None, camera="c9")
-    assert enroll(lobby, new).items == (Stored("a", replaced=True),)
+    (before,) = lobby.index_entries("lobby", ONE, DIMENSION)
+    answer = enroll(lobby, new)
+    assert answer.items == (Stored("a", replaced=True),)
+    old = next(entry.number for entry in before if entry.id == "a")
+    assert lobby.sightings_by_number([old, *answer.numbers]) == {answer.numbers[0]: new.sighting}
     assert lobby.sighting("lobby", "a") == new.sighting
     assert lobby.crop("lobby", "a") is None
     (entries,) = lobby.index_entries("lobby", ONE, DIMENSION)

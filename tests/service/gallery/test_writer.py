@@ -66,6 +66,14 @@ def test_a_done_write_is_committed(writer: Writer, engines: tuple[Engine, Engine
     assert stored(engines) == [1]
 
 
+@pytest.mark.parametrize(("pragma", "value"), [("synchronous", 2), ("journal_mode", "wal")])
+def test_a_commit_survives_a_loss_of_power(writer: Writer, pragma: str, value: object) -> None:
+    def ask(connection: Connection) -> object:
+        return connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
+
+    assert writer.submit(ask).result(10) == value
+
+
 def test_waiting_writes_share_a_commit(
     writer: Writer, engines: tuple[Engine, Engine], metrics: Metrics
 ) -> None:

@@ -289,7 +289,7 @@ WRONG = [
     ("sites", "DeleteSite", site_pb2.DeleteSiteRequest(name="sites/lobby"), "SITE_NOT_EMPTY"),
     ("sites", "ReembedSite", site_pb2.ReembedSiteRequest(name="sites/none"), "SITE_NOT_FOUND"),
     ("gallery", "EnrollSightings", _enroll(0), "TOO_MANY_ITEMS"),
-    ("gallery", "EnrollSightings", _enroll(9), "TOO_MANY_ITEMS"),
+    ("gallery", "EnrollSightings", _enroll(65), "TOO_MANY_ITEMS"),
     ("gallery", "EnrollSightings", _enroll(1, "sites/none"), "SITE_NOT_FOUND"),
     ("gallery", "EnrollSightings", _enroll(1, "sites/../x"), "BAD_NAME"),
     ("gallery", "EnrollSightings", _enroll(1, request_id="a b"), "BAD_NAME"),
@@ -326,8 +326,16 @@ WRONG = [
         gallery_pb2.DeleteSightingRequest(name="sites/lobby/sightings/none"),
         "SIGHTING_NOT_FOUND",
     ),
+    (
+        "gallery",
+        "SearchSightings",
+        gallery_pb2.SearchSightingsRequest(
+            parent="sites/lobby", queries=[gallery_pb2.SearchQuery(sighting="x")] * 11, limit=910
+        ),
+        "BAD_LIMIT",
+    ),
     ("embedding", "Embed", embedding_pb2.EmbedRequest(), "TOO_MANY_ITEMS"),
-    ("embedding", "Embed", embedding_pb2.EmbedRequest(images=[b"x"] * 9), "TOO_MANY_ITEMS"),
+    ("embedding", "Embed", embedding_pb2.EmbedRequest(images=[b"x"] * 65), "TOO_MANY_ITEMS"),
     ("models", "GetModel", model_pb2.GetModelRequest(name="models/x"), "BAD_NAME"),
     ("models", "GetModel", model_pb2.GetModelRequest(name="models/x@1"), "MODEL_NOT_FOUND"),
     ("models", "ListModels", model_pb2.ListModelsRequest(page_token="!"), "BAD_PAGE_TOKEN"),  # noqa: S106
@@ -337,7 +345,7 @@ WRONG = [
 async def test_wrong_calls_are_refused_with_code_and_reason(start: Start) -> None:
     from service.errors import call_errors
 
-    running = await start(max_items=8)
+    running = await start(max_items=64)
     await running.ask(running.client.create_site, "lobby")
     await running.ask(running.client.enroll, "lobby", sightings(1))
     raw = Raw(running.ready.grpc_address)
@@ -351,9 +359,9 @@ async def test_wrong_calls_are_refused_with_code_and_reason(start: Start) -> Non
 async def test_a_full_queue_is_said_with_the_time_to_come_back(
     start: Start, engine: FakeEngine
 ) -> None:
-    running = await start(max_queue=4, max_items=4)
+    running = await start(max_queue=64, max_items=64)
     engine.gate.clear()
-    waiting = asyncio.create_task(running.ask(running.client.embed, [crop(1)] * 3))
+    waiting = asyncio.create_task(running.ask(running.client.embed, [crop(1)] * 63))
     await engine.has_entered()
     raw = Raw(running.ready.grpc_address)
 
@@ -369,7 +377,7 @@ async def test_a_full_queue_is_said_with_the_time_to_come_back(
     assert info.reason == "QUEUE_FULL"
     assert retry.retry_delay.ToNanoseconds() > 0
     engine.gate.set()
-    assert len(await waiting) == 3
+    assert len(await waiting) == 63
     raw.channel.close()
 
 
@@ -391,7 +399,7 @@ async def test_too_many_calls_at_a_time_are_refused(start: Start, engine: FakeEn
 async def test_a_call_whose_deadline_is_over_frees_its_place(
     start: Start, engine: FakeEngine
 ) -> None:
-    running = await start(max_queue=3, max_items=3, max_batch=3)
+    running = await start(max_queue=64, max_items=64, max_batch=64)
     raw = Raw(running.ready.grpc_address)
     engine.gate.clear()
     waiting = asyncio.create_task(running.ask(running.client.embed, [crop(1)]))
@@ -399,21 +407,22 @@ async def test_a_call_whose_deadline_is_over_frees_its_place(
 
     def late() -> str:
         with pytest.raises(grpc.RpcError) as error:
-            raw.embedding.Embed(embedding_pb2.EmbedRequest(images=[crop(9)] * 2), timeout=0.2)
+            raw.embedding.Embed(embedding_pb2.EmbedRequest(images=[crop(9)] * 63), timeout=0.2)
         return str(error.value.code().name)
 
     assert await asyncio.to_thread(late) == "DEADLINE_EXCEEDED"
     async with asyncio.timeout(10):
         while await running.metric("resight_queue_depth") > 1:
             await asyncio.sleep(0.01)
-    fits = asyncio.create_task(running.ask(running.client.embed, [crop(2), crop(3)]))
+    others = [crop(n) for n in range(2, 65)]
+    fits = asyncio.create_task(running.ask(running.client.embed, others))
     engine.gate.set()
     np.testing.assert_allclose(
         np.stack([*await waiting, *await fits]),
-        embed_files([crop(1), crop(2), crop(3)]),
+        embed_files([crop(1), *others]),
         atol=1e-6,
     )
-    assert sum(engine.batches) == 3, "an image ran although its caller had gone"
+    assert sum(engine.batches) == 64, "an image ran although its caller had gone"
     assert (
         await running.metric(
             "resight_rpc_duration_seconds_count", method="EmbeddingService/Embed", code="CANCELLED"
@@ -426,10 +435,15 @@ async def test_a_call_whose_deadline_is_over_frees_its_place(
 async def test_a_fault_of_the_server_tells_nothing_of_its_inside(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> datetime:
-        raise ZeroDivisionError("secret inside")
+    faults: list[Exception] = []
 
-    running = await start(clock=broken)
+    def clock() -> datetime:
+        if faults:
+            raise faults[0]
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    running = await start(clock=clock)
+    faults.append(ZeroDivisionError("secret inside"))
     raw = Raw(running.ready.grpc_address)
     request = site_pb2.CreateSiteRequest(site_id="lobby")
     assert await refusal(raw.sites.CreateSite, request) == ("INTERNAL", "INTERNAL")

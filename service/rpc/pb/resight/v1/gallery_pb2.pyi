@@ -220,6 +220,8 @@ class EnrollResult(_message.Message):
         INVALID_ARGUMENT / BAD_NAME: sighting_id is not well formed.
         INVALID_ARGUMENT / BAD_SIGHTING: camera, time, track, person or attributes is not well formed.
         INVALID_ARGUMENT / DUPLICATE_ID: an earlier item of this call has the same sighting_id.
+        NOT_FOUND / SIGHTING_NOT_FOUND: an earlier call of this request_id enrolled the item, but it has
+          been deleted since.
         INTERNAL / ENGINE_FAILED: the model could not embed this image.
         """
 
@@ -369,7 +371,9 @@ class SearchSightingsRequest(_message.Message):
     parent: _builtins.str
     """"sites/{site}"."""
     limit: _builtins.int
-    """The most matches per query, 1 to RESIGHT_MAX_LIMIT; 0 means 10."""
+    """The most matches per query, 1 to RESIGHT_MAX_LIMIT; 0 means 10. All queries together may ask
+    for 10000 matches, or for RESIGHT_MAX_LIMIT where that is higher.
+    """
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchQuery]:
         """The queries, at least 1 and at most RESIGHT_MAX_ITEMS."""

@@ -63,7 +63,8 @@ class GalleryServiceStub:
 
     INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
       (RESIGHT_MAX_ITEMS), or none.
-    INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT.
+    INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
+      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
     FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
     UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -121,7 +122,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
 
     INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
       (RESIGHT_MAX_ITEMS), or none.
-    INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT.
+    INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
+      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
     FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
     UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -188,7 +190,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
           (RESIGHT_MAX_ITEMS), or none.
-        INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT.
+        INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
+          queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
         INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
         FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
         UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
