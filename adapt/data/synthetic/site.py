@@ -195,6 +195,7 @@ def _record(spec: SiteSpec) -> str:
     record = {
         "generator_version": GENERATOR_VERSION,
         "spec": asdict(spec),
+        "style": asdict(STYLES[spec.style]),
         "libraries": {name: version(name) for name in libraries},
     }
     return json.dumps(record, indent=2, sort_keys=True) + "\n"

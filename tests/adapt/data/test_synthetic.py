@@ -126,6 +126,9 @@ def test_the_project_reads_what_it_wrote(site: SiteSummary) -> None:
 def test_the_record_makes_the_site_again(site: SiteSummary, tmp_path: Path) -> None:
     record = json.loads((site.root / "synthetic.json").read_text())
     assert set(record["libraries"]) == {"numpy", "opencv-python-headless", "simplejpeg"}
+    # A style that was changed since must show: two runs are comparable only with equal records.
+    assert record["style"]["cameras"]["pitch"] == list(STYLES["winter"].cameras.pitch)
+    assert record["style"]["wardrobe"]["shoes"] == STYLES["winter"].wardrobe.shoes
     render_site(SiteSpec(**record["spec"]), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(site.root)
 
