@@ -13,17 +13,22 @@ from models.bundle import Bundle
 from service.client import CallFailedError, ResightClient
 from service.types import NewSighting, SightingFilter
 
+TIE = 1e-6
+"""Scores closer than this are equal but for float32 rounding."""
+
 
 @dataclass(frozen=True)
 class ServedRanking:
     """searches: cross-camera searches made. same: with the very ranking of the evaluation, every
-    crop of the other cameras included. mAP: of the served rankings. largest_score_difference: of
-    any served score from the evaluated one.
+    crop of the other cameras included. ties: of the others, those where only crops whose evaluated
+    scores differ by less than `TIE` changed places. mAP: of the served rankings.
+    largest_score_difference: of any served score from the evaluated one.
     """
 
     enrolled: int
     searches: int
     same: int
+    ties: int
     mAP: float  # noqa: N815 - the field's name for it
     largest_score_difference: float
 
@@ -35,10 +40,9 @@ def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> Ser
     query_vectors = embed(labelled.query.images)
     gallery_vectors = embed(labelled.gallery.images)
     gallery_cameras = np.array([gallery.cameras[c] for c in gallery.camera_codes])
-    same, precisions, difference = 0, [], 0.0
+    same, ties, precisions, difference = 0, 0, [], 0.0
     with local_server(bundle, data_dir) as address, ResightClient(address) as client:
-        if not any(site.id == "bench" for site in client.sites()):
-            client.create_site("bench")
+        client.create_site("bench")
         new = (
             NewSighting(s.path.read_bytes(), camera=str(gallery_cameras[row]), id=f"g{row:06d}")
             for row, s in enumerate(gallery.samples)
@@ -59,10 +63,16 @@ def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> Ser
                 wanted=SightingFilter(exclude_cameras=(camera,)),
             )
             found = np.array([int(match.sighting.id[1:]) for match in answer.matches])
-            same += bool(np.array_equal(found, expected))
+            if np.array_equal(found, expected):
+                same += 1
+            elif np.array_equal(np.sort(found), np.sort(expected)):
+                rescored = gallery_vectors[found] @ query_vectors[row]
+                ties += bool((np.diff(rescored) < TIE).all())
             served = np.array([match.score for match in answer.matches])
             difference = max(difference, float(np.abs(served - np.sort(score)[::-1]).max()))
             hits = np.flatnonzero(gallery.persons[found] == sample.person) + 1
             if len(hits):
                 precisions.append(float((np.arange(1, len(hits) + 1) / hits).mean()))
-    return ServedRanking(len(results), len(query), same, float(np.mean(precisions)), difference)
+    return ServedRanking(
+        len(results), len(query), same, ties, float(np.mean(precisions)), difference
+    )
