@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         default=10 * 1024 * 1024, ge=1024, description="Largest image file in bytes."
     )
     max_image_pixels: int = Field(
-        default=4096 * 4096, ge=64, description="Largest height x width of an image."
+        default=2048 * 2048, ge=64, description="Largest height x width of an image."
     )
     keep_crops: bool = Field(
         default=True,

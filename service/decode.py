@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ImageError
 from models.image import Preprocessing
-from service.errors import BadImageError
+from service.errors import BadImageError, ShuttingDownError
 from service.metrics import Metrics
+
+_SLICE_S = 0.01
+"""How long a thread works for one call before it is the next one's turn."""
+
+# Of one call: what is left to do (number and bytes of each image), and what came of the rest.
+_Todo: TypeAlias = deque[tuple[int, bytes]]
+_Results: TypeAlias = dict[int, NDArray[np.uint8] | BadImageError]
 
 
 class Decoder:
@@ -35,26 +45,55 @@ class Decoder:
         self._max_pixels = max_pixels
         self._threads = threads
         self._metrics = metrics
+        self._closing = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resight-decode")
 
     async def decode(self, images: Sequence[bytes]) -> list[NDArray[np.uint8] | BadImageError]:
-        """One (H,W,3) uint8 RGB, or what is wrong with it, per image."""
-        loop = asyncio.get_running_loop()
+        """One (H,W,3) uint8 RGB, or what is wrong with it, per image.
+
+        Calls take turns. Where the caller is cancelled, the call ends once no thread works for it
+        any more: that is, after the images in hand.
+
+        Raises:
+            ShuttingDownError: the decoder was closed before the last image.
+        """
+        todo: _Todo = deque(enumerate(images))
+        results: _Results = {}
+        workers = min(self._threads, len(images))
         with self._metrics.stage("decode"):
-            # One task per thread, not per image: handing over costs as much as a small crop.
-            size = max(1, -(-len(images) // self._threads))
-            parts = [
-                loop.run_in_executor(self._pool, self._decode_part, images[start : start + size])
-                for start in range(0, len(images), size)
-            ]
-            return [item for part in await asyncio.gather(*parts) for item in part]
+            done = asyncio.gather(*(self._work(todo, results) for _ in range(workers)))
+            try:
+                await asyncio.shield(done)
+            except BaseException:
+                todo.clear()
+                await asyncio.wait([done])
+                raise
+        if len(results) < len(images):
+            raise ShuttingDownError("the server stopped; send it again")
+        return [results[number] for number in range(len(images))]
 
     def close(self) -> None:
-        """Stop the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads after the images in hand; what waits is not decoded any more."""
+        self._closing = True
+        self._pool.shutdown(wait=True)
 
-    def _decode_part(self, images: Sequence[bytes]) -> list[NDArray[np.uint8] | BadImageError]:
-        return [self._decode_one(image) for image in images]
+    async def _work(self, todo: _Todo, results: _Results) -> None:
+        # A slice at a time, each at the end of the pool's queue: no call keeps others waiting for
+        # longer. Not an image at a time: handing over costs as much as a small crop.
+        loop = asyncio.get_running_loop()
+        while todo and not self._closing:
+            await loop.run_in_executor(self._pool, self._decode_slice, todo, results)
+
+    def _decode_slice(self, todo: _Todo, results: _Results) -> None:
+        until = perf_counter() + _SLICE_S
+        while not self._closing:
+            try:
+                number, image = todo.popleft()
+            except IndexError:
+                return
+            results[number] = self._decode_one(image)
+            if perf_counter() >= until:
+                return
 
     def _decode_one(self, image: bytes) -> NDArray[np.uint8] | BadImageError:
         if len(image) > self._max_bytes:

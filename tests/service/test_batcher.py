@@ -12,6 +12,7 @@ from service.decode import Decoder
 from service.errors import BadImageError, EngineError, OverloadedError, ShuttingDownError
 from service.metrics import Metrics
 from tests.support.fake_engine import FakeEngine
+from tests.support.held_preprocessing import HeldPreprocessing
 from tests.support.tiny_model import PREPROCESSING, crop, embed
 
 MAX_BATCH = 4
@@ -163,6 +164,28 @@ async def test_a_caller_that_has_gone_is_not_embedded(
     assert engine.batches == [1, 1]
     assert _value(metrics, "resight_images_total", outcome="gone") == 2
     assert _value(metrics, "resight_queue_depth") == 0
+
+
+async def test_a_caller_that_has_gone_keeps_its_room_until_no_thread_works_for_it(
+    engine: FakeEngine, metrics: Metrics
+) -> None:
+    held = HeldPreprocessing()
+    decoder = Decoder(held, max_bytes=100, max_pixels=1, threads=2, metrics=metrics)
+    batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
+    gone = asyncio.create_task(batcher.embed([b"x"] * 8))
+    await _until(lambda: len(held.seen) == 2)
+    gone.cancel()
+    await asyncio.wait([gone], timeout=0.05)
+    assert _value(metrics, "resight_queue_depth") == 8
+    with pytest.raises(OverloadedError):
+        await batcher.embed([b"y"])
+    held.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert _value(metrics, "resight_queue_depth") == 0
+    assert len(await batcher.embed([b"y"])) == 1
+    assert held.seen == [b"x", b"x", b"y"]
+    await batcher.close(5)
 
 
 async def test_a_full_batch_is_handed_over_early_and_no_other(

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
 
 from service.decode import Decoder
-from service.errors import BadImageError
+from service.errors import BadImageError, ShuttingDownError
 from service.metrics import Metrics
+from tests.support.held_preprocessing import HeldPreprocessing
 from tests.support.tiny_model import HEIGHT, PREPROCESSING, WIDTH, crop
 
 
@@ -53,3 +55,57 @@ async def test_a_bad_image_is_its_own_error_only(decoder: Decoder, metrics: Metr
 
 async def test_no_images(decoder: Decoder) -> None:
     assert await decoder.decode([]) == []
+
+
+def held_decoder(held: HeldPreprocessing, metrics: Metrics, threads: int = 2) -> Decoder:
+    return Decoder(held, max_bytes=100, max_pixels=1, threads=threads, metrics=metrics)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_calls_take_turns(metrics: Metrics) -> None:
+    held = HeldPreprocessing(seconds=0.02)
+    held.gate.set()
+    decoder = held_decoder(held, metrics, threads=1)
+    large = asyncio.create_task(decoder.decode([b"large"] * 30))
+    await until(lambda: len(held.seen) > 0)
+    await decoder.decode([b"small"])
+    assert held.seen.index(b"small") <= 3
+    assert not large.done()
+    assert len(await large) == 30
+    decoder.close()
+
+
+async def test_a_cancelled_call_ends_with_the_images_in_hand(metrics: Metrics) -> None:
+    held = HeldPreprocessing()
+    decoder = held_decoder(held, metrics)
+    call = asyncio.create_task(decoder.decode([b"x"] * 20))
+    await until(lambda: len(held.seen) == 2)
+    call.cancel()
+    await asyncio.wait([call], timeout=0.05)
+    assert not call.done(), "threads still work for it"
+    held.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(held.seen) == 2
+    decoder.close()
+
+
+async def test_close_waits_for_the_images_in_hand_only(metrics: Metrics) -> None:
+    held = HeldPreprocessing()
+    decoder = held_decoder(held, metrics)
+    calls = [asyncio.create_task(decoder.decode([b"x"] * 20)) for _ in range(3)]
+    await until(lambda: len(held.seen) == 2)
+    closing = asyncio.create_task(asyncio.to_thread(decoder.close))
+    await asyncio.wait([closing], timeout=0.05)
+    assert not closing.done()
+    held.gate.set()
+    await closing
+    assert len(held.seen) == 2
+    for call in calls:
+        with pytest.raises(ShuttingDownError):
+            await call
