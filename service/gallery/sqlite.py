@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 _BUSY_S = 30.0
 
 
-def open_sqlite(path: Path) -> tuple[Engine, Engine]:
-    """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power."""
+def open_sqlite(path: Path, *, busy_s: float = _BUSY_S) -> tuple[Engine, Engine]:
+    """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power.
+
+    busy_s: how long one connection waits for another.
+    """
     if not path.exists():  # for its owner only, whatever the folder is; SQLite's other files follow
         path.touch(mode=0o600)
-    url = f"sqlite:///{path}"
+    url = URL.create("sqlite", database=str(path))  # as text, a "?" would end the path
     # Parameters are crops and labels: they do not belong in messages and logs.
-    common: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}, "hide_parameters": True}
+    common: dict[str, Any] = {"connect_args": {"timeout": busy_s}, "hide_parameters": True}
     reader = create_engine(url, pool_size=8, max_overflow=24, **common)
     writer = create_engine(url, pool_size=1, max_overflow=0, **common)
     for engine in (reader, writer):
@@ -46,11 +52,12 @@ def _begin(statement: str) -> Any:
     return begin
 
 
-def checkpoint(writer: Engine) -> None:
+def empty_log(writer: Engine) -> str:
     """Move the write-ahead log into the database and empty it, so that nothing deleted is left in
-    it; where a reader is in the way, the next checkpoint does it."""
-    connection = writer.raw_connection()
+    it. Returns what is in the way, "" if nothing is."""
     try:
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
+        with closing(writer.raw_connection()) as connection:
+            answer = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except (sqlite3.Error, DBAPIError) as error:
+        return str(error)
+    return "a reader is in the way" if answer[0] else ""

@@ -6,12 +6,13 @@ Reads may be called from any thread. A write gives a future that is done after i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +26,7 @@ from service.errors import (
 )
 from service.gallery.index import IndexEntry
 from service.gallery.records import Answer, KeptCrop, NewRow, Request, SiteRow, Stored
-from service.gallery.sqlite import checkpoint, open_sqlite
+from service.gallery.sqlite import empty_log, open_sqlite
 from service.gallery.statements import (
     CHUNK,
     blob,
@@ -60,6 +61,10 @@ from service.gallery.writer import Writer, store_error
 from service.metrics import Metrics
 from service.types import Sighting, SightingFilter, Vector
 
+T = TypeVar("T")
+
+log = logging.getLogger("resight.store")
+
 _LOAD_CHUNK = 4096
 """Rows read at a time when an index is built."""
 
@@ -71,6 +76,7 @@ class Store:
         self._reader = reader
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
+        self._log_holds_deleted = False
 
     @classmethod
     def open(cls, path: Path, metrics: Metrics) -> Store:
@@ -87,7 +93,9 @@ class Store:
                 f"{path} cannot be used as a database ({error.orig}); restore it from a backup, or "
                 "choose another data folder"
             ) from error
-        return cls(reader, writer, metrics)
+        store = cls(reader, writer, metrics)
+        store._empty_log()  # a crash, or a full disk, may have left it
+        return store
 
     def close(self) -> None:
         """Finish the queued writes and close the database."""
@@ -240,7 +248,7 @@ class Store:
                     insert(models).values(fingerprint=fingerprint, reference=reference)
                 )
 
-        self._writer.submit(apply).result()
+        self._submit(apply).result()
 
     def create_site(
         self, site: str, model: str, now: datetime, then: Callable[[None], None]
@@ -252,7 +260,7 @@ class Store:
                 raise SiteExistsError(f"there is a site {site} already; choose another name")
             connection.execute(insert(sites).values(site=site, model=model, created_us=to_us(now)))
 
-        return self._writer.submit(apply, then)
+        return self._submit(apply, then)
 
     def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
         """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`."""
@@ -268,7 +276,7 @@ class Store:
                 )
             connection.execute(delete(sites).where(sites.c.site == site))
 
-        return self._writer.submit(apply, self._then_forget(then))
+        return self._submit(apply, then, deletes=True)
 
     def enroll(
         self,
@@ -309,11 +317,11 @@ class Store:
                 remember(connection, site, request, answer, now, request_ttl)
             return answer
 
-        return self._writer.submit(apply, then)
+        return self._submit(apply, then)
 
     def forget_requests(self, before: datetime) -> Future[None]:
         """Forget the request ids of earlier calls."""
-        return self._writer.submit(lambda connection: forget_requests(connection, before))
+        return self._submit(lambda connection: forget_requests(connection, before))
 
     def delete_sighting(
         self, site: str, sighting: str, then: Callable[[None], None]
@@ -325,7 +333,7 @@ class Store:
             if not delete_sightings(connection, site, [sighting]):
                 raise sighting_not_found(site, sighting)
 
-        return self._writer.submit(apply, self._then_forget(then))
+        return self._submit(apply, then, deletes=True)
 
     def add_embeddings(self, model: str, vectors: Mapping[int, Vector]) -> Future[None]:
         """Add embeddings by row number; rows that have been deleted meanwhile are left out."""
@@ -341,7 +349,7 @@ class Store:
                     [{"row": row, "model": model, "vector": blob(vectors[row])} for row in rows],
                 )
 
-        return self._writer.submit(apply)
+        return self._submit(apply)
 
     def switch_model(
         self, site: str, model: str, *, drop_unusable: bool, then: Callable[[int], None]
@@ -368,14 +376,34 @@ class Store:
             connection.execute(update(sites).where(sites.c.site == site).values(model=model))
             return int(dropped)
 
-        return self._writer.submit(apply, self._then_forget(then))
+        return self._submit(apply, then, deletes=True)
 
-    def _then_forget(self, then: Callable[[Any], None]) -> Callable[[Any], None]:
-        def after_commit(result: Any) -> None:
-            then(result)
-            checkpoint(self._write_engine)
+    def _submit(
+        self,
+        apply: Callable[[Connection], T],
+        then: Callable[[T], None] | None = None,
+        *,
+        deletes: bool = False,
+    ) -> Future[T]:
+        def after_commit(result: T) -> None:
+            self._log_holds_deleted |= deletes
+            if then is not None:
+                then(result)
+            if self._log_holds_deleted:
+                self._empty_log()
 
-        return after_commit
+        return self._writer.submit(apply, after_commit)
+
+    def _empty_log(self) -> None:
+        """The writes are done, whatever comes of this; a full disk may be in the way."""
+        obstacle = empty_log(self._write_engine)
+        self._log_holds_deleted = bool(obstacle)
+        if obstacle:
+            log.warning(
+                "the write-ahead log is not yet emptied, and may hold what was deleted (%s); the "
+                "next write and the next start try it again",
+                obstacle,
+            )
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:

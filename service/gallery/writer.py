@@ -153,5 +153,8 @@ def store_error(error: DBAPIError) -> CallError:
     """What a refusal by the database means to the caller."""
     text = str(error.orig)
     if "disk is full" in text or "No space left" in text:
-        return StoreFullError("the server's disk is full; free space in its data folder")
+        return StoreFullError(
+            "the server's disk is full; free space on it outside the database: deleting sightings "
+            "takes some, too"
+        )
     return StoreError(f"the database refused ({text}); see the server's log")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import resource
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.gallery.records import Answer, NewRow, Request, Stored
+from service.gallery.sqlite import empty_log, open_sqlite
 from service.gallery.store import Store
 from service.metrics import Metrics, new_metrics
 from service.types import EVERY_SIGHTING, SightingFilter
@@ -259,6 +262,87 @@ def test_what_is_deleted_is_not_on_the_disk(
     lobby.delete_sighting("lobby", "a", ignore).result(10)
     assert b"face of somebody" not in on_disk()
     assert b"Ann Other" not in on_disk()
+
+
+@contextmanager
+def disk_full_at(size: int) -> Iterator[None]:
+    """No file can grow beyond a size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("retry", ["next write", "next start"])
+def test_what_is_deleted_while_the_disk_is_full_is_wiped_later(
+    database: Path,
+    make_row: Callable[..., NewRow],
+    caplog: pytest.LogCaptureFixture,
+    retry: str,
+) -> None:
+    secret = b"face of somebody" * 4000
+    store = Store.open(database, new_metrics())
+    store.register_model(ONE, "person@1")
+    store.create_site("lobby", ONE, NOW, ignore).result(10)
+    enroll(store, make_row("large", 1, image=b"x" * 1_000_000))
+    store.close()  # empties the log
+    store = Store.open(database, new_metrics())
+    told: list[None] = []
+
+    def log_file() -> bytes:
+        return database.with_name(f"{database.name}-wal").read_bytes()
+
+    enroll(store, make_row("a", 2, image=secret))
+    with disk_full_at(database.stat().st_size):  # there is room in the log, not in the database
+        store.delete_sighting("lobby", "a", told.append).result(10)
+        assert told == [None]
+        assert secret[:16] in log_file()
+        (record,) = caplog.records
+        assert "write-ahead log is not yet emptied" in record.message
+        if retry == "next start":
+            store.close()
+            assert secret[:16] in log_file()
+    if retry == "next write":
+        store.forget_requests(NOW).result(10)
+    else:
+        store = Store.open(database, new_metrics())
+    assert log_file() == b""
+    assert len(caplog.records) == 1
+    assert ids(store.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)) == ["large"]
+    store.close()
+
+
+def test_a_reader_in_the_way_of_emptying_the_log_is_said(database: Path) -> None:
+    reader, writer = open_sqlite(database, busy_s=0.05)
+    with writer.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+    with reader.begin() as reading:
+        reading.exec_driver_sql("SELECT * FROM t")
+        with writer.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        assert empty_log(writer) == "a reader is in the way"
+    assert empty_log(writer) == ""
+    reader.dispose()
+    writer.dispose()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "a?mode=ro", "ä:memory:"])
+def test_the_database_lies_where_it_is_asked_to(
+    name: str, tmp_path: Path, make_row: Callable[..., NewRow]
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    store = Store.open(folder / "resight.db", new_metrics())
+    store.register_model(ONE, "person@1")
+    store.create_site("lobby", ONE, NOW, ignore).result(10)
+    enroll(store, make_row("a"))
+    store.close()
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.iterdir()] == ["resight.db"]
+    with closing(sqlite3.connect(folder / "resight.db")) as connection:
+        assert connection.execute("SELECT sighting FROM sightings").fetchall() == [("a",)]
 
 
 def test_embeddings_of_another_model_are_kept_apart(
