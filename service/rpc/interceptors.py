@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -35,6 +35,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._metrics = metrics
         self._max_concurrent = max_concurrent
         self._running = 0
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+
+    async def finish(self, at_most_s: float) -> None:
+        """Wait until the answers of all calls are sent, or some seconds are over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_answered.wait(), at_most_s)
 
     async def intercept_service(
         self,
@@ -63,7 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self, method: str, inner: Callable[[Any, Context], Awaitable[Any]]
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:
-            with self._watched(method) as outcome:
+            with self._watched(method, context) as outcome:
                 try:
                     self._admit()
                     return await inner(request, context)
@@ -76,7 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self, method: str, inner: Callable[[Any, Context], AsyncIterator[Any]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            with self._watched(method) as outcome:
+            with self._watched(method, context) as outcome:
                 try:
                     self._admit()
                     async for message in inner(request, context):
@@ -95,8 +103,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             )
 
     @contextmanager
-    def _watched(self, method: str) -> Iterator[_Outcome]:
+    def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:
         outcome = _Outcome(method)
+        self._unanswered += 1
+        self._all_answered.clear()
+        # Not at the end of this block: an answer takes time to send.
+        context.add_done_callback(self._answered)  # type: ignore[arg-type] # no Protocol in the stubs
         started = perf_counter()
         self._running += 1
         self._metrics.rpc_in_flight.inc()
@@ -111,6 +123,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             self._metrics.rpc_duration.labels(method, outcome.code).observe(
                 perf_counter() - started
             )
+
+    def _answered(self, _: Context) -> None:
+        self._unanswered -= 1
+        if self._unanswered == 0:
+            self._all_answered.set()
 
 
 class _Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import grpc
@@ -39,6 +40,12 @@ SERVICES = tuple(
 )
 """Full names of our services."""
 
+_NEVER_S = 24 * 3600.0
+"""gRPC's own time for running calls, which must not end: it crashes where two ends coincide."""
+
+_LAST_WORD_S = 0.1
+"""For NOT_SERVING to reach those who watch health."""
+
 
 class RpcServer:
     """All services on one address. Not SERVING before `start` and from `stop` on."""
@@ -46,8 +53,9 @@ class RpcServer:
     def __init__(
         self, gallery: Gallery, batcher: Batcher, settings: Settings, metrics: Metrics
     ) -> None:
+        self._calls = CallInterceptor(metrics, max_concurrent=settings.max_concurrent_calls)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(metrics, max_concurrent=settings.max_concurrent_calls)],
+            interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -94,9 +102,16 @@ class RpcServer:
         return join_address(host, port)
 
     async def stop(self, drain_s: float) -> None:
-        """Tell health checks, refuse new calls, give running ones `drain_s` seconds."""
+        """Tell health checks, refuse new calls, give running ones `drain_s` seconds.
+
+        Only those of our services: a watch of health or a reflection stream has no end of its own.
+        """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(drain_s)
+        refusing = asyncio.create_task(self._server.stop(_NEVER_S))
+        await self._calls.finish(drain_s)
+        await asyncio.sleep(_LAST_WORD_S)
+        await self._server.stop(0)  # the shorter time counts
+        await refusing
 
 
 def _check_free(host: str, port: int) -> None:
