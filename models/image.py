@@ -7,7 +7,9 @@ Decoding is part of a model: other pixels give other embeddings. What `decode` d
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import warnings
 from typing import Literal, cast
 
 import cv2
@@ -50,8 +52,11 @@ _TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 274, 322, 323
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _SUPPORTED = "send JPEG, PNG, BMP, WebP or TIFF"
 
-# OpenCV prints a line per bad image on its own; each is already an error of ours.
+# OpenCV and Pillow report bad images on their own; each is already an error of ours. What libpng,
+# libjpeg and libtiff inside OpenCV write to stderr passes this by, and cannot be turned off.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:

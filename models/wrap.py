@@ -2,8 +2,11 @@
 
     e = f(transpose((scale x - mean) / std)),   embedding = e / max(||e||, 1e-12)
 
-f is the foreign graph, kept node for node. Graphs exported for one image often give wrong vectors,
-or none, for several, so the bundle is compared with the original run image by image.
+f is the foreign graph, kept node for node but for two things. MeanVarianceNormalization is spelled
+out as the ONNX standard defines it, as ONNX Runtime's own gives NaN where a group is constant. And
+graphs exported for one image often give wrong vectors, or none, for several: where they do,
+constant reshapes are freed from a batch of 1. The bundle is compared, at batch 1 and n, with the
+graph before this second change, run image by image.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ except ImportError as _missing:
     ) from _missing
 
 MAX_DIFFERENCE = 1e-4
-"""Largest absolute difference of any component of the unit vectors from the original graph's."""
+"""Largest absolute difference of any component of the unit vectors from those image by image."""
 
 
 def wrap_onnx(
@@ -70,7 +73,8 @@ def wrap_onnx(
         output: name of the output to use; needed where the graph has several.
 
     Returns:
-        The bundle; it gives the original's vectors, normalised, at any batch size.
+        The bundle; it gives the original's vectors, as the ONNX standard defines them, normalised,
+        at any batch size.
 
     Raises:
         WrapError: unreadable file, other inputs or outputs, or wrong at batch > 1 beyond repair.
@@ -165,7 +169,7 @@ def _choose_output(model: onnx.ModelProto, output: str | None) -> str:
 def _run_original(
     model: onnx.ModelProto, output: str, x: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Vectors of the foreign graph with its own batch of 1, image by image, normalised."""
+    """Vectors of the reduced foreign graph with its own batch of 1, image by image, normalised."""
     session = _session(model.SerializeToString())
     name = image_inputs(model)[0].name
     vectors = np.stack([_run(session, output, name, x[i : i + 1]).ravel() for i in range(len(x))])

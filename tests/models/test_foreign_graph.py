@@ -124,6 +124,26 @@ def test_mvn_is_spelled_out_as_the_standard_defines_it(opset: int, axes: list[in
     np.testing.assert_allclose(got, reference, atol=1e-5)
 
 
+def test_mvn_inside_a_graph_equals_the_reference_also_where_a_group_is_constant() -> None:
+    """Two of them in a row, with weights between; an image with a dead channel."""
+    x = helper.make_tensor_value_info("x", FLOAT, [2, 3, 4, 2])
+    z = helper.make_tensor_value_info("z", FLOAT, [2, 3, 4, 2])
+    gain = numpy_helper.from_array(np.array([2, 0, -1], np.float32).reshape(1, 3, 1, 1), "gain")
+    nodes = [
+        helper.make_node("MeanVarianceNormalization", ["x"], ["a"], axes=[2, 3]),
+        helper.make_node("Mul", ["a", "gain"], ["b"]),
+        helper.make_node("MeanVarianceNormalization", ["b"], ["c"], axes=[2, 3]),
+        helper.make_node("Add", ["c", "a"], ["z"]),
+    ]
+    model = graph_model(nodes, [x], [z], [gain])
+    data = np.random.default_rng(1).normal(3, 2, (2, 3, 4, 2)).astype(np.float32)
+    data[0, 0] = 7
+    (reference,) = ReferenceEvaluator(model).run(None, {"x": data})
+    assert np.isfinite(reference).all()
+    assert not np.isfinite(run(model, {"x": data})).all(), "the runtime's own is what is mended"
+    np.testing.assert_allclose(run(spell_out_mvn(model), {"x": data}), reference, atol=1e-5)
+
+
 def test_a_constant_group_gives_zero_not_nan() -> None:
     x = np.zeros((2, 3, 4, 2), np.float32)
     np.testing.assert_array_equal(run(spell_out_mvn(mvn_model(9, [2, 3])), {"x": x}), 0)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -126,7 +129,7 @@ def test_exif_orientation_is_ignored(fmt: str) -> None:
     np.testing.assert_array_equal(turned, decode(encode(PICTURE, fmt)))
 
 
-def test_tiff_with_orientation_is_refused() -> None:
+def testtiff_with_orientation_is_refused() -> None:
     exif = Image.Exif()
     exif[274] = 3
     with pytest.raises(UnsupportedImageError, match="upright"):
@@ -239,9 +242,52 @@ def test_a_png_chunk_that_claims_gigabytes_is_refused_before_room_is_made() -> N
         decode(bytes(data))
 
 
-def test_a_small_tiff_with_huge_tiles_is_refused() -> None:
+def test_a_smalltiff_with_huge_tiles_is_refused() -> None:
     with pytest.raises(ImageTooLargeError, match="tiles"):
         decode(tiff_with_tiles(16384))
+
+
+def tiff_with(tag: int, *, count: int, value: int) -> bytes:
+    """A TIFF with one entry of its directory changed."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    for at in range(directory + 2, directory + 2 + 12 * entries, 12):
+        if struct.unpack_from("<H", data, at) == (tag,):
+            struct.pack_into("<II", data, at + 4, count, value)
+            return bytes(data)
+    raise AssertionError(f"no tag {tag}")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        tiff_with(259, count=2, value=1),  # a warning of Pillow: too many entries
+        tiff_with(259, count=2**20, value=1),  # and one of a truncated file
+        tiff_with(277, count=1, value=2048),  # its log: too many samples per pixel
+        png_claiming(10_000, 10_000),  # its warning of a bomb
+    ],
+    ids=["entries", "truncated", "samples", "bomb"],
+)
+def test_bad_images_print_nothing(damaged: bytes, tmp_path: Path) -> None:
+    """In a process of its own: pytest takes warnings and logs away from stderr."""
+    file = tmp_path / "image"
+    file.write_bytes(damaged)
+    code = """
+import sys, pathlib
+from models.errors import ImageError
+from models.image import decode
+try:
+    decode(pathlib.Path(sys.argv[1]).read_bytes())
+except ImageError as error:
+    print(error.reason)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from models.bundle import Bundle, check_self_test, write_bundle
 from models.errors import BundleExistsError, SelfTestFailedError, WrapError
@@ -168,6 +169,29 @@ def test_the_bundle_gives_the_originals_vectors_at_any_batch(
         CHANNELS,
     )
     assert (manifest.preprocessing.height, manifest.preprocessing.width) == (HEIGHT, WIDTH)
+
+
+def test_the_bundle_gives_what_the_standard_defines_where_the_runtime_does_not(
+    tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    """A dead channel: ONNX Runtime's own MVN gives NaN, ONNX's reference does not."""
+    normed = Foreign([helper.make_node("Flatten", ["pooled"], ["out"])], {})
+    normed.weights["w"][0], normed.weights["b"][0] = 0, 1
+    normed.nodes[1:2] = [
+        helper.make_node("MeanVarianceNormalization", ["conv"], ["normed"], axes=[2, 3]),
+        helper.make_node("Relu", ["normed"], ["relu"]),
+    ]
+    path = normed.save(tmp_path / "model.onnx")
+    assert not np.isfinite(original_vectors(path, images, CONVENTION, "out")).all()
+    x = CONVENTION.apply(images)
+    evaluator = ReferenceEvaluator(onnx.load(path))
+    rows = np.concatenate(
+        [np.asarray(evaluator.run(None, {"data": x[i : i + 1]})[0]) for i in range(len(x))]
+    )
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    embed = embedder(wrap(path, tmp_path / "bundle"))
+    for batch in (1, 6):
+        np.testing.assert_allclose(embed(images[:batch]), rows[:batch], atol=1e-5)
 
 
 @pytest.mark.parametrize(
