@@ -27,6 +27,6 @@ VOLUME /var/lib/resight
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9464/healthz', timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen('http://' + os.environ['RESIGHT_HTTP'] + '/healthz', timeout=2)"]
 ENTRYPOINT ["resight"]
 CMD ["serve"]

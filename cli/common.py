@@ -9,11 +9,24 @@ from typing import Annotated
 
 import typer
 
+from service.config import SERVER_VARIABLE
+from service.errors import BadNameError
+from service.types import check_site_id
+
+
+def _site_id(site: str) -> str:
+    try:
+        return check_site_id(site)
+    except BadNameError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Server = Annotated[
-    str, typer.Option(help="Address of the server, host:port.", envvar="RESIGHT_SERVER")
+    str, typer.Option(help="Address of the server, host:port.", envvar=SERVER_VARIABLE)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-SiteOption = Annotated[str, typer.Option(help="Name of the site.")]
+SiteOption = Annotated[str, typer.Option(help="Name of the site.", callback=_site_id)]
+SiteName = Annotated[str, typer.Argument(help="Name of the site.", callback=_site_id)]
 
 
 def print_json(value: object) -> None:

@@ -7,11 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from adapt.progress import progress
-from cli.common import AsJson, Server, print_json, short_time, table
+from cli.common import AsJson, Server, SiteName, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import Site
-
-SiteName = Annotated[str, typer.Argument(help="Name of the site.")]
 
 sites = typer.Typer(help="Sites: one gallery each.", no_args_is_help=True)
 

@@ -20,7 +20,7 @@ from models.bundle import Bundle
 from models.errors import ModelError
 from models.registry import Registry
 from service.batcher import Batcher
-from service.config import Settings, split_address, threads_or_cores
+from service.config import Settings, split_address, threads_or_cores, unknown_variables
 from service.data_dir import DataDir
 from service.decode import Decoder
 from service.engine import Engine, OnnxEngine
@@ -128,10 +128,11 @@ async def bootstrap(
     """
     metrics = new_metrics()
     with ExitStack() as cleanup:
-        bundle = open_bundle(settings)  # first: a wrong name leaves no new folder behind
+        # First: a model that cannot be served leaves no new folder behind.
+        bundle = open_bundle(settings)
+        engine, fallback = (load_engine or _load_onnx)(bundle, settings)
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
-        engine, fallback = (load_engine or _load_onnx)(bundle, settings)
         _describe(engine.model, fallback, metrics)
         store = Store.open(data_dir.database, metrics)
         cleanup.callback(store.close)
@@ -170,6 +171,8 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
     Raises:
         StartError: the server cannot start.
     """
+    if unknown := unknown_variables(os.environ):
+        log.warning("no settings of the server, ignored: %s", ", ".join(unknown))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,8 @@ from service.errors import SettingsError
 
 ENV_PREFIX = "RESIGHT_"
 
+SERVER_VARIABLE = "RESIGHT_SERVER"
+"""Of the commands that talk to a server: where it is."""
 
 CLIENT_CHUNK_ITEMS = 64
 """Most sightings that the client sends in one call: every server takes as many."""
@@ -151,6 +154,16 @@ def load_settings(**given: object) -> Settings:
         raise SettingsError(
             f"{faults} (settings come from options and {ENV_PREFIX}* variables)"
         ) from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names that look like settings and are none, sorted."""
+    known = {SERVER_VARIABLE, *(f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields)}
+    return sorted(
+        name
+        for name in environment
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
+    )
 
 
 def _explain(fault: ErrorDetails) -> str:

@@ -87,7 +87,8 @@ class Metrics:
         )
         self.provider_fallback = Gauge(
             "resight_provider_fallback",
-            "1 if the runtime has CUDA but the model runs on the CPU against the setting.",
+            "1 if the runtime has CUDA, but the model runs on the CPU: only with provider auto, as "
+            "with cuda the server does not start then.",
             registry=registry,
         )
         self.store_bytes = Gauge(

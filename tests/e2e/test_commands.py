@@ -135,3 +135,21 @@ def test_an_unreachable_server(command: Command, crops: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: no resight server answers at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["enroll", "--site", "../etc", "{crops}"],
+        ["search", "--site", "../etc", "{crops}/c1/a.png"],
+        ["sighting", "list", "--site", "../etc"],
+        ["site", "create", "../etc"],
+    ],
+)
+def test_a_site_that_cannot_be_is_named_as_it_was_typed(
+    command: Command, crops: Path, arguments: list[str]
+) -> None:
+    done = command(*(part.format(crops=crops) for part in arguments))
+    assert done.returncode == 2
+    assert "'../etc' is not a site id" in " ".join(done.stderr.split())
+    assert "sites/" not in done.stderr

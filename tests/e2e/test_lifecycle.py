@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -216,3 +220,29 @@ def test_ready_line_log_and_ctrl_c(start: Start) -> None:
     assert time.monotonic() - started < 9, "with nothing to drain, the drain need not be waited for"
     for secret in ("Ann", "Bob", "bad bytes", "PNG", "Traceback"):
         assert secret not in server.log, "labels and crops do not belong in the log"
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(start: Start) -> None:
+    server = start(max_item=70)
+    assert "RESIGHT_MAX_ITEM" in server.log
+    assert server.stop() == 0
+
+
+def test_the_health_check_of_the_image_follows_the_address(start: Start) -> None:
+    text = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", text, re.MULTILINE)
+    assert found
+    server = start()
+    _, *arguments = json.loads(found[1])
+
+    def check(address: str) -> int:
+        environment = os.environ | {"RESIGHT_HTTP": address}
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, check=False
+        ).returncode
+
+    port = server.http.rpartition(":")[2]
+    assert check(server.http) == 0
+    assert check(f"0.0.0.0:{port}") == 0
+    assert server.stop() == 0
+    assert check(server.http) == 1

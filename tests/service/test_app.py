@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,16 @@ async def test_a_taken_port_is_said_and_everything_is_released(
     await server.stop()
 
 
-async def test_a_failed_start_releases_the_data_folder(data_dir: Path, tiny_bundle: Bundle) -> None:
+async def test_a_failed_start_releases_the_data_folder(
+    data_dir: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     with pytest.raises(ModelLoadError):
         await bootstrap(settings(data_dir, data_dir / "none"))
+    broken = shutil.copytree(tiny_bundle.path, tmp_path / "broken")
+    with (broken / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ModelLoadError, match=r"model\.onnx"):
+        await bootstrap(settings(data_dir, broken))
     assert not data_dir.exists()
     data_dir.mkdir()
     (data_dir / "resight.db").write_bytes(b"no database" * 1000)

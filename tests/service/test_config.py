@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.config import Settings, default_registry, join_address, load_settings, split_address
+from service.config import (
+    Settings,
+    default_registry,
+    join_address,
+    load_settings,
+    split_address,
+    unknown_variables,
+)
 from service.errors import SettingsError
 
 
@@ -60,6 +67,18 @@ def test_what_does_not_hold_is_named(given: dict[str, object], message: str) -> 
     fields = given if not given else {"data_dir": "d", "model": "m", **given}
     with pytest.raises(SettingsError, match=message):
         load_settings(**fields)
+
+
+def test_variables_that_are_no_settings_are_named() -> None:
+    environment = {
+        "RESIGHT_MODEL": "m",
+        "resight_max_items": "70",
+        "RESIGHT_SERVER": "of the commands",
+        "RESIGHT_MAX_ITEM": "70",
+        "RESIGHT_DATADIR": "d",
+        "PATH": "/bin",
+    }
+    assert unknown_variables(environment) == ["RESIGHT_DATADIR", "RESIGHT_MAX_ITEM"]
 
 
 @pytest.mark.parametrize(
