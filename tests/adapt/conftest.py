@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+
+from tests.support.tiny_sets import write_market
 
 MarketFactory = Callable[..., Path]
 
@@ -16,25 +16,7 @@ MarketFactory = Callable[..., Path]
 def market(tmp_path: Path) -> MarketFactory:
     """Write a Market-1501-style set of noisy one-colour people and give its root."""
 
-    def write(
-        name: str = "set", *, persons: int = 6, cameras: int = 2, each: int = 2, seed: int = 0
-    ) -> Path:
-        rng = np.random.default_rng(seed)
-        root = tmp_path / name
-        for folder, people in (
-            ("bounding_box_train", range(1, persons + 1)),
-            ("query", range(101, 104)),
-            ("bounding_box_test", range(101, 104)),
-        ):
-            (root / folder).mkdir(parents=True)
-            for person in people:
-                colour = np.random.default_rng(person).integers(0, 256, 3)
-                for camera in range(1, cameras + 1):
-                    for frame in range(each):
-                        noise = rng.normal(0, 12, (40, 20, 3)) + 15 * camera
-                        image = np.clip(colour + noise, 0, 255).astype(np.uint8)
-                        file = root / folder / f"{person:04d}_c{camera}s1_{frame:06d}_00.png"
-                        assert cv2.imwrite(str(file), image)
-        return root
+    def write(name: str = "set", **numbers: int) -> Path:
+        return write_market(tmp_path / name, **numbers)
 
     return write

@@ -238,3 +238,79 @@ def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
         steps[fresh] = float(moved.median())
     assert steps[True] == pytest.approx(1e-3, rel=0.05)
     assert steps[False] < 0.95e-3
+
+
+class _Linear(Source):
+    """A loss whose gradient is 1 for every scale of the neck, and nothing else."""
+
+    def step(self, batch: Batch) -> Losses:
+        return Losses({"sum": self.net.neck.weight.sum()}, {"sum": 1.0})
+
+
+def test_each_step_is_one_gradient_at_the_rounds_learning_rate() -> None:
+    data = crops()
+    method = source(data, _Linear)
+    scale = method.net.neck.weight
+    rounds = train(
+        method,
+        data,
+        schedule=Schedule(rounds=3, iterations=2),
+        batch=BatchShape(identities=2, instances=2),
+        augmentation=Augmentation(pad=2),
+        optimizer=OptimizerSettings(
+            algorithm="sgd",
+            lr=1.0,
+            momentum=0,
+            weight_decay=0,
+            warmup_rounds=1,
+            milestones=(2,),
+            decay=0.1,
+        ),
+        camera_statistics=False,
+        seed=0,
+        device=CPU,
+    )
+    places = [(result.metrics["lr"], float(scale.detach().mean())) for result in rounds]
+    expected = [(0.01, 1 - 2 * 0.01), (1.0, 1 - 2 * 1.01), (0.1, 1 - 2 * 1.11)]
+    for place, by_hand in zip(places, expected, strict=True):
+        assert place == pytest.approx(by_hand, abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["adam", "sgd"])
+def test_weights_decay_as_the_settings_say(algorithm: str) -> None:
+    """A loss that wants nothing leaves decay alone: it pulls every weight towards 0."""
+    method = source(crops())
+    settings = OptimizerSettings(algorithm=algorithm, lr=1e-2, weight_decay=0.5)  # type: ignore[arg-type]
+    opt = build_optimizer(method, settings)
+    weight = method.net.backbone.conv1.weight
+    before = weight.detach().abs().mean()
+    (0 * weight.sum()).backward()
+    opt.step()
+    assert weight.detach().abs().mean() < 0.999 * before
+
+
+class _Changing(_Linear):
+    """Two clusters in the first round, all persons from then on."""
+
+    rounds = 0
+
+    def relabel(self, table: FeatureTable) -> PseudoLabels:
+        self.rounds += 1
+        if self.rounds > 1:
+            return self.labels
+        return PseudoLabels(self.labels.labels % 2, "halves")
+
+
+def test_labels_are_compared_with_those_of_the_round_before() -> None:
+    data = crops(persons=6)
+    first, second, third = run(
+        source(data, _Changing), data, schedule=Schedule(rounds=3, iterations=1)
+    )
+    assert not {"agreement", "changed_share"} & set(first.metrics)
+    assert not first.warnings
+    assert second.metrics["changed_share"] == pytest.approx(2 / 3)
+    assert second.metrics["agreement"] < 1
+    assert any("from 2 to 6" in warning for warning in second.warnings)
+    assert third.metrics["agreement"] == 1
+    assert third.metrics["changed_share"] == 0
+    assert not third.warnings

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.config import Augmentation, BatchShape, Clustering, Recipe, Schedule  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from adapt.config import (  # noqa: E402
+    Augmentation,
+    BatchShape,
+    Clustering,
+    OptimizerSettings,
+    Recipe,
+    Schedule,
+)
 from adapt.errors import ClusteringError, DataError, RunError  # noqa: E402
+from adapt.features import MIN_CAMERA_CROPS  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs import Run  # noqa: E402
 from adapt.training import Machine, adapt, merge_sources, pretrain  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
+from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
 SHORT = {
@@ -216,3 +228,106 @@ def test_merged_sources_keep_people_and_cameras_apart() -> None:
     assert merged.cameras == ("0/c1", "1/c1")
     with pytest.raises(DataError, match="two identities"):
         merge_sources([crops("a", [3, 3])])
+
+
+STILL = OptimizerSettings(lr=1e-12)
+"""Weights stay where they start, so that the start can be seen in what is kept."""
+
+
+def first_layer(net: ReIDNet) -> np.ndarray:
+    return net.backbone.features[0][0].weight.detach().numpy()  # type: ignore[no-any-return]
+
+
+def test_weights_are_where_pretraining_starts(market: Callable[..., Path], tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    given = ReIDNet("mobilenet_v2")
+    save_file(given.backbone.state_dict(), tmp_path / "imagenet.safetensors")
+    run = source_run(
+        market("source"),
+        tmp_path / "run",
+        weights=str(tmp_path / "imagenet.safetensors"),
+        recipe=SOURCE.model_copy(update={"optimizer": STILL}),
+    )
+    np.testing.assert_allclose(first_layer(run.network()), first_layer(given), atol=1e-7)
+
+
+def test_each_init_is_where_its_own_network_starts(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    second = source_run(
+        market("more", seed=3), tmp_path / "second", machine=Machine(torch.device("cpu"), seed=2)
+    )
+    inits = [init, second.path]
+    for keep, path in enumerate(inits, 1):
+        recipe = MMT.model_copy(update={"options": MMTOptions(keep=keep), "optimizer": STILL})  # type: ignore[arg-type]
+        run = site_run(
+            market(f"site{keep}", seed=5), init, tmp_path / f"{keep}", inits=inits, recipe=recipe
+        )
+        kept, start = (first_layer(r.network()) for r in (run, Run.open(path)))
+        np.testing.assert_allclose(kept, start, atol=1e-7)
+        assert run.info.init == tuple(Run.open(p).network_hash() for p in inits)
+
+
+def test_the_camera_pattern_names_the_cameras(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    run = site_run(market("site"), init, tmp_path / "out", camera_pattern=r"_c(?P<camera>\d)s")
+    assert run.info.data[0].cameras == ("1", "2")
+
+
+def recipe_changes() -> dict[str, dict[str, object]]:
+    clusters = MMT.clustering
+    return {
+        "cameras' statistics": {
+            "clustering": clusters.model_copy(update={"camera_statistics": False})
+        },
+        "centring": {"clustering": clusters.model_copy(update={"camera_centering": False})},
+        "augmentation": {"augment": Augmentation(pad=0, flip=0, erase=0)},
+    }
+
+
+@pytest.mark.parametrize("change", recipe_changes())
+def test_a_change_of_the_recipe_changes_the_network(
+    market: Callable[..., Path], tmp_path: Path, init: Path, change: str
+) -> None:
+    site = market("site", persons=4, each=MIN_CAMERA_CROPS // 4)
+    recipes = (MMT, MMT.model_copy(update=recipe_changes()[change]))
+    runs = [site_run(site, init, tmp_path / f"{n}", recipe=r) for n, r in enumerate(recipes)]
+    assert weights(runs[0].path) != weights(runs[1].path)
+
+
+def noise(root: Path, names: Sequence[str], seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (40, 20, 3)).astype(np.uint8)
+        assert cv2.imwrite(str(root / name), image)
+    return root
+
+
+def test_clusters_are_drawn_with_the_runs_seed(tmp_path: Path, init: Path) -> None:
+    """On noise k-means ends where its start leads; the first round's features are the same."""
+    site = noise(tmp_path / "site", [f"{c}/{n}.png" for c in "ab" for n in range(16)])
+    once = MMT.model_copy(update={"schedule": Schedule(rounds=1, iterations=1)})
+    found = set()
+    for seed in range(1, 5):
+        machine = Machine(torch.device("cpu"), seed)
+        run = site_run(site, init, tmp_path / f"{seed}", recipe=once, machine=machine)
+        (row,) = run.metrics()
+        found.add(tuple(row[f"cluster_size_{size}"] for size in ("min", "median", "max")))
+    assert len(found) > 1
+
+
+def test_what_is_odd_about_labels_is_logged(
+    tmp_path: Path, init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three crops in four times each are clusters, all others outliers: two thirds of the site."""
+    site = noise(tmp_path / "site", [f"{n:02}.png" for n in range(24)])
+    for n in range(3):
+        for copy in range(4):
+            noise(site, [f"same-{n}-{copy}.png"], seed=100 + n)
+    radius = Clustering(algorithm="dbscan", radius=1e-3, k1=3, k2=1, min_samples=4)
+    site_run(
+        site, init, tmp_path / "out", recipe=MMT.model_copy(update={"clustering": radius})
+    )
+    assert "round 1: 67% of the images are outliers" in caplog.text

@@ -13,7 +13,7 @@ from adapt.clustering import Clusterer  # noqa: E402
 from adapt.config import Clustering  # noqa: E402
 from adapt.methods import METHODS, MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
-from adapt.types import Batch, FeatureTable  # noqa: E402
+from adapt.types import Batch, FeatureTable, PseudoLabels  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
 P, S = 3, 2
@@ -198,3 +198,17 @@ def test_every_method_is_tested() -> None:
     here = Path(__file__).parent
     for name in METHODS:
         assert (here / f"test_{name}.py").exists(), f"method {name} has no test"
+
+
+def test_the_clusterer_knows_which_camera_saw_what() -> None:
+    seen = []
+
+    def cluster(features: np.ndarray, cameras: np.ndarray) -> PseudoLabels:
+        seen.append(cameras)
+        return PseudoLabels(np.repeat(np.arange(P), 2), "given")
+
+    method = MMT(nets(), MMTOptions(), cluster)  # type: ignore[arg-type]
+    features = np.eye(2 * P, method.students[0].dimension, dtype=np.float32)
+    cameras = np.array([0, 1, 2, 0, 1, 2])
+    method.relabel(FeatureTable((features, features), cameras))
+    np.testing.assert_array_equal(seen[0], cameras)

@@ -1,0 +1,92 @@
+"""Options of the training commands reach what they are for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch")
+
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.support.tiny_sets import write_market
+
+SMALL = (
+    *("--height", "32", "--width", "16", "--recipe", "source_small"),
+    *("--set", "schedule.rounds=1", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
+    *("--set", "batch.identities=3", "--set", "batch.instances=2"),
+)
+
+
+def resight(*arguments: object) -> str:
+    """What a command prints; its errors are raised."""
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def pretrain(source: Path, out: Path, *options: object) -> dict[str, Any]:
+    """The run.json of a tiny run."""
+    resight(
+        *("pretrain", "--source", source, "--backbone", "mobilenet_v2", "--out", out),
+        *(*SMALL, *options),
+    )
+    info: dict[str, Any] = json.loads((out / "run.json").read_text())
+    return info
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_market(tmp_path_factory.mktemp("set") / "source")
+
+
+def test_all_splits_are_learnt_from(source: Path, tmp_path: Path) -> None:
+    """6 people in training, 3 more in query and gallery, 4 crops of each in each folder."""
+    (train,) = pretrain(source, tmp_path / "train")["data"]
+    (everything,) = pretrain(source, tmp_path / "all", "--all-splits")["data"]
+    assert (train["crops"], everything["crops"]) == (24, 48)
+
+
+def test_interpolation_belongs_to_the_model(source: Path, tmp_path: Path) -> None:
+    info = pretrain(source, tmp_path / "run", "--interpolation", "cubic")
+    assert info["preprocessing"]["interpolation"] == "cubic"
+
+
+@pytest.mark.parametrize(("protocol", "cmc1"), [("market", 0.0), ("other-camera", 1.0)])
+def test_protocol_of_ready_features(tmp_path: Path, protocol: str, cmc1: float) -> None:
+    """Somebody else in the query's camera comes first, unless that camera is set aside."""
+    np.savez(
+        tmp_path / "f.npz",
+        query_features=np.array([[1, 0]], np.float32),
+        query_ids=[1],
+        query_cameras=[1],
+        gallery_features=np.array([[1, 0], [0.8, 0.6]], np.float32),
+        gallery_ids=[2, 1],
+        gallery_cameras=[1, 2],
+    )
+    printed = resight(
+        "evaluate", "--features", tmp_path / "f.npz", "--protocol", protocol, "--json"
+    )
+    scores = json.loads(printed)
+    assert (scores["protocol"], scores["cmc1"]) == (protocol, cmc1)
+
+
+def test_protocol_of_a_model(source: Path, tmp_path: Path) -> None:
+    pretrain(source, tmp_path / "run")
+    asked = ("market", "other-camera")
+    found = [
+        json.loads(
+            resight(
+                *("evaluate", "--model", tmp_path / "run", "--data", source),
+                *("--protocol", protocol, "--json"),
+            )
+        )
+        for protocol in asked
+    ]
+    assert tuple(scores["protocol"] for scores in found) == asked
+    assert found[0]["mAP"] != found[1]["mAP"]
