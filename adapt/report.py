@@ -1,4 +1,4 @@
-"""One self-contained HTML page: curves over rounds, and what two models answer to one query."""
+"""One self-contained HTML page: the crops, curves over rounds, what models answer to a query."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import cv2
 import jinja2
@@ -14,7 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from adapt.data.contact_sheet import contact_sheet
+from adapt.errors import DataError
 from adapt.scoring import LabelledCrops
+from adapt.types import CropSet
 
 _SHOWN_HEIGHT = 112
 
@@ -112,6 +116,25 @@ def curves(rounds: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[
     return text[text.index("<svg") :]
 
 
+def site_sheet(crops: CropSet, *, people: int, each: int) -> bytes:
+    """Lay out some people of a labelled set, a row for each, cameras from left to right.
+
+    people: how many, evenly spread over those whom every camera saw at least `each` times.
+    each: crops of a person in each camera, the first ones.
+    Returns a JPEG file. Raises DataError when nobody was seen so often by every camera.
+    """
+    seen: dict[int, list[list[Path]]] = {}
+    for sample in crops.samples:
+        cells = seen.setdefault(sample.person, [[] for _ in crops.cameras])
+        cells[sample.camera].append(sample.path)
+    whole = [p for p in sorted(seen) if all(len(cell) >= each for cell in seen[p])]
+    if not whole:
+        raise DataError(f"{crops.root}: nobody was seen {each} times by every camera")
+    rows = np.unique(np.linspace(0, len(whole) - 1, people).round().astype(int))
+    chosen = [path for row in rows for cell in seen[whole[row]] for path in cell[:each]]
+    return _jpeg(contact_sheet(chosen, columns=each * len(crops.cameras)))
+
+
 def render(
     *,
     title: str,
@@ -119,9 +142,13 @@ def render(
     table: Sequence[Sequence[str]],
     curves_svg: str,
     comparisons: Sequence[Comparison],
+    sheets: Mapping[str, bytes],
     facts: Mapping[str, str],
 ) -> str:
-    """Fill the page. lead: one sentence with the outcome; table: head row first."""
+    """Fill the page.
+
+    lead: one sentence with the outcome. table: head row first. sheets: title -> JPEG file.
+    """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("adapt").joinpath("report.html.j2").read_text())
     return template.render(
@@ -130,6 +157,7 @@ def render(
         table=table,
         curves_svg=curves_svg,
         comparisons=comparisons,
+        sheets={title: _uri(jpeg) for title, jpeg in sheets.items()},
         facts=facts,
     )
 
@@ -137,5 +165,13 @@ def render(
 def _data_uri(image: NDArray[np.uint8]) -> str:
     width = round(image.shape[1] * _SHOWN_HEIGHT / image.shape[0])
     shown = cv2.resize(image, (width, _SHOWN_HEIGHT), interpolation=cv2.INTER_LINEAR)
-    _, encoded = cv2.imencode(".jpg", shown[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return _uri(_jpeg(np.asarray(shown, np.uint8)))
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return encoded.tobytes()
+
+
+def _uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
+from cli.demo_report import Outcome, Served, tell, write_report, write_summary
 from cli.local_server import local_server
 from service.client import CallFailedError, ResightClient
 from service.types import NewSighting, SightingFilter
@@ -22,15 +21,14 @@ from service.types import NewSighting, SightingFilter
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.config import Recipe
+    from adapt.data.synthetic import SiteSpec
     from adapt.runs import Run
     from adapt.scoring import LabelledCrops
+    from models.image import Preprocessing
 
 log = logging.getLogger("resight")
 
-BACKBONE = "resnet18"
-HEIGHT, WIDTH = 64, 32
-SOURCE_RECIPE, SITE_RECIPE = "source_demo", "mmt_demo"
 MARKER = ".resight-demo"
 SEARCHES = 40
 ANSWERS = 10
@@ -51,13 +49,18 @@ class _Stages:
 
 
 @dataclass(frozen=True)
-class _Served:
-    """What the searches over gRPC gave."""
+class Plan:
+    """What a demo is made of.
 
-    enrolled: int
-    searches: int
-    same_ranking: int
-    first_right: float
+    source, site: what is rendered; the demo's seed is worked into theirs.
+    """
+
+    source: SiteSpec
+    site: SiteSpec
+    source_recipe: Recipe
+    site_recipe: Recipe
+    backbone: str
+    preprocessing: Preprocessing
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +73,26 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of sites, networks and batches.")] = 1,
 ) -> None:
     """Pre-train, adapt, export, serve, enroll and search: minutes, nothing downloaded."""
+    from adapt.data.synthetic import SITE_A, SITE_B
+    from adapt.recipes import load_recipe
+    from models.image import Preprocessing
+
+    plan = Plan(
+        source=SITE_A,
+        site=SITE_B,
+        source_recipe=load_recipe("source_demo", method="source"),
+        site_recipe=load_recipe("mmt_demo", method="mmt"),
+        backbone="resnet18",
+        preprocessing=Preprocessing(height=64, width=32),
+    )
+    run_demo(plan, out, seed)
+
+
+def run_demo(plan: Plan, out: Path, seed: int) -> None:
+    """Carry out a plan; leaves sites, runs, bundle, summary.json and report.html in `out`.
+
+    Raises RunError when `out` holds something that no demo made.
+    """
     from adapt.runs import pick_device
     from adapt.scoring import LabelledCrops, network_embedder
 
@@ -77,11 +100,11 @@ def demo(
     stages = _Stages()
     device = pick_device("cpu")
     with stages("render", "two synthetic sites with different people, cameras and weather"):
-        source, site = _render(out, seed)
-    with stages("pretrain", f"two {BACKBONE} on the labelled crops of site A"):
-        inits = [_pretrain(source, out / f"source-{n}", 1000 * n + seed) for n in (1, 2)]
+        source, site = _render(plan, out, seed)
+    with stages("pretrain", f"two {plan.backbone} on the labelled crops of site A"):
+        inits = [_pretrain(plan, source, out / f"source-{n}", 1000 * n + seed) for n in (1, 2)]
     with stages("adapt", "MMT on the unlabelled crops of site B"):
-        adapted = _adapt(site, inits, out / "adapted", seed)
+        adapted = _adapt(plan, site, inits, out / "adapted", seed)
     with stages("evaluate", "people of site B that adaptation never saw"):
         labelled = LabelledCrops.read(site, adapted.info.preprocessing)
         runs = {"unadapted": inits[0], "adapted": adapted}
@@ -94,9 +117,20 @@ def demo(
         bundle = _export(adapted, out / "bundle")
     with stages("serve", "enroll the gallery over gRPC and search it"):
         served = _serve_and_search(bundle, out / "service", labelled, embeddings["adapted"])
-    _write_summary(out, seed, scores, served, stages.seconds)
-    _write_report(out, seed, scores, served, labelled, embeddings, adapted, stages.seconds)
-    _tell(out, scores, served, stages.seconds)
+    outcome = Outcome(
+        seed=seed,
+        scores=scores,
+        served=served,
+        seconds=stages.seconds,
+        labelled=labelled,
+        embeddings=embeddings,
+        source=inits[0],
+        adapted=adapted,
+        sites={"site A, the source": source, "site B, adapted to": site},
+    )
+    write_summary(out, outcome)
+    write_report(out, outcome)
+    tell(out, outcome)
 
 
 def _clear(out: Path) -> None:
@@ -117,38 +151,35 @@ def _clear(out: Path) -> None:
     (out / MARKER).write_text("This folder was made by `resight demo`, which may delete it.\n")
 
 
-def _render(out: Path, seed: int) -> tuple[Path, Path]:
-    from adapt.data.synthetic import SITE_A, SITE_B, render_site
+def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
+    from adapt.data.synthetic import render_site
 
     roots = []
-    for name, spec in (("site-a", SITE_A), ("site-b", SITE_B)):
+    for name, spec in (("site-a", plan.source), ("site-b", plan.site)):
         spec = replace(spec, seed=spec.seed + 1000 * seed)
         log.info("%s: %s", name, render_site(spec, out / name))
         roots.append(out / name)
     return roots[0], roots[1]
 
 
-def _pretrain(source: Path, out: Path, seed: int) -> Run:
-    from adapt.recipes import load_recipe
+def _pretrain(plan: Plan, source: Path, out: Path, seed: int) -> Run:
     from adapt.runs import pick_device
     from adapt.training import Machine, pretrain
-    from models.image import Preprocessing
 
     return pretrain(
         [source],
         splits=("train",),
-        backbone=BACKBONE,
+        backbone=plan.backbone,
         weights=None,
-        preprocessing=Preprocessing(height=HEIGHT, width=WIDTH),
-        recipe=load_recipe(SOURCE_RECIPE, method="source"),
-        recipe_name=SOURCE_RECIPE,
+        preprocessing=plan.preprocessing,
+        recipe=plan.source_recipe,
+        recipe_name="source_demo",
         out=out,
         machine=Machine(pick_device("cpu"), seed),
     )
 
 
-def _adapt(site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
-    from adapt.recipes import load_recipe
+def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
     from adapt.runs import pick_device
     from adapt.training import Machine, adapt
 
@@ -156,8 +187,8 @@ def _adapt(site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
         site,
         camera_pattern=None,
         inits=[run.path for run in inits],
-        recipe=load_recipe(SITE_RECIPE, method="mmt"),
-        recipe_name=SITE_RECIPE,
+        recipe=plan.site_recipe,
+        recipe_name="mmt_demo",
         out=out,
         machine=Machine(pick_device("cpu"), seed),
         validation=site,
@@ -176,7 +207,7 @@ def _serve_and_search(
     data_dir: Path,
     labelled: LabelledCrops,
     embeddings: tuple[NDArray[np.float32], NDArray[np.float32]],
-) -> _Served:
+) -> Served:
     """Enroll the gallery, search in the other cameras, and compare with our own ranking."""
     gallery, query = labelled.gallery.crops, labelled.query.crops
     with local_server(bundle, data_dir) as address, ResightClient(address) as client:
@@ -200,7 +231,7 @@ def _serve_and_search(
             found = [int(match.sighting.id[1:]) for match in answer.matches]
             same += found == _expected(labelled, embeddings, int(row), camera)
             right += gallery.samples[found[0]].person == sample.person
-    return _Served(len(results), len(rows), same, right / len(rows))
+    return Served(len(results), len(rows), same, ANSWERS, right / len(rows))
 
 
 def _expected(
@@ -214,87 +245,3 @@ def _expected(
     score = gallery @ query[row]
     score[[crops.cameras[s.camera] == camera for s in crops.samples]] = -np.inf
     return [int(i) for i in np.argsort(-score, kind="stable")[:ANSWERS]]
-
-
-def _write_summary(
-    out: Path,
-    seed: int,
-    scores: Mapping[str, RetrievalScores],
-    served: _Served,
-    seconds: Mapping[str, float],
-) -> None:
-    summary = {
-        **{name: {"mAP": s.mAP, "cmc1": s.cmc(1)} for name, s in scores.items()},
-        "served": {
-            "enrolled": served.enrolled,
-            "searches": served.searches,
-            "same_ranking_as_evaluate": served.same_ranking,
-            "first_answer_right": served.first_right,
-        },
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
-        "seed": seed,
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def _write_report(
-    out: Path,
-    seed: int,
-    scores: Mapping[str, RetrievalScores],
-    served: _Served,
-    labelled: LabelledCrops,
-    embeddings: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
-    adapted: Run,
-    seconds: Mapping[str, float],
-) -> None:
-    from adapt.report import compare_rankings, curves, render
-
-    before, after = scores["unadapted"], scores["adapted"]
-    page = render(
-        title="resight demo",
-        lead=f"Adapted to a new site without labels: mAP {before.mAP:.3f} before, "
-        f"{after.mAP:.3f} after, on people that adaptation never saw.",
-        table=[
-            ("model", "mAP", "CMC-1", "CMC-5", "CMC-10"),
-            *(
-                (name, f"{s.mAP:.3f}", *(f"{s.cmc(k):.3f}" for k in (1, 5, 10)))
-                for name, s in scores.items()
-            ),
-        ],
-        curves_svg=curves(
-            adapted.metrics(),
-            {
-                "mAP and CMC-1 on unseen people": ("val_mAP", "val_cmc1"),
-                "training loss": ("loss",),
-                "agreement with the labels before": ("agreement",),
-                "clusters that span cameras": ("cross_camera_share",),
-            },
-        ),
-        comparisons=compare_rankings(labelled, embeddings, queries=12, answers=ANSWERS),
-        facts={
-            "searches over gRPC": f"{served.same_ranking} of {served.searches} gave the same "
-            f"{ANSWERS} answers as the evaluation; {served.first_right:.0%} found the person first",
-            "enrolled": f"{served.enrolled} crops",
-            "backbone": f"{BACKBONE}, {HEIGHT}x{WIDTH}",
-            "recipes": f"{SOURCE_RECIPE}, {SITE_RECIPE}",
-            "labels in the last round": str(adapted.metrics()[-1]["labels"]),
-            "seed": str(seed),
-            "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
-            "versions": ", ".join(f"{k} {v}" for k, v in adapted.info.versions.items()),
-            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        },
-    )
-    (out / "report.html").write_text(page)
-
-
-def _tell(
-    out: Path, scores: Mapping[str, RetrievalScores], served: _Served, seconds: Mapping[str, float]
-) -> None:
-    typer.echo("\npeople of site B never seen in adaptation      mAP   CMC-1")
-    for name, s in scores.items():
-        typer.echo(f"  {name:<42} {s.mAP:.3f}   {s.cmc(1):.3f}")
-    typer.echo(
-        f"served: {served.enrolled} crops enrolled over gRPC, {served.same_ranking} of "
-        f"{served.searches} searches rank as evaluated"
-    )
-    typer.echo(f"{sum(seconds.values()):.0f} s in all; open {out / 'report.html'}")

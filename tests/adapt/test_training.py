@@ -327,7 +327,5 @@ def test_what_is_odd_about_labels_is_logged(
         for copy in range(4):
             noise(site, [f"same-{n}-{copy}.png"], seed=100 + n)
     radius = Clustering(algorithm="dbscan", radius=1e-3, k1=3, k2=1, min_samples=4)
-    site_run(
-        site, init, tmp_path / "out", recipe=MMT.model_copy(update={"clustering": radius})
-    )
+    site_run(site, init, tmp_path / "out", recipe=MMT.model_copy(update={"clustering": radius}))
     assert "round 1: 67% of the images are outliers" in caplog.text

@@ -1,0 +1,149 @@
+"""What a demo leaves to read: summary.json, report.html, some lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.runs import Run
+    from adapt.scoring import LabelledCrops
+
+QUERIES = 12
+"""Queries whose rank lists are shown."""
+
+SHEET_PEOPLE, SHEET_CROPS = 6, 2
+"""People on a contact sheet, and crops of each in each camera."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the searches over gRPC gave.
+
+    same_ranking: searches whose first `answers` answers are those of the evaluation.
+    first_right: share of searches whose first answer is the person.
+    """
+
+    enrolled: int
+    searches: int
+    same_ranking: int
+    answers: int
+    first_right: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a demo found.
+
+    scores: model -> scores on people that adaptation never saw. embeddings: model -> (query,
+    gallery) of `labelled`. seconds: by stage. sites: what each is -> its folder.
+    """
+
+    seed: int
+    scores: Mapping[str, RetrievalScores]
+    served: Served
+    seconds: Mapping[str, float]
+    labelled: LabelledCrops
+    embeddings: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+    source: Run
+    adapted: Run
+    sites: Mapping[str, Path]
+
+
+def write_summary(out: Path, outcome: Outcome) -> None:
+    """Write summary.json."""
+    served, seconds = outcome.served, outcome.seconds
+    summary = {
+        **{name: {"mAP": s.mAP, "cmc1": s.cmc(1)} for name, s in outcome.scores.items()},
+        "served": {
+            "enrolled": served.enrolled,
+            "searches": served.searches,
+            "same_ranking_as_evaluate": served.same_ranking,
+            "first_answer_right": served.first_right,
+        },
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
+        "seed": outcome.seed,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def write_report(out: Path, outcome: Outcome) -> None:
+    """Write report.html, and the contact sheet of each site as a file beside it."""
+    from adapt.data.folders import read_market
+    from adapt.report import compare_rankings, curves, render, site_sheet
+
+    sheets = {}
+    for title, root in outcome.sites.items():
+        sheets[title] = site_sheet(
+            read_market(root, ("train",)), people=SHEET_PEOPLE, each=SHEET_CROPS
+        )
+        (out / f"{root.name}.jpg").write_bytes(sheets[title])
+    before, after = outcome.scores["unadapted"], outcome.scores["adapted"]
+    page = render(
+        title="resight demo",
+        lead=f"Adapted to a new site without labels: mAP {before.mAP:.3f} before, "
+        f"{after.mAP:.3f} after, on people that adaptation never saw.",
+        table=[
+            ("model", "mAP", "CMC-1", "CMC-5", "CMC-10"),
+            *(
+                (name, f"{s.mAP:.3f}", *(f"{s.cmc(k):.3f}" for k in (1, 5, 10)))
+                for name, s in outcome.scores.items()
+            ),
+        ],
+        curves_svg=curves(
+            outcome.adapted.metrics(),
+            {
+                "mAP and CMC-1 on unseen people": ("val_mAP", "val_cmc1"),
+                "training loss": ("loss",),
+                "agreement with the labels before": ("agreement",),
+                "clusters that span cameras": ("cross_camera_share",),
+            },
+        ),
+        comparisons=compare_rankings(
+            outcome.labelled, outcome.embeddings, queries=QUERIES, answers=outcome.served.answers
+        ),
+        sheets=sheets,
+        facts=_facts(outcome),
+    )
+    (out / "report.html").write_text(page)
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    served, info = outcome.served, outcome.adapted.info
+    size = info.preprocessing
+    return {
+        "searches over gRPC": f"{served.same_ranking} of {served.searches} gave the same "
+        f"{served.answers} answers as the evaluation; {served.first_right:.0%} found the person "
+        "first",
+        "enrolled": f"{served.enrolled} crops",
+        "backbone": f"{info.backbone}, {size.height}x{size.width}",
+        "recipes": f"{outcome.source.info.recipe_name}, {info.recipe_name}",
+        "labels in the last round": str(outcome.adapted.metrics()[-1]["labels"]),
+        "seed": str(outcome.seed),
+        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in outcome.seconds.items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in info.versions.items()),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def tell(out: Path, outcome: Outcome) -> None:
+    """Print the outcome."""
+    served = outcome.served
+    typer.echo("\npeople of site B never seen in adaptation      mAP   CMC-1")
+    for name, s in outcome.scores.items():
+        typer.echo(f"  {name:<42} {s.mAP:.3f}   {s.cmc(1):.3f}")
+    typer.echo(
+        f"served: {served.enrolled} crops enrolled over gRPC, {served.same_ranking} of "
+        f"{served.searches} searches rank as evaluated"
+    )
+    typer.echo(f"{sum(outcome.seconds.values()):.0f} s in all; open {out / 'report.html'}")
