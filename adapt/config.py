@@ -6,7 +6,7 @@ Leaf functions never see these records; they take plain values. A recipe (`adapt
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -86,7 +86,7 @@ class Clustering(_Section):
     k1: int = Field(20, ge=1, description="neighbours of the k-reciprocal sets (dbscan)")
     k2: int = Field(6, ge=1, description="neighbours of the local query expansion (dbscan)")
     variant: Literal["classic", "faiss"] = Field("classic", description="of the Jaccard distance")
-    radius: float | Literal["pairs", "rho"] = Field(
+    radius: Annotated[float, Field(gt=0, lt=1)] | Literal["pairs", "rho"] = Field(
         "pairs", description="DBSCAN's eps: a number, or the rule that finds it in round 0"
     )
     pairs_per_image: float = Field(10.35, gt=0, description="of the rule `pairs`")

@@ -7,6 +7,7 @@ so that a server cannot get the pre-processing wrong.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,14 +18,13 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import nn
 
 from adapt.errors import ExportError
 from adapt.runs import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
-from models.manifest import ModelCard, explain
+from models.manifest import NAME_PATTERN, VERSION_PATTERN, ModelCard
 from models.self_test_images import make_self_test_images
 
 OPSET = 18
@@ -114,28 +114,45 @@ def export_bundle(
 def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
     """Export the network that a run kept, with the run's origin on its card.
 
-    The card's scores are those of the last round, if the run had a validation set.
+    The card's data are the sets that were learnt from. Its scores are those of the last round, if
+    the run had a validation set and was not killed: then the network may be one round ahead.
 
     Raises:
         RunError, ExportError, BundleError.
     """
-    info = run.info
-    rounds = run.metrics()
-    try:
-        card = ModelCard(
-            name=name,
-            version=version,
-            backbone=info.backbone,
-            preprocessing=info.preprocessing,
-            method=info.method,
-            recipe=info.recipe_name,
-            data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(info.data)},
-            scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
-            created=datetime.now(UTC),
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ExportError(
+            f"{name!r} is no name for a model: give --name, at most 63 of a-z 0-9 . _ - and a "
+            "letter or digit first"
         )
-    except ValidationError as error:
-        raise ExportError(f"no bundle can be made with {explain(error)}; change that") from error
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise ExportError(
+            f"{version!r} is no version of a model: give --version as one to three numbers, 1.2.0"
+        )
+    info = run.info
+    rounds = run.metrics()[: info.rounds] if info.state != "running" else []
+    learnt = [data for data in info.data if data.role != "validation"]
+    card = ModelCard(
+        name=name,
+        version=version,
+        backbone=info.backbone,
+        preprocessing=info.preprocessing,
+        method=info.method,
+        recipe=info.recipe_name,
+        data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(learnt)},
+        scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
+        created=datetime.now(UTC),
+    )
     return export_bundle(run.network(), out, card=card)
+
+
+def bundle_name(folder: Path) -> str:
+    """A model's name from a folder's: lower case, other characters than a-z 0-9 . _ as `-`.
+
+    May be empty, where nothing is left of it; `export_run` then says so.
+    """
+    plain = re.sub(r"[^a-z0-9._]+", "-", folder.resolve().name.lower())
+    return plain.lstrip("-._")[:63].rstrip("-._")
 
 
 def _to_onnx(deployed: _Deployed, height: int, width: int) -> bytes:

@@ -7,11 +7,15 @@ RUN/model.safetensors    the network to keep, of the last finished round
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +28,13 @@ from adapt.checkpoint import load_network, save_network, write_atomically
 from adapt.errors import RunError
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet
+from models.backbones.weights import weights_file
+from models.files import sha256_file
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
+_NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
 FORMAT = 1
 
 
@@ -39,7 +46,8 @@ class DataInfo(_Record):
     """One folder of crops as it was read.
 
     fingerprint: sha256 over key and content of every crop that was used.
-    dropped: files left out, by key, with the reason.
+    unreadable: crops left out because they cannot be read. not_images: other files, by their
+    names no images, as Thumbs.db. dropped: both, by key, with the reason.
     """
 
     root: str
@@ -47,6 +55,8 @@ class DataInfo(_Record):
     fingerprint: str
     crops: int
     cameras: tuple[str, ...]
+    unreadable: int = 0
+    not_images: int = 0
     dropped: Mapping[str, str]
 
     @classmethod
@@ -58,15 +68,34 @@ class DataInfo(_Record):
             fingerprint=crops.fingerprint,
             crops=len(crops),
             cameras=crops.cameras,
+            unreadable=sum(drop.image for drop in crops.dropped),
+            not_images=sum(not drop.image for drop in crops.dropped),
             dropped={drop.key: drop.reason for drop in crops.dropped},
         )
+
+
+class WeightsInfo(_Record):
+    """The state dict that pre-training started from.
+
+    source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded.
+    """
+
+    source: str
+    sha256: str
+
+    @classmethod
+    def of(cls, backbone: str, source: str) -> WeightsInfo:
+        """Describe weights that have been loaded."""
+        return cls(source=source, sha256=sha256_file(weights_file(backbone, source)))
 
 
 class RunInfo(_Record):
     """Contents of run.json.
 
-    recipe: the whole resolved recipe. init: sha256 of each network it started from. data: what
-    it learnt from, with what those networks had learnt from.
+    recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
+    pre-training started from; null is random numbers. init: sha256 of each network that
+    adaptation started from. camera_pattern: as given. data: what it learnt from, with what those
+    networks had learnt from, and what it was validated on.
     state: `running` also means that the process died.
     """
 
@@ -78,6 +107,8 @@ class RunInfo(_Record):
     recipe: Mapping[str, Any]
     recipe_name: str
     seed: int
+    weights: WeightsInfo | None = None
+    camera_pattern: str | None = None
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]
     device: str
@@ -101,32 +132,42 @@ def library_versions() -> dict[str, str]:
 class Run:
     """A run folder."""
 
-    def __init__(self, path: Path, info: RunInfo) -> None:
+    def __init__(self, path: Path, info: RunInfo, lock: int | None = None) -> None:
+        """lock: open descriptor of the folder, held while the run goes on."""
         self.path = path
         self.info = info
+        self._lock = lock
 
     @classmethod
     def create(cls, path: Path, info: RunInfo) -> Run:
-        """Start a run folder; one that failed before its first round is taken over.
+        """Start a run folder; one that ended without a network is taken over.
 
-        Raises RunError when the folder cannot be made or holds something.
+        Raises RunError when the folder cannot be made, holds something, or is in use.
         """
-        if path.exists() and not _is_replaceable(path):
-            raise RunError(f"{path} exists and is not empty; choose another --out or remove it")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from None
-        run = cls(path, info)
-        run._write_info()
+        lock = _locked(path)
+        try:
+            if any(path.iterdir()):
+                _refuse_worth(path)
+                log.warning("%s: replacing a run that ended without a network", path)
+                for entry in path.iterdir():
+                    entry.unlink()
+            run = cls(path, info, lock)
+            run._write_info()
+        except BaseException:
+            os.close(lock)
+            raise
         return run
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """Read a run folder. Raises RunError when it is none or of another format."""
-        file = path / "run.json"
+        file = path / _INFO
         try:
-            content = file.read_text()
+            content = file.read_bytes()
         except OSError as error:
             raise RunError(f"{path} is no run folder: {error.strerror} ({file})") from None
         try:
@@ -140,15 +181,24 @@ class Run:
         return cls(path, info)
 
     def record(self, metrics: Mapping[str, Any], net: ReIDNet) -> None:
-        """Keep a finished round: append its figures, replace the network."""
-        save_network(net, self.path / "model.safetensors")
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Keep a finished round: append its figures, replace the network.
+
+        Raises RunError when that cannot be written; the network of the round before then stays.
+        """
+        with self._writing():
+            with (self.path / _METRICS).open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+            save_network(net, self.path / _NETWORK)
         self._update(rounds=self.info.rounds + 1)
 
     def finish(self, seconds: float, error: str = "") -> None:
-        """Close the run; `error` is what stopped it."""
-        self._update(seconds=seconds, state="failed" if error else "finished", error=error)
+        """Close the run; `error` is what stopped it. Raises RunError as `record` does."""
+        try:
+            self._update(seconds=seconds, state="failed" if error else "finished", error=error)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def network(self) -> ReIDNet:
         """Build the kept network, in eval mode, on the CPU; warns if the run did not finish."""
@@ -157,46 +207,111 @@ class Run:
                 "%s did not finish: its network is of round %d", self.path, self.info.rounds
             )
         net = ReIDNet(self.info.backbone)
-        load_network(net, self.path / "model.safetensors")
+        load_network(net, self.path / _NETWORK)
         return net.eval()
 
     def network_hash(self) -> str:
         """sha256 of the kept network's file. Raises RunError when there is none."""
         try:
-            return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
+            return hashlib.sha256((self.path / _NETWORK).read_bytes()).hexdigest()
         except OSError as error:
             raise RunError(f"{self.path} holds no network: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rounds so far, oldest first."""
-        file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        """The rounds so far, oldest first.
+
+        A last line without its end is what a killed process left, and no round.
+        Raises RunError when any other line is damaged.
+        """
+        file = self.path / _METRICS
+        if not file.exists():
+            return []
+        *lines, _torn = file.read_bytes().split(b"\n")
+        try:
+            return [dict(json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}); restore it or remove it") from None
 
     def _update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)
         self._write_info()
 
     def _write_info(self) -> None:
-        write_atomically(self.path / "run.json", self.info.model_dump_json(indent=2).encode())
+        with self._writing():
+            write_atomically(self.path / _INFO, self.info.model_dump_json(indent=2).encode())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {self.path}: {error.strerror}; make room there or choose another "
+                "--out, and start the run again"
+            ) from error
 
 
-def _is_replaceable(path: Path) -> bool:
+def refuse_taken(path: Path) -> None:
+    """Raise RunError unless `Run.create` could start a run there; changes nothing."""
+    if not path.exists():
+        return
     if not path.is_dir():
-        return False
-    if [entry.name for entry in path.iterdir()] == ["run.json"]:
-        info = Run.open(path).info
-        return info.state == "failed" and info.rounds == 0
-    return not any(path.iterdir())
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; `auto` prefers a GPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        raise RunError(f"{path} is a file; choose another --out")
+    lock = _locked(path)
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f"--device {name}: {error}; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+        if any(path.iterdir()):
+            _refuse_worth(path)
+    finally:
+        os.close(lock)
+
+
+def _refuse_worth(path: Path) -> None:
+    """Raise RunError if a folder holds more than a run that ended without a network."""
+    taken = RunError(f"{path} exists and is not empty; choose another --out or remove it")
+    for entry in path.iterdir():
+        leftover = entry.name.startswith(".") and entry.name.endswith(".tmp")
+        if entry.name not in (_INFO, _METRICS) and not leftover:
+            raise taken
+    if not (path / _INFO).is_file():
+        raise taken
+    try:
+        info = Run.open(path).info
+    except RunError:
+        raise taken from None
+    if info.state == "finished" or info.rounds > 0:
+        raise taken
+
+
+def _locked(path: Path) -> int:
+    """Open a folder and hold its lock, which the system lets go when the process ends."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"cannot open {path}: {error.strerror}; choose another --out") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        why = "a run is still writing there" if isinstance(error, BlockingIOError) else error
+        raise RunError(f"cannot lock {path}: {why}; choose another --out") from None
+    return descriptor
+
+
+def pick_device(name: str, gpus: int | None = None) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; `auto` prefers a GPU.
+
+    gpus: how many there are; torch is asked if it is not given. Raises RunError.
+    """
+    count = torch.cuda.device_count() if gpus is None else gpus
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)
+    if match is None:
+        raise RunError(f"there is no --device {name}; use auto, cpu, cuda or cuda:N")
+    if not count:
         raise RunError(f"--device {name}: torch sees no GPU here; use --device cpu")
-    return device
+    if match[1] is not None and int(match[1]) >= count:
+        raise RunError(f"--device {name}: torch sees GPUs 0 to {count - 1}; use one of them")
+    return torch.device(name)

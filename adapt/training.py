@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -22,7 +22,7 @@ from adapt.errors import AdaptError, DataError, RunError
 from adapt.loop import Round, train
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
-from adapt.runs import DataInfo, Run, RunInfo, library_versions
+from adapt.runs import DataInfo, Run, RunInfo, WeightsInfo, library_versions, refuse_taken
 from adapt.scoring import LabelledCrops, network_embedder
 from adapt.types import CropSet, Dropped, Sample
 from models.backbones.net import ReIDNet
@@ -55,20 +55,35 @@ def pretrain(
 ) -> Run:
     """Train one network on labelled crops.
 
-    sources: Market-1501-style folders; identities of different folders are different people.
+    sources: Market-1501-style folders, each once; identities of different folders are different
+    people.
     splits: which of their sub-folders to learn from. weights: see `load_weights`; None starts
     from random numbers. validation: labelled set scored after each round, for the curves only.
     Raises DataError, ConfigError, RunError, WeightsError.
     """
+    refuse_taken(out)
+    _refuse_twice(sources)
     torch.manual_seed(machine.seed)
     net = ReIDNet(backbone)
+    start = None
     if weights is not None:
-        log.info("%s", load_weights(net, weights))
+        report = load_weights(net, weights)
+        log.info("%s", report)
+        start = WeightsInfo.of(backbone, weights)
     data = load_crops(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
     method = Source(net, cast(SourceOptions, recipe.options), data.crops.persons)
-    infos = [DataInfo.of(data.crops, "source")]
     labelled = _read_validation(validation, preprocessing)
-    info = _describe("pretrain", backbone, preprocessing, recipe, recipe_name, machine, (), infos)
+    info = _describe(
+        "pretrain",
+        recipe,
+        recipe_name,
+        machine,
+        backbone=backbone,
+        preprocessing=preprocessing,
+        weights=start,
+        init=(),
+        data=(DataInfo.of(data.crops, "source"), *_validation_infos(labelled)),
+    )
     return _run(Run.create(out, info), method, data, recipe, machine, labelled)
 
 
@@ -90,6 +105,7 @@ def adapt(
     curves only; nothing is chosen by it.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
+    refuse_taken(out)
     torch.manual_seed(machine.seed)
     method_type = METHODS[recipe.method]
     runs = [Run.open(path) for path in inits]
@@ -106,12 +122,34 @@ def adapt(
     if len(set(prints)) < len(prints):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
     sources = {d.fingerprint: d for run in runs for d in run.info.data if d.role == "source"}
-    infos = [DataInfo.of(data.crops, "target"), *sources.values()]
     labelled = _read_validation(validation, first.preprocessing)
     info = _describe(
-        "adapt", first.backbone, first.preprocessing, recipe, recipe_name, machine, prints, infos
+        "adapt",
+        recipe,
+        recipe_name,
+        machine,
+        backbone=first.backbone,
+        preprocessing=first.preprocessing,
+        camera_pattern=camera_pattern,
+        init=prints,
+        data=(
+            DataInfo.of(data.crops, "target"),
+            *sources.values(),
+            *_validation_infos(labelled),
+        ),
     )
     return _run(Run.create(out, info), method, data, recipe, machine, labelled)
+
+
+def _refuse_twice(sources: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for root in sources:
+        first = seen.setdefault(root.resolve(), root)
+        if first is not root:
+            raise DataError(
+                f"--source {root} is the folder of --source {first}: its people would count as two "
+                "each; give every folder once"
+            )
 
 
 def merge_sources(sets: Sequence[CropSet]) -> CropSet:
@@ -168,27 +206,22 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
 
 def _describe(
     kind: Literal["pretrain", "adapt"],
-    backbone: str,
-    preprocessing: Preprocessing,
     recipe: Recipe,
     recipe_name: str,
     machine: Machine,
-    init: tuple[str, ...],
-    data: Sequence[DataInfo],
+    **start: Any,
 ) -> RunInfo:
+    """start: the fields of `RunInfo` that the two kinds fill differently."""
     return RunInfo(
         kind=kind,
         method=recipe.method,
-        backbone=backbone,
-        preprocessing=preprocessing,
         recipe=recipe.model_dump(mode="json"),
         recipe_name=recipe_name,
         seed=machine.seed,
-        init=init,
-        data=tuple(data),
         device=str(machine.device),
         versions=library_versions(),
         started=datetime.now(UTC),
+        **start,
     )
 
 
@@ -226,7 +259,10 @@ def _run(
             )
             _log_round(result, recipe.schedule.rounds, scores)
     except (AdaptError, KeyboardInterrupt) as error:
-        run.finish(time.monotonic() - start, error=str(error) or "interrupted")
+        try:
+            run.finish(time.monotonic() - start, error=str(error) or "interrupted")
+        except RunError:
+            log.warning("%s cannot be marked as failed; it reads as if it still ran", run.path)
         if run.info.rounds:
             log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
         raise
@@ -236,6 +272,20 @@ def _run(
 
 def _read_validation(root: Path | None, preprocessing: Preprocessing) -> LabelledCrops | None:
     return None if root is None else LabelledCrops.read(root, preprocessing)
+
+
+def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:
+    if labelled is None:
+        return []
+    sets = (
+        [labelled.query]
+        if labelled.gallery is labelled.query
+        else [
+            labelled.query,
+            labelled.gallery,
+        ]
+    )
+    return [DataInfo.of(data.crops, "validation") for data in sets]
 
 
 def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) -> dict[str, float]:

@@ -43,10 +43,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A file that was left out of a `CropSet`, and why."""
+    """A file that was left out of a `CropSet`, and why.
+
+    image: False when its name already says that it is none.
+    """
 
     key: str
     reason: str
+    image: bool = True
 
 
 @dataclass(frozen=True)

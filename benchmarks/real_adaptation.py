@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.config import Recipe
+from adapt.data.folders import Split, read_market, read_site
+from adapt.data.loading import load_crops
 from adapt.evaluate.bootstrap import paired_bootstrap
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from adapt.export import export_run
 from adapt.features import extract, with_statistics_of
 from adapt.recipes import load_recipe
-from adapt.runs import Run, pick_device
+from adapt.runs import Run, WeightsInfo, pick_device
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt, pretrain
+from adapt.training import Machine, adapt, merge_sources, pretrain
+from adapt.types import CropSet
 from benchmarks.served_ranking import compare_served
 from models.image import Preprocessing
 
@@ -38,25 +41,42 @@ PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
 Features = NDArray[np.float32]
 
 
-def earlier(out: Path, recipe: Recipe, seed: int) -> Run:
-    """An earlier run, if it finished and was the same; else the table would lie."""
-    run = Run.open(out)
-    same = run.info.recipe == recipe.model_dump(mode="json") and run.info.seed == seed
-    if run.info.state != "finished" or not same:
-        raise SystemExit(f"{out} is unfinished or of another recipe or seed: remove it")
-    return run
+def earlier(out: Path, recipe: Recipe, seed: int, crops: CropSet, **start: object) -> Run:
+    """An earlier run, if it finished and was the same; else the table would lie.
+
+    crops: what it has to have learnt from, as listed. start: other fields of its `RunInfo`.
+    """
+    info = Run.open(out).info
+    wanted = {
+        "state": "finished",
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "backbone": BACKBONE,
+        "preprocessing": SIZE,
+        "camera_pattern": None,
+        **start,
+    }
+    other = [name for name, value in wanted.items() if getattr(info, name) != value]
+    if info.data[0].fingerprint != load_crops(crops, SIZE).crops.fingerprint:
+        other.append("data")
+    if other:
+        raise SystemExit(f"{out} is of another {', '.join(other)}: remove it")
+    return Run.open(out)
 
 
 def source_run(data: Path, out: Path, seed: int) -> Run:
     """A source network, trained on all 632 identities of VIPeR."""
     recipe = load_recipe("source_small", method="source")
+    splits: tuple[Split, ...] = ("train", "query", "gallery")
+    weights = str(data / "weights" / "mobilenetv2_imagenet.pt")
     if (out / "run.json").exists():
-        return earlier(out, recipe, seed)
+        crops = merge_sources([read_market(data / "viper", splits)])
+        return earlier(out, recipe, seed, crops, weights=WeightsInfo.of(BACKBONE, weights))
     return pretrain(
         [data / "viper"],
-        splits=("train", "query", "gallery"),
+        splits=splits,
         backbone=BACKBONE,
-        weights=str(data / "weights" / "mobilenetv2_imagenet.pt"),
+        weights=weights,
         preprocessing=SIZE,
         recipe=recipe,
         recipe_name="source_small",
@@ -69,10 +89,8 @@ def site_run(data: Path, out: Path, inits: list[Run], seed: int) -> Run:
     """MMT on PKU-Reid's crops; nothing of their identities is read."""
     recipe = load_recipe("mmt_small", method="mmt")
     if (out / "run.json").exists():
-        run = earlier(out, recipe, seed)
-        if run.info.init == tuple(init.network_hash() for init in inits):
-            return run
-        raise SystemExit(f"{out} started from other networks: remove it")
+        started = tuple(init.network_hash() for init in inits)
+        return earlier(out, recipe, seed, read_site(data / "pku_a"), init=started)
     return adapt(
         data / "pku_a",
         camera_pattern=None,

@@ -64,7 +64,7 @@ def pretrain(
     validation: Validation = None,
 ) -> None:
     """Train a network on labelled source crops."""
-    from adapt.recipes import load_recipe
+    from adapt.recipes import load_recipe, recipe_label
     from adapt.training import pretrain as run_pretrain
 
     run = run_pretrain(
@@ -74,7 +74,7 @@ def pretrain(
         weights=weights,
         preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
         recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
-        recipe_name=recipe,
+        recipe_name=recipe_label(recipe, overrides or ()),
         out=out,
         machine=_machine(device, seed),
         validation=validation,
@@ -104,7 +104,7 @@ def adapt(
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
-    from adapt.recipes import load_recipe
+    from adapt.recipes import load_recipe, recipe_label
     from adapt.training import adapt as run_adapt
 
     if method not in METHODS:
@@ -115,7 +115,7 @@ def adapt(
         camera_pattern=camera_pattern,
         inits=init,
         recipe=load_recipe(name, method=method, overrides=overrides or ()),
-        recipe_name=name,
+        recipe_name=recipe_label(name, overrides or ()),
         out=out,
         machine=_machine(device, seed),
         validation=validation,
@@ -127,15 +127,15 @@ def export(
     run: Annotated[Path, typer.Option(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; default: the bundle folder's.")
+        str | None, typer.Option(help="Name of the model; default: made of the bundle folder's.")
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
 ) -> None:
     """Export the network of a run as an ONNX bundle and prove that both agree."""
-    from adapt.export import export_run
+    from adapt.export import bundle_name, export_run
     from adapt.runs import Run
 
-    bundle = export_run(Run.open(run), out, name=name or out.name, version=version)
+    bundle = export_run(Run.open(run), out, name=name or bundle_name(out), version=version)
     typer.echo(f"exported {bundle.manifest.reference}: {out}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,37 +53,56 @@ def decode_crops(
     Raises NoImagesError when nothing is left.
     """
     digest = hashlib.sha256()
-    kept: list[tuple[Sample, bytes, NDArray[np.uint8]]] = []
+    images = np.empty((len(listing), preprocessing.height, preprocessing.width, 3), np.uint8)
+    hashes: dict[int, bytes] = {}
     dropped = list(listing.dropped)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda sample: _read(sample, preprocessing), listing.samples)
-        for done, (sample, result) in enumerate(zip(listing.samples, results, strict=True), 1):
+        results = pool.map(partial(_read, preprocessing), listing.samples, images)
+        for row, (sample, result) in enumerate(zip(listing.samples, results, strict=True)):
             if isinstance(result, Dropped):
                 dropped.append(result)
             else:
-                image, content_hash = result
-                kept.append((sample, content_hash, image))
-                digest.update(os.fsencode(sample.key) + b"\0" + content_hash)
-            progress(done)
-    if not kept:
+                hashes[row] = result
+                digest.update(os.fsencode(sample.key) + b"\0" + result)
+            progress(row + 1)
+    if not hashes:
         raise NoImagesError(
             f"none of the {len(listing)} images below {listing.root} can be read; "
             f"first: {dropped[-1].key}: {dropped[-1].reason}"
         )
+    kept = list(hashes)
     if forget_names:
-        kept.sort(key=lambda entry: (entry[1], entry[0].camera))
-    samples = tuple(sample for sample, _, _ in kept)
+        kept.sort(key=lambda row: (hashes[row], listing.samples[row].camera))
+    _reorder(images, kept + [row for row in range(len(listing)) if row not in hashes])
     crops = replace(
-        listing, samples=samples, dropped=tuple(dropped), fingerprint=digest.hexdigest()
+        listing,
+        samples=tuple(listing.samples[row] for row in kept),
+        dropped=tuple(dropped),
+        fingerprint=digest.hexdigest(),
     )
-    return DecodedCrops(crops, np.stack([image for _, _, image in kept]))
+    return DecodedCrops(crops, images[: len(kept)])
+
+
+def _reorder(images: NDArray[np.uint8], order: Sequence[int]) -> None:
+    """images = images[order] in place, cycle by cycle: a second copy may not fit in memory."""
+    done = [False] * len(order)
+    for start in range(len(order)):
+        if done[start]:
+            continue
+        row, first = start, images[start].copy()
+        while not done[row]:
+            done[row] = True
+            images[row] = first if order[row] == start else images[order[row]]
+            row = order[row]
 
 
 def _read(
-    sample: Sample, preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], bytes] | Dropped:
+    preprocessing: Preprocessing, sample: Sample, place: NDArray[np.uint8]
+) -> bytes | Dropped:
+    """Read one crop into its place; gives the sha256 of the file."""
     try:
         content = sample.path.read_bytes()
-        return preprocessing.load(content), hashlib.sha256(content).digest()
+        place[:] = preprocessing.load(content)
     except (OSError, ImageError) as error:
         return Dropped(sample.key, str(error))
+    return hashlib.sha256(content).digest()

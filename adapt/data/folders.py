@@ -74,7 +74,8 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     file names (`PPPP_cC...`, all of them, in one folder; of a Market-style set that is
     bounding_box_train); the first folder below `root`; otherwise one camera for all.
     Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
-    does not match every file.
+    does not match every file, or when a folder has the name of the camera of crops outside
+    folders.
     """
     market = root / SPLIT_FOLDERS["train"]
     base = market if market.is_dir() else root
@@ -95,6 +96,11 @@ def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
     market = [_MARKET_CAMERA.match(path.name) for path in found.images]
     if all(market) and all(len(p) == 1 for p in parts):
         return [f"c{m['camera']}" for m in market if m]
+    if any(len(p) == 1 for p in parts) and any(len(p) > 1 and p[0] == ONE_CAMERA for p in parts):
+        raise DataError(
+            f"{found.root} has crops beside the folder {ONE_CAMERA!r}, and that is the name of the "
+            "camera of crops outside folders; rename the folder, or give each camera its own"
+        )
     return [p[0] if len(p) > 1 else ONE_CAMERA for p in parts]
 
 
@@ -139,7 +145,11 @@ def _find(folder: Path, root: Path) -> _Found:
     )
     images = tuple(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     ignored = tuple(
-        Dropped(path.relative_to(root).as_posix(), f"file type {path.suffix or 'none'} is no image")
+        Dropped(
+            path.relative_to(root).as_posix(),
+            f"file type {path.suffix or 'none'} is no image",
+            image=False,
+        )
         for path in files
         if path.suffix.lower() not in IMAGE_SUFFIXES
     )

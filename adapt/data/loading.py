@@ -16,7 +16,7 @@ _NAMED = 10
 def load_crops(
     listing: CropSet, preprocessing: Preprocessing, *, forget_names: bool = False
 ) -> DecodedCrops:
-    """`decode_crops` for people: a progress bar, cameras and counts, the first unreadable files."""
+    """`decode_crops` for people: a progress bar, cameras and counts, unreadable files."""
     with progress("decode", len(listing)) as tick:
         data = decode_crops(listing, preprocessing, forget_names=forget_names, progress=tick)
     counts = [0] * len(data.crops.cameras)
@@ -29,5 +29,9 @@ def load_crops(
     for drop in unreadable[:_NAMED]:
         log.warning("left out %s: %s", drop.key, drop.reason)
     if len(unreadable) > _NAMED:
-        log.warning("... and %d more that cannot be read", len(unreadable) - _NAMED)
+        log.warning("... and %d more", len(unreadable) - _NAMED)
+    if unreadable:
+        log.warning("%d of %d crops cannot be read", len(unreadable), len(listing))
+    if listing.dropped:
+        log.info("%d other files, by their names no images", len(listing.dropped))
     return data

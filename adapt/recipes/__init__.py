@@ -55,6 +55,19 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
         raise ConfigError(f"recipe {name_or_file}: {_explain(error)}") from None
 
 
+def recipe_label(name_or_file: str, overrides: Sequence[str] = ()) -> str:
+    """Name a recipe for the record, with what was changed: `mmt (optimizer.lr=1e-4)`.
+
+    A file goes by its name without folders, marked where it shares it with a recipe of ours.
+    """
+    name = name_or_file
+    if name not in recipe_names():
+        name = Path(name).stem
+        if name in recipe_names():
+            name += " (own file)"
+    return f"{name} ({', '.join(overrides)})" if overrides else name
+
+
 def _is_recipe(entry: Any) -> bool:
     return str(entry.name).endswith(".toml")
 

@@ -79,6 +79,14 @@ def torchvision_state_dict(backbone: str) -> StateDict:
     return cast(StateDict, state)
 
 
+def weights_file(backbone: str, source: str | Path) -> Path:
+    """Path of the file behind a source of `load_weights`: itself, or torchvision's download."""
+    if str(source) != TORCHVISION:
+        return Path(source)
+    url = str(torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"].url)
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
 def load_weights(
     net: ReIDNet,
     source: str | Path,

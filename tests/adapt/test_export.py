@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 
 from adapt.errors import ExportError
-from adapt.export import export_bundle, export_run
+from adapt.export import bundle_name, export_bundle, export_run
 from adapt.runs import DataInfo, Run, RunInfo
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES
@@ -217,13 +217,14 @@ def run(net: ReIDNet, tmp_path: Path) -> Run:
         recipe_name="small",
         seed=1,
         init=(),
-        data=(data,),
+        data=(data, data.model_copy(update={"role": "validation", "fingerprint": "e" * 64})),
         device="cpu",
         versions={},
         started=datetime(2026, 1, 2, tzinfo=UTC),
     )
     run = Run.create(tmp_path / "run", info)
-    run.record({"round": 0, "val_mAP": 0.25, "loss": 1.0}, net)
+    run.record({"round": 1, "val_mAP": 0.25, "loss": 1.0}, net)
+    run.finish(1.0)
     return run
 
 
@@ -240,7 +241,39 @@ def test_a_run_is_exported_with_its_origin(run: Run, net: ReIDNet, tmp_path: Pat
     np.testing.assert_allclose(embedder(bundle)(images), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "version"), [("My Model", "1"), ("lobby", "v1")])
-def test_a_name_that_cannot_be_one(run: Run, tmp_path: Path, name: str, version: str) -> None:
-    with pytest.raises(ExportError, match=r"name|version"):
+@pytest.mark.parametrize(
+    ("name", "version", "option"), [("My Model", "1", "--name"), ("lobby", "v1", "--version")]
+)
+def test_a_name_that_cannot_be_one(
+    run: Run, tmp_path: Path, name: str, version: str, option: str
+) -> None:
+    with pytest.raises(ExportError, match=f"give {option}"):
         export_run(run, tmp_path / "bundle", name=name, version=version)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("BUNDLE", "bundle"),
+        ("Lobby-Model", "lobby-model"),
+        ("Lobby  Nord (2)", "lobby-nord-2"),
+        ("v1.2_b", "v1.2_b"),
+        (".Hidden", "hidden"),
+        ("Türe", "t-re"),
+        ("x" * 99, "x" * 63),
+        ("東京", ""),
+    ],
+)
+def test_a_name_is_made_of_the_folders(tmp_path: Path, folder: str, name: str) -> None:
+    assert bundle_name(tmp_path / folder) == name
+    if name:
+        assert make_card("resnet18", name=name).name == name
+
+
+def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path: Path) -> None:
+    """Between figures and network the process may have died: nobody knows whose scores they are."""
+    run.info = run.info.model_copy(update={"state": "running"})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "val_mAP": 0.3')
+    bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1")
+    assert bundle.manifest.scores == {}

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.errors import ConfigError
 from adapt.methods import METHODS
 from adapt.methods.mmt import MMTOptions
-from adapt.recipes import describe_recipes, load_recipe, recipe_names
+from adapt.recipes import describe_recipes, load_recipe, recipe_label, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -56,6 +56,9 @@ def test_overrides() -> None:
         ("optimizer.speed=3", "optimizer.speed: Extra inputs"),
         ("optimizer.lr=-1", "optimizer.lr: Input should be greater than 0"),
         ("method.lr=1", "method is a value"),
+        ("clustering.radius=0", "radius.*greater than 0"),
+        ("clustering.radius=1.0", "radius.*less than 1"),
+        ("clustering.radius=nan", "radius"),
         ("options.lambda_id=2", "lambda_id: Input should be less than or equal to 1"),
     ],
 )
@@ -74,3 +77,20 @@ def test_wrong_recipes(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("method = ")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_recipe(str(tmp_path / "bad.toml"), method="mmt")
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides", "label"),
+    [
+        ("mmt", [], "mmt"),
+        (
+            "mmt",
+            ["optimizer.lr=1e-4", "batch.identities=8"],
+            "mmt (optimizer.lr=1e-4, batch.identities=8)",
+        ),
+        ("/home/me/Site 3.toml", [], "Site 3"),
+        ("recipes/mmt.toml", ["batch.identities=8"], "mmt (own file) (batch.identities=8)"),
+    ],
+)
+def test_labels_tell_what_was_run(given: str, overrides: list[str], label: str) -> None:
+    assert recipe_label(given, overrides) == label

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,15 +86,28 @@ def weights(path: Path) -> bytes:
     return (path / "model.safetensors").read_bytes()
 
 
-def test_pretrain_leaves_a_complete_run_folder(market: Callable[..., Path], tmp_path: Path) -> None:
+def test_pretrain_leaves_a_complete_run_folder(
+    market: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     root = market("source")
+    (root / "bounding_box_train" / "Thumbs.db").write_text("the explorer was here")
     (root / "bounding_box_train" / "0001_c1s1_000009_00.png").write_text("not an image")
     run = Run.open(source_run(root, tmp_path / "run", validation=root).path)
     assert run.info.state == "finished"
     assert run.info.rounds == 2
-    (data,) = run.info.data
-    assert data.crops == 24
-    assert list(data.dropped) == ["bounding_box_train/0001_c1s1_000009_00.png"]
+    data, query, gallery = run.info.data
+    assert (data.role, query.role, gallery.role) == ("source", "validation", "validation")
+    assert (data.crops, query.crops, gallery.crops) == (24, 12, 12)
+    assert query.fingerprint != gallery.fingerprint
+    assert set(data.dropped) == {
+        "bounding_box_train/0001_c1s1_000009_00.png",
+        "bounding_box_train/Thumbs.db",
+    }
+    assert (data.unreadable, data.not_images) == (1, 1)
+    assert "1 of 25 crops cannot be read" in caplog.text
+    assert "1 other files" in caplog.text
+    assert run.info.weights is None
     assert run.info.recipe["schedule"]["rounds"] == 2
     assert {"python", "torch", "numpy"} <= set(run.info.versions)
     rows = run.metrics()
@@ -161,6 +176,52 @@ def test_out_folder_in_use(market: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not empty"):
         source_run(market("source"), tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_folder_in_use_is_noticed_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    for start in (
+        lambda: source_run(tmp_path / "absent", tmp_path / "full"),
+        lambda: site_run(tmp_path / "absent", tmp_path / "absent", tmp_path / "full"),
+    ):
+        with pytest.raises(RunError, match="not empty"):
+            start()
+
+
+def test_a_full_disk_is_an_error_of_ours(market: Callable[..., Path], tmp_path: Path) -> None:
+    """No file may grow beyond 1 MB: run.json fits, a network does not."""
+    root = market("source")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, unlimited[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot write to .*run: File too large; make room"):
+            source_run(root, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    info = Run.open(tmp_path / "run").info
+    assert (info.state, info.rounds) == ("failed", 0)
+    assert "make room" in info.error
+    assert {e.name for e in (tmp_path / "run").iterdir()} == {"run.json", "metrics.jsonl"}
+    assert source_run(root, tmp_path / "run").info.state == "finished", "there was no network yet"
+    assert len(Run.open(tmp_path / "run").metrics()) == 2
+
+
+def test_one_source_twice(market: Callable[..., Path], tmp_path: Path) -> None:
+    root = market("source")
+    (tmp_path / "link").symlink_to(root)
+    with pytest.raises(DataError, match=r"--source .*link is the folder of --source .*source:"):
+        pretrain(
+            [root, tmp_path / "link"],
+            splits=("train",),
+            backbone="mobilenet_v2",
+            weights=None,
+            preprocessing=Preprocessing(height=32, width=16),
+            recipe=SOURCE,
+            recipe_name="test",
+            out=tmp_path / "run",
+            machine=MACHINE,
+        )
 
 
 def test_init_must_be_runs_of_one_kind(
@@ -249,6 +310,11 @@ def test_weights_are_where_pretraining_starts(market: Callable[..., Path], tmp_p
         recipe=SOURCE.model_copy(update={"optimizer": STILL}),
     )
     np.testing.assert_allclose(first_layer(run.network()), first_layer(given), atol=1e-7)
+    start = Run.open(run.path).info.weights
+    assert start is not None
+    assert start.source == str(tmp_path / "imagenet.safetensors")
+    content = (tmp_path / "imagenet.safetensors").read_bytes()
+    assert start.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_each_init_is_where_its_own_network_starts(
@@ -273,6 +339,7 @@ def test_the_camera_pattern_names_the_cameras(
 ) -> None:
     run = site_run(market("site"), init, tmp_path / "out", camera_pattern=r"_c(?P<camera>\d)s")
     assert run.info.data[0].cameras == ("1", "2")
+    assert Run.open(run.path).info.camera_pattern == r"_c(?P<camera>\d)s"
 
 
 def recipe_changes() -> dict[str, dict[str, object]]:

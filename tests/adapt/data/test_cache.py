@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -63,3 +65,31 @@ def test_fingerprint_follows_names_and_content_only(tmp_path: Path) -> None:
     assert fingerprint("y", "1.png", 1) == first
     assert fingerprint("z", "2.png", 1) != first
     assert fingerprint("w", "1.png", 2) != first
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_forgetting_names_orders_by_content_and_keeps_pixels_with_their_crops(
+    tmp_path: Path, seed: int
+) -> None:
+    for n in range(9):
+        write(tmp_path / f"{n}.png", 10 * seed + n)
+    write(tmp_path / "again.png", 10 * seed + 3)
+    (tmp_path / "4.png").write_text("this is no image")
+    data = decode_crops(read_site(tmp_path), SIZE, forget_names=True)
+    files = [s.path.read_bytes() for s in data.crops.samples]
+    assert len(files) == 9
+    hashes = [hashlib.sha256(content).hexdigest() for content in files]
+    assert hashes == sorted(hashes)
+    np.testing.assert_array_equal(data.images, np.stack([SIZE.load(content) for content in files]))
+
+
+def test_pixels_are_held_once(tmp_path: Path) -> None:
+    for n in range(40):
+        write(tmp_path / f"{n}.png", n)
+    large = Preprocessing(height=256, width=128)
+    listing = read_site(tmp_path)
+    tracemalloc.start()
+    data = decode_crops(listing, large, forget_names=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * data.images.nbytes

@@ -105,3 +105,13 @@ def test_no_images(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt")
     with pytest.raises(NoImagesError, match="no images below"):
         read_site(tmp_path)
+
+
+def test_crops_outside_folders_share_no_camera_with_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, f"{ONE_CAMERA}/1.jpg", "door/1.jpg")
+    assert read_site(tmp_path).cameras == (ONE_CAMERA, "door"), "alone the name is a name"
+    touch(tmp_path, "2.jpg")
+    with pytest.raises(DataError, match=f"beside the folder '{ONE_CAMERA}'"):
+        read_site(tmp_path)
+    (tmp_path / ONE_CAMERA).rename(tmp_path / "lift")
+    assert read_site(tmp_path).cameras == (ONE_CAMERA, "door", "lift")

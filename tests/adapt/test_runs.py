@@ -1,0 +1,172 @@
+"""The run folder: who may write it, and what can be read back after a crash."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.errors import RunError  # noqa: E402
+from adapt.runs import Run, RunInfo, WeightsInfo, pick_device, refuse_taken  # noqa: E402
+from models.backbones.net import ReIDNet  # noqa: E402
+from models.backbones.weights import TORCHVISION  # noqa: E402
+from models.image import Preprocessing  # noqa: E402
+
+INFO = RunInfo(
+    kind="adapt",
+    method="mmt",
+    backbone="mobilenet_v2",
+    preprocessing=Preprocessing(height=32, width=16),
+    recipe={},
+    recipe_name="small",
+    seed=1,
+    init=(),
+    data=(),
+    device="cpu",
+    versions={},
+    started=datetime(2026, 1, 2, tzinfo=UTC),
+)
+
+
+def killed(path: Path, **files: bytes) -> Path:
+    """What is left of a run whose process died, with further files; `__` in a name is a dot."""
+    run = Run.create(path.with_name("alive"), INFO)
+    shutil.copytree(run.path, path)
+    for name, content in files.items():
+        (path / name.replace("__", ".")).write_bytes(content)
+    return path
+
+
+def test_a_torn_last_line_is_no_round(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    assert run.metrics() == []
+    (run.path / "metrics.jsonl").write_bytes(b'{"round": 1}\n{"round": 2}\n{"round": 3, "los')
+    assert [row["round"] for row in run.metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("middle", [b'{"round": 2, "los', b"\xff\xfe", b"3"])
+def test_any_other_damaged_line_is_an_error(tmp_path: Path, middle: bytes) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    (run.path / "metrics.jsonl").write_bytes(b'{"round": 1}\n' + middle + b'\n{"round": 3}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
+        run.metrics()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"", b"{", b"[]"])
+def test_a_run_json_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"run\.json cannot be read"):
+        Run.open(tmp_path)
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
+    first = Run.create(tmp_path / "run", INFO)
+    for attempt in (lambda: Run.create(first.path, INFO), lambda: refuse_taken(first.path)):
+        with pytest.raises(RunError, match="still writing there; choose another --out"):
+            attempt()
+    first.finish(1.0, error="stopped")
+    refuse_taken(first.path)
+
+
+def test_a_run_killed_before_its_first_round_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = killed(tmp_path / "run", metrics__jsonl=b'{"round"', __model__12__tmp=b"half")
+    refuse_taken(path)
+    assert (path / "metrics.jsonl").exists(), "asking changes nothing"
+    Run.create(path, INFO)
+    assert [entry.name for entry in path.iterdir()] == ["run.json"]
+    assert "replacing a run that ended without a network" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model__safetensors": b"a network"},
+        {"notes__txt": b"mine"},
+        {"run__json": b"something else"},
+        {"run__json": INFO.model_copy(update={"rounds": 1}).model_dump_json().encode()},
+        {"run__json": INFO.model_copy(update={"state": "finished"}).model_dump_json().encode()},
+    ],
+)
+def test_what_may_be_of_worth_is_never_replaced(tmp_path: Path, files: dict[str, bytes]) -> None:
+    path = killed(tmp_path / "run", **files)
+    before = {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    for attempt in (lambda: Run.create(path, INFO), lambda: refuse_taken(path)):
+        with pytest.raises(RunError, match="not empty; choose another --out or remove it"):
+            attempt()
+    assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RunError, match="is a file; choose another --out"):
+        refuse_taken(tmp_path / "file")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError, match="cannot make"):
+            Run.create(path, INFO)
+
+
+def test_the_network_is_that_of_the_recorded_rounds(tmp_path: Path) -> None:
+    """When figures cannot be written, the network of the round before stays."""
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"))
+    before = run.network_hash()
+    (run.path / "metrics.jsonl").unlink()
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"cannot write to .*run.*make room there"):
+        run.record({"round": 2}, ReIDNet("mobilenet_v2"))
+    assert run.network_hash() == before
+    assert run.info.rounds == 1
+
+
+def test_weights_are_told_apart_by_content(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"abc")
+    info = WeightsInfo.of("resnet18", str(tmp_path / "w.pth"))
+    assert info.source == str(tmp_path / "w.pth")
+    assert info.sha256.startswith("ba7816bf")
+
+
+def test_downloaded_weights_are_found_where_torch_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "resnet18-f37072fd.pth").write_bytes(b"abc")
+    assert WeightsInfo.of("resnet18", TORCHVISION).sha256.startswith("ba7816bf")
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "device"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_devices(name: str, gpus: int, device: str) -> None:
+    assert pick_device(name, gpus) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "message"),
+    [
+        ("meta", 1, "use auto, cpu, cuda or cuda:N"),
+        ("mps", 1, "use auto, cpu, cuda or cuda:N"),
+        ("cpu:0", 1, "use auto, cpu, cuda or cuda:N"),
+        ("cuda:-1", 1, "use auto, cpu, cuda or cuda:N"),
+        ("cuda:x", 1, "use auto, cpu, cuda or cuda:N"),
+        ("cuda", 0, "sees no GPU here; use --device cpu"),
+        ("cuda:2", 2, "sees GPUs 0 to 1"),
+    ],
+)
+def test_devices_that_are_none(name: str, gpus: int, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        pick_device(name, gpus)
