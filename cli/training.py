@@ -23,7 +23,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
 ]
-Out = Annotated[Path, typer.Option(help="Run folder to write; must not exist or be empty.")]
+Out = Annotated[Path, typer.Option(help="Run folder to write; must not hold a network yet.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
 Validation = Annotated[

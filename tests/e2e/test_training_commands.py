@@ -61,10 +61,13 @@ def test_pretrain_adapt_export_evaluate(work: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "0001_c1s1_000099_00.png" in done.stderr, "a broken crop is named"
-    done = resight("export", "--run", work / "adapted", "--out", work / "bundle")
+    done = resight("export", "--run", work / "adapted", "--out", work / "BUNDLE")
     assert done.returncode == 0, done.stderr
+    manifest = json.loads((work / "BUNDLE" / "manifest.json").read_text())
+    assert manifest["name"] == "bundle"
+    assert manifest["recipe"].startswith("mmt (schedule.rounds=1, schedule.iterations=4, ")
     scores = []
-    for model in ("adapted", "bundle"):
+    for model in ("adapted", "BUNDLE"):
         done = resight("evaluate", "--model", work / model, "--data", work / "site", "--json")
         assert done.returncode == 0, done.stderr
         scores.append(json.loads(done.stdout))
