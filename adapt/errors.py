@@ -4,7 +4,7 @@ AdaptError
 ├── DataError                 a folder, file or table that cannot be used
 │   ├── NoImagesError         nothing readable below a folder
 │   └── NonFiniteFeaturesError  NaN or infinity in features
-├── ConfigError               a recipe or --set value that does not hold
+├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
 ├── ClusteringError           clusters that cannot be trained on (collapse)
 ├── TrainingError             a loss that is NaN or infinite
@@ -40,7 +40,7 @@ class NonFiniteFeaturesError(DataError):
 
 
 class ConfigError(AdaptError):
-    """A recipe or --set value that does not hold."""
+    """A recipe, --set value or --device that does not hold."""
 
 
 class RunError(AdaptError):

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import load_network, save_network, write_atomically
@@ -196,9 +194,13 @@ class Run:
         try:
             self._update(seconds=seconds, state="failed" if error else "finished", error=error)
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the folder's lock: this process writes there no more."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def network(self) -> ReIDNet:
         """Build the kept network, in eval mode, on the CPU; warns if the run did not finish."""
@@ -295,23 +297,3 @@ def _locked(path: Path) -> int:
         why = "a run is still writing there" if isinstance(error, BlockingIOError) else error
         raise RunError(f"cannot lock {path}: {why}; choose another --out") from None
     return descriptor
-
-
-def pick_device(name: str, gpus: int | None = None) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; `auto` prefers a GPU.
-
-    gpus: how many there are; torch is asked if it is not given. Raises RunError.
-    """
-    count = torch.cuda.device_count() if gpus is None else gpus
-    if name == "auto":
-        return torch.device("cuda" if count else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    match = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)
-    if match is None:
-        raise RunError(f"there is no --device {name}; use auto, cpu, cuda or cuda:N")
-    if not count:
-        raise RunError(f"--device {name}: torch sees no GPU here; use --device cpu")
-    if match[1] is not None and int(match[1]) >= count:
-        raise RunError(f"--device {name}: torch sees GPUs 0 to {count - 1}; use one of them")
-    return torch.device(name)

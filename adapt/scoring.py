@@ -14,12 +14,13 @@ from adapt.cameras import center_cameras
 from adapt.data.cache import DecodedCrops
 from adapt.data.folders import SPLIT_FOLDERS, read_market
 from adapt.data.loading import load_crops
+from adapt.device import pick_device
 from adapt.errors import DataError
 from adapt.evaluate.feature_file import load_feature_file
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores, evaluate_ranking
 from adapt.features import EXTRACTION_BATCH, extract
 from adapt.progress import progress
-from adapt.runs import Run, pick_device
+from adapt.runs import Run
 from models.backbones.net import ReIDNet
 from models.bundle import Bundle, check_self_test
 from models.image import Preprocessing

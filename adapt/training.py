@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,15 +16,15 @@ import torch
 from adapt.clustering import Clusterer
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import SPLIT_FOLDERS, Split, read_market, read_site
+from adapt.data.folders import Split, read_market, read_site
 from adapt.data.loading import load_crops
-from adapt.errors import AdaptError, DataError, RunError
+from adapt.data.sources import merge_sources, refuse_twice
+from adapt.errors import AdaptError, RunError
 from adapt.loop import Round, train
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
 from adapt.runs import DataInfo, Run, RunInfo, WeightsInfo, library_versions, refuse_taken
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.types import CropSet, Dropped, Sample
 from models.backbones.net import ReIDNet
 from models.backbones.weights import load_weights
 from models.image import Preprocessing
@@ -62,7 +62,7 @@ def pretrain(
     Raises DataError, ConfigError, RunError, WeightsError.
     """
     refuse_taken(out)
-    _refuse_twice(sources)
+    refuse_twice(sources)
     torch.manual_seed(machine.seed)
     net = ReIDNet(backbone)
     start = None
@@ -141,53 +141,6 @@ def adapt(
     return _run(Run.create(out, info), method, data, recipe, machine, labelled)
 
 
-def _refuse_twice(sources: Sequence[Path]) -> None:
-    seen: dict[Path, Path] = {}
-    for root in sources:
-        first = seen.setdefault(root.resolve(), root)
-        if first is not root:
-            raise DataError(
-                f"--source {root} is the folder of --source {first}: its people would count as two "
-                "each; give every folder once"
-            )
-
-
-def merge_sources(sets: Sequence[CropSet]) -> CropSet:
-    """Make one labelled set of several; identities and cameras of different sets stay apart.
-
-    Junk boxes (negative identities) and Market-1501's distractors are left out.
-    """
-    samples: list[Sample] = []
-    cameras: list[str] = []
-    dropped: list[Dropped] = []
-    next_person = 0
-    for number, crops in enumerate(sets):
-        prefix = f"{number}/" if len(sets) > 1 else ""
-        labelled = _without_distractors([s for s in crops.samples if s.person >= 0])
-        if len(labelled) < len(crops):
-            log.info("%s: %d junk and distractor boxes", crops.root, len(crops) - len(labelled))
-        codes = {p: next_person + i for i, p in enumerate(sorted({s.person for s in labelled}))}
-        next_person += len(codes)
-        samples += [
-            replace(s, key=prefix + s.key, camera=s.camera + len(cameras), person=codes[s.person])
-            for s in labelled
-        ]
-        cameras += [prefix + name for name in crops.cameras]
-        dropped += [replace(d, key=prefix + d.key) for d in crops.dropped]
-    if next_person < 2:
-        raise DataError("source pre-training needs crops of at least two identities")
-    return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
-
-
-def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:
-    """Identity 0 of a gallery alone is Market-1501's mark for boxes of anybody and nobody."""
-    gallery = SPLIT_FOLDERS["gallery"] + "/"
-    zeros = [s for s in samples if s.person == 0]
-    if all(s.key.startswith(gallery) for s in zeros):
-        return [s for s in samples if s.person != 0]
-    return list(samples)
-
-
 def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     if not 1 <= len(runs) <= wanted:
         raise RunError(f"this method starts from 1 to {wanted} networks, --init gave {len(runs)}")
@@ -258,6 +211,7 @@ def _run(
                 method.embedder(),
             )
             _log_round(result, recipe.schedule.rounds, scores)
+        run.finish(time.monotonic() - start)
     except (AdaptError, KeyboardInterrupt) as error:
         try:
             run.finish(time.monotonic() - start, error=str(error) or "interrupted")
@@ -266,7 +220,8 @@ def _run(
         if run.info.rounds:
             log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
         raise
-    run.finish(time.monotonic() - start)
+    finally:
+        run.release()
     return run
 
 

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from adapt.config import Recipe
 from adapt.data.folders import Split, read_market, read_site
 from adapt.data.loading import load_crops
+from adapt.data.sources import merge_sources
+from adapt.device import pick_device
 from adapt.evaluate.bootstrap import paired_bootstrap
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from adapt.export import export_run
 from adapt.features import extract, with_statistics_of
 from adapt.recipes import load_recipe
-from adapt.runs import Run, WeightsInfo, pick_device
+from adapt.runs import Run, WeightsInfo
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt, merge_sources, pretrain
+from adapt.training import Machine, adapt, pretrain
 from adapt.types import CropSet
 from benchmarks.served_ranking import compare_served
 from models.image import Preprocessing

@@ -93,7 +93,7 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
 
     Raises RunError when `out` holds something that no demo made.
     """
-    from adapt.runs import pick_device
+    from adapt.device import pick_device
     from adapt.scoring import LabelledCrops, network_embedder
 
     _clear(out)
@@ -163,7 +163,7 @@ def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
 
 
 def _pretrain(plan: Plan, source: Path, out: Path, seed: int) -> Run:
-    from adapt.runs import pick_device
+    from adapt.device import pick_device
     from adapt.training import Machine, pretrain
 
     return pretrain(
@@ -180,7 +180,7 @@ def _pretrain(plan: Plan, source: Path, out: Path, seed: int) -> Run:
 
 
 def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
-    from adapt.runs import pick_device
+    from adapt.device import pick_device
     from adapt.training import Machine, adapt
 
     return adapt(

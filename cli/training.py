@@ -180,7 +180,7 @@ def recipes() -> None:
 
 
 def _machine(device: str, seed: int) -> Machine:
-    from adapt.runs import pick_device
+    from adapt.device import pick_device
     from adapt.training import Machine
 
     return Machine(pick_device(device), seed)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="adapt needs torch")
+pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.errors import RunError  # noqa: E402
-from adapt.runs import Run, RunInfo, WeightsInfo, pick_device, refuse_taken  # noqa: E402
-from models.backbones.net import ReIDNet  # noqa: E402
-from models.backbones.weights import TORCHVISION  # noqa: E402
-from models.image import Preprocessing  # noqa: E402
+from adapt.errors import RunError
+from adapt.runs import Run, RunInfo, WeightsInfo, refuse_taken
+from models.backbones.net import ReIDNet
+from models.backbones.weights import TORCHVISION
+from models.image import Preprocessing
 
 INFO = RunInfo(
     kind="adapt",
@@ -139,34 +139,3 @@ def test_downloaded_weights_are_found_where_torch_keeps_them(
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"abc")
     assert WeightsInfo.of("resnet18", TORCHVISION).sha256.startswith("ba7816bf")
-
-
-@pytest.mark.parametrize(
-    ("name", "gpus", "device"),
-    [
-        ("auto", 0, "cpu"),
-        ("auto", 2, "cuda"),
-        ("cpu", 2, "cpu"),
-        ("cuda", 1, "cuda"),
-        ("cuda:1", 2, "cuda:1"),
-    ],
-)
-def test_devices(name: str, gpus: int, device: str) -> None:
-    assert pick_device(name, gpus) == torch.device(device)
-
-
-@pytest.mark.parametrize(
-    ("name", "gpus", "message"),
-    [
-        ("meta", 1, "use auto, cpu, cuda or cuda:N"),
-        ("mps", 1, "use auto, cpu, cuda or cuda:N"),
-        ("cpu:0", 1, "use auto, cpu, cuda or cuda:N"),
-        ("cuda:-1", 1, "use auto, cpu, cuda or cuda:N"),
-        ("cuda:x", 1, "use auto, cpu, cuda or cuda:N"),
-        ("cuda", 0, "sees no GPU here; use --device cpu"),
-        ("cuda:2", 2, "sees GPUs 0 to 1"),
-    ],
-)
-def test_devices_that_are_none(name: str, gpus: int, message: str) -> None:
-    with pytest.raises(RunError, match=message):
-        pick_device(name, gpus)

@@ -29,8 +29,7 @@ from adapt.features import MIN_CAMERA_CROPS  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs import Run  # noqa: E402
-from adapt.training import Machine, adapt, merge_sources, pretrain  # noqa: E402
-from adapt.types import CropSet, Sample  # noqa: E402
+from adapt.training import Machine, adapt, pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
@@ -263,32 +262,6 @@ def test_unfinished_runs_say_so(tmp_path: Path, init: Path) -> None:
     (init / "run.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(RunError, match="cannot be read by this version"):
         Run.open(init)
-
-
-def test_merged_sources_keep_people_and_cameras_apart() -> None:
-    def crops(root: str, persons: list[int]) -> CropSet:
-        samples = tuple(
-            Sample(Path(f"{root}/{i}.png"), f"{i}.png", camera=0, person=p)
-            for i, p in enumerate(persons)
-        )
-        return CropSet(Path(root), samples, ("c1",))
-
-    market = CropSet(
-        Path("m"),
-        (
-            Sample(Path("1"), "bounding_box_train/1", 0, 5),
-            Sample(Path("2"), "bounding_box_train/2", 0, 6),
-            Sample(Path("3"), "bounding_box_test/3", 0, 0),
-        ),
-        ("c1",),
-    )
-    assert len(merge_sources([market])) == 2, "Market-1501's distractors are nobody"
-    merged = merge_sources([crops("a", [7, 7, 9]), crops("b", [7, -1])])
-    assert [s.person for s in merged.samples] == [0, 0, 1, 2]
-    assert [s.camera for s in merged.samples] == [0, 0, 0, 1]
-    assert merged.cameras == ("0/c1", "1/c1")
-    with pytest.raises(DataError, match="two identities"):
-        merge_sources([crops("a", [3, 3])])
 
 
 STILL = OptimizerSettings(lr=1e-12)
