@@ -1,0 +1,110 @@
+"""Why `mmt_small` is what it is: one value changed at a time, on sites whose labels are ours.
+
+    python -m benchmarks.small_site_settings --data DIR --out runs/settings [--sites 1 2]
+
+The source networks are those of `benchmarks.real_adaptation` (VIPeR). The sites are synthetic and
+of PKU-Reid's shape: 40 people, 2 cameras, 8 crops of each in each. Nothing of PKU-Reid is read, so
+that no label of the real site has a say in the recipe that is judged there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from adapt.data.folders import read_market
+from adapt.data.loading import load_crops
+from adapt.data.synthetic import SITE_B, render_site
+from adapt.recipes import load_recipe
+from adapt.runs import Run
+from adapt.scoring import LabelledCrops, network_embedder
+from adapt.training import Machine, adapt
+from benchmarks.real_adaptation import CPU, SIZE, source_run
+
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "mmt_small": (),
+    "k-means": ("clustering.algorithm=kmeans",),
+    "average 0.999": ("options.ema=0.999",),
+    "lr 3.5e-4": ("optimizer.lr=3.5e-4",),
+    "10.35 pairs per image": ("clustering.pairs_per_image=10.35",),
+    "no camera statistics": ("clustering.camera_statistics=false",),
+    "neither camera statistics nor centring": (
+        "clustering.camera_statistics=false",
+        "clustering.camera_centering=false",
+    ),
+}
+"""What is changed in `mmt_small`, by name."""
+
+
+def site(out: Path, number: int) -> Path:
+    """A synthetic site of PKU-Reid's shape; the people of its training split."""
+    root = out / f"site-{number}"
+    if not root.exists():
+        spec = replace(
+            SITE_B,
+            train_identities=40,
+            test_identities=1,
+            cameras=2,
+            images_per_camera=8,
+            seed=100 + number,
+        )
+        render_site(spec, root)
+    return root
+
+
+def scores(run: Run, labelled: LabelledCrops) -> tuple[float, float]:
+    """other-camera mAP, plain and camera-centred."""
+    table = network_embedder(run.network(), CPU)(labelled.query.images)
+    plain, centred = (
+        labelled.rank(table, table, protocol="other-camera", camera_centering=centre).mAP
+        for centre in (False, True)
+    )
+    return plain, centred
+
+
+def main() -> None:
+    """Adapt with every candidate to every site and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sources", type=Path, help="folder of earlier source runs")
+    parser.add_argument("--sites", type=int, nargs="+", default=[1, 2])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sources = arguments.sources or arguments.out
+    inits = [source_run(arguments.data, sources / f"source-{n}", n) for n in (1, 2)]
+    found: dict[str, list[tuple[float, float]]] = {"unadapted": []}
+    for number in arguments.sites:
+        root = site(arguments.out, number)
+        crops = load_crops(read_market(root, ("train",)), SIZE)
+        labelled = LabelledCrops(crops, crops)
+        found["unadapted"].append(scores(inits[0], labelled))
+        for name, overrides in CANDIDATES.items():
+            run = adapt(
+                root,
+                camera_pattern=None,
+                inits=[run.path for run in inits],
+                recipe=load_recipe("mmt_small", method="mmt", overrides=overrides),
+                recipe_name="mmt_small",
+                out=arguments.out / f"{name.replace(' ', '-').replace('.', '')}-{number}",
+                machine=Machine(CPU, number),
+            )
+            found.setdefault(name, []).append(scores(run, labelled))
+            print_table(found)
+
+
+def print_table(found: dict[str, list[tuple[float, float]]]) -> None:
+    """Mean over sites, and each site."""
+    print("\n| settings | mAP | camera-centred | mAP of each site |\n|---|---|---|---|")
+    for name, pairs in found.items():
+        plain, centred = np.array(pairs).T
+        each = ", ".join(f"{m:.3f}" for m in plain)
+        print(f"| {name} | {plain.mean():.3f} | {centred.mean():.3f} | {each} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
