@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,29 @@ from adapt.data.synthetic.textures import Image
 
 Range = tuple[float, float]
 """Lowest and highest value, drawn uniformly."""
+
+SPOTS = (4, 3)
+"""Spots with a light of their own in a crop, down and across."""
+
+BRIGHTEST = 4
+"""Highest light a pixel can get, relative to white."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How the light of one camera changes from crop to crop: places, hours, automatic gain.
+
+    Standard deviations, drawn anew for each crop. exposure, colour, gamma, saturation: of the
+    logarithm of the camera's value (colour: of each gain). patches: of the logarithm of the light
+    at each of a few spots of the crop, smooth in between; patch_colour: the same for R, G, B alone.
+    """
+
+    exposure: float
+    colour: float
+    gamma: float
+    saturation: float
+    patches: float
+    patch_colour: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +60,7 @@ class CameraRanges:
     box_error: Range
     occlusion: Range
     heading_spread: Range
-    exposure_jitter: float
-    colour_jitter: float
+    drift: Drift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +69,8 @@ class Camera:
 
     pitch: radians it looks down. perspective: see `View`. heading: radians, the azimuth at which
     most people pass it (others walk the opposite way); heading_spread: standard deviation.
-    light, ambient: see `View`. exposure: factor on linear intensity; exposure_jitter: standard
-    deviation of its logarithm from crop to crop; colour_jitter: that of each gain. gains: white
-    balance, factors of R, G, B.
+    light, ambient: see `View`. exposure: factor on linear intensity. gains: white balance, factors
+    of R, G, B. drift: how far all of these are off in a single crop.
     saturation: 0 grey, 1 unchanged. gamma: exponent. blur: standard deviation in crop pixels.
     resolution: pixels across relative to the crop's size. noise: standard deviation, 8-bit steps.
     quality: JPEG 1..100. box_error: standard deviation of the detector's box in box sizes.
@@ -62,8 +84,6 @@ class Camera:
     light: float
     ambient: float
     exposure: float
-    exposure_jitter: float
-    colour_jitter: float
     gains: tuple[float, float, float]
     saturation: float
     gamma: float
@@ -73,6 +93,7 @@ class Camera:
     quality: int
     box_error: float
     occlusion: float
+    drift: Drift
 
 
 def draw_camera(rng: np.random.Generator, ranges: CameraRanges, heading: float) -> Camera:
@@ -90,8 +111,6 @@ def draw_camera(rng: np.random.Generator, ranges: CameraRanges, heading: float) 
         light=within(ranges.light),
         ambient=within(ranges.ambient),
         exposure=within(ranges.exposure),
-        exposure_jitter=ranges.exposure_jitter,
-        colour_jitter=ranges.colour_jitter,
         gains=(1 + warmth, 1 - tint, 1 - warmth),
         saturation=within(ranges.saturation),
         gamma=within(ranges.gamma),
@@ -101,16 +120,28 @@ def draw_camera(rng: np.random.Generator, ranges: CameraRanges, heading: float) 
         quality=round(within(ranges.quality)),
         box_error=within(ranges.box_error),
         occlusion=within(ranges.occlusion),
+        drift=ranges.drift,
     )
 
 
-def _colour_table(camera: Camera, exposure: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(1, 256, 3) look-up table: exposure and white balance on linear light, then gamma."""
-    linear = (np.arange(256) / 255.0)[None, :, None] ** 2.2
-    lit = linear * exposure * np.array(camera.gains)
+def _light(
+    camera: Camera, height: int, width: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(height, width, 3) factors on linear light: exposure, white balance and uneven light."""
+    drift = camera.drift
+    stops = rng.normal(0, drift.exposure) + rng.normal(0, drift.colour, 3)
+    spots = stops + rng.normal(0, drift.patches, (*SPOTS, 1))
+    spots += rng.normal(0, drift.patch_colour, (*SPOTS, 3))
+    field = cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.exp(field) * camera.exposure * camera.gains, np.float32)
+
+
+def _tones(gamma: float) -> NDArray[np.uint8]:
+    """(BRIGHTEST * 256,) table: light in 8-bit steps of an unlit pixel -> pixel of the sensor."""
+    linear = (np.arange(BRIGHTEST * 256) / 255.0) ** 2.2
     # A soft shoulder instead of hard clipping keeps highlights distinguishable.
-    rolled = np.where(lit > 0.7, 0.7 + 0.3 * np.tanh((lit - 0.7) / 0.3), lit)
-    return np.asarray(np.clip(rolled ** (camera.gamma / 2.2), 0, 1) * 255, np.uint8)
+    rolled = np.where(linear > 0.7, 0.7 + 0.3 * np.tanh((linear - 0.7) / 0.3), linear)
+    return np.asarray(rolled ** (gamma / 2.2) * 255, np.uint8)
 
 
 def develop(
@@ -125,12 +156,12 @@ def develop(
     sigma = camera.blur * camera.resolution
     if sigma > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
-    stops = rng.normal(0, camera.exposure_jitter) + rng.normal(0, camera.colour_jitter, 3)
-    exposure = camera.exposure * np.exp(stops)
-    image = cv2.LUT(image, _colour_table(camera, exposure))
-    if abs(camera.saturation - 1) > 0.01:
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        image = cv2.addWeighted(image, camera.saturation, grey, 1 - camera.saturation, 0)
+    lit = image * _light(camera, image.shape[0], image.shape[1], rng) ** np.float32(1 / 2.2)
+    tones = _tones(camera.gamma * math.exp(rng.normal(0, camera.drift.gamma)))
+    image = tones[np.minimum(lit, len(tones) - 1).astype(np.uint16)]
+    saturation = camera.saturation * math.exp(rng.normal(0, camera.drift.saturation))
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(camera.noise)
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if small != (width, height):

@@ -21,7 +21,7 @@ from adapt.data.synthetic.textures import Image
 from adapt.data.synthetic.wardrobe import Appearance, dress_crowd
 from adapt.errors import ConfigError, DataError
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever a change here alters a single pixel of any site."""
 
 SUPERSAMPLING = 2

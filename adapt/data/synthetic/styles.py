@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adapt.data.synthetic.camera import CameraRanges
+from adapt.data.synthetic.camera import CameraRanges, Drift
 from adapt.data.synthetic.scene import Place
 from adapt.data.synthetic.wardrobe import Wardrobe
 
@@ -57,7 +57,7 @@ SUMMER = Style(
         perspective=(0.05, 0.15),
         light=(-0.9, 0.9),
         ambient=(0.45, 0.7),
-        exposure=(1.05, 1.30),
+        exposure=(0.90, 1.10),
         warmth=(0.0, 0.06),
         tint=(-0.02, 0.02),
         saturation=(1.0, 1.15),
@@ -66,11 +66,11 @@ SUMMER = Style(
         resolution=(0.85, 1.0),
         noise=(1.0, 3.0),
         quality=(80, 93),
-        box_error=(0.02, 0.04),
+        box_error=(0.045, 0.065),
         occlusion=(0.05, 0.12),
         heading_spread=(0.35, 0.6),
-        exposure_jitter=0.08,
-        colour_jitter=0.01,
+        drift=Drift(exposure=0.4, colour=0.10, gamma=0.12, saturation=0.25, patches=0.35,
+                    patch_colour=0.10),
     ),
 )  # fmt: skip
 
@@ -109,24 +109,24 @@ WINTER = Style(
         uniform_share=0.1,
     ),
     cameras=CameraRanges(
-        pitch=(0.44, 0.58),
+        pitch=(0.38, 0.52),
         perspective=(0.20, 0.35),
         light=(-0.5, 0.5),
         ambient=(0.6, 0.9),
-        exposure=(0.48, 0.70),
-        warmth=(-0.32, -0.20),
+        exposure=(0.50, 0.72),
+        warmth=(-0.28, -0.16),
         tint=(-0.06, 0.06),
-        saturation=(0.42, 0.60),
+        saturation=(0.45, 0.62),
         gamma=(0.75, 0.90),
         blur=(0.3, 0.7),
         resolution=(0.6, 0.85),
-        noise=(3.0, 6.0),
+        noise=(2.5, 5.0),
         quality=(60, 80),
-        box_error=(0.025, 0.045),
+        box_error=(0.045, 0.065),
         occlusion=(0.06, 0.12),
         heading_spread=(0.45, 0.8),
-        exposure_jitter=0.10,
-        colour_jitter=0.03,
+        drift=Drift(exposure=0.4, colour=0.10, gamma=0.12, saturation=0.25, patches=0.35,
+                    patch_colour=0.10),
     ),
 )  # fmt: skip
 
