@@ -1,8 +1,8 @@
-"""How far colours alone get at site B, as stated in docs/synthetic.md (`pytest -s` prints it)."""
+"""How far colours alone get at both sites: the table of docs/synthetic.md (`pytest -s` prints it)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,17 +10,36 @@ import pytest
 from numpy.typing import NDArray
 
 from adapt.data.folders import read_market
-from adapt.data.synthetic import SITE_B, render_site
+from adapt.data.synthetic import SITE_A, SITE_B, SiteSpec, render_site
 from adapt.evaluate.metrics import evaluate_ranking
-from adapt.types import CropSet
 from models.image import decode
 
 BINS = [12, 6, 6]
+BOUND = 0.30
+"""Highest mAP that colours alone may reach; the unadapted network of the demo is above it."""
+
+Features = NDArray[np.float32]
 
 
-def histogram(image: NDArray[np.uint8], stripes: int) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Crops:
+    """Test crops of one site; the first `queries` are the queries."""
+
+    images: list[NDArray[np.uint8]]
+    persons: NDArray[np.int64]
+    cameras: NDArray[np.int64]
+    queries: int
+
+
+def without_margins(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a crop, where hardly anything but the person is."""
+    rows, columns = image.shape[0] // 16, image.shape[1] // 4
+    return image[rows:-rows, columns:-columns]
+
+
+def histogram(image: NDArray[np.uint8], stripes: int) -> Features:
     """Square-rooted HSV histograms of horizontal stripes, L2-normalised (Hellinger similarity)."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
     parts = [
         cv2.calcHist([stripe], [0, 1, 2], None, BINS, [0, 180, 0, 256, 0, 256]).ravel()
         for stripe in np.array_split(hsv, stripes)
@@ -29,46 +48,51 @@ def histogram(image: NDArray[np.uint8], stripes: int) -> NDArray[np.float32]:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def describe(listing: CropSet, stripes: int) -> NDArray[np.float32]:
-    return np.stack(
-        [histogram(decode(sample.path.read_bytes()), stripes) for sample in listing.samples]
+def camera_centred(features: Features, cameras: NDArray[np.int64]) -> Features:
+    centred = features.copy()
+    for camera in np.unique(cameras):
+        centred[cameras == camera] -= features[cameras == camera].mean(axis=0)
+    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True), np.float32)
+
+
+@pytest.fixture(scope="module", params=[SITE_A, SITE_B], ids=["A", "B"])
+def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Crops:
+    """Test people of a site of this kind; its training identities are not looked at here."""
+    spec: SiteSpec = replace(request.param, train_identities=1)
+    root = render_site(spec, tmp_path_factory.mktemp("difficulty") / "site").root
+    query, gallery = read_market(root, ["query"]), read_market(root, ["gallery"])
+    assert query.cameras == gallery.cameras
+    return Crops(
+        [decode(s.path.read_bytes()) for part in (query, gallery) for s in part.samples],
+        np.concatenate([query.persons, gallery.persons]),
+        np.concatenate([query.camera_codes, gallery.camera_codes]),
+        len(query),
     )
 
 
-def camera_centred(features: NDArray[np.float32], cameras: NDArray[np.int64]) -> None:
-    for camera in np.unique(cameras):
-        features[cameras == camera] -= features[cameras == camera].mean(axis=0)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> tuple[CropSet, CropSet]:
-    """60 people of a site like B; its training identities are not looked at here."""
-    spec = replace(SITE_B, train_identities=1)
-    root = render_site(spec, tmp_path_factory.mktemp("difficulty") / "site").root
-    return read_market(root, ["query"]), read_market(root, ["gallery"])
-
-
-@pytest.mark.parametrize("centred", [False, True], ids=["plain", "camera-centred"])
+@pytest.mark.parametrize("centred", [False, True], ids=["plain", "centred"])
+@pytest.mark.parametrize("cut", [False, True], ids=["with-margins", "without-margins"])
 @pytest.mark.parametrize("stripes", [1, 6])
-def test_colour_histograms_do_not_solve_site_b(
-    crops: tuple[CropSet, CropSet], stripes: int, centred: bool
+def test_colour_histograms_do_not_solve_a_site(
+    crops: Crops, stripes: int, cut: bool, centred: bool
 ) -> None:
-    query, gallery = crops
-    features = np.concatenate([describe(query, stripes), describe(gallery, stripes)])
+    images = [without_margins(image) for image in crops.images] if cut else crops.images
+    features = np.stack([histogram(image, stripes) for image in images])
     if centred:
-        camera_centred(features, np.concatenate([query.camera_codes, gallery.camera_codes]))
+        features = camera_centred(features, crops.cameras)
+    n = crops.queries
     scores = evaluate_ranking(
-        features[: len(query)],
-        query.persons,
-        query.camera_codes,
-        features[len(query) :],
-        gallery.persons,
-        gallery.camera_codes,
+        features[:n],
+        crops.persons[:n],
+        crops.cameras[:n],
+        features[n:],
+        crops.persons[n:],
+        crops.cameras[n:],
         protocol="market",
     )
-    print(f"{stripes} stripes, centred {centred}: mAP {scores.mAP:.3f} CMC-1 {scores.cmc(1):.3f}")
-    chance = 1 / len(np.unique(query.persons))
-    assert scores.mAP < 0.25
-    assert scores.queries == len(query)
-    assert not centred or scores.mAP > chance
+    print(f" mAP {scores.mAP:.3f} CMC-1 {scores.cmc(1):.3f}")
+    chance = 1 / len(np.unique(crops.persons))
+    assert scores.queries == n
+    assert scores.mAP < BOUND
+    # The people do differ in colour: whoever knows where they are finds more than chance.
+    assert not (cut and centred) or scores.mAP > 4 * chance
