@@ -1,4 +1,4 @@
-"""How far colours alone get at both sites: the table of docs/synthetic.md (`pytest -s` prints it)."""
+"""How far colours alone get at both sites; the table of docs/synthetic.md (`pytest -s`)."""
 
 from __future__ import annotations
 
