@@ -82,7 +82,7 @@ def demo(
         site=SITE_B,
         source_recipe=load_recipe("source_demo", method="source"),
         site_recipe=load_recipe("mmt_demo", method="mmt"),
-        backbone="resnet18",
+        backbone="resnet18_ibn_a",
         preprocessing=Preprocessing(height=64, width=32),
     )
     run_demo(plan, out, seed)
