@@ -66,11 +66,11 @@ SUMMER = Style(
         resolution=(0.85, 1.0),
         noise=(1.0, 3.0),
         quality=(80, 93),
-        box_error=(0.03, 0.045),
+        box_error=(0.025, 0.04),
         occlusion=(0.05, 0.12),
         heading_spread=(0.35, 0.6),
-        drift=Drift(exposure=0.45, colour=0.12, gamma=0.12, saturation=0.25, patches=0.35,
-                    patch_colour=0.10),
+        drift=Drift(exposure=0.5, colour=0.15, gamma=0.08, saturation=0.25, patches=0.15,
+                    patch_colour=0.05),
     ),
 )  # fmt: skip
 
@@ -122,11 +122,11 @@ WINTER = Style(
         resolution=(0.6, 0.85),
         noise=(2.5, 5.0),
         quality=(60, 80),
-        box_error=(0.03, 0.045),
+        box_error=(0.025, 0.04),
         occlusion=(0.06, 0.12),
         heading_spread=(0.45, 0.8),
-        drift=Drift(exposure=0.45, colour=0.12, gamma=0.12, saturation=0.25, patches=0.35,
-                    patch_colour=0.10),
+        drift=Drift(exposure=0.5, colour=0.15, gamma=0.08, saturation=0.25, patches=0.15,
+                    patch_colour=0.05),
     ),
 )  # fmt: skip
 
