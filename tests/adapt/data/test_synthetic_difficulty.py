@@ -15,8 +15,16 @@ from adapt.evaluate.metrics import evaluate_ranking
 from models.image import decode
 
 BINS = [12, 6, 6]
-BOUND = 0.33
-"""Highest mAP that colours alone may reach; docs/synthetic.md has a network's beside it."""
+BOUNDS = {
+    (1, "whole"): 0.12,
+    (6, "whole"): 0.18,
+    (1, "cut"): 0.35,
+    (6, "cut"): 0.50,
+    (1, "cut, light evened"): 0.60,
+    (6, "cut, light evened"): 0.75,
+}
+"""Highest mAP that colours alone may reach, by stripes and what is done to a crop before;
+docs/synthetic.md has a network's beside it."""
 
 Features = NDArray[np.float32]
 
@@ -35,6 +43,19 @@ def without_margins(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle of a crop, where hardly anything but the person is."""
     rows, columns = image.shape[0] // 16, image.shape[1] // 4
     return image[rows:-rows, columns:-columns]
+
+
+def light_evened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey world: each channel scaled to the same mean."""
+    mean = image.reshape(-1, 3).mean(axis=0)
+    return np.clip(image * (110 / np.maximum(mean, 1)), 0, 255).astype(np.uint8)
+
+
+PREPARE = {
+    "whole": lambda image: image,
+    "cut": without_margins,
+    "cut, light evened": lambda image: light_evened(without_margins(image)),
+}
 
 
 def histogram(image: NDArray[np.uint8], stripes: int) -> Features:
@@ -71,13 +92,12 @@ def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("centred", [False, True], ids=["plain", "centred"])
-@pytest.mark.parametrize("cut", [False, True], ids=["with-margins", "without-margins"])
+@pytest.mark.parametrize("crop", PREPARE)
 @pytest.mark.parametrize("stripes", [1, 6])
 def test_colour_histograms_do_not_solve_a_site(
-    crops: Crops, stripes: int, cut: bool, centred: bool
+    crops: Crops, stripes: int, crop: str, centred: bool
 ) -> None:
-    images = [without_margins(image) for image in crops.images] if cut else crops.images
-    features = np.stack([histogram(image, stripes) for image in images])
+    features = np.stack([histogram(PREPARE[crop](image), stripes) for image in crops.images])
     if centred:
         features = camera_centred(features, crops.cameras)
     n = crops.queries
@@ -93,6 +113,6 @@ def test_colour_histograms_do_not_solve_a_site(
     print(f" mAP {scores.mAP:.3f} CMC-1 {scores.cmc(1):.3f}")
     chance = 1 / len(np.unique(crops.persons))
     assert scores.queries == n
-    assert scores.mAP < BOUND
+    assert scores.mAP < BOUNDS[stripes, crop]
     # The people do differ in colour: whoever knows where they are finds more than chance.
-    assert not (cut and centred) or scores.mAP > 4 * chance
+    assert not (crop == "cut" and centred) or scores.mAP > 4 * chance
