@@ -101,8 +101,11 @@ def curves(rounds: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[
     for axis, (title, names) in zip(
         np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
+        values = {name: [r.get(name, np.nan) for r in rounds] for name in names}
         for name in names:
-            axis.plot(x, [r.get(name, np.nan) for r in rounds], marker="o", ms=3, label=name)
+            axis.plot(x, values[name], marker="o", ms=3, label=name)
+        if all(0 <= v <= 1 for series in values.values() for v in series if not np.isnan(v)):
+            axis.set_ylim(0, 1.02)  # shares: what has not moved has to look so
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("round", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)

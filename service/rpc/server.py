@@ -43,8 +43,8 @@ SERVICES = tuple(
 _NEVER_S = 24 * 3600.0
 """gRPC's own time for running calls, which must not end: it crashes where two ends coincide."""
 
-_LAST_WORD_S = 0.1
-"""For NOT_SERVING to reach those who watch health."""
+_LAST_WORD_S = 1.0
+"""For clients to read what was sent, and for NOT_SERVING to reach those who watch health."""
 
 
 class RpcServer:
@@ -109,8 +109,11 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
         refusing = asyncio.create_task(self._server.stop(_NEVER_S))
         await self._calls.finish(drain_s)
-        await asyncio.sleep(_LAST_WORD_S)
-        await self._server.stop(0)  # the shorter time counts
+        # A connection that is cut before its client has read everything loses the last answer. Each
+        # ends by itself when it has no call left; only what is still open then is cut.
+        await asyncio.wait([refusing], timeout=_LAST_WORD_S)
+        if not refusing.done():
+            await self._server.stop(0)  # the shorter time counts
         await refusing
 
 
