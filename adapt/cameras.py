@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.errors import NonFiniteFeaturesError
+
 SHORTEST = 1e-6
 """A difference from the mean shorter than this has no direction worth keeping."""
 
@@ -20,17 +22,21 @@ def center_cameras(
     that equals its mean even so keeps its own direction, f_i / |f_i|: no row becomes zero.
 
     Args:
-        features: (N, D) floating point, finite.
+        features: (N, D) floating point.
         cameras: (N,) camera codes.
 
     Returns:
         (N, D) float32, rows of length 1 (a zero row of `features` may stay zero).
 
     Raises:
+        NonFiniteFeaturesError: features hold NaN or infinity, which a mean would spread.
         ValueError: the lengths differ.
     """
     if features.ndim != 2 or cameras.shape != features.shape[:1]:
         raise ValueError(f"cameras {cameras.shape} do not fit features {features.shape}")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
     original = features.astype(np.float64)
     centred = original.copy()
     for camera in np.unique(cameras):

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapt.cameras import center_cameras
 from adapt.config import Clustering
-from adapt.graph.jaccard import jaccard_distance
+from adapt.errors import DataError
+from adapt.graph.camera_bias import camera_bias
+from adapt.graph.jaccard import JaccardGraph
+from adapt.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.graph.radius import radius_by_pairs, radius_by_rho
-from adapt.labels.dbscan import cluster_dbscan
+from adapt.labels.auto_radius import auto_radius
+from adapt.labels.dbscan import ROUNDING, cluster_dbscan
+from adapt.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
+from adapt.stages import Stages
 from adapt.types import PseudoLabels
+
+log = logging.getLogger("resight")
+
+BIAS_NEIGHBOURS = 11
+"""Neighbours that `camera_centering = auto` looks at, the image itself included."""
+
+LEAST_BIAS = 0.1
+"""Camera bias from which on `auto` centres."""
+
+MIN_CAMERA_CROPS = 32
+"""Crops that two cameras need before `auto` trusts their means."""
 
 
 class Clusterer:
@@ -23,37 +42,97 @@ class Clusterer:
     that followed the features would hide that they collapse.
     """
 
-    def __init__(self, settings: Clustering, *, identities_per_batch: int, seed: int) -> None:
-        """identities_per_batch: P, the fewest clusters that `clusters = auto` may ask for."""
+    def __init__(
+        self,
+        settings: Clustering,
+        *,
+        identities_per_batch: int,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        """Args:
+        identities_per_batch: P, the fewest clusters that `clusters = auto` may ask for.
+        device: a GPU for the neighbour graph; all CPU cores unless given.
+        """
         self._settings = settings
         self._identities = identities_per_batch
         self._seed = seed
+        self._device = device
+        self.stages = Stages()
         self.radius: float | None = None
 
     def __call__(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> PseudoLabels:
         """features: (N, D) float32, finite; cameras: (N,) codes."""
         settings = self._settings
-        if settings.camera_centering:
+        if cameras.shape != features.shape[:1]:
+            raise DataError(f"{len(cameras)} cameras do not fit {len(features)} features")
+        if self._centres(features, cameras):
             features = center_cameras(features, cameras)
         if settings.algorithm == "kmeans":
-            return self._kmeans(features)
-        return self._dbscan(features)
+            with self.stages("clusters"):
+                return self._kmeans(features)
+        graph = JaccardGraph(
+            features,
+            k1=settings.k1,
+            k2=settings.k2,
+            variant=settings.variant,
+            device=self._device,
+            stages=self.stages,
+        )
+        return self._hdbscan(graph) if settings.algorithm == "hdbscan" else self._dbscan(graph)
+
+    def _centres(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> bool:
+        if self._settings.camera_centering != "auto":
+            return self._settings.camera_centering
+        if (np.bincount(cameras) >= MIN_CAMERA_CROPS).sum() < 2:
+            return False
+        with self.stages("camera bias"):
+            near = nearest_neighbours(UnitRows(features), BIAS_NEIGHBOURS)
+        bias = camera_bias(near, cameras)
+        centre = bias > LEAST_BIAS
+        log.info("camera bias %.2f: %s", bias, "centred per camera" if centre else "as extracted")
+        return centre
 
     def _kmeans(self, features: NDArray[np.float32]) -> PseudoLabels:
         wanted = self._settings.clusters
         clusters = auto_clusters(len(features), self._identities) if wanted == "auto" else wanted
         return cluster_kmeans(features, clusters, seed=self._seed)
 
-    def _dbscan(self, features: NDArray[np.float32]) -> PseudoLabels:
-        s = self._settings
-        distances = jaccard_distance(features, k1=s.k1, k2=s.k2, variant=s.variant)
+    def _dbscan(self, graph: JaccardGraph) -> PseudoLabels:
         if self.radius is None:
-            if s.radius == "pairs":
-                self.radius = radius_by_pairs(distances, s.pairs_per_image)
-            elif s.radius == "rho":
-                self.radius = radius_by_rho(distances, s.rho)
-            else:
-                self.radius = s.radius
-        labels = cluster_dbscan(distances, self.radius, s.min_samples)
-        origin = {"pairs": f"{s.pairs_per_image:g} pairs per image", "rho": f"rho {s.rho:g}"}
-        return replace(labels, rule=f"{labels.rule} ({origin.get(str(s.radius), 'given')})")
+            with self.stages("radius"):
+                self.radius = self._find_radius(graph)
+        distances = graph.distances(self.radius + ROUNDING)
+        with self.stages("clusters"):
+            labels = cluster_dbscan(distances, self.radius, self._settings.min_samples)
+        return replace(labels, rule=f"{labels.rule} ({self._radius_rule()})")
+
+    def _find_radius(self, graph: JaccardGraph) -> float:
+        s = self._settings
+        if s.radius == "auto":
+            choice = auto_radius(graph, min_samples=s.min_samples, neighbours=s.k1)
+            for doubt in choice.doubts:
+                log.warning("radius %.3f is in doubt: %s", choice.radius, doubt)
+            return choice.radius
+        if s.radius == "pairs":
+            return radius_by_pairs(graph, s.pairs_per_image)
+        if s.radius == "rho":
+            return radius_by_rho(graph, s.rho)
+        return s.radius
+
+    def _radius_rule(self) -> str:
+        s = self._settings
+        rules = {
+            "auto": "best silhouette",
+            "pairs": f"{s.pairs_per_image:g} pairs per image",
+            "rho": f"rho {s.rho:g}",
+        }
+        return rules.get(str(s.radius), "given")
+
+    def _hdbscan(self, graph: JaccardGraph) -> PseudoLabels:
+        s = self._settings
+        distances = graph.distances(REACH)
+        with self.stages("clusters"):
+            return cluster_hdbscan(
+                distances, min_samples=s.min_samples, min_cluster_size=s.min_cluster_size
+            )

@@ -73,9 +73,11 @@ class OptimizerSettings(_Section):
 class Clustering(_Section):
     """How pseudo labels are made from features."""
 
-    algorithm: Literal["kmeans", "dbscan"] = "kmeans"
-    camera_centering: bool = Field(
-        True, description="take each camera's mean feature away before clustering"
+    algorithm: Literal["kmeans", "dbscan", "hdbscan"] = "kmeans"
+    camera_centering: bool | Literal["auto"] = Field(
+        True,
+        description="take each camera's mean feature away before clustering; auto: where images "
+        "of one camera are neighbours oftener than by chance",
     )
     camera_statistics: bool = Field(
         True, description="extract each camera's features with its own batch-norm statistics"
@@ -83,15 +85,22 @@ class Clustering(_Section):
     clusters: int | Literal["auto"] = Field(
         "auto", description="K of k-means; auto = N/20 within [P, N/4]"
     )
-    k1: int = Field(20, ge=1, description="neighbours of the k-reciprocal sets (dbscan)")
-    k2: int = Field(6, ge=1, description="neighbours of the local query expansion (dbscan)")
-    variant: Literal["classic", "faiss"] = Field("classic", description="of the Jaccard distance")
-    radius: Annotated[float, Field(gt=0, lt=1)] | Literal["pairs", "rho"] = Field(
-        "pairs", description="DBSCAN's eps: a number, or the rule that finds it in round 0"
+    k1: int = Field(20, ge=1, description="neighbours of the k-reciprocal sets (dbscan, hdbscan)")
+    k2: int = Field(
+        6, ge=1, description="neighbours of the local query expansion (dbscan, hdbscan)"
     )
-    pairs_per_image: float = Field(10.35, gt=0, description="of the rule `pairs`")
+    variant: Literal["classic", "faiss"] = Field("classic", description="of the Jaccard distance")
+    radius: Annotated[float, Field(gt=0, lt=1)] | Literal["auto", "pairs", "rho"] = Field(
+        "auto", description="DBSCAN's eps: a number, or the rule that finds it in round 0"
+    )
+    pairs_per_image: float = Field(
+        10.35, gt=0, allow_inf_nan=False, description="of the rule `pairs`"
+    )
     rho: float = Field(1.6e-3, gt=0, lt=1, description="of the rule `rho`")
-    min_samples: int = Field(4, ge=1, description="neighbours, itself included, of a core point")
+    min_samples: int = Field(
+        4, ge=1, description="neighbours of a core point (dbscan: itself included)"
+    )
+    min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
 
 
 class MethodOptions(_Section):

@@ -115,7 +115,10 @@ def adapt(
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     clusterer = Clusterer(
-        recipe.clustering, identities_per_batch=recipe.batch.identities, seed=machine.seed
+        recipe.clustering,
+        identities_per_batch=recipe.batch.identities,
+        seed=machine.seed,
+        device=None if machine.device.type == "cpu" else machine.device,
     )
     method = method_type(nets, recipe.options, clusterer)
     prints = tuple(run.network_hash() for run in runs)

@@ -14,26 +14,31 @@ Notation (I[i] ranks the neighbours of i by squared Euclidean distance d2, i its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from adapt.errors import DataError, NonFiniteFeaturesError
-from adapt.graph.neighbours import nearest_neighbours
+from adapt.graph.device import DeviceSearch, overlap_rows_on
+from adapt.graph.neighbours import FaissSearch, Neighbours, UnitRows, nearest_neighbours
+from adapt.graph.overlap import Overlaps, overlap_rows
+from adapt.graph.rows import RowBlock, StoredGraph, stack_rows
+from adapt.stages import Stages
 
-PAIR_BLOCK = 4096
-"""Pairs whose distance is computed at a time."""
+Variant = Literal["classic", "faiss"]
 
 
 def jaccard_distance(
-    features: NDArray[np.float32],
+    features: NDArray[np.floating],
     *,
     k1: int,
     k2: int,
-    variant: Literal["classic", "faiss"],
+    variant: Variant,
     max_distance: float = 1.0,
+    device: torch.device | None = None,
 ) -> csr_array:
     """Compute the k-reciprocal Jaccard distance of all pairs of images.
 
@@ -49,6 +54,7 @@ def jaccard_distance(
         k2: neighbours averaged by query expansion, >= 1 (6); 1 means no expansion.
         variant: see above.
         max_distance: pairs farther than this are not stored, in (0, 1].
+        device: a GPU to compute on; all CPU cores unless given.
 
     Returns:
         (N, N) symmetric float32 in [0, 1] of the pairs with J <= max_distance. The diagonal is
@@ -66,32 +72,104 @@ def jaccard_distance(
             f"k1 {k1} and k2 {k2} must be >= 1, max_distance {max_distance} in (0, 1] and variant "
             f"{variant!r} classic or faiss"
         )
-    unit = _unit_rows(features)
+    graph = JaccardGraph(features, k1=k1, k2=k2, variant=variant, device=device)
+    return graph.distances(max_distance)
+
+
+class JaccardGraph:
+    """The k-reciprocal Jaccard distance of N images, computed as far as it is asked for.
+
+    Holds V' (some 80 entries a row) and the matrix that was asked for last, nothing N x N.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.floating],
+        *,
+        k1: int,
+        k2: int,
+        variant: Variant,
+        device: torch.device | None = None,
+        stages: Stages | None = None,
+    ) -> None:
+        """Args, errors: those of `jaccard_distance`; stages: is told how long each stage took."""
+        self._stages = stages or Stages()
+        if k1 < 1 or k2 < 1 or variant not in ("classic", "faiss"):
+            raise ValueError(f"k1 {k1}, k2 {k2} must be >= 1; {variant!r} classic or faiss")
+        rows = UnitRows(features)
+        reach = k1 + 1 if variant == "classic" else k1
+        with self._stages("neighbours"):
+            near = nearest_neighbours(
+                rows,
+                max(reach, k2),
+                farthest=variant == "classic",
+                search=FaissSearch() if device is None else DeviceSearch(device),
+            )
+        with self._stages("encoding"):
+            self._encoding = encode(rows, near, k1=k1, k2=k2, variant=variant)
+        self._device = device
+        self._stored: tuple[float, csr_array] | None = None
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return int(self._encoding.shape[0])
+
+    def rows(self, max_distance: float) -> Iterator[RowBlock]:
+        """All pairs with J <= max_distance, row by row."""
+        if not 0 < max_distance <= 1:
+            raise ValueError(f"max_distance must be in (0, 1], got {max_distance}")
+        least = 2 * (1 - max_distance) / (2 - max_distance)
+        if self._device is None:
+            found = overlap_rows(self._encoding, least)
+        else:
+            found = overlap_rows_on(self._device, self._encoding, least)
+        return (_distances(overlap, self.images, max_distance) for overlap in found)
+
+    def distances(self, max_distance: float) -> csr_array:
+        """All pairs with J <= max_distance as a matrix."""
+        if self._stored is None or self._stored[0] < max_distance:
+            with self._stages("jaccard"):
+                self._stored = (max_distance, stack_rows(self.rows(max_distance)))
+        reach, matrix = self._stored
+        if reach == max_distance:
+            return matrix
+        return stack_rows(StoredGraph(matrix).rows(max_distance))
+
+
+def encode(rows: UnitRows, near: Neighbours, *, k1: int, k2: int, variant: Variant) -> csr_array:
+    """Compute V' (see the notation): (N, N) float32, rows sum to 1."""
     reach = k1 + 1 if variant == "classic" else k1
-    rank, farthest = nearest_neighbours(unit, min(len(unit), max(reach, k2)))
-    members = _expanded_reciprocal(rank, reach, int(np.round(k1 / 2)) + 1)
-    weight = _squared_distances(unit, members)
-    if variant == "classic":
+    members = _expanded_reciprocal(near.rank, reach, int(np.round(k1 / 2)) + 1)
+    row = np.repeat(np.arange(len(rows)), np.diff(members.indptr))
+    weight = rows.squared_distances(row, members.indices).astype(np.float64)
+    if near.farthest is not None:
         # A row maximum of 0 means that all images are the same.
-        weight /= np.repeat(np.where(farthest > 0, farthest, 1), np.diff(members.indptr))
-    encoding = members.astype(np.float64)
-    encoding.data = np.exp(-weight)
-    encoding.data /= np.repeat(encoding.sum(axis=1), np.diff(encoding.indptr))
-    expansion = _adjacency(rank, k2).astype(np.float64) / min(k2, rank.shape[1])
-    return _jaccard(expansion @ encoding, max_distance)
+        weight /= np.where(near.farthest > 0, near.farthest, 1)[row]
+    values = np.exp(-weight)
+    values /= np.bincount(row, weights=values)[row]
+    encoding = csr_array((values, members.indices, members.indptr), members.shape)
+    expansion = _adjacency(near.rank, k2).astype(np.float64) / min(k2, near.rank.shape[1])
+    return (expansion @ encoding).astype(np.float32)
 
 
-def _unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    if features.ndim != 2 or len(features) == 0:
-        raise DataError(f"no features to compare (shape {features.shape}): add crops to the site")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
-    length = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
-    return np.ascontiguousarray(features / np.maximum(length, 1e-12), np.float32)
+def _distances(found: Overlaps, images: int, max_distance: float) -> RowBlock:
+    """J = 1 - s / (2 - s) of rows that sum to 1."""
+    distance = np.clip(1 - found.shared / (2 - found.shared), 0, 1).astype(np.float32)
+    distance[found.row + found.first == found.column] = 0
+    order = np.lexsort((found.column, found.row))
+    counts = np.bincount(found.row, minlength=found.rows)
+    block = RowBlock(
+        found.first,
+        images,
+        np.concatenate([[0], np.cumsum(counts)]),
+        found.column[order].astype(np.int32),
+        distance[order],
+    )
+    return block.where(block.distance <= max_distance)
 
 
-def _adjacency(rank: NDArray[np.int64], entries: int) -> csr_array:
+def _adjacency(rank: NDArray[np.int32], entries: int) -> csr_array:
     """(N, N) ones at N(i, entries)."""
     first = rank[:, :entries]
     total, width = first.shape
@@ -99,13 +177,13 @@ def _adjacency(rank: NDArray[np.int64], entries: int) -> csr_array:
     return csr_array((np.ones(first.size, np.int32), first.ravel(), pointer), (total, total))
 
 
-def _reciprocal(rank: NDArray[np.int64], entries: int) -> csr_array:
+def _reciprocal(rank: NDArray[np.int32], entries: int) -> csr_array:
     """(N, N) ones at R(i, entries)."""
     forward = _adjacency(rank, entries)
     return forward.multiply(forward.T).tocsr()
 
 
-def _expanded_reciprocal(rank: NDArray[np.int64], reach: int, half_reach: int) -> csr_array:
+def _expanded_reciprocal(rank: NDArray[np.int32], reach: int, half_reach: int) -> csr_array:
     """(N, N) entries at R*(i); their values mean nothing."""
     full, half = _reciprocal(rank, reach), _reciprocal(rank, half_reach)
     shared = (full @ half.T).multiply(full).tocsr()  # |R(c,kh) n R(i,k1)| at (i,c), c in R(i,k1)
@@ -115,44 +193,3 @@ def _expanded_reciprocal(rank: NDArray[np.int64], reach: int, half_reach: int) -
     expanded = (full + shared @ half).tocsr()
     expanded.sort_indices()
     return expanded
-
-
-def _squared_distances(unit: NDArray[np.float32], pairs: csr_array) -> NDArray[np.float64]:
-    """d2 of every stored pair, in storage order."""
-    rows = np.repeat(np.arange(len(unit)), np.diff(pairs.indptr))
-    squared = np.empty(len(rows), np.float64)
-    for start in range(0, len(rows), PAIR_BLOCK):
-        part = slice(start, start + PAIR_BLOCK)
-        difference = unit[rows[part]] - unit[pairs.indices[part]]
-        squared[part] = np.einsum("pd,pd->p", difference, difference)
-    return squared
-
-
-def _jaccard(encoding: csr_array, max_distance: float) -> csr_array:
-    """J of every pair of rows of V' that overlap.
-
-    Each row walks the columns it has entries in. Columns are walked in ascending order, so J(i,j)
-    and J(j,i) add the same numbers in the same order and are equal to the last bit.
-    """
-    encoding.sort_indices()
-    columns = encoding.tocsc()
-    total = encoding.shape[0]
-    found_columns, found_values, pointer = [], [], np.zeros(total + 1, np.int64)
-    for i in range(total):
-        own = slice(encoding.indptr[i], encoding.indptr[i + 1])
-        start = columns.indptr[encoding.indices[own]]
-        length = columns.indptr[encoding.indices[own] + 1] - start
-        offset = np.repeat(start - np.cumsum(length) + length, length)
-        entries = offset + np.arange(len(offset))
-        shared = np.minimum(np.repeat(encoding.data[own], length), columns.data[entries])
-        overlap = np.bincount(columns.indices[entries], weights=shared, minlength=total)
-        touched = np.flatnonzero(overlap)
-        distance = 1 - overlap[touched] / (2 - overlap[touched])
-        distance = np.clip(distance, 0, 1).astype(np.float32)
-        distance[touched == i] = 0
-        near = distance <= max_distance
-        found_columns.append(touched[near].astype(np.int32))
-        found_values.append(distance[near])
-        pointer[i + 1] = pointer[i] + near.sum()
-    data, indices = np.concatenate(found_values), np.concatenate(found_columns)
-    return csr_array((data, indices, pointer), (total, total))

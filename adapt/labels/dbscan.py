@@ -10,6 +10,10 @@ from sklearn.neighbors import sort_graph_by_row_values
 from adapt.errors import ClusteringError
 from adapt.types import PseudoLabels
 
+ROUNDING = 1e-6
+"""Added to the radius. Images whose query expansions share 4 of 6 rows are at 1/2 exactly, and
+rounding, which differs from code to code, would decide about them."""
+
 
 def cluster_dbscan(distances: csr_array, radius: float, min_samples: int) -> PseudoLabels:
     """Cluster images that are dense in a distance; the others are outliers.
@@ -21,7 +25,8 @@ def cluster_dbscan(distances: csr_array, radius: float, min_samples: int) -> Pse
     Args:
         distances: (N, N) symmetric, in [0, 1], diagonal stored; stored zeros are distance 0,
             missing pairs are too far.
-        radius: eps, in (0, 1): missing pairs are at most at distance 1.
+        radius: eps, in (0, 1): missing pairs are at most at distance 1; distances that exceed it
+            by 1e-6 count as equal.
         min_samples: >= 1.
 
     Returns:
@@ -40,7 +45,7 @@ def cluster_dbscan(distances: csr_array, radius: float, min_samples: int) -> Pse
             f"DBSCAN's radius must be in (0, 1), got {radius}: at 1 every image reaches every other"
         )
     graph = sort_graph_by_row_values(distances, copy=True, warn_when_not_sorted=False)
-    estimator = DBSCAN(eps=radius, min_samples=min_samples, metric="precomputed")
+    estimator = DBSCAN(eps=radius + ROUNDING, min_samples=min_samples, metric="precomputed")
     labels = estimator.fit_predict(graph)
     return PseudoLabels(
         labels.astype(np.int64), f"dbscan eps={radius:.3f} min_samples={min_samples}"

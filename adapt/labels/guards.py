@@ -97,7 +97,7 @@ def check_labels(
         smallest=int(sizes.min()),
         median=float(np.median(sizes)),
         largest=int(sizes.max()),
-        cross_camera_share=_cross_camera_share(labels, cameras),
+        cross_camera_share=cross_camera_share(labels, cameras),
         agreement=agreement,
         changed_share=changed,
         warnings=_warnings(labels, previous),
@@ -144,7 +144,10 @@ def _warnings(labels: PseudoLabels, previous: PseudoLabels | None) -> tuple[str,
     return tuple(found)
 
 
-def _cross_camera_share(labels: PseudoLabels, cameras: NDArray[np.int64]) -> float:
+def cross_camera_share(labels: PseudoLabels, cameras: NDArray[np.int64]) -> float:
+    """Fraction of clusters with images of two or more cameras; 0 without clusters."""
+    if not labels.clusters:
+        return 0.0
     kept = labels.labels != OUTLIER
     seen = np.unique(np.stack([labels.labels[kept], cameras[kept]]), axis=1)
     return float((np.bincount(seen[0]) >= 2).mean())

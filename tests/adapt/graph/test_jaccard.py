@@ -7,13 +7,16 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from adapt.errors import DataError, NonFiniteFeaturesError
-from adapt.graph.jaccard import jaccard_distance
+from adapt.graph.jaccard import JaccardGraph, jaccard_distance
+from adapt.graph.rows import stack_rows
+from adapt.labels.dbscan import cluster_dbscan
 
 Variant = Literal["classic", "faiss"]
 VARIANTS: tuple[Variant, ...] = ("classic", "faiss")
@@ -212,3 +215,121 @@ def test_constants_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="must be"):
         jaccard_distance(people(8), k1=k1, k2=k2, variant=variant, max_distance=longest)
+
+
+def test_a_graph_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be"):
+        JaccardGraph(people(8), k1=0, k2=6, variant="faiss")
+    graph = JaccardGraph(people(8), k1=6, k2=3, variant="faiss")
+    for longest in (0.0, 1.01, math.nan):
+        with pytest.raises(ValueError, match="max_distance"):
+            graph.rows(longest)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cut_graphs_equal_the_whole_one_below_the_cut(variant: Variant) -> None:
+    features = people(10, count=40, each=10, noise=1.0)
+    features[[7, 200, 399]] = features[0]
+    graph = JaccardGraph(features, k1=20, k2=6, variant=variant)
+    assert graph.images == 400
+    whole = dense(graph.distances(1.0))
+    for longest in (0.05, 0.3, 0.5, 0.75, 0.9):
+        cut = JaccardGraph(features, k1=20, k2=6, variant=variant).distances(longest)
+        kept = whole <= longest
+        assert cut.nnz == kept.sum()
+        np.testing.assert_array_equal(dense(cut), np.where(kept, whole, 1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_are_those_of_the_matrix(variant: Variant) -> None:
+    graph = JaccardGraph(people(11, count=120, each=5), k1=6, k2=3, variant=variant)
+    blocks = list(graph.rows(0.6))
+    assert [block.first for block in blocks] == [0, 512]
+    assert all((np.diff(block.column) > 0)[np.diff(block.row) == 0].all() for block in blocks)
+    rows, matrix = stack_rows(blocks), graph.distances(0.6)
+    for one, other in zip(
+        (rows.indptr, rows.indices, rows.data),
+        (matrix.indptr, matrix.indices, matrix.data),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_graph_keeps_the_widest_matrix_and_gives_what_was_asked_for() -> None:
+    graph = JaccardGraph(people(12), k1=6, k2=3, variant="faiss")
+    near = graph.distances(0.5)
+    assert graph.distances(0.5) is near
+    far = graph.distances(0.9)
+    assert far.nnz > near.nnz
+    assert graph.distances(0.9) is far
+    again = graph.distances(0.5)  # what was asked for before does not show
+    np.testing.assert_array_equal(dense(again), dense(near))
+    assert again.nnz == near.nnz
+    assert graph.distances(0.9) is far
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("longest", [0.4, 1.0])
+def test_the_form_for_a_device_gives_the_same(variant: Variant, longest: float) -> None:
+    features = people(13, count=20, each=10, noise=1.0)
+    features[[5, 150]] = features[0]
+    constants = {"k1": 20, "k2": 6, "variant": variant, "max_distance": longest}
+    ours = jaccard_distance(features, **constants)
+    other = jaccard_distance(features, **constants, device=torch.device("cpu"))
+    np.testing.assert_allclose(dense(other), dense(ours), atol=1e-6)
+
+
+def clear_radius(distances: csr_array) -> float:
+    """In the widest gap of the distances: rounding cannot move a pair across it."""
+    values = np.unique(distances.data[(distances.data > 0.2) & (distances.data < 0.8)])
+    widest = int(np.diff(values).argmax())
+    return float(values[widest : widest + 2].mean())
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)  # float32 near ties may swap
+@given(seed=st.integers(0, 2**32 - 1), variant=st.sampled_from(VARIANTS))
+def test_permuting_the_images_permutes_the_labels(seed: int, variant: Variant) -> None:
+    features = people(seed, noise=1.0)
+    order = np.random.default_rng(seed).permutation(len(features))
+    one = jaccard_distance(features, k1=6, k2=3, variant=variant)
+    two = jaccard_distance(features[order], k1=6, k2=3, variant=variant)
+    radius = clear_radius(one)
+    labels = cluster_dbscan(one, radius, 4).labels
+    permuted = np.empty_like(labels)
+    permuted[order] = cluster_dbscan(two, radius, 4).labels
+    near = dense(one) <= radius
+    core = near.sum(axis=1) >= 4
+    # Core images and outliers do not depend on the order but for the names of clusters; an image
+    # on the border of two clusters goes to the first, so it may change sides with the order.
+    names = dict(zip(labels[core], permuted[core], strict=True))
+    assert len(set(names.values())) == len(names) == labels.max() + 1
+    np.testing.assert_array_equal([names[k] for k in labels[core]], permuted[core])
+    np.testing.assert_array_equal(labels == -1, permuted == -1)
+    for i in np.flatnonzero(~core & (labels != -1)):
+        assert permuted[i] in permuted[core & near[i]]
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), variant=st.sampled_from(VARIANTS))
+def test_an_isolated_image_changes_nobody_else(seed: int, variant: Variant) -> None:
+    # Distances: the isolated image must be in nobody's list, so every image needs k1 others at less
+    # than a right angle, which is what the isolated one is at; and, as the classic variant divides
+    # by the distance of the farthest image, every image needs another one farther than that.
+    # Labels: query expansion gives the isolated image (k2 - 1) / k2 of others' neighbours, which
+    # brings it as near as 1 - s / (2 - s), s = (k2 - 1) / k2: 0.5 here. The radius is below that.
+    features = np.pad(people(seed, count=8, each=8), [(0, 0), (0, 1)])
+    product = features @ features.T
+    assume(((product > 0).sum(axis=1) > 7).all())
+    assume((product < 0).any(axis=1).all())
+    isolated = np.eye(1, 9, 8, dtype=np.float32)
+    place = seed % 65
+    more = np.insert(features, place, isolated, axis=0)
+    before = jaccard_distance(features, k1=6, k2=3, variant=variant)
+    after = jaccard_distance(more, k1=6, k2=3, variant=variant)
+    others = np.delete(np.arange(65), place)
+    np.testing.assert_array_equal(dense(after)[np.ix_(others, others)], dense(before))
+    assert (dense(after)[place, others] > 0.499).all()
+    labels = cluster_dbscan(after, 0.45, 4).labels
+    assert labels[place] == -1
+    np.testing.assert_array_equal(labels[others], cluster_dbscan(before, 0.45, 4).labels)
+    assert labels.max() > 0

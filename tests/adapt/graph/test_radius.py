@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from adapt.errors import ClusteringError
-from adapt.graph.jaccard import jaccard_distance
+from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.radius import radius_by_pairs, radius_by_rho
+from adapt.graph.rows import StoredGraph
 
 
-def symmetric(images: int, pairs: dict[tuple[int, int], float]) -> csr_array:
+def symmetric(images: int, pairs: dict[tuple[int, int], float]) -> StoredGraph:
     """Diagonal zeros and the given pairs, both ways."""
     entries = {(i, i): 0.0 for i in range(images)}
     for (i, j), value in pairs.items():
         entries[i, j] = entries[j, i] = value
     rows, columns = zip(*entries, strict=True)
     values = np.array(list(entries.values()), np.float32)
-    return csr_array((values, (rows, columns)), (images, images))
+    return StoredGraph(csr_array((values, (rows, columns)), (images, images)))
 
 
 def dense(distances: csr_array) -> NDArray[np.float64]:
@@ -52,8 +53,8 @@ def test_equals_the_dense_rule(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     features = np.repeat(rng.normal(size=(10, 6)), 5, axis=0) + rng.normal(size=(50, 6)) / 2
     features[7] = features[8]
-    distances = jaccard_distance(features.astype(np.float32), k1=6, k2=3, variant="faiss")
-    upper = dense(distances)[np.triu_indices(50, 1)]
+    distances = JaccardGraph(features.astype(np.float32), k1=6, k2=3, variant="faiss")
+    upper = dense(distances.distances(1.0))[np.triu_indices(50, 1)]
     upper = np.sort(upper[upper > 1e-6])
     by_rho = min(upper[: round(share * len(upper))].mean(), 0.95)
     assert radius_by_rho(distances, share) == pytest.approx(by_rho, rel=1e-6)
@@ -64,7 +65,7 @@ def test_equals_the_dense_rule(seed: int, share: float) -> None:
 
 def test_both_rules_agree_at_their_common_size() -> None:
     features = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
-    distances = jaccard_distance(features, k1=20, k2=6, variant="classic")
+    distances = JaccardGraph(features, k1=20, k2=6, variant="classic")
     assert radius_by_rho(distances, 0.02) == pytest.approx(
         radius_by_pairs(distances, 0.02 * 399 / 2)
     )
@@ -95,7 +96,7 @@ def test_nothing_to_measure_is_refused(images: int) -> None:
 
 def test_a_site_too_small_for_rho_is_refused() -> None:
     features = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32)
-    distances = jaccard_distance(features, k1=4, k2=2, variant="faiss")
+    distances = JaccardGraph(features, k1=4, k2=2, variant="faiss")
     with pytest.raises(ClusteringError, match="use pairs instead of rho"):
         radius_by_rho(distances, 1.6e-3)
     assert 0 < radius_by_pairs(distances, 2) < 1

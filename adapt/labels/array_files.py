@@ -1,0 +1,77 @@
+"""Files of `resight cluster`: features, cameras, labels."""
+
+from __future__ import annotations
+
+import secrets
+import zipfile
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapt.errors import DataError
+from adapt.types import PseudoLabels
+
+
+def read_features(path: Path) -> NDArray[np.floating]:
+    """Map a .npy file of (N, D) floating point features; nothing is read before it is needed.
+
+    Raises DataError: no .npy file, pickled objects, or of another shape or type.
+    """
+    found = _load(path, mmap=True)
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
+        raise DataError(
+            f"{path} holds {found.dtype} of shape {found.shape}, not floating point of (N, D)"
+        )
+    return cast(NDArray[np.floating], found)
+
+
+def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
+    """Read (N,) camera codes: .npy of integers or strings, or text with one name per line.
+
+    Without a file there is one camera. Raises DataError: unreadable, or not one camera per image.
+    """
+    if path is None:
+        return np.zeros(images, np.int64)
+    if path.suffix == ".npy":
+        names = _load(path, mmap=False)
+    else:
+        try:
+            names = np.array(path.read_text().split("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        if len(names) and not names[-1]:
+            names = names[:-1]
+    if names.shape != (images,) or names.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{path} names the cameras of {names.shape} images ({names.dtype}), but there are "
+            f"{images} features: give one integer or name for each"
+        )
+    _, codes = np.unique(names, return_inverse=True)
+    return np.asarray(codes, np.int64)
+
+
+def write_labels(path: Path, labels: PseudoLabels) -> None:
+    """Write (N,) int64 labels as .npy, all or nothing.
+
+    Raises DataError: the folder is missing or full.
+    """
+    draft = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        with draft.open("xb") as file:
+            np.save(file, labels.labels)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written: {error}") from None
+
+
+def _load(path: Path, *, mmap: bool) -> NDArray[np.generic]:
+    try:
+        found = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no .npy file that can be read: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{path} holds several arrays; give a .npy file of one")
+    return found

@@ -1,0 +1,22 @@
+"""Seconds spent in each stage of a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stages:
+    """Adds up wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        """Nothing was measured yet."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

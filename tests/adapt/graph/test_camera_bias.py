@@ -1,0 +1,49 @@
+"""Camera bias: by hand, at both ends, by chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from adapt.graph.camera_bias import camera_bias
+from adapt.graph.neighbours import Neighbours
+
+
+def lists(rank: NDArray[np.integer] | list[list[int]]) -> Neighbours:
+    order = np.asarray(rank, np.int32)
+    return Neighbours(order, np.zeros(order.shape, np.float32))
+
+
+def test_by_hand() -> None:
+    near = lists([[0, 1, 2], [1, 0, 3], [2, 3, 0], [3, 2, 1]])
+    # shares 1/2, 1/2, 0, 0 of neighbours in the own camera,
+    # and by chance 1/3: one of three others
+    assert camera_bias(near, np.array([4, 4, 7, 7])) == pytest.approx(1 / 2 - 1 / 3)
+    assert camera_bias(near, np.array([0, 1, 1, 0])) == pytest.approx(-1 / 3)
+    # cameras of 3 and 1: shares 1, 1/2, 1/2, 0; by chance 2/3, 2/3, 2/3, 0
+    assert camera_bias(near, np.array([0, 0, 0, 1])) == pytest.approx((1 + 0.5 + 0.5 - 2) / 4)
+
+
+def test_only_neighbours_of_the_own_camera() -> None:
+    near = lists([[0, 1], [1, 0], [2, 3], [3, 2]])
+    assert camera_bias(near, np.array([0, 0, 1, 1])) == pytest.approx(1 - 1 / 3)
+
+
+def test_chance_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    rank = np.stack(
+        [np.r_[i, rng.permutation(np.delete(np.arange(600), i))[:10]] for i in range(600)]
+    )
+    cameras = rng.choice(5, 600, p=[0.6, 0.2, 0.1, 0.05, 0.05])
+    assert abs(camera_bias(lists(rank), cameras)) < 0.02
+
+
+def test_one_camera_or_no_neighbours() -> None:
+    assert camera_bias(lists([[0, 1], [1, 0]]), np.zeros(2, np.int64)) == 0
+    assert camera_bias(lists([[0]]), np.zeros(1, np.int64)) == 0
+
+
+def test_cameras_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit 2 images"):
+        camera_bias(lists([[0, 1], [1, 0]]), np.zeros(3, np.int64))

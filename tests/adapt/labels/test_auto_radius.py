@@ -1,0 +1,145 @@
+"""The automatic radius: near the best one that labels could pick, and its doubts and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.metrics import adjusted_rand_score
+
+from adapt.errors import ClusteringError
+from adapt.graph.jaccard import JaccardGraph
+from adapt.graph.radius import CUT
+from adapt.graph.rows import StoredGraph
+from adapt.labels.auto_radius import RADII, RadiusChoice, auto_radius
+from adapt.labels.dbscan import cluster_dbscan
+
+
+def people(
+    each: int, count: int, noise: float, dimensions: int = 64
+) -> tuple[JaccardGraph, NDArray[np.int64]]:
+    """noise: length of what changes between images of a person, whose own vector has length 1."""
+    rng = np.random.default_rng(each)
+    truth = np.repeat(np.arange(count), each)
+    own = rng.normal(size=(count, dimensions))[truth]
+    features = own + noise * rng.normal(size=(len(truth), dimensions))
+    return JaccardGraph(features, k1=20, k2=6, variant="classic"), truth
+
+
+def agreement(graph: JaccardGraph, truth: NDArray[np.int64], radius: float) -> float:
+    """Adjusted Rand index; every outlier is by itself."""
+    labels = cluster_dbscan(graph.distances(CUT), radius, 4).labels
+    alone = labels == -1
+    labels[alone] = len(labels) + np.arange(alone.sum())
+    return float(adjusted_rand_score(truth, labels))
+
+
+def choose(graph: JaccardGraph | StoredGraph) -> RadiusChoice:
+    return auto_radius(graph, min_samples=4, neighbours=20)
+
+
+@pytest.mark.parametrize(("each", "count"), [(8, 60), (17, 35), (40, 15)])
+@pytest.mark.parametrize("noise", [0.2, 0.5, 0.8, 1.1])
+def test_close_to_the_best_radius_of_a_sweep(each: int, count: int, noise: float) -> None:
+    graph, truth = people(each, count, noise)
+    choice = choose(graph)
+    best = max(agreement(graph, truth, r) for r in np.arange(0.05, CUT, 0.02))
+    assert best > 0.8
+    assert agreement(graph, truth, choice.radius) >= best - 0.05
+    assert choice.doubts == ()
+
+
+def test_the_choice() -> None:
+    graph, _ = people(17, 35, 0.8)
+    choice = choose(graph)
+    assert choice.radius in RADII
+    assert len(choice.silhouettes) == len(RADII)
+    at = choice.silhouettes[int(np.flatnonzero(choice.radius == RADII)[0])]
+    assert at >= 0.85 * max(choice.silhouettes)
+
+
+def blocks(sizes: list[int], inside: float, groups: list[list[int]], between: float) -> StoredGraph:
+    """People at `inside` from themselves; the people of a group at `between` from each other."""
+    person = np.repeat(np.arange(len(sizes)), sizes)
+    group = np.full(len(sizes), -1)
+    for g, members in enumerate(groups):
+        group[members] = g
+    together = (group[person][:, None] == group[person]) & (group[person] >= 0)
+    dense = np.where(together, between, 1.0)
+    dense[person[:, None] == person] = inside
+    np.fill_diagonal(dense, 0)
+    row, column = np.nonzero(dense < 1)
+    return StoredGraph(
+        csr_array((dense[row, column].astype(np.float32), (row, column)), dense.shape)
+    )
+
+
+def test_the_smallest_radius_that_holds_people_together() -> None:
+    choice = choose(blocks([12] * 6, 0.31, [], 1.0))
+    assert choice.radius == RADII[RADII > 0.31][0]
+    np.testing.assert_allclose(choice.silhouettes, np.where(RADII > 0.31, 0.69, 0), atol=1e-6)
+    assert choice.doubts == ()
+
+
+def test_people_who_look_alike_are_not_merged_and_leave_a_doubt() -> None:
+    # Pairs of people at 0.51 from each other: alone 1 - 0.21 / 0.51 = 0.59, in pairs 0.63.
+    alike = choose(blocks([12] * 6, 0.21, [[0, 1], [2, 3], [4, 5]], 0.51))
+    assert 0.21 < alike.radius < 0.51
+    assert max(alike.silhouettes) == alike.silhouettes[-1]
+    (doubt,) = alike.doubts
+    assert "larger clusters (3 instead of 6) would be as tight" in doubt
+    # At 0.41 the two of a pair are rather two views of one person: alone 0.49, in pairs 0.69.
+    views = choose(blocks([12] * 6, 0.21, [[0, 1], [2, 3], [4, 5]], 0.41))
+    assert views.radius > 0.41
+    assert views.doubts == ()
+    # Where people are as far from themselves, nothing tells the two of a pair apart.
+    same = choose(blocks([12] * 6, 0.46, [[0, 1], [2, 3], [4, 5]], 0.51))
+    assert same.radius > 0.51
+
+
+def test_a_larger_radius_that_only_adds_images_is_taken() -> None:
+    # Two of 18 images of each person are at 0.26, all others at 0.2. Without them the silhouette is
+    # 0.71, more than 85 % of the best, 0.79.
+    person = np.repeat(np.arange(6), 18)
+    loose = np.arange(108) % 18 >= 16
+    dense = np.where(person[:, None] == person, 0.2, 1.0)
+    dense[(loose[:, None] | loose) & (person[:, None] == person)] = 0.26
+    np.fill_diagonal(dense, 0)
+    row, column = np.nonzero(dense < 1)
+    graph = StoredGraph(csr_array((dense[row, column], (row, column)), dense.shape))
+    choice = choose(graph)
+    assert choice.radius == RADII[RADII > 0.26][0]
+    assert choice.doubts == ()
+
+
+def test_small_clusters_are_in_doubt() -> None:
+    graph, _ = people(5, 60, 0.1)
+    (doubt,) = choose(graph).doubts
+    assert "clusters of 5 images are small beside k1 = 20" in doubt
+    assert choose(blocks([6] * 8, 0.2, [], 1.0)).doubts != ()
+    assert choose(blocks([7] * 8, 0.2, [], 1.0)).doubts == ()
+
+
+def test_noise_that_nothing_separates_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    graph = JaccardGraph(rng.normal(size=(400, 256)), k1=20, k2=6, variant="classic")
+    with pytest.raises(ClusteringError, match="no radius separates these images"):
+        choose(graph)
+
+
+@pytest.mark.parametrize("images", [1, 3, 50])
+def test_images_all_apart_are_refused(images: int) -> None:
+    with pytest.raises(ClusteringError, match="no radius separates"):
+        choose(blocks([1] * images, 0.0, [], 1.0))
+
+
+def test_images_all_the_same_are_one_cluster() -> None:
+    graph = JaccardGraph(np.ones((30, 4), np.float32), k1=20, k2=6, variant="classic")
+    choice = choose(graph)
+    assert (
+        cluster_dbscan(graph.distances(choice.radius), choice.radius, 4).labels.tolist() == [0] * 30
+    )
+    few = JaccardGraph(np.ones((3, 4), np.float32), k1=20, k2=6, variant="classic")
+    with pytest.raises(ClusteringError, match="no radius separates"):
+        choose(few)
