@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+import cli.clustering
 import cli.demo
 import cli.serving
 import cli.training
@@ -14,7 +15,9 @@ from adapt.errors import AdaptError
 from models.errors import ModelError
 from service.errors import ServiceError
 
-TRAINING_PACKAGES = {"jinja2", "matplotlib", "onnx", "safetensors", "scipy", "sklearn", "torch"}
+TRAINING_PACKAGES = {
+    "hdbscan", "jinja2", "matplotlib", "numba", "onnx", "safetensors", "scipy", "sklearn", "torch",
+}  # fmt: skip
 """Absent where only `resight[cpu]` or `[gpu]` is installed."""
 
 app = typer.Typer(
@@ -25,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 cli.training.register(app)
+cli.clustering.register(app)
 cli.serving.register(app)
 cli.demo.register(app)
 

@@ -1,0 +1,117 @@
+"""`resight cluster`: pseudo labels of ready features."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import typer
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(cluster)
+
+
+def cluster(
+    features: Annotated[Path, typer.Option(help=".npy of (N, D) features, floating point.")],
+    method: Annotated[Literal["dbscan", "hdbscan", "kmeans"], typer.Option(help="See below.")],
+    out: Annotated[Path, typer.Option(help=".npy to write: (N,) int64, -1 for outliers.")],
+    cameras: Annotated[
+        Path | None, typer.Option(help=".npy of (N,) camera numbers, or text, one name per line.")
+    ] = None,
+    camera_centering: Annotated[
+        Literal["on", "off", "auto"],
+        typer.Option(help="Take each camera's mean feature away; auto: where cameras show."),
+    ] = "auto",
+    clusters: Annotated[
+        str, typer.Option(help="K of kmeans: a number, or auto for N/20.")
+    ] = "auto",
+    k1: Annotated[int, typer.Option(min=1, help="Neighbours of the k-reciprocal sets.")] = 20,
+    k2: Annotated[int, typer.Option(min=1, help="Neighbours of the query expansion.")] = 6,
+    variant: Annotated[
+        Literal["classic", "faiss"], typer.Option(help="Reading of the Jaccard distance.")
+    ] = "classic",
+    radius: Annotated[
+        str, typer.Option(help="Of dbscan: auto, pairs, rho, or a number in (0, 1).")
+    ] = "auto",
+    pairs_per_image: Annotated[float, typer.Option(help="Of the radius rule pairs.")] = 10.35,
+    rho: Annotated[float, typer.Option(help="Of the radius rule rho.")] = 1.6e-3,
+    min_samples: Annotated[int, typer.Option(min=1, help="Of dbscan and hdbscan.")] = 4,
+    min_cluster_size: Annotated[int, typer.Option(min=2, help="Of hdbscan.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of kmeans.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
+    from adapt.clustering import Clusterer
+    from adapt.config import Clustering
+    from adapt.device import pick_device
+    from adapt.labels.array_files import read_cameras, read_features, write_labels
+    from adapt.labels.guards import cross_camera_share
+
+    table = read_features(features)
+    codes = read_cameras(cameras, len(table))
+    chosen = pick_device(device)
+    try:
+        settings = Clustering(
+            algorithm=method,
+            camera_centering={"on": True, "off": False, "auto": "auto"}[camera_centering],
+            clusters=_number(clusters, "--clusters", ("auto",)),
+            k1=k1,
+            k2=k2,
+            variant=variant,
+            radius=_number(radius, "--radius", ("auto", "pairs", "rho")),
+            pairs_per_image=pairs_per_image,
+            rho=rho,
+            min_samples=min_samples,
+            min_cluster_size=min_cluster_size,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise typer.BadParameter(f"--{option} {first['input']}: {first['msg']}") from None
+    clusterer = Clusterer(
+        settings,
+        identities_per_batch=2,
+        seed=seed,
+        device=None if chosen.type == "cpu" else chosen,
+    )
+    labels = clusterer(table, codes)
+    write_labels(out, labels)
+    typer.echo(labels.rule)
+    typer.echo(f"  images      {len(table)}")
+    typer.echo(f"  clusters    {labels.clusters}{_sizes(labels.sizes)}")
+    typer.echo(f"  outliers    {labels.outlier_share:.1%}")
+    if codes.any():
+        typer.echo(
+            f"  in cameras  {cross_camera_share(labels, codes):.0%} of the clusters in several"
+        )
+    stages = ", ".join(f"{stage} {s:.1f}" for stage, s in clusterer.stages.seconds.items())
+    typer.echo(f"  seconds     {stages}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    typer.echo(f"  peak memory {peak:.0f} MB; written {out}")
+
+
+def _sizes(sizes: NDArray[np.int64]) -> str:
+    if not len(sizes):
+        return ""
+    return f" of {sizes.min()} to {sizes.max()} images, median {np.median(sizes):g}"
+
+
+def _number(text: str, option: str, rules: Sequence[str]) -> float | str:
+    """A rule by name, or a number."""
+    if text in rules:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} is a number or one of {', '.join(rules)}, not {text!r}"
+        ) from None
