@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+log = logging.getLogger("resight")
 
 
 class Stages:
@@ -15,8 +18,10 @@ class Stages:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Measure a block."""
+    def __call__(self, name: str, announcement: str = "") -> Iterator[None]:
+        """Measure a block; with an announcement, log it first."""
+        if announcement:
+            log.info("== %s: %s", name, announcement)
         start = time.monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

@@ -29,8 +29,9 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     "mmt_small": (),
     "k-means": ("clustering.algorithm=kmeans",),
     "average 0.999": ("options.ema=0.999",),
-    "lr 3.5e-4": ("optimizer.lr=3.5e-4",),
+    "lr 1e-4": ("optimizer.lr=1e-4",),
     "10.35 pairs per image": ("clustering.pairs_per_image=10.35",),
+    "radius found by itself": ("clustering.radius=auto",),
     "no camera statistics": ("clustering.camera_statistics=false",),
     "neither camera statistics nor centring": (
         "clustering.camera_statistics=false",

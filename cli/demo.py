@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,20 +30,6 @@ log = logging.getLogger("resight")
 MARKER = ".resight-demo"
 SEARCHES = 40
 ANSWERS = 10
-
-
-@dataclass
-class _Stages:
-    """Seconds per stage, announced as they start."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str, what: str) -> Iterator[None]:
-        log.info("== %s: %s", name, what)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - start, 2)
 
 
 @dataclass(frozen=True)
@@ -95,9 +79,10 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
     """
     from adapt.device import pick_device
     from adapt.scoring import LabelledCrops, network_embedder
+    from adapt.stages import Stages
 
     _clear(out)
-    stages = _Stages()
+    stages = Stages()
     device = pick_device("cpu")
     with stages("render", "two synthetic sites with different people, cameras and weather"):
         source, site = _render(plan, out, seed)

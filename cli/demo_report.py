@@ -71,7 +71,10 @@ def write_summary(out: Path, outcome: Outcome) -> None:
             "same_ranking_as_evaluate": served.same_ranking,
             "first_answer_right": served.first_right,
         },
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
+        "seconds": {
+            **{stage: round(s, 2) for stage, s in seconds.items()},
+            "total": round(sum(seconds.values()), 2),
+        },
         "seed": outcome.seed,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
