@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,9 +12,12 @@ from adapt.errors import NonFiniteFeaturesError
 SHORTEST = 1e-6
 """A difference from the mean shorter than this has no direction worth keeping."""
 
+BLOCK_ROWS = 4096
+"""Rows held in float64 at a time: features may be gigabytes, and lie on disk."""
+
 
 def center_cameras(
-    features: NDArray[np.float32], cameras: NDArray[np.int64]
+    features: NDArray[np.floating], cameras: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Take each camera's mean feature away, so that images compare across cameras.
 
@@ -34,16 +39,36 @@ def center_cameras(
     """
     if features.ndim != 2 or cameras.shape != features.shape[:1]:
         raise ValueError(f"cameras {cameras.shape} do not fit features {features.shape}")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
+    codes = np.unique(cameras, return_inverse=True)[1]
+    means = _means(features, codes)
+    centred = np.empty(features.shape, np.float32)
+    for rows in _blocks(len(features)):
+        original = features[rows].astype(np.float64)
+        block = original - means[codes[rows]]
+        still = np.linalg.norm(block, axis=1) < SHORTEST
+        block[still] = original[still]
+        centred[rows] = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+    return centred
+
+
+def _means(features: NDArray[np.floating], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(C, D) mean of each camera; of all images for a camera that has one."""
+    count = np.bincount(codes)
+    sums = np.zeros((len(count), features.shape[1]))
+    bad = []
+    for rows in _blocks(len(features)):
+        block = features[rows].astype(np.float64)
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, too
+            finite = np.isfinite(block.astype(np.float32)).all(axis=1)
+        bad.extend(rows.start + np.flatnonzero(~finite))
+        for code in np.unique(codes[rows]):
+            sums[code] += block[codes[rows] == code].sum(axis=0)
+    if bad:
         raise NonFiniteFeaturesError(int(bad[0]), len(bad))
-    original = features.astype(np.float64)
-    centred = original.copy()
-    for camera in np.unique(cameras):
-        rows = cameras == camera
-        mean = original[rows] if rows.sum() > 1 else original
-        centred[rows] -= mean.mean(axis=0)
-    still = np.linalg.norm(centred, axis=1) < SHORTEST
-    centred[still] = original[still]
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return centred.astype(np.float32)
+    means: NDArray[np.float64] = sums / count[:, None]
+    means[count == 1] = sums.sum(axis=0) / max(len(features), 1)
+    return means
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK_ROWS) for start in range(0, rows, BLOCK_ROWS))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from adapt.cameras import center_cameras
+from adapt.cameras import BLOCK_ROWS, center_cameras
+from adapt.errors import NonFiniteFeaturesError
 
 
 def reference(features: NDArray[np.float32], cameras: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -84,6 +85,26 @@ def test_input_is_left_alone_and_may_be_empty() -> None:
     center_cameras(features, np.zeros(12, np.int64))
     np.testing.assert_array_equal(features, before)
     assert center_cameras(features[:0], np.zeros(0, np.int64)).shape == (0, 4)
+
+
+def test_blocks_make_no_difference() -> None:
+    features = unit(3, rows=2 * BLOCK_ROWS + 5)
+    cameras = np.where(np.arange(len(features)) < BLOCK_ROWS + 2, 4, 1)
+    means = np.array([features[cameras == c].mean(axis=0, dtype=np.float64) for c in (1, 4)])
+    expected = features - means[(cameras == 4).astype(int)]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(center_cameras(features, cameras), expected, atol=1e-6)
+    half = features.astype(np.float16)
+    np.testing.assert_allclose(center_cameras(half, cameras), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
+def test_values_without_a_mean_are_refused(value: float) -> None:
+    features = unit(0, rows=BLOCK_ROWS + 12).astype(np.float64)
+    features[[BLOCK_ROWS + 3, BLOCK_ROWS + 7], 1] = value
+    with pytest.raises(NonFiniteFeaturesError) as error:
+        center_cameras(features, np.zeros(len(features), np.int64))
+    assert (error.value.first_row, error.value.rows) == (BLOCK_ROWS + 3, 2)
 
 
 def test_lengths_that_differ_are_refused() -> None:
