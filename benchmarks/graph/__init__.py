@@ -1,0 +1,1 @@
+"""Benchmark of the neighbour graph, a module per part."""

@@ -1,0 +1,46 @@
+"""Part `hdbscan`: against the hdbscan library on the dense matrix."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+
+import hdbscan
+import numpy as np
+
+from adapt.graph.jaccard import JaccardGraph
+from adapt.labels.hdbscan import cluster_hdbscan
+from benchmarks.graph.agreement import ari, count_moved, counts, singles
+from benchmarks.graph.dense import dense_jaccard, dense_neighbours
+from benchmarks.graph.rules import within
+from benchmarks.graph.settings import K1, K2
+from benchmarks.graph.sites import PER_PERSON, site
+from benchmarks.graph.tables import head, line
+
+
+def hdbscan_library(options: argparse.Namespace) -> None:
+    """HDBSCAN on the sparse graph, whole and cut, against the library on the dense matrix."""
+    head(
+        "min_samples 8, min_cluster_size 8.",
+        *("N", "variant", "distances", "clusters, outliers", "ARI to the library"),
+        *("images in another cluster", "seconds"),
+    )
+    for images, variant in itertools.product(options.sizes or (4000,), K1):
+        features = site(images, PER_PERSON).centred().features
+        graph = JaccardGraph(features, k1=K1[variant], k2=K2, variant=variant)
+        near = dense_neighbours(features, K1[variant] + 1)
+        jaccard = dense_jaccard(features, near, k1=K1[variant], k2=K2, variant=variant)
+        start = time.monotonic()
+        library = hdbscan.HDBSCAN(min_cluster_size=8, min_samples=8, metric="precomputed")
+        theirs = library.fit_predict(jaccard.astype(np.float64))
+        seconds = time.monotonic() - start
+        line(f"{images:,}", variant, "library, dense", counts(theirs), "", "", f"{seconds:.1f}")
+        for cut in (1.0, 0.9, 0.75):
+            distances = within(graph, cut)
+            start = time.monotonic()
+            ours = cluster_hdbscan(distances, min_samples=8, min_cluster_size=8).labels
+            seconds = time.monotonic() - start
+            agreement = f"{ari(singles(theirs), ours):.4f}", count_moved(ours, theirs)
+            line(f"{images:,}", variant, f"ours, to {cut}", counts(ours), *agreement,
+                 f"{seconds:.1f}")  # fmt: skip

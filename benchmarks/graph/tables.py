@@ -1,0 +1,37 @@
+"""Tables in Markdown, and the files that keep the figures in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = list[dict[str, Any]]
+
+
+def head(title: str, *columns: str) -> None:
+    """Start a Markdown table."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
+def line(*cells: object) -> None:
+    """A row of it."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def spread(figures: Sequence[float] | NDArray[np.floating]) -> str:
+    """Median (smallest - largest)."""
+    return f"{np.median(figures):.2f} ({min(figures):.2f} - {max(figures):.2f})"
+
+
+def add_row(file: Path, row: dict[str, Any], *keys: str) -> Rows:
+    """Put a row into a file in place of an older one of the same case."""
+    rows: Rows = json.loads(file.read_text()) if file.exists() else []
+    rows = [old for old in rows if any(old[key] != row[key] for key in keys)] + [row]
+    rows.sort(key=lambda row: [row[key] for key in keys])
+    file.write_text(json.dumps(rows, indent=1))
+    return rows
