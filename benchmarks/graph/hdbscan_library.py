@@ -26,6 +26,8 @@ def hdbscan_library(options: argparse.Namespace) -> None:
         *("N", "variant", "distances", "clusters, outliers", "ARI to the library"),
         *("images in another cluster", "seconds"),
     )
+    few = JaccardGraph(site(500, PER_PERSON).features, k1=20, k2=K2, variant="classic")
+    cluster_hdbscan(few.distances(1.0), min_samples=8, min_cluster_size=8)  # compiles
     for images, variant in itertools.product(options.sizes or (4000,), K1):
         features = site(images, PER_PERSON).centred().features
         graph = JaccardGraph(features, k1=K1[variant], k2=K2, variant=variant)
