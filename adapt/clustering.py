@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from adapt.cameras import center_cameras
 from adapt.config import Clustering
-from adapt.errors import DataError
+from adapt.errors import ConfigError, DataError
 from adapt.graph.camera_bias import camera_bias
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.graph.radius import radius_by_pairs, radius_by_rho
+from adapt.graph.rows import DistanceGraph
 from adapt.labels.auto_radius import auto_radius
 from adapt.labels.dbscan import ROUNDING, cluster_dbscan
 from adapt.labels.hdbscan import REACH, cluster_hdbscan
@@ -63,23 +64,41 @@ class Clusterer:
 
     def __call__(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> PseudoLabels:
         """features: (N, D) float32, finite; cameras: (N,) codes."""
-        settings = self._settings
-        if cameras.shape != features.shape[:1]:
-            raise DataError(f"{len(cameras)} cameras do not fit {len(features)} features")
-        if self._centres(features, cameras):
-            features = center_cameras(features, cameras)
-        if settings.algorithm == "kmeans":
+        if self._settings.algorithm == "kmeans":
+            features = self._centred(features, cameras)
             with self.stages("clusters"):
                 return self._kmeans(features)
-        graph = JaccardGraph(
-            features,
+        return self.label(self.graph(features, cameras))
+
+    def graph(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> JaccardGraph:
+        """Measure distances; for methods that do something with them before they are clustered."""
+        settings = self._settings
+        return JaccardGraph(
+            self._centred(features, cameras),
             k1=settings.k1,
             k2=settings.k2,
             variant=settings.variant,
             device=self._device,
             stages=self.stages,
         )
-        return self._hdbscan(graph) if settings.algorithm == "hdbscan" else self._dbscan(graph)
+
+    def label(self, graph: DistanceGraph) -> PseudoLabels:
+        """Cluster distances by DBSCAN or HDBSCAN.
+
+        Raises ConfigError for k-means, which needs features.
+        """
+        if self._settings.algorithm == "kmeans":
+            raise ConfigError("this method clusters distances: set clustering.algorithm to dbscan")
+        return (
+            self._hdbscan(graph) if self._settings.algorithm == "hdbscan" else self._dbscan(graph)
+        )
+
+    def _centred(
+        self, features: NDArray[np.float32], cameras: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if cameras.shape != features.shape[:1]:
+            raise DataError(f"{len(cameras)} cameras do not fit {len(features)} features")
+        return center_cameras(features, cameras) if self._centres(features, cameras) else features
 
     def _centres(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> bool:
         if self._settings.camera_centering != "auto":
@@ -98,7 +117,7 @@ class Clusterer:
         clusters = auto_clusters(len(features), self._identities) if wanted == "auto" else wanted
         return cluster_kmeans(features, clusters, seed=self._seed)
 
-    def _dbscan(self, graph: JaccardGraph) -> PseudoLabels:
+    def _dbscan(self, graph: DistanceGraph) -> PseudoLabels:
         if self.radius is None:
             with self.stages("radius"):
                 self.radius = self._find_radius(graph)
@@ -107,7 +126,7 @@ class Clusterer:
             labels = cluster_dbscan(distances, self.radius, self._settings.min_samples)
         return replace(labels, rule=f"{labels.rule} ({self._radius_rule()})")
 
-    def _find_radius(self, graph: JaccardGraph) -> float:
+    def _find_radius(self, graph: DistanceGraph) -> float:
         s = self._settings
         if s.radius == "auto":
             choice = auto_radius(graph, min_samples=s.min_samples, neighbours=s.k1)
@@ -129,7 +148,7 @@ class Clusterer:
         }
         return rules.get(str(s.radius), "given")
 
-    def _hdbscan(self, graph: JaccardGraph) -> PseudoLabels:
+    def _hdbscan(self, graph: DistanceGraph) -> PseudoLabels:
         s = self._settings
         distances = graph.distances(REACH)
         with self.stages("clusters"):

@@ -25,6 +25,9 @@ class Schedule(_Section):
 
     rounds: int = Field(40, ge=1)
     iterations: int = Field(400, ge=1, description="steps in one round")
+    passes: int = Field(
+        0, ge=0, description="if not 0, this many passes over the clusters instead of `iterations`"
+    )
 
 
 class BatchShape(_Section):

@@ -8,34 +8,37 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
-from adapt.data.sampler import IdentitySampler
+from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
 from adapt.errors import TrainingError
 from adapt.features import extract
-from adapt.labels.guards import check_labels
+from adapt.labels.guards import LabelReport, check_labels
 from adapt.methods.base import Method
 from adapt.progress import progress
-from adapt.types import Batch, FeatureTable, PseudoLabels
+from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
 
 
 @dataclass(frozen=True)
 class Round:
     """What one round did, for logs and pictures.
 
-    number: from 1. metrics: named figures (cluster statistics, mean of each loss term and
-    statistic, learning rate, seconds per stage). warnings: for people.
+    number: from 1. labels: the sets a method made. metrics: named figures (statistics of each set
+    of clusters, mean of each loss term and statistic, learning rate, seconds per stage).
+    warnings: for people.
     """
 
     number: int
-    labels: PseudoLabels
+    labels: tuple[PseudoLabels, ...]
     metrics: Mapping[str, float]
     warnings: tuple[str, ...]
 
@@ -51,9 +54,11 @@ def train(
     camera_statistics: bool,
     seed: int,
     device: torch.device,
+    source: DecodedCrops | None = None,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
+    source: labelled crops that every step gets a batch of, for a method that wants them.
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
@@ -63,7 +68,7 @@ def train(
         net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cameras = data.crops.camera_codes
     opt: torch.optim.Optimizer | None = None
-    previous: PseudoLabels | None = None
+    previous: tuple[PseudoLabels, ...] = ()
     step = 0
     for number in range(schedule.rounds):
         clock = _Clock()
@@ -76,10 +81,12 @@ def train(
                 progress=tick,
             )
         clock.lap("extract")
-        labels = method.relabel(FeatureTable(features, cameras))
-        report = check_labels(
-            labels, cameras, identities_per_batch=batch.identities, previous=previous
-        )
+        labels = method.relabel(FeatureTable(features, cameras), RoundOf(number, schedule.rounds))
+        fewest = batch.identities if method.sampling == "identities" else 2
+        reports = [
+            check_labels(now, cameras, identities_per_batch=fewest, previous=before)
+            for now, before in zip(labels, previous or [None] * len(labels), strict=True)
+        ]
         previous = labels
         clock.lap("relabel")
         for net in method.networks().values():
@@ -91,16 +98,22 @@ def train(
         for group in opt.param_groups:
             group["lr"] = lr
         means = _Means()
-        batches = _batches(data, labels, batch, augmentation, method.views, (seed, number), device)
-        with progress(f"round {number + 1}/{schedule.rounds}: train", schedule.iterations) as tick:
-            for done in range(1, schedule.iterations + 1):
-                means.add(_step(method, next(batches), opt))
+        sets = [(data, each.labels) for each in labels]
+        if source is not None:
+            sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
+        draw = _Draw(batch, augmentation, method.views, method.sampling, device)
+        streams = zip(*_streams(draw, sets, (seed, number)), strict=True)
+        steps = _steps(schedule, labels, batch)
+        with progress(f"round {number + 1}/{schedule.rounds}: train", steps) as tick:
+            for done in range(1, steps + 1):
+                means.add(_step(method, next(streams), opt))
                 method.after_step(step)
                 step += 1
                 tick(done)
         clock.lap("train")
-        metrics = {**report.metrics(), **means.result(), "lr": lr, **clock.seconds}
-        yield Round(number + 1, labels, metrics, report.warnings)
+        metrics = {**_figures(reports), **means.result(), "lr": lr, **clock.seconds}
+        warnings = tuple(warning for report in reports for warning in report.warnings)
+        yield Round(number + 1, labels, metrics, warnings)
 
 
 def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -124,8 +137,27 @@ def learning_rate(settings: OptimizerSettings, number: int) -> float:
     return lr
 
 
-def _step(method: Method, batch: Batch, opt: torch.optim.Optimizer) -> dict[str, float]:
-    losses = method.step(batch)
+def _steps(schedule: Schedule, labels: Sequence[PseudoLabels], batch: BatchShape) -> int:
+    if not schedule.passes:
+        return schedule.iterations
+    return schedule.passes * math.ceil(max(s.clusters for s in labels) / batch.identities)
+
+
+def _figures(reports: Sequence[LabelReport]) -> dict[str, float]:
+    """Statistics of the clusters by name; numbered where there are several sets."""
+    if len(reports) == 1:
+        return dict(reports[0].metrics())
+    return {
+        f"{name}_{number}": value
+        for number, report in enumerate(reports, start=1)
+        for name, value in report.metrics().items()
+    }
+
+
+def _step(
+    method: Method, batches: tuple[Batch, ...], opt: torch.optim.Optimizer
+) -> dict[str, float]:
+    losses = method.step(batches)
     total = losses.total()
     figures = {f"loss_{name}": float(term.detach()) for name, term in losses.terms.items()}
     value = float(total.detach())
@@ -139,31 +171,52 @@ def _step(method: Method, batch: Batch, opt: torch.optim.Optimizer) -> dict[str,
     return {"loss": value, **figures, **losses.stats}
 
 
-def _batches(
-    data: DecodedCrops,
-    labels: PseudoLabels,
-    shape: BatchShape,
-    augmentation: Augmentation,
-    views: int,
-    seed: tuple[int, int],
-    device: torch.device,
-) -> Iterator[Batch]:
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    sampler = IdentitySampler(
-        labels.labels,
-        data.crops.camera_codes,
-        identities=shape.identities,
-        instances=shape.instances,
-        rng=rng,
-    )
-    for rows in sampler:
-        images = torch.from_numpy(data.images[rows]).to(device)
-        yield Batch(
-            tuple(augment(images, augmentation, generator) for _ in range(views)),
-            torch.from_numpy(labels.labels[rows]).to(device),
-            torch.from_numpy(rows),
+@dataclass(frozen=True)
+class _Draw:
+    """How batches are drawn."""
+
+    shape: BatchShape
+    augmentation: Augmentation
+    views: int
+    sampling: Literal["identities", "images"]
+    device: torch.device
+
+    def batches(
+        self, data: DecodedCrops, labels: NDArray[np.int64], rng: np.random.Generator
+    ) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        for rows in self._sampler(data, labels, rng):
+            images = torch.from_numpy(data.images[rows]).to(self.device)
+            yield Batch(
+                tuple(augment(images, self.augmentation, generator) for _ in range(self.views)),
+                torch.from_numpy(labels[rows]).to(self.device),
+                torch.from_numpy(rows),
+            )
+
+    def _sampler(
+        self, data: DecodedCrops, labels: NDArray[np.int64], rng: np.random.Generator
+    ) -> Iterable[NDArray[np.int64]]:
+        if self.sampling == "images":
+            return ImageSampler(len(labels), size=self.shape.size, rng=rng)
+        return IdentitySampler(
+            labels,
+            data.crops.camera_codes,
+            identities=self.shape.identities,
+            instances=self.shape.instances,
+            rng=rng,
         )
+
+
+def _streams(
+    draw: _Draw,
+    sets: Sequence[tuple[DecodedCrops, NDArray[np.int64]]],
+    seed: tuple[int, int],
+) -> list[Iterator[Batch]]:
+    """Batches of each set, drawn independently of how many sets there are."""
+    return [
+        draw.batches(data, labels, np.random.default_rng(seed if not i else (*seed, i)))
+        for i, (data, labels) in enumerate(sets)
+    ]
 
 
 class _Clock:

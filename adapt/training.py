@@ -207,7 +207,7 @@ def _run(
             run.record(
                 {
                     "round": result.number,
-                    "labels": result.labels.rule,
+                    "labels": _rules(result),
                     **result.metrics,
                     **scores,
                 },
@@ -253,6 +253,10 @@ def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) ->
     return {"val_mAP": scores.mAP, "val_cmc1": scores.cmc(1)}
 
 
+def _rules(result: Round) -> str:
+    return "; ".join(labels.rule for labels in result.labels)
+
+
 def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
     for warning in result.warnings:
         log.warning("round %d: %s", result.number, warning)
@@ -262,8 +266,8 @@ def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
         "round %d/%d: %s, %.0f%% outliers, loss %.3f%s, %.0f s",
         result.number,
         rounds,
-        result.labels.rule,
-        100 * result.labels.outlier_share,
+        _rules(result),
+        100 * max(labels.outlier_share for labels in result.labels),
         m["loss"],
         extra,
         sum(value for name, value in m.items() if name.startswith("seconds_")),

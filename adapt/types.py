@@ -145,11 +145,23 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """P x S crops with their labels, in one or more independently augmented views.
+class RoundOf:
+    """Which round this is: `number`, counted from 0, of `total`."""
 
-    views: each (B, 3, H, W) float32, normalised. label: (B,) int64. index: (B,) int64 row of the
-    `CropSet`.
+    number: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.total:
+            raise ValueError(f"round {self.number} of {self.total}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops with their labels, in one or more independently augmented views.
+
+    views: each (B, 3, H, W) float32, normalised. label: (B,) int64, `OUTLIER` only where a method
+    samples images instead of identities. index: (B,) int64 row of the `CropSet`.
     """
 
     views: tuple[torch.Tensor, ...]

@@ -1,4 +1,4 @@
-"""P x S sampling: batches of P identities with exactly S images each."""
+"""Batches: P identities with exactly S images each, or any images."""
 
 from __future__ import annotations
 
@@ -72,3 +72,29 @@ class IdentitySampler:
         wanted = self._instances - 1
         rest = self._rng.choice(others, wanted, replace=len(others) < wanted)
         return np.concatenate([[first], rest])
+
+
+class ImageSampler:
+    """Endless batches over all images of a set, clustered or not, each once per pass.
+
+    An incomplete batch at the end of a pass is dropped and the next pass reshuffles. Of fewer
+    images than a batch holds, some are drawn again.
+    """
+
+    def __init__(self, images: int, *, size: int, rng: np.random.Generator) -> None:
+        """images: N >= 1. size: images of a batch."""
+        if images < 1:
+            raise ValueError("no images to sample")
+        self._images = images
+        self._size = size
+        self._rng = rng
+
+    def __iter__(self) -> Iterator[IntArray]:
+        """Yield (size,) rows, for ever."""
+        while True:
+            order = self._rng.permutation(self._images)
+            if self._images < self._size:
+                more = self._rng.integers(0, self._images, self._size - self._images)
+                order = np.concatenate([order, more])
+            for start in range(0, len(order) - self._size + 1, self._size):
+                yield order[start : start + self._size]

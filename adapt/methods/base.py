@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
 
@@ -20,11 +20,14 @@ class Method(Protocol):
     Options: the record of hyper-parameters that only this method has.
     views: independently augmented views of each batch that `step` wants.
     fresh_optimizer: whether the optimiser starts anew each round (its classifiers do).
+    sampling: `identities` for batches of P identities with S crops each, outliers left out;
+        `images` for P x S crops drawn from all, outliers among them.
     """
 
     Options: ClassVar[type[MethodOptions]]
     views: ClassVar[int]
     fresh_optimizer: ClassVar[bool]
+    sampling: ClassVar[Literal["identities", "images"]]
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """All networks by name: moved to the device, put in train mode, checkpointed."""
@@ -38,12 +41,15 @@ class Method(Protocol):
         """The networks whose embeddings `relabel` wants, in the order of its table."""
         ...
 
-    def relabel(self, table: FeatureTable) -> PseudoLabels:
-        """Label the target anew; called once before the steps of each round."""
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        """Label the target anew, once or more; called once before the steps of each round."""
         ...
 
-    def step(self, batch: Batch) -> Losses:
-        """Forward one batch; the loop weights, sums and back-propagates."""
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        """Forward one batch of each set of labels; the loop weights, sums and back-propagates.
+
+        Where a run has source crops their batch comes last, labelled by true identity.
+        """
         ...
 
     def after_step(self, step: int) -> None:

@@ -43,7 +43,7 @@ from adapt.labels.centers import cluster_centers
 from adapt.losses.classification import cross_entropy, soft_cross_entropy
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.triplet import mine_hard_triplets, soft_softmax_triplet, softmax_triplet
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
 
@@ -63,6 +63,7 @@ class MMT:
     Options: ClassVar[type[MethodOptions]] = MMTOptions
     views: ClassVar[int] = 2
     fresh_optimizer: ClassVar[bool] = True
+    sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
 
     def __init__(
@@ -92,7 +93,7 @@ class MMT:
         """E_1 and E_2."""
         return self.teachers
 
-    def relabel(self, table: FeatureTable) -> PseudoLabels:
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster the mean of both averages' embeddings; centres become the classifiers."""
         first_ND, second_ND = table.features
         mean_ND = np.float32(0.5) * (first_ND + second_ND)
@@ -102,11 +103,12 @@ class MMT:
             net.reset_classifier(labels.clusters, center_KD)
         for teacher in self.teachers:
             teacher.requires_grad_(False)
-        return labels
+        return (labels,)
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (9) on two views of the batch: view k belongs to theta_k and E_k."""
         o = self.options
+        (batch,) = batches
         out = [net(view) for net, view in zip(self.students, batch.views, strict=True)]
         with torch.no_grad():
             mean = [net(view) for net, view in zip(self.teachers, batch.views, strict=True)]

@@ -9,7 +9,7 @@ in the public code (the paper prints the margin form (2)).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from adapt.config import MethodOptions
 from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.triplet import mine_hard_triplets, softmax_triplet
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
 
@@ -36,6 +36,7 @@ class Source:
     Options: ClassVar[type[MethodOptions]] = SourceOptions
     views: ClassVar[int] = 1
     fresh_optimizer: ClassVar[bool] = False
+    sampling: ClassVar[Literal["identities", "images"]] = "identities"
 
     def __init__(self, net: ReIDNet, options: SourceOptions, persons: NDArray[np.int64]) -> None:
         """persons: (N,) identities of the source crops; any integers."""
@@ -57,12 +58,13 @@ class Source:
         """None: the labels are known."""
         return ()
 
-    def relabel(self, table: FeatureTable) -> PseudoLabels:
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """The true identities, every round."""
-        return self.labels
+        return (self.labels,)
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (3)."""
+        (batch,) = batches
         (view,) = batch.views
         out = self.net(view)
         dist_BB = pairwise_distance(out.pooled)

@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  # noqa: E402
@@ -16,7 +17,16 @@ from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
 from adapt.loop import build_optimizer, learning_rate, train  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.types import Batch, CropSet, FeatureTable, Losses, PseudoLabels, Sample  # noqa: E402
+from adapt.types import (  # noqa: E402
+    OUTLIER,
+    Batch,
+    CropSet,
+    FeatureTable,
+    Losses,
+    PseudoLabels,
+    RoundOf,
+    Sample,
+)
 from models.backbones.net import ReIDNet  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -88,8 +98,8 @@ def test_rounds_report_their_figures() -> None:
 
 
 class _Broken(Source):
-    def step(self, batch: Batch) -> Losses:
-        losses = super().step(batch)
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        losses = super().step(batches)
         return Losses({k: v * float("nan") for k, v in losses.terms.items()}, losses.weights)
 
 
@@ -129,6 +139,7 @@ class _Recorder:
     Options = SourceOptions
     views = 2
     fresh_optimizer = True
+    sampling = "identities"
 
     def __init__(self, data: DecodedCrops) -> None:
         torch.manual_seed(0)
@@ -149,18 +160,19 @@ class _Recorder:
     def extractors(self) -> tuple[ReIDNet, ...]:
         return (self.teacher,)
 
-    def relabel(self, table: FeatureTable) -> PseudoLabels:
-        self.events.append("relabel")
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        self.events.append(f"relabel {when.number} of {when.total}")
         self.tables.append(table)
         self.student.reset_classifier(self.labels.clusters)
         self.teacher.reset_classifier(self.labels.clusters)
-        return self.labels
+        return (self.labels,)
 
     def _classifier(self) -> torch.Tensor:
         assert self.student.classifier is not None
         return self.student.classifier.weight.detach().clone()
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        (batch,) = batches
         modes = {name: net.training for name, net in self.networks().items()}
         assert modes == {"student": True, "teacher": True}, "all networks are in train mode"
         self.events.append("step")
@@ -185,8 +197,8 @@ def test_the_loop_keeps_its_word_to_a_method() -> None:
     method = _Recorder(data)
     run(method, data)  # type: ignore[arg-type]
     assert method.events == [
-        *("relabel", "step", "after 0", "step", "after 1"),
-        *("relabel", "step", "after 2", "step", "after 3"),
+        *("relabel 0 of 2", "step", "after 0", "step", "after 1"),
+        *("relabel 1 of 2", "step", "after 2", "step", "after 3"),
     ]
     for batch in method.batches:
         first, second = batch.views
@@ -243,7 +255,7 @@ def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
 class _Linear(Source):
     """A loss whose gradient is 1 for every scale of the neck, and nothing else."""
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
         return Losses({"sum": self.net.neck.weight.sum()}, {"sum": 1.0})
 
 
@@ -292,13 +304,10 @@ def test_weights_decay_as_the_settings_say(algorithm: str) -> None:
 class _Changing(_Linear):
     """Two clusters in the first round, all persons from then on."""
 
-    rounds = 0
-
-    def relabel(self, table: FeatureTable) -> PseudoLabels:
-        self.rounds += 1
-        if self.rounds > 1:
-            return self.labels
-        return PseudoLabels(self.labels.labels % 2, "halves")
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        if when.number:
+            return (self.labels,)
+        return (PseudoLabels(self.labels.labels % 2, "halves"),)
 
 
 def test_labels_are_compared_with_those_of_the_round_before() -> None:
@@ -314,3 +323,105 @@ def test_labels_are_compared_with_those_of_the_round_before() -> None:
     assert third.metrics["agreement"] == 1
     assert third.metrics["changed_share"] == 0
     assert not third.warnings
+
+
+class _Two(_Linear):
+    """Two sets of labels: all persons, and thirds of them with one image left out."""
+
+    def __init__(self, *start: object) -> None:
+        super().__init__(*start)  # type: ignore[arg-type]
+        self.seen: list[tuple[Batch, ...]] = []
+
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        thirds = self.labels.labels % 3
+        thirds[0] = OUTLIER
+        return self.labels, PseudoLabels(thirds, "thirds")
+
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        self.seen.append(batches)
+        return super().step(batches)
+
+
+def test_each_set_of_labels_has_its_own_batches_and_figures() -> None:
+    data = crops(persons=6)
+    method = source(data, _Two)
+    assert isinstance(method, _Two)
+    first, second = run(method, data)
+    for whole, third in method.seen:
+        assert torch.equal(whole.label, torch.from_numpy(data.crops.persons[whole.index]))
+        assert torch.equal(third.label, torch.from_numpy(data.crops.persons[third.index] % 3))
+        assert not torch.equal(whole.index, third.index), "drawn independently"
+    assert [result.metrics["clusters_1"] for result in (first, second)] == [6, 6]
+    assert [result.metrics["clusters_2"] for result in (first, second)] == [3, 3]
+    assert second.metrics["outlier_share_2"] == pytest.approx(1 / 18)
+    assert second.metrics["agreement_1"] == second.metrics["agreement_2"] == 1
+    assert "clusters" not in first.metrics
+    assert [labels.rule for labels in first.labels] == ["6 true identities", "thirds"]
+
+
+class _Watcher(_Recorder):
+    """Keeps the batches and learns nothing."""
+
+    def __init__(self, data: DecodedCrops, drawn: list[tuple[Batch, ...]]) -> None:
+        super().__init__(data)
+        self.drawn = drawn
+
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        self.drawn.append(batches)
+        return Losses({"none": 0 * self.student.neck.weight.sum()}, {"none": 1.0})
+
+    def after_step(self, step: int) -> None:
+        """Nothing moved."""
+
+
+def test_a_method_with_one_set_of_labels_draws_the_same_batches_beside_a_source() -> None:
+    data, other = crops(persons=6), crops(persons=3, each=4)
+    shifted = CropSet(
+        Path(),
+        tuple(replace(s, person=10 * s.person + 5) for s in other.crops.samples),
+        other.crops.cameras,
+    )
+    drawn: list[tuple[Batch, ...]] = []
+    for labelled in (None, DecodedCrops(shifted, other.images)):
+        method = _Watcher(data, drawn)
+        run(method, data, source=labelled)  # type: ignore[arg-type]
+    alone, beside = drawn[:4], drawn[4:]
+    assert [len(batches) for batches in drawn] == [1] * 4 + [2] * 4
+    for (one,), (target, labelled_batch) in zip(alone, beside, strict=True):
+        assert torch.equal(one.index, target.index)
+        assert torch.equal(one.views[0], target.views[0])
+        persons = other.crops.persons[labelled_batch.index]
+        assert torch.equal(labelled_batch.label, torch.from_numpy(persons)), "0..K-1, not 5, 15, 25"
+
+
+class _AnyImage(_Two):
+    """Draws outliers, too, and needs no P clusters."""
+
+    sampling = "images"
+
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        return super().relabel(table, when)[1:]
+
+
+def test_images_are_drawn_whether_clustered_or_not() -> None:
+    data = crops(persons=6, each=4)
+    method = source(data, _AnyImage)
+    assert isinstance(method, _AnyImage)
+    run(
+        method,
+        data,
+        schedule=Schedule(rounds=1, iterations=3),
+        batch=BatchShape(identities=4, instances=2),
+    )
+    rows = torch.cat([batch.index for (batch,) in method.seen])
+    assert rows.sort().values.tolist() == list(range(24)), "each once in a pass"
+    labels = torch.cat([batch.label for (batch,) in method.seen])
+    assert labels[rows == 0].item() == OUTLIER
+
+
+def test_passes_over_the_clusters_instead_of_iterations() -> None:
+    data = crops(persons=5)
+    method = source(data, _Two)
+    assert isinstance(method, _Two)
+    run(method, data, schedule=Schedule(rounds=1, iterations=99, passes=3))
+    assert len(method.seen) == 3 * 3  # 5 clusters in batches of 2

@@ -13,7 +13,7 @@ from adapt.clustering import Clusterer  # noqa: E402
 from adapt.config import Clustering  # noqa: E402
 from adapt.methods import METHODS, MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
-from adapt.types import Batch, FeatureTable, PseudoLabels  # noqa: E402
+from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
 P, S = 3, 2
@@ -41,7 +41,9 @@ def labelled(method: MMT) -> MMT:
     centers = rng.normal(size=(P, method.students[0].dimension)) * 5
     features = np.repeat(centers, 4, axis=0) + rng.normal(size=(P * 4, centers.shape[1])) * 0.1
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-    method.relabel(FeatureTable((features, features), np.zeros(len(features), np.int64)))
+    method.relabel(
+        FeatureTable((features, features), np.zeros(len(features), np.int64)), RoundOf(0, 1)
+    )
     for net in method.networks().values():
         net.train()
     return method
@@ -54,7 +56,7 @@ def test_losses_equal_the_equations_written_out() -> None:
             for parameter in teacher.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
     data = batch()
-    losses = method.step(data)
+    losses = method.step((data,))
     y = data.label
     with torch.no_grad():
         f = [net(view).pooled for net, view in zip(method.students, data.views, strict=True)]
@@ -85,7 +87,7 @@ def test_losses_equal_the_equations_written_out() -> None:
 
 def test_weights_are_equation_9() -> None:
     losses = labelled(MMT(nets(), MMTOptions(lambda_id=0.3, lambda_tri=0.8), clusterer())).step(
-        batch()
+        (batch(),)
     )
     for k in (1, 2):
         assert losses.weights[f"id_{k}"] == pytest.approx(0.7)
@@ -97,18 +99,18 @@ def test_weights_are_equation_9() -> None:
 def test_each_student_learns_from_the_other_average_only() -> None:
     """Changing E_2 changes the soft losses of theta_1 and nothing of theta_2."""
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
-    before = {k: float(v) for k, v in method.step(batch()).terms.items()}
+    before = {k: float(v) for k, v in method.step((batch(),)).terms.items()}
     with torch.no_grad():
         for parameter in method.teachers[1].parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    after = {k: float(v) for k, v in method.step(batch()).terms.items()}
+    after = {k: float(v) for k, v in method.step((batch(),)).terms.items()}
     changed = {k for k in before if before[k] != after[k]}
     assert changed == {"soft_id_1", "soft_tri_1"}
 
 
 def test_teachers_get_no_gradient_and_students_do() -> None:
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
-    method.step(batch()).total().backward()
+    method.step((batch(),)).total().backward()
     assert all(p.grad is None for net in method.teachers for p in net.parameters())
     for net in method.students:
         missing = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
@@ -118,7 +120,7 @@ def test_teachers_get_no_gradient_and_students_do() -> None:
 def test_teachers_normalise_by_the_batch_and_keep_their_own_statistics() -> None:
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
     before = method.teachers[0].neck.running_mean.clone()
-    method.step(batch())
+    method.step((batch(),))
     assert not torch.equal(before, method.teachers[0].neck.running_mean)
     assert not torch.equal(
         method.teachers[0].neck.running_mean, method.students[1].neck.running_mean
@@ -136,7 +138,7 @@ def test_relabel_clusters_the_mean_and_starts_all_classifiers_from_the_centres()
         for _ in range(2)
     )
     a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (a, b))
-    labels = method.relabel(FeatureTable((a, b), np.zeros(15, np.int64)))
+    (labels,) = method.relabel(FeatureTable((a, b), np.zeros(15, np.int64)), RoundOf(0, 1))
     assert labels.clusters == P
     assert len({(t, c) for t, c in zip(truth, labels.labels, strict=True)}) == P
     mean = (a + b) / 2
@@ -188,7 +190,7 @@ def test_wants_two_networks() -> None:
 def test_pinned_first_step() -> None:
     """A change of any number here is a change of the method: say so in the changelog."""
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
-    total = float(method.step(batch()).total())
+    total = float(method.step((batch(),)).total())
     assert total == pytest.approx(4.1074, rel=1e-3)
 
 
@@ -210,5 +212,5 @@ def test_the_clusterer_knows_which_camera_saw_what() -> None:
     method = MMT(nets(), MMTOptions(), cluster)  # type: ignore[arg-type]
     features = np.eye(2 * P, method.students[0].dimension, dtype=np.float32)
     cameras = np.array([0, 1, 2, 0, 1, 2])
-    method.relabel(FeatureTable((features, features), cameras))
+    method.relabel(FeatureTable((features, features), cameras), RoundOf(0, 1))
     np.testing.assert_array_equal(seen[0], cameras)
