@@ -13,9 +13,9 @@ from adapt.cameras import center_cameras
 from adapt.config import Clustering
 from adapt.errors import ConfigError, DataError
 from adapt.graph.camera_bias import camera_bias
-from adapt.graph.jaccard import JaccardGraph
+from adapt.graph.jaccard import JaccardGraph, search_on
 from adapt.graph.neighbours import UnitRows, nearest_neighbours
-from adapt.graph.radius import radius_by_pairs, radius_by_rho
+from adapt.graph.radius import LARGEST, radius_by_pairs, radius_by_rho
 from adapt.graph.rows import DistanceGraph
 from adapt.labels.auto_radius import auto_radius
 from adapt.labels.dbscan import ROUNDING, cluster_dbscan
@@ -63,24 +63,21 @@ class Clusterer:
         self.radius: float | None = None
 
     def __call__(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> PseudoLabels:
-        """features: (N, D) float32, finite; cameras: (N,) codes."""
+        """features: (N, D) floating point, finite; cameras: (N,) codes."""
         if self._settings.algorithm == "kmeans":
-            features = self._centred(features, cameras)
-            with self.stages("clusters"):
-                return self._kmeans(features)
+            return self._kmeans(features, cameras)
         return self.label(self.graph(features, cameras))
 
     def graph(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> JaccardGraph:
         """Measure distances; for methods that do something with them before they are clustered."""
-        settings = self._settings
-        return JaccardGraph(
-            self._centred(features, cameras),
-            k1=settings.k1,
-            k2=settings.k2,
-            variant=settings.variant,
-            device=self._device,
-            stages=self.stages,
-        )
+        _check(features, cameras)
+        centring = self._settings.camera_centering
+        if centring is True:
+            return self._measure(center_cameras(features, cameras))
+        graph = self._measure(features)
+        if centring == "auto" and _cameras_show(graph.near.rank, cameras):
+            return self._measure(center_cameras(features, cameras))
+        return graph
 
     def label(self, graph: DistanceGraph) -> PseudoLabels:
         """Cluster distances by DBSCAN or HDBSCAN.
@@ -93,29 +90,26 @@ class Clusterer:
             self._hdbscan(graph) if self._settings.algorithm == "hdbscan" else self._dbscan(graph)
         )
 
-    def _centred(
-        self, features: NDArray[np.float32], cameras: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        if cameras.shape != features.shape[:1]:
-            raise DataError(f"{len(cameras)} cameras do not fit {len(features)} features")
-        return center_cameras(features, cameras) if self._centres(features, cameras) else features
+    def _measure(self, features: NDArray[np.float32]) -> JaccardGraph:
+        s = self._settings
+        return JaccardGraph(
+            features, k1=s.k1, k2=s.k2, variant=s.variant, device=self._device, stages=self.stages
+        )
 
-    def _centres(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> bool:
-        if self._settings.camera_centering != "auto":
-            return self._settings.camera_centering
-        if (np.bincount(cameras) >= MIN_CAMERA_CROPS).sum() < 2:
-            return False
-        with self.stages("camera bias"):
-            near = nearest_neighbours(UnitRows(features), BIAS_NEIGHBOURS)
-        bias = camera_bias(near, cameras)
-        centre = bias > LEAST_BIAS
-        log.info("camera bias %.2f: %s", bias, "centred per camera" if centre else "as extracted")
-        return centre
-
-    def _kmeans(self, features: NDArray[np.float32]) -> PseudoLabels:
+    def _kmeans(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> PseudoLabels:
+        _check(features, cameras)
+        centring = self._settings.camera_centering
+        if centring == "auto" and _several(cameras):
+            with self.stages("neighbours"):
+                search = search_on(self._device)
+                near = nearest_neighbours(UnitRows(features), BIAS_NEIGHBOURS, search=search)
+            centring = _cameras_show(near.rank, cameras)
+        if centring is True:
+            features = center_cameras(features, cameras)
         wanted = self._settings.clusters
         clusters = auto_clusters(len(features), self._identities) if wanted == "auto" else wanted
-        return cluster_kmeans(features, clusters, seed=self._seed)
+        with self.stages("clusters"):
+            return cluster_kmeans(features, clusters, seed=self._seed)
 
     def _dbscan(self, graph: DistanceGraph) -> PseudoLabels:
         if self.radius is None:
@@ -137,7 +131,9 @@ class Clusterer:
             return radius_by_pairs(graph, s.pairs_per_image)
         if s.radius == "rho":
             return radius_by_rho(graph, s.rho)
-        return s.radius
+        if s.radius > LARGEST:
+            log.warning("radius %g cut to %g: almost all pairs are at 1", s.radius, LARGEST)
+        return min(s.radius, LARGEST)
 
     def _radius_rule(self) -> str:
         s = self._settings
@@ -155,3 +151,22 @@ class Clusterer:
             return cluster_hdbscan(
                 distances, min_samples=s.min_samples, min_cluster_size=s.min_cluster_size
             )
+
+
+def _check(features: NDArray[np.float32], cameras: NDArray[np.int64]) -> None:
+    if cameras.shape != features.shape[:1]:
+        raise DataError(f"{len(cameras)} cameras do not fit {len(features)} features")
+
+
+def _several(cameras: NDArray[np.int64]) -> bool:
+    return int((np.bincount(cameras) >= MIN_CAMERA_CROPS).sum()) >= 2
+
+
+def _cameras_show(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> bool:
+    """Decide `camera_centering = auto` by the nearest neighbours (N, K) of each image."""
+    if not _several(cameras):
+        return False
+    bias = camera_bias(rank[:, :BIAS_NEIGHBOURS], cameras)
+    centre = bias > LEAST_BIAS
+    log.info("camera bias %.2f: %s", bias, "centred per camera" if centre else "as extracted")
+    return centre

@@ -11,17 +11,23 @@ log = logging.getLogger("resight")
 
 
 class Stages:
-    """Adds up wall-clock seconds by stage."""
+    """Adds up wall-clock seconds by stage; a stage within another counts for itself alone."""
 
     def __init__(self) -> None:
         """Nothing was measured yet."""
         self.seconds: dict[str, float] = {}
+        self._within = 0.0
 
     @contextmanager
     def __call__(self, name: str, announcement: str = "") -> Iterator[None]:
         """Measure a block; with an announcement, log it first."""
         if announcement:
             log.info("== %s: %s", name, announcement)
+        around, self._within = self._within, 0.0
         start = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds - self._within
+            self._within = around + seconds

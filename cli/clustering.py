@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger("resight")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,16 +49,18 @@ def cluster(
     rho: Annotated[float, typer.Option(help="Of the radius rule rho.")] = 1.6e-3,
     min_samples: Annotated[int, typer.Option(min=1, help="Of dbscan and hdbscan.")] = 4,
     min_cluster_size: Annotated[int, typer.Option(min=2, help="Of hdbscan.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of kmeans.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of kmeans.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
     from adapt.clustering import Clusterer
     from adapt.config import Clustering
     from adapt.device import pick_device
-    from adapt.labels.array_files import read_cameras, read_features, write_labels
-    from adapt.labels.guards import cross_camera_share
+    from adapt.errors import ClusteringError
+    from adapt.labels.array_files import check_place, read_cameras, read_features, write_labels
+    from adapt.labels.guards import check_labels, cross_camera_share
 
+    check_place(out, features, cameras)
     table = read_features(features)
     codes = read_cameras(cameras, len(table))
     chosen = pick_device(device)
@@ -85,6 +90,13 @@ def cluster(
     )
     labels = clusterer(table, codes)
     write_labels(out, labels)
+    try:
+        report = check_labels(labels, codes, identities_per_batch=2)
+        warnings = report.warnings
+    except ClusteringError as error:
+        warnings = (str(error),)
+    for warning in warnings:
+        log.warning("%s", warning)
     typer.echo(labels.rule)
     typer.echo(f"  images      {len(table)}")
     typer.echo(f"  clusters    {labels.clusters}{_sizes(labels.sizes)}")

@@ -20,6 +20,9 @@ TRAINING_PACKAGES = {
 }  # fmt: skip
 """Absent where only `resight[cpu]` or `[gpu]` is installed."""
 
+RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
+"""Absent where only `resight[adapt]` is installed."""
+
 app = typer.Typer(
     help="Person re-identification that adapts itself to each new camera site.",
     no_args_is_help=True,
@@ -43,11 +46,13 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if error.name not in TRAINING_PACKAGES:
+        if error.name in TRAINING_PACKAGES:
+            extra = "'resight[adapt]'"
+        elif error.name in RUNTIME_PACKAGES:
+            extra = "'resight[cpu]' or 'resight[gpu]'"
+        else:
             raise
-        print(
-            f"error: this command needs {error.name}: pip install 'resight[adapt]'", file=sys.stderr
-        )
+        print(f"error: this command needs {error.name}: pip install {extra}", file=sys.stderr)
         sys.exit(1)
 
 

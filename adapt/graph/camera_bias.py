@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.graph.neighbours import Neighbours
 
-
-def camera_bias(near: Neighbours, cameras: NDArray[np.int64]) -> float:
+def camera_bias(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> float:
     """Measure how much oftener than by chance neighbours come from an image's own camera.
 
         mean over i of  share of i's neighbours with c_j = c_i  -  (n_{c_i} - 1) / (N - 1)
 
     Args:
-        near: nearest neighbours of N images, the image itself first.
+        rank: (N, K) nearest neighbours of N images, the image itself first.
         cameras: (N,) camera codes.
 
     Returns:
@@ -24,9 +22,9 @@ def camera_bias(near: Neighbours, cameras: NDArray[np.int64]) -> float:
     Raises:
         ValueError: the lengths differ.
     """
-    if cameras.shape != (len(near.rank),):
-        raise ValueError(f"cameras {cameras.shape} do not fit {len(near.rank)} images")
-    others = near.rank[:, 1:]
+    if cameras.shape != (len(rank),):
+        raise ValueError(f"cameras {cameras.shape} do not fit {len(rank)} images")
+    others = rank[:, 1:]
     if not others.size:
         return 0.0
     same = (cameras[others] == cameras[:, None]).mean(axis=1)

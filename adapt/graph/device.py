@@ -30,7 +30,13 @@ class DeviceSearch:
         self, queries: NDArray[np.float32], block: NDArray[np.float32], width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(B, width) squared distances, ascending, and their positions in `block`."""
-        value, position = self._squared(queries, block).topk(width, dim=1, largest=False)
+        squared = self._squared(queries, block)
+        value, position = squared.topk(width, dim=1, largest=False)
+        # Of images that tie for the last places topk takes any, the rule the first.
+        tied = (squared <= value[:, -1:]).sum(1) > width
+        if tied.any():
+            order = squared[tied].sort(dim=1, stable=True)
+            value[tied], position[tied] = order.values[:, :width], order.indices[:, :width]
         return value.cpu().numpy(), position.cpu().numpy()
 
     def farthest(

@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from adapt.graph.device import DeviceSearch, overlap_rows_on
-from adapt.graph.neighbours import FaissSearch, Neighbours, UnitRows, nearest_neighbours
+from adapt.graph.neighbours import (
+    FaissSearch,
+    Neighbours,
+    Search,
+    UnitRows,
+    nearest_neighbours,
+)
 from adapt.graph.overlap import Overlaps, overlap_rows
 from adapt.graph.rows import RowBlock, StoredGraph, stack_rows
 from adapt.stages import Stages
@@ -51,7 +57,8 @@ def jaccard_distance(
     Args:
         features: (N, D) floating point, N >= 1; rows are L2-normalised here.
         k1: neighbours for reciprocity, >= 1 (classic 20, faiss 30); more than N means all.
-        k2: neighbours averaged by query expansion, >= 1 (6); 1 means no expansion.
+        k2: neighbours averaged by query expansion, >= 1 (6); 1 means no expansion; the
+            faiss variant averages at most k1, which is all that its public code searches.
         variant: see above.
         max_distance: pairs farther than this are not stored, in (0, 1].
         device: a GPU to compute on; all CPU cores unless given.
@@ -79,7 +86,10 @@ def jaccard_distance(
 class JaccardGraph:
     """The k-reciprocal Jaccard distance of N images, computed as far as it is asked for.
 
-    Holds V' (some 80 entries a row) and the matrix that was asked for last, nothing N x N.
+    Holds the neighbours, V' (some 80 entries a row) and the matrix that was asked for last, nothing
+    N x N.
+
+    near: the neighbours that it stands on.
     """
 
     def __init__(
@@ -99,14 +109,15 @@ class JaccardGraph:
         rows = UnitRows(features)
         reach = k1 + 1 if variant == "classic" else k1
         with self._stages("neighbours"):
-            near = nearest_neighbours(
+            self.near = nearest_neighbours(
                 rows,
-                max(reach, k2),
+                # public code of the faiss variant has no more than k1 to average
+                max(reach, k2) if variant == "classic" else reach,
                 farthest=variant == "classic",
-                search=FaissSearch() if device is None else DeviceSearch(device),
+                search=search_on(device),
             )
         with self._stages("encoding"):
-            self._encoding = encode(rows, near, k1=k1, k2=k2, variant=variant)
+            self._encoding = encode(rows, self.near, k1=k1, k2=k2, variant=variant)
         self._device = device
         self._stored: tuple[float, csr_array] | None = None
 
@@ -135,6 +146,11 @@ class JaccardGraph:
         if reach == max_distance:
             return matrix
         return stack_rows(StoredGraph(matrix).rows(max_distance))
+
+
+def search_on(device: torch.device | None) -> Search:
+    """Search on a device, or on all CPU cores."""
+    return FaissSearch() if device is None else DeviceSearch(device)
 
 
 def encode(rows: UnitRows, near: Neighbours, *, k1: int, k2: int, variant: Variant) -> csr_array:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from adapt.compiled import compiled
 from adapt.graph.threads import in_threads
 
 ROW_BLOCK = 512
@@ -74,7 +74,7 @@ def overlap_rows(rows: csr_array, least: float) -> Iterator[Overlaps]:
     return in_threads(find, range(0, total, ROW_BLOCK))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sort_and_split(start, column, value, least):  # type: ignore[no-untyped-def]
     """Sort each row by column in place; find where its suffix begins, and the suffix's sum."""
     total = len(start) - 1
@@ -93,7 +93,7 @@ def _sort_and_split(start, column, value, least):  # type: ignore[no-untyped-def
     return prefix, suffix
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _lists(start, prefix, column, value):  # type: ignore[no-untyped-def]
     """Turn the prefixes around: for each column the rows that have it, ascending, as CSC."""
     total = len(prefix)
@@ -114,7 +114,7 @@ def _lists(start, prefix, column, value):  # type: ignore[no-untyped-def]
     return list_start, list_row, list_value
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _overlaps(  # type: ignore[no-untyped-def]
     start, column, value, prefix, suffix, list_start, list_row, list_value, least, first, stop
 ):

@@ -13,6 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from adapt.errors import ClusteringError
+
+MOST_PAIRS = 400
+"""Stored pairs per image, on average, from which on a matrix is refused. Features that tell people
+apart have some 20 (DBSCAN) to 110 (HDBSCAN); where all images look the same it would be N x N."""
+
+FEW_PAIRS = 1 << 23
+"""So many pairs may be stored however few images there are (64 MB)."""
+
 
 @dataclass(frozen=True)
 class RowBlock:
@@ -78,8 +87,21 @@ class StoredGraph:
 
 
 def stack_rows(blocks: Iterable[RowBlock]) -> csr_array:
-    """Put all rows of a matrix together: (N, N) float32."""
-    held = list(blocks)
+    """Put all rows of a matrix together: (N, N) float32.
+
+    Raises ClusteringError as soon as there are more pairs than memory should hold.
+    """
+    held: list[RowBlock] = []
+    pairs = 0
+    for block in blocks:
+        held.append(block)
+        pairs += len(block.column)
+        if pairs > max(FEW_PAIRS, MOST_PAIRS * block.images):
+            raise ClusteringError(
+                f"too many of the {block.images} images look the same (over {pairs:,} near pairs): "
+                "the network does not tell them apart, or many crops are copies; start from "
+                "another network, remove the copies, or set a smaller radius"
+            )
     counts = np.concatenate([np.diff(block.start) for block in held])
     start = np.concatenate([[0], np.cumsum(counts)])
     column = np.concatenate([block.column for block in held])

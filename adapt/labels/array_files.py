@@ -19,7 +19,7 @@ def read_features(path: Path) -> NDArray[np.floating]:
 
     Raises DataError: no .npy file, pickled objects, or of another shape or type.
     """
-    found = _load(path, mmap=True)
+    found = _load(path)
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
         raise DataError(
             f"{path} holds {found.dtype} of shape {found.shape}, not floating point of (N, D)"
@@ -35,7 +35,7 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     if path is None:
         return np.zeros(images, np.int64)
     if path.suffix == ".npy":
-        names = _load(path, mmap=False)
+        names = _load(path)
     else:
         try:
             names = np.array(path.read_text().split("\n"))
@@ -43,6 +43,9 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
             raise DataError(f"{path} cannot be read: {error}") from None
         if len(names) and not names[-1]:
             names = names[:-1]
+        if (names == "").any():
+            empty = int(np.argmax(names == "")) + 1
+            raise DataError(f"{path} names no camera in line {empty}; give one name per line")
     if names.shape != (images,) or names.dtype.kind not in "iuUS":
         raise DataError(
             f"{path} names the cameras of {names.shape} images ({names.dtype}), but there are "
@@ -52,12 +55,34 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     return np.asarray(codes, np.int64)
 
 
+def check_place(path: Path, *inputs: Path | None) -> None:
+    """Raise DataError unless labels can be written there, before the work begins.
+
+    inputs: files that are read, which it must not replace.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} cannot be written: it is a folder; name a file")
+    for read in inputs:
+        if read is not None and path.exists() and read.exists() and path.samefile(read):
+            raise DataError(f"{path} is read: writing labels there would destroy it; name another")
+    draft = _draft(path)
+    try:
+        draft.touch(exist_ok=False)
+        draft.unlink()
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+
+
 def write_labels(path: Path, labels: PseudoLabels) -> None:
     """Write (N,) int64 labels as .npy, all or nothing.
 
     Raises DataError: the folder is missing or full.
     """
-    draft = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    draft = _draft(path)
     try:
         with draft.open("xb") as file:
             np.save(file, labels.labels)
@@ -67,11 +92,12 @@ def write_labels(path: Path, labels: PseudoLabels) -> None:
         raise DataError(f"{path} cannot be written: {error}") from None
 
 
-def _load(path: Path, *, mmap: bool) -> NDArray[np.generic]:
+def _load(path: Path) -> NDArray[np.generic]:
     try:
-        found = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no .npy file that can be read: {error}") from None
+        why = "text or Python objects" if "pickle" in str(error) else error
+        raise DataError(f"{path} is no .npy file that can be read: {why}") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path} holds several arrays; give a .npy file of one")
     return found

@@ -27,6 +27,12 @@ SAME_PEOPLE = 0.93
 LEAST_SILHOUETTE = 0.1
 """Below this no radius separates anything."""
 
+MANY_OUTLIERS = 0.3
+"""Share of images left out from which on the choice is in doubt."""
+
+MANY_NEIGHBOURHOODS = 5
+"""Largest cluster, in k1, from which on the choice is in doubt: most pairs in it are at 1."""
+
 
 @dataclass(frozen=True)
 class RadiusChoice:
@@ -59,7 +65,8 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
         The radius and what speaks against it.
 
     Raises:
-        ClusteringError: no radius makes clusters (silhouette below 0.1 everywhere).
+        ClusteringError: no radius makes two or more clusters that are apart (silhouette below 0.1
+            everywhere).
 
     Source: ours; docs/graph.md has the evidence. Silhouette: Rousseeuw 1987.
     """
@@ -70,8 +77,9 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     if best < LEAST_SILHOUETTE:
         raise ClusteringError(
             f"no radius separates these images (largest silhouette {best:.2f}): the network does "
-            "not tell them apart, or nobody was seen twice; start from another network, add crops, "
-            "or set the radius to a number"
+            "not tell them apart, people were not seen often enough, or far oftener than k1 = "
+            f"{neighbours} times; start from another network, add crops, raise k1, or set the "
+            "radius to a number"
         )
     start = chosen = int(np.flatnonzero(scores >= NEARLY_BEST * best)[0])
     for i in range(start + 1, len(RADII)):
@@ -96,6 +104,17 @@ def _doubts(chosen: NDArray[np.int64], best: NDArray[np.int64], neighbours: int)
         found.append(
             f"larger clusters ({best.max() + 1} instead of {len(sizes)}) would be as tight: "
             "groups of people who look alike?"
+        )
+    outliers = float((chosen == OUTLIER).mean())
+    if outliers > MANY_OUTLIERS:
+        found.append(
+            f"{outliers:.0%} of the images are left out: people seen seldom, or so often that "
+            "they fall apart?"
+        )
+    if sizes.max() > MANY_NEIGHBOURHOODS * neighbours:
+        found.append(
+            f"a cluster of {sizes.max()} images is large beside k1 = {neighbours} neighbours: most "
+            "of its images do not know each other"
         )
     if np.median(sizes) * 3 < neighbours:
         found.append(

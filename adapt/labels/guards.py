@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from sklearn.metrics import adjusted_rand_score
 
 from adapt.errors import ClusteringError
@@ -18,6 +18,9 @@ MAX_OUTLIER_SHARE = 0.95
 MAX_CLUSTER_SHARE = 0.5
 WARN_OUTLIER_SHARE = 0.6
 WARN_CLUSTERS_FACTOR = 2.0
+
+NO_WEIGHT = 1e-9
+"""Images that a cluster without a predecessor keeps: none, but an entry of a sparse matrix."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,12 @@ def _changed_share(labels: PseudoLabels, previous: PseudoLabels) -> float:
     now, before = labels.labels, previous.labels
     both = (now != OUTLIER) & (before != OUTLIER)
     shape = (labels.clusters, previous.clusters)
-    common = csr_array((np.ones(both.sum()), (now[both], before[both])), shape).toarray()
-    rows, columns = linear_sum_assignment(common, maximize=True)
+    common = csr_array((np.ones(both.sum()), (now[both], before[both])), shape)
+    common.sum_duplicates()
+    # Each cluster may also keep nothing (its own column, next to no weight): a matching exists.
+    nothing = diags_array(np.full(labels.clusters, NO_WEIGHT))
+    choices = hstack([common, nothing], format="csr")
+    rows, columns = min_weight_full_bipartite_matching(choices, maximize=True)
+    kept = round(float(choices[rows, columns].sum()))
     outlier_twice = (now == OUTLIER) & (before == OUTLIER)
-    return 1 - float(common[rows, columns].sum() + outlier_twice.sum()) / len(now)
+    return 1 - (kept + int(outlier_twice.sum())) / len(now)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 
-import numba
 import numpy as np
 from hdbscan._hdbscan_linkage import label as single_linkage
 from hdbscan.hdbscan_ import _tree_to_labels
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from adapt.compiled import compiled
 from adapt.errors import ClusteringError
 from adapt.types import PseudoLabels
 
@@ -78,7 +78,7 @@ def _core_distances(distances: csr_array, min_samples: int) -> NDArray[np.float6
     return core
 
 
-@numba.njit(cache=True)
+@compiled
 def _spanning_tree(start, column, distance, core):  # type: ignore[no-untyped-def]
     """(N - 1, 3) edges i, j, m(i,j) in Prim's order: from image 0, the nearest image next.
 

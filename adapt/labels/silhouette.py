@@ -14,21 +14,21 @@ def silhouette(distances: csr_array, labels: NDArray[np.int64]) -> float:
 
         a(i) = mean distance of i to the others of its cluster
         b(i) = least mean distance of i to another cluster
-        s(i) = (b - a) / max(a, b); 0 for outliers and for clusters of one
+        s(i) = (b - a) / max(a, b); 0 for outliers, for clusters of one, and for an only cluster
 
     Args:
         distances: (N, N) symmetric, in [0, 1], diagonal stored as 0; pairs not stored count as 1.
         labels: (N,) 0..K-1 without holes, -1 for outliers.
 
     Returns:
-        In [-1, 1]; 0 without clusters. Outliers pull it to 0, merged clusters raise a, split
-        ones lower b.
+        In [-1, 1]; 0 with less than two clusters. Outliers pull it to 0, merged clusters raise
+        a, split ones lower b.
 
     Source: Rousseeuw, J. Comput. Appl. Math. 20 (1987).
     """
     images, clusters = len(labels), int(labels.max(initial=OUTLIER)) + 1
     kept = np.flatnonzero(labels != OUTLIER)
-    if not clusters:
+    if clusters < 2:
         return 0.0
     size = np.bincount(labels[kept])
     member = csr_array((np.ones(len(kept)), (kept, labels[kept])), (images, clusters))

@@ -137,17 +137,27 @@ def test_automatic_centring_follows_the_cameras(
         assert (found.labels != other.labels).any()
 
 
-def test_automatic_centring_needs_crops_of_two_cameras() -> None:
+@pytest.mark.parametrize("algorithm", ["kmeans", "dbscan", "hdbscan"])
+def test_automatic_centring_needs_crops_of_two_cameras(
+    algorithm: str, caplog: pytest.LogCaptureFixture
+) -> None:
     features, _, _ = site(people=20, each=16, shift=1.0)
     few = np.where(np.arange(320) < 31, 1, 0)  # camera 1 has 31 crops
-    for seen in (np.zeros(320, np.int64), few):
-        clusterer = Clusterer(
-            Clustering(algorithm="dbscan", camera_centering="auto"), identities_per_batch=4, seed=0
-        )
-        clusterer(features, seen)
-        assert "camera bias" not in clusterer.stages.seconds
-    clusterer(features, np.where(np.arange(320) < 32, 1, 0))
-    assert "camera bias" in clusterer.stages.seconds
+    with caplog.at_level("INFO", "resight"):
+        for seen in (np.zeros(320, np.int64), few):
+            cluster(features, seen, algorithm=algorithm, camera_centering="auto")
+        assert "camera bias" not in caplog.text
+        enough = np.where(np.arange(320) < 32, 1, 0)
+        cluster(features, enough, algorithm=algorithm, camera_centering="auto")
+    assert "camera bias" in caplog.text
+
+
+def test_a_radius_that_reaches_almost_all_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    features, cameras, _ = site(people=20, each=16)
+    with caplog.at_level("WARNING", "resight"):
+        found = cluster(features, cameras, algorithm="dbscan", radius=0.9999999)
+    assert found.rule.startswith("dbscan eps=0.950")
+    assert "cut to 0.95" in caplog.text
 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "dbscan", "hdbscan"])

@@ -236,6 +236,38 @@ def test_a_place_that_cannot_be_written(features: Path, tmp_path: Path) -> None:
     assert "labels.npy cannot be written" in str(done.exception)
 
 
+@pytest.mark.parametrize("out", [".", "/", ""])
+def test_a_folder_is_no_place_for_labels(features: Path, out: str) -> None:
+    done = run("--features", features, "--method", "dbscan", "--out", out)
+    assert isinstance(done.exception, DataError)
+    assert "it is a folder" in str(done.exception)
+
+
+def test_features_are_not_overwritten(features: Path) -> None:
+    before = features.read_bytes()
+    done = run("--features", features, "--method", "dbscan", "--out", features)
+    assert isinstance(done.exception, DataError)
+    assert features.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "warning"),
+    [
+        ("dbscan", ["--radius", "1e-12"], "are outliers"),
+        ("dbscan", ["--radius", "0.99"], "cut to 0.95"),
+        ("kmeans", ["--clusters", "1"], "1 clusters, but batches need 2"),
+    ],
+)
+def test_labels_that_cannot_be_trained_on_leave_a_warning(
+    features: Path, caplog: pytest.LogCaptureFixture, method: str, options: list[str], warning: str
+) -> None:
+    with caplog.at_level("WARNING", "resight"):
+        done = cluster(features, *options, method=method)
+    assert done.exit_code == 0, done.exception
+    assert warning in caplog.text
+    assert len(np.load(features.with_name("labels.npy"))) == 192
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cli.main", "cluster", "--features", tmp_path / "absent.npy"]
     done = subprocess.run(

@@ -7,12 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from adapt.graph.camera_bias import camera_bias
-from adapt.graph.neighbours import Neighbours
 
 
-def lists(rank: NDArray[np.integer] | list[list[int]]) -> Neighbours:
-    order = np.asarray(rank, np.int32)
-    return Neighbours(order, np.zeros(order.shape, np.float32))
+def lists(rank: NDArray[np.integer] | list[list[int]]) -> NDArray[np.int32]:
+    return np.asarray(rank, np.int32)
 
 
 def test_by_hand() -> None:

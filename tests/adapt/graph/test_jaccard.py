@@ -60,7 +60,8 @@ def reference(
             encoding[i, j] = math.exp(-w)
         encoding[i] /= encoding[i].sum()
     if k2 > 1:
-        encoding = np.stack([encoding[ranking[i][:k2]].mean(axis=0) for i in range(n)])
+        width = k2 if variant == "classic" else min(k1, k2)  # all that its search returned
+        encoding = np.stack([encoding[ranking[i][:width]].mean(axis=0) for i in range(n)])
     jaccard = np.empty((n, n))
     for i in range(n):
         for j in range(n):

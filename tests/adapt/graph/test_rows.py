@@ -162,3 +162,24 @@ def test_nearest_lists_equal_a_sort(seed: int, cameras: int, nearest: int, acros
         for row, wanted in ((lists.nearest[i], order), (lists.cross_camera[i], others)):
             padded = wanted + [-1] * len(row)
             assert row.tolist() == padded[: len(row)]
+
+
+def test_more_pairs_than_memory_should_hold_are_refused_while_they_come() -> None:
+    """Rows of images that all look the same would be the whole N x N matrix."""
+    images, made = 4000, []
+
+    def rows() -> Iterator[RowBlock]:
+        for first in range(0, images, 100):
+            made.append(first)
+            start = np.arange(101, dtype=np.int64) * images
+            column = np.tile(np.arange(images, dtype=np.int32), 100)
+            yield RowBlock(first, images, start, column, np.zeros(len(column), np.float32))
+
+    with pytest.raises(ClusteringError, match="too many of the 4000 images look the same"):
+        stack_rows(rows())
+    assert len(made) == FEW_PAIRS // (100 * images) + 1
+
+
+def test_few_images_may_all_look_the_same() -> None:
+    graph = JaccardGraph(np.ones((600, 4), np.float32), k1=20, k2=6, variant="classic")
+    assert graph.distances(0.5).nnz == 600 * 600

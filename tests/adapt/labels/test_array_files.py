@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adapt.errors import DataError
-from adapt.labels.array_files import read_cameras, read_features, write_labels
+from adapt.labels.array_files import check_place, read_cameras, read_features, write_labels
 from adapt.types import PseudoLabels
 
 
@@ -41,7 +41,7 @@ def test_no_features_are_an_empty_table(tmp_path: Path) -> None:
         (np.zeros((2, 2), complex), "complex128"),
         (np.array([["a"]]), "<U1"),
         (np.float64(1), r"shape \(\)"),
-        (np.array([{}]), "no .npy file that can be read"),  # would be unpickled
+        (np.array([{}]), "no .npy file that can be read: text or Python objects"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: object, message: str) -> None:
@@ -110,9 +110,13 @@ def test_cameras_that_do_not_fit_are_refused(tmp_path: Path, names: object) -> N
 
 def test_texts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cameras.txt"
-    for text in ("", "a\nb\n", "a\nb\nc\n\n", "a\nb\nc\nd"):
+    for text in ("", "a\nb\n", "a\nb\nc\nd"):
         path.write_text(text)
         with pytest.raises(DataError, match="but there are 3 features"):
+            read_cameras(path, 3)
+    for text in ("a\n\nc\n", "a\n\n", "a\n\nb\nc"):
+        path.write_text(text)
+        with pytest.raises(DataError, match="names no camera in line 2"):
             read_cameras(path, 3)
     path.write_bytes(b"\xff\xfe\x00")
     for unreadable in (path, tmp_path / "absent.txt"):
@@ -141,3 +145,30 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be written"):
             write_labels(path, labels)
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_a_place_for_labels_is_checked_before_the_work(tmp_path: Path) -> None:
+    features = save(tmp_path / "f.npy", np.zeros((3, 2)))
+    check_place(tmp_path / "l.npy", features, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy"]
+    save(tmp_path / "l.npy", np.zeros(3))
+    check_place(tmp_path / "l.npy", features, tmp_path / "absent.npy")
+    for folder in (tmp_path, Path(), Path("/")):
+        with pytest.raises(DataError, match="it is a folder"):
+            check_place(folder, features)
+    with pytest.raises(DataError, match="cannot be written: No such file or directory"):
+        check_place(tmp_path / "absent" / "l.npy", features)
+    link = tmp_path / "link.npy"
+    link.symlink_to(features)
+    for same in (features, tmp_path / "." / "f.npy", link):
+        with pytest.raises(DataError, match="would destroy it"):
+            check_place(same, None, features)
+
+
+def test_a_header_that_promises_more_than_memory_holds(tmp_path: Path) -> None:
+    path = tmp_path / "c.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (1 << 45,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(DataError, match=r"no .npy file that can be read"):
+        read_cameras(path, 3)

@@ -134,12 +134,39 @@ def test_images_all_apart_are_refused(images: int) -> None:
         choose(blocks([1] * images, 0.0, [], 1.0))
 
 
-def test_images_all_the_same_are_one_cluster() -> None:
-    graph = JaccardGraph(np.ones((30, 4), np.float32), k1=20, k2=6, variant="classic")
+@pytest.mark.parametrize("images", [3, 30, 300])
+def test_images_all_the_same_are_refused(images: int) -> None:
+    graph = JaccardGraph(np.ones((images, 4), np.float32), k1=20, k2=6, variant="classic")
+    with pytest.raises(ClusteringError, match="does not tell them apart"):
+        choose(graph)
+
+
+@pytest.mark.parametrize("images", [60, 100])
+def test_people_seen_once_are_refused_and_not_merged(images: int) -> None:
+    graph, _ = people(1, images, 1.0)
+    with pytest.raises(ClusteringError, match="not seen often enough"):
+        choose(graph)
+
+
+def test_one_person_who_falls_apart_leaves_a_doubt() -> None:
+    sizes = [800] + [17] * 70
+    truth = np.repeat(np.arange(71), sizes)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(71, 128))[truth] + rng.normal(size=(len(truth), 128))
+    graph = JaccardGraph(features, k1=20, k2=6, variant="classic")
     choice = choose(graph)
-    assert (
-        cluster_dbscan(graph.distances(choice.radius), choice.radius, 4).labels.tolist() == [0] * 30
-    )
-    few = JaccardGraph(np.ones((3, 4), np.float32), k1=20, k2=6, variant="classic")
-    with pytest.raises(ClusteringError, match="no radius separates"):
-        choose(few)
+    assert agreement(graph, truth, choice.radius) < 0.2
+    assert any("left out" in doubt for doubt in choice.doubts)
+
+
+def test_a_cluster_far_larger_than_the_neighbourhoods_is_in_doubt() -> None:
+    assert choose(blocks([100, 12, 12], 0.2, [], 1.0)).doubts == ()
+    (doubt,) = choose(blocks([101, 12, 12], 0.2, [], 1.0)).doubts
+    assert "a cluster of 101 images is large beside k1 = 20" in doubt
+
+
+def test_many_images_left_out_are_in_doubt() -> None:
+    few, many = [12] * 7 + [1] * 36, [12] * 7 + [1] * 37  # 30.0 and 30.6 % of the images
+    assert choose(blocks(few, 0.2, [], 1.0)).doubts == ()
+    (doubt,) = choose(blocks(many, 0.2, [], 1.0)).doubts
+    assert doubt.startswith("31% of the images are left out")

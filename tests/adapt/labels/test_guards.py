@@ -72,6 +72,24 @@ def test_changed_share_is_symmetric_and_blind_to_names(seed: int) -> None:
     assert there.agreement == pytest.approx(back.agreement)
 
 
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), now=st.integers(2, 12), before=st.integers(2, 12))
+def test_changed_share_equals_a_dense_assignment(seed: int, now: int, before: int) -> None:
+    rng = np.random.default_rng(seed)
+    new = rng.permutation(np.r_[np.arange(now), rng.integers(-1, now, 60 - now)])
+    old = rng.permutation(np.r_[np.arange(before), rng.integers(-1, before, 60 - before)])
+    common = np.array([[((new == i) & (old == j)).sum() for j in range(before)] for i in range(now)])
+    kept = common[linear_sum_assignment(common, maximize=True)].sum()
+    kept += ((new == -1) & (old == -1)).sum()
+    report = check_labels(
+        PseudoLabels(new, "now"),
+        np.zeros(60, np.int64),
+        identities_per_batch=2,
+        previous=PseudoLabels(old, "before"),
+    )
+    assert report.changed_share == pytest.approx(1 - kept / 60)
+
+
 def test_no_image_clustered_in_both_rounds() -> None:
     report = check(labels(0, 1, -1, -1), labels(-1, -1, 0, 1))
     assert report.agreement is None
