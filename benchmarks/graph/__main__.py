@@ -4,11 +4,13 @@ labels   labels of our code, of a plain dense one and of public code (`--public`
 scale    time and memory against N, ours and dense in turn (each call in a process of its own)
 whole    `resight cluster` on 100,000 float16 features of 2048 numbers, on disk
 hdbscan  against the hdbscan library on the dense matrix
+kmeans   against faiss's k-means
 radius   rules for DBSCAN's radius against the best radius that labels could pick
 pictures draws what `scale` and `radius` left in `--out` into `--pictures`
 
-Each part prints Markdown. Features are synthetic unless `--features` names real ones. `scale` and
-`radius` keep their figures in `--out` and show them with those of other sizes that are there.
+Each part prints Markdown. Features are synthetic unless `--features` names real ones, such as
+`benchmarks.site_features` writes. `scale` and `radius` keep their figures in `--out` and show them
+with those of other sizes that are there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.graph.dense import public_jaccard, unit_rows
 from benchmarks.graph.hdbscan_library import hdbscan_library
+from benchmarks.graph.kmeans_library import kmeans_library
 from benchmarks.graph.pictures import pictures
 from benchmarks.graph.radius import radius
 from benchmarks.graph.same_labels import labels
@@ -33,6 +36,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "scale": scale,
     "whole": whole,
     "hdbscan": hdbscan_library,
+    "kmeans": kmeans_library,
     "radius": radius,
     "pictures": pictures,
 }
@@ -48,7 +52,7 @@ def main() -> None:
     add = parser.add_argument
     add("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     add("--sizes", nargs="+", type=int, help="N; each part has its own default")
-    add("--repeats", type=int, default=3, help="scale: runs of each code, in turn")
+    add("--repeats", type=int, default=3, help="scale, kmeans: runs of each code, in turn")
     add("--dense", action="store_true", help="scale: the dense code, and --public, beside ours")
     add("--variant", choices=K1, default="faiss", help="scale, whole, pictures")
     add("--public", type=Path, action="append", default=[], metavar="FILE.py",
@@ -67,12 +71,21 @@ def main() -> None:
         parser.error("give --cameras for all --features or for none")
     if len(options.name) > len(options.features):
         parser.error("more --name than --features")
+    if twice := _twice(["dense", *(file.stem for file in options.public)]):
+        parser.error(f"two codes are called {twice}: rename the file of --public")
+    if twice := _twice(options.name + [f.stem for f in options.features[len(options.name) :]]):
+        parser.error(f"two --features are called {twice}: give each a --name")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     options.public = [file for file in options.public if _runs(file)]
     for part in options.parts:
         print(f"\n## {part}\n", flush=True)
         PARTS[part](options)
+
+
+def _twice(names: list[str]) -> str:
+    """Names that do not tell what they name apart."""
+    return ", ".join(sorted({name for name in names if names.count(name) > 1}))
 
 
 def _runs(public: Path) -> bool:

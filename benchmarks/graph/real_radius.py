@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adapt.clustering import BIAS_NEIGHBOURS, LEAST_BIAS, MIN_CAMERA_CROPS
+from adapt.graph.camera_bias import camera_bias
 from adapt.graph.jaccard import JaccardGraph, Variant
+from adapt.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.labels.array_files import read_features
 from adapt.labels.hdbscan import cluster_hdbscan
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
@@ -21,7 +24,7 @@ from benchmarks.graph.tables import head, line
 
 
 def real_radius(options: argparse.Namespace) -> None:
-    """Rules on real features, of all people and of some, then all clusterings of all people."""
+    """Rules on real features, of all people and of some, then what all people show."""
     files = itertools.zip_longest(options.features, options.people, options.cameras, options.name)
     real = {name or file.stem: _read(file, *beside) for file, *beside, name in files}
     head(
@@ -36,6 +39,7 @@ def real_radius(options: argparse.Namespace) -> None:
                 rules = {variant: radius_rules(shown, variant) for variant in K1}
                 whole[name, way] = rules  # the last part is whole
                 print_real(name, way, shown, rules)
+    print_centring(real, whole)
     head(
         "ARI and NMI to the people, outliers as singletons.",
         *("features", "variant", "clustering", "radius", "clusters", "outliers", "ARI", "NMI"),
@@ -75,6 +79,27 @@ def print_real(name: str, way: str, data: Features, rules: Mapping[Variant, Rule
         radii = (at(row["rules"][rule]) for rule in ("best", "auto", "pairs", "rho"))
         line(name, f"{len(data.people):,}", len(np.unique(data.people)), way, variant, *radii,
              f"{loss(row, 'auto'):.3f}", said(row["rules"]["auto"]))  # fmt: skip
+
+
+def print_centring(
+    real: Mapping[str, Features], rules: Mapping[tuple[str, str], Mapping[Variant, Rules]]
+) -> None:
+    """Camera bias and what `camera_centering = auto` does, beside what centring does."""
+    head(
+        "Camera bias of all people, and ARI at the best radius.",
+        *("features", "cameras", "bias", "`auto`", "variant", "as extracted", "centred"),
+    )
+    for name, data in real.items():
+        if not data.cameras.any():
+            continue
+        near = nearest_neighbours(UnitRows(data.features), BIAS_NEIGHBOURS)
+        bias = camera_bias(near, data.cameras)
+        large = (np.bincount(data.cameras) >= MIN_CAMERA_CROPS).sum()
+        auto = "centres" if large >= 2 and bias > LEAST_BIAS else "leaves"
+        for variant in K1:
+            best = (rules[name, way][variant]["best"].ari for way in _ways(data))
+            line(name, len(np.unique(data.cameras)), f"{bias:.3f}", auto, variant,
+                 *(f"{ari:.3f}" for ari in best))  # fmt: skip
 
 
 def print_clusterings(name: str, data: Features, rules: Mapping[Variant, Rules]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.graph.cost import Cost, alone, dense_cost, memory, sparse_cost, write_lists
 from benchmarks.graph.sites import PER_PERSON, site
-from benchmarks.graph.tables import Rows, add_row, head, line, spread
+from benchmarks.graph.tables import Rows, add_row, head, line, read_rows, spread
 
 DENSE_ARRAYS = 2.7
 """N x N float32 arrays that the dense code needs, with room."""
@@ -28,7 +28,8 @@ def scale(options: argparse.Namespace) -> None:
     for images in options.sizes or (12936, 32621, 100000):
         with tempfile.TemporaryDirectory() as folder:
             row = _scale_row(images, rivals, options, Path(folder))
-        rows = add_row(options.out / f"scale-{options.variant}.json", row, "images")
+        file = options.out / f"scale-{options.variant}.json"
+        rows = add_row(file, with_earlier_rivals(row, read_rows(file)), "images")
     print_scale(rows)
     print_rivals(rows)
 
@@ -58,6 +59,17 @@ def _scale_row(
             differ = int((cost.labels != ours.labels).sum())
             shown["costs"].append(_jsonable(cost) | {"differ": differ})
     return row
+
+
+def with_earlier_rivals(row: Mapping[str, Any], saved: Rows) -> dict[str, Any]:
+    """Add the rivals that were measured earlier and not now, with our runs beside theirs."""
+    earlier = {
+        name: {"ours": old["ours"]} | found
+        for old in saved
+        if old["images"] == row["images"]
+        for name, found in old["rivals"].items()
+    }
+    return {**row, "rivals": earlier | row["rivals"]}
 
 
 def _jsonable(cost: Cost) -> dict[str, Any]:
@@ -98,6 +110,7 @@ def print_rivals(rows: Sequence[Mapping[str, Any]]) -> None:
         *("jaccard: times faster", "jaccard and dbscan: times faster", "labels that differ"),
     )
     for row, (name, found) in _pairs(rows):
+        beside = {**row, **found}  # an earlier rival has its own `ours`
         costs, problem = found["costs"], found["problem"]
         if problem:
             line(f"{row['images']:,}", name, problem, "", "", "", "", "")
@@ -105,8 +118,8 @@ def print_rivals(rows: Sequence[Mapping[str, Any]]) -> None:
         jaccard, dbscan = (
             np.array([cost["seconds"][stage] for cost in costs]) for stage in ("jaccard", "dbscan")
         )
-        ours = np.array(graph_seconds(row))
-        without = ours - [cost["seconds"]["dbscan"] for cost in row["ours"]]
+        ours = np.array(graph_seconds(beside))
+        without = ours - [cost["seconds"]["dbscan"] for cost in beside["ours"]]
         peak = max(max(cost["extra"].values()) for cost in costs) / 1e9
         ratios = spread(jaccard / without), spread((jaccard + dbscan) / ours)
         differ = max(cost["differ"] for cost in costs)

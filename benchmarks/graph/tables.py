@@ -23,15 +23,21 @@ def line(*cells: object) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def spread(figures: Sequence[float] | NDArray[np.floating]) -> str:
+def spread(figures: Sequence[float] | NDArray[np.floating], digits: int = 2) -> str:
     """Median (smallest - largest)."""
-    return f"{np.median(figures):.2f} ({min(figures):.2f} - {max(figures):.2f})"
+    middle, low, high = (f"{f(figures):.{digits}f}" for f in (np.median, np.min, np.max))
+    return f"{middle} ({low} - {high})"
+
+
+def read_rows(file: Path) -> Rows:
+    """Rows that an earlier run put there."""
+    rows: Rows = json.loads(file.read_text()) if file.exists() else []
+    return rows
 
 
 def add_row(file: Path, row: dict[str, Any], *keys: str) -> Rows:
     """Put a row into a file in place of an older one of the same case."""
-    rows: Rows = json.loads(file.read_text()) if file.exists() else []
-    rows = [old for old in rows if any(old[key] != row[key] for key in keys)] + [row]
+    rows = [old for old in read_rows(file) if any(old[key] != row[key] for key in keys)] + [row]
     rows.sort(key=lambda row: [row[key] for key in keys])
     file.write_text(json.dumps(rows, indent=1))
     return rows
