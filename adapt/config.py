@@ -78,7 +78,7 @@ class Clustering(_Section):
 
     algorithm: Literal["kmeans", "dbscan", "hdbscan"] = "kmeans"
     camera_centering: bool | Literal["auto"] = Field(
-        True,
+        "auto",
         description="take each camera's mean feature away before clustering; auto: where images "
         "of one camera are neighbours oftener than by chance",
     )

@@ -1,6 +1,7 @@
 """Why `mmt_small` is what it is: one value changed at a time, on sites whose labels are ours.
 
     python -m benchmarks.small_site_settings --data DIR --out runs/settings [--sites 1 2]
+        [--only NAME ...]
 
 The source networks are those of `benchmarks.real_adaptation` (VIPeR). The sites are synthetic and
 of PKU-Reid's shape: 40 people, 2 cameras, 8 crops of each in each. Nothing of PKU-Reid is read, so
@@ -19,6 +20,7 @@ import numpy as np
 from adapt.data.folders import read_market
 from adapt.data.loading import load_crops
 from adapt.data.synthetic import SITE_B, render_site
+from adapt.errors import ClusteringError
 from adapt.recipes import load_recipe
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops, network_embedder
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sources", type=Path, help="folder of earlier source runs")
     parser.add_argument("--sites", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sources = arguments.sources or arguments.out
@@ -84,17 +87,22 @@ def main() -> None:
         crops = load_crops(read_market(root, ("train",)), SIZE)
         labelled = LabelledCrops(crops, crops)
         found["unadapted"].append(scores(inits[0], labelled))
-        for name, overrides in CANDIDATES.items():
-            run = adapt(
-                root,
-                camera_pattern=None,
-                inits=[run.path for run in inits],
-                recipe=load_recipe("mmt_small", method="mmt", overrides=overrides),
-                recipe_name="mmt_small",
-                out=arguments.out / f"{name.replace(' ', '-').replace('.', '')}-{number}",
-                machine=Machine(CPU, number),
-            )
-            found.setdefault(name, []).append(scores(run, labelled))
+        for name in arguments.only:
+            try:
+                run = adapt(
+                    root,
+                    camera_pattern=None,
+                    inits=[run.path for run in inits],
+                    recipe=load_recipe("mmt_small", method="mmt", overrides=CANDIDATES[name]),
+                    recipe_name="mmt_small",
+                    out=arguments.out / f"{name.replace(' ', '-').replace('.', '')}-{number}",
+                    machine=Machine(CPU, number),
+                )
+            except ClusteringError as error:
+                print(f"\n{name}, site {number}, stopped: {error}", flush=True)
+                found.setdefault(name, []).append((np.nan, np.nan))
+            else:
+                found.setdefault(name, []).append(scores(run, labelled))
             print_table(found)
 
 

@@ -104,6 +104,8 @@ def stack_rows(blocks: Iterable[RowBlock]) -> csr_array:
             )
     counts = np.concatenate([np.diff(block.start) for block in held])
     start = np.concatenate([[0], np.cumsum(counts)])
+    if start[-1] <= np.iinfo(np.int32).max:
+        start = start.astype(np.int32)  # the columns would be widened to it
     column = np.concatenate([block.column for block in held])
     distance = np.concatenate([block.distance for block in held])
     return csr_array((distance, column, start), (len(counts), len(counts)))

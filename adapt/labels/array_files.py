@@ -96,7 +96,8 @@ def _load(path: Path) -> NDArray[np.generic]:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        why = "text or Python objects" if "pickle" in str(error) else error
+        foreign = any(word in str(error) for word in ("pickle", "Python objects"))
+        why = "text or Python objects" if foreign else error
         raise DataError(f"{path} is no .npy file that can be read: {why}") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path} holds several arrays; give a .npy file of one")

@@ -93,7 +93,7 @@ def print_centring(
         if not data.cameras.any():
             continue
         near = nearest_neighbours(UnitRows(data.features), BIAS_NEIGHBOURS)
-        bias = camera_bias(near, data.cameras)
+        bias = camera_bias(near.rank, data.cameras)
         large = (np.bincount(data.cameras) >= MIN_CAMERA_CROPS).sum()
         auto = "centres" if large >= 2 and bias > LEAST_BIAS else "leaves"
         for variant in K1:

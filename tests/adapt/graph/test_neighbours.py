@@ -147,12 +147,25 @@ def test_more_neighbours_than_images(images: int, search: Search) -> None:
     np.testing.assert_allclose(near.farthest, squared[:, -1], atol=1e-6)
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_more_ties_than_are_searched(search: Search) -> None:
+    """Of images at one distance those of lowest index are the nearest, however many there are."""
+    apart = nearest_neighbours(UnitRows(np.eye(300, dtype=np.float32)), 5, search=search)
+    for i in (0, 3, 299):
+        others = [j for j in range(6) if j != i][:4]
+        assert apart.rank[i].tolist() == [i, *others]
+    codes = signs(9, 1500)
+    near = nearest_neighbours(UnitRows(codes, block_rows=400), 5, search=search)
+    np.testing.assert_array_equal(near.rank, sorted_all(codes)[0][:, :5])
+
+
 def test_scale_and_layout_do_not_matter() -> None:
     features = normal(3, 50)
     expected = nearest_neighbours(UnitRows(features), 7)
     wide = np.repeat(features, 2, axis=1)[:, ::2]
     assert not wide.flags.c_contiguous
-    for other in (features.astype(np.float64) * 1e20, np.asfortranarray(features), wide):
+    double = features.astype(np.float64)
+    for other in (double * 1e20, double * 1e-20, np.asfortranarray(features), wide):
         found = nearest_neighbours(UnitRows(other, block_rows=8), 7)
         np.testing.assert_array_equal(found.rank, expected.rank)
         np.testing.assert_allclose(found.squared, expected.squared, atol=1e-6)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from adapt.errors import ClusteringError
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.rows import (
+    FEW_PAIRS,
     RowBlock,
     StoredGraph,
     average_rows,
@@ -182,4 +184,6 @@ def test_more_pairs_than_memory_should_hold_are_refused_while_they_come() -> Non
 
 def test_few_images_may_all_look_the_same() -> None:
     graph = JaccardGraph(np.ones((600, 4), np.float32), k1=20, k2=6, variant="classic")
-    assert graph.distances(0.5).nnz == 600 * 600
+    matrix = graph.distances(0.5)
+    assert matrix.nnz == 600 * 600
+    assert matrix.indices.dtype == matrix.indptr.dtype == np.int32, "8 bytes a pair"

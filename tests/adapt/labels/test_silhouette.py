@@ -34,8 +34,8 @@ def test_by_hand() -> None:
     # 4 in a cluster of one counts 0, but it is the nearest other cluster of 3: b 1/8
     pairs[3] = 0.125 / 0.5 - 1
     assert by_hand([0, 0, 1, 1, 2]) == pytest.approx(sum(pairs) / 5)
-    # one cluster alone: nothing is nearer than 1
-    assert by_hand([-1, -1, -1, 0, 0]) == pytest.approx(2 * 0.875 / 5)
+    # one cluster alone: nothing tells whether it should be one
+    assert by_hand([-1, -1, -1, 0, 0]) == 0
 
 
 def test_nothing_is_clustered() -> None:
