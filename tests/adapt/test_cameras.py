@@ -39,6 +39,16 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(center_cameras(features, cameras), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize(("apart", "kept"), [(1e-4, True), (1e-7, False)])
+def test_a_difference_from_the_mean_keeps_its_direction_unless_it_is_rounding(
+    apart: float, kept: bool
+) -> None:
+    features = np.array([[1, -apart], [1, apart]])  # mean (1, 0)
+    expected = [[0, -1], [0, 1]] if kept else [[1, 0], [1, 0]]
+    found = center_cameras(features, np.zeros(2, np.int64))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_equals_the_reference() -> None:
     features, cameras = unit(0), np.arange(12) % 3
     found = center_cameras(features, cameras)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hdbscan
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from adapt.clustering import Clusterer
 from adapt.config import Clustering
 from adapt.errors import ClusteringError, DataError
+from adapt.graph.jaccard import jaccard_distance
 
 
 def site(people: int = 8, each: int = 10, shift: float = 3.0, seed: int = 0):  # type: ignore[no-untyped-def]
@@ -90,6 +92,44 @@ def test_a_doubt_about_the_automatic_radius_is_logged(caplog: pytest.LogCaptureF
     assert "in doubt: clusters of 5 images are small beside k1 = 20" in caplog.text
 
 
+def test_the_automatic_radius_knows_k1(caplog: pytest.LogCaptureFixture) -> None:
+    features, cameras, _ = site(people=40, each=5, shift=0.0)
+    with caplog.at_level("WARNING", "resight"):
+        cluster(features, cameras, algorithm="dbscan", k1=14)
+    assert caplog.text == ""  # three times 5 images are more
+    with caplog.at_level("WARNING", "resight"):
+        cluster(features, cameras, algorithm="dbscan", k1=16)
+    assert "in doubt: clusters of 5 images are small beside k1 = 16" in caplog.text
+
+
+def test_the_automatic_radius_knows_min_samples() -> None:
+    features, cameras, truth = site(people=20, each=8, shift=0.0)
+    settings = {"algorithm": "dbscan", "k1": 8, "k2": 3}
+    found = cluster(features, cameras, min_samples=8, **settings)
+    assert adjusted_rand_score(truth, found.labels) > 0.95
+    with pytest.raises(ClusteringError, match="no radius separates"):
+        cluster(features, cameras, min_samples=9, **settings)
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_images_at_the_radius_share_a_cluster_whatever_rounding_says(
+    device: torch.device | None,
+) -> None:
+    # 79 copies of an image, and three pairs beside it. Copies have only copies as k-reciprocal
+    # neighbours, 1/79 of each, and each of a pair has the two of it; query expansion over six
+    # gives all of them at least 4/6 of the copies, and no two pairs anything else to share: they
+    # are at 1/2. The sum of 79 float32 numbers 4/474 is below 2/3, so rounding says 0.50000006.
+    axes = np.eye(7, dtype=np.float32)
+    singles = axes[0] + 0.1 * axes[1:4]
+    features = np.concatenate([np.tile(axes[0], (79, 1)), singles, singles + 0.02 * axes[4:]])
+    near = jaccard_distance(features, k1=78, k2=6, variant="classic", max_distance=0.51)
+    assert 0.5 < near.max() < 0.5 + 1e-6
+    for radius, wanted in ((0.5, [0] * 85), (0.499, [0] * 79 + [-1] * 6)):
+        settings = Clustering(algorithm="dbscan", radius=radius, k1=78, camera_centering=False)
+        clusterer = Clusterer(settings, identities_per_batch=4, seed=0, device=device)
+        assert clusterer(features, np.zeros(85, np.int64)).labels.tolist() == wanted
+
+
 @pytest.mark.parametrize(
     ("radius", "rule"), [("pairs", "8 pairs per image"), ("rho", "rho 0.05"), (0.5, "given")]
 )
@@ -107,6 +147,40 @@ def test_hdbscan_finds_people() -> None:
     found = cluster(features, cameras, algorithm="hdbscan", min_samples=6, min_cluster_size=10)
     assert adjusted_rand_score(truth, found.labels) > 0.95
     assert found.rule == "hdbscan min_samples=6 min_cluster_size=10"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hdbscan_finds_what_the_library_finds_on_the_dense_matrix(seed: int) -> None:
+    # With some ten images a person and k1 = 20, many that belong together are beyond 0.7.
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(30, 16)).repeat(10, axis=0) + 0.7 * rng.normal(size=(300, 16))
+    whole = jaccard_distance(features, k1=20, k2=6, variant="classic").tocoo()
+    dense = np.ones(whole.shape)
+    dense[whole.row, whole.col] = whole.data
+    library = hdbscan.HDBSCAN(metric="precomputed", min_samples=8, min_cluster_size=5)
+    wanted = library.fit_predict(dense)
+    found = cluster(
+        features.astype(np.float32),
+        np.zeros(300, np.int64),
+        algorithm="hdbscan",
+        camera_centering=False,
+        min_samples=8,
+        min_cluster_size=5,
+    )
+    np.testing.assert_array_equal(found.labels == -1, wanted == -1)
+    assert adjusted_rand_score(wanted, found.labels) == 1
+    assert found.clusters > 10
+
+
+@pytest.mark.parametrize("algorithm", ["dbscan", "hdbscan"])
+def test_the_device_is_used(algorithm: str) -> None:
+    features, cameras, _ = site()
+    absent = torch.device("vulkan")  # known by name, but in no build of torch for servers
+    clusterer = Clusterer(
+        Clustering(algorithm=algorithm), identities_per_batch=4, seed=0, device=absent
+    )
+    with pytest.raises(RuntimeError, match="vulkan"):
+        clusterer(features, cameras)
 
 
 @pytest.mark.parametrize("algorithm", ["dbscan", "hdbscan"])
@@ -135,6 +209,41 @@ def test_automatic_centring_follows_the_cameras(
     assert ("centred per camera" if centres else "as extracted") in caplog.text
     if centres:
         assert (found.labels != other.labels).any()
+
+
+@pytest.mark.parametrize(
+    ("seen", "decision"), [(9, "bias 0.18: centred per camera"), (8, "bias 0.07: as extracted")]
+)
+def test_automatic_centring_on_both_sides_of_its_limit(
+    seen: int, decision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One camera saw 9 of a person's 11 images, the other 2: the ten neighbours share the camera of
+    # (9 * 0.8 + 2 * 0.1) / 11 = 0.67, by chance 43 / 87 = 0.49; with 8 and 3 of 0.56.
+    person = np.repeat(np.arange(8), 11)
+    cameras = (person + (np.arange(88) % 11 >= seen)) % 2
+    noise = np.random.default_rng(0).normal(size=(88, 8))
+    features = (np.eye(8)[person] + 0.01 * noise).astype(np.float32)
+    with caplog.at_level("INFO", "resight"):
+        cluster(features, cameras, camera_centering="auto", algorithm="dbscan", radius=0.5)
+    assert decision in caplog.text
+
+
+def test_automatic_centring_looks_beyond_a_burst(caplog: pytest.LogCaptureFixture) -> None:
+    # Four bursts of three images of each person, two by each camera: the two nearest of an image
+    # are of its own camera, and of the ten nearest at most half are.
+    burst = np.repeat(np.arange(32), 3)
+    rng = np.random.default_rng(0)
+    features = np.eye(8).repeat(12, axis=0) + 0.05 * rng.normal(size=(32, 8))[burst]
+    features += 1e-4 * rng.normal(size=features.shape)
+    with caplog.at_level("INFO", "resight"):
+        cluster(
+            features.astype(np.float32),
+            burst % 2,
+            camera_centering="auto",
+            algorithm="dbscan",
+            radius=0.5,
+        )
+    assert "as extracted" in caplog.text
 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "dbscan", "hdbscan"])

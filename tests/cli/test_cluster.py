@@ -126,6 +126,12 @@ def test_automatic_number_of_clusters(features: Path) -> None:
     assert np.load(features.with_name("labels.npy")).max() + 1 == round(192 / 20)
 
 
+def test_automatic_number_of_clusters_of_a_few_images(features: Path) -> None:
+    np.save(features, np.load(features)[:40])  # 40 / 20; no batch asks for more
+    lines(cluster(features, method="kmeans"))
+    assert np.load(features.with_name("labels.npy")).max() + 1 == 2
+
+
 def test_cameras_by_name(features: Path) -> None:
     names = features.with_name("cameras.txt")
     names.write_text("\n".join(["gate", "yard"][i % 2] for i in range(192)) + "\n")

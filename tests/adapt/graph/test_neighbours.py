@@ -116,6 +116,22 @@ def test_all_images_the_same(search: Search) -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("seed", range(3))
+def test_near_ties_are_in_order(seed: int, search: Search) -> None:
+    # Squared distances 1e-4 + 2e-8 i: a product of float32 rows, 1 - 5e-5, has steps of 6e-8 and
+    # cannot tell them apart. The farther an image, the lower its index. With fewer or shorter
+    # rows faiss makes no products.
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(512, 8)))[0].T
+    squared = 1e-4 + 2e-8 * np.arange(7)[::-1, None]
+    near_ties = (1 - squared / 2) * axes[0] + np.sqrt(squared - squared**2 / 4) * axes[1:]
+    features = np.concatenate([near_ties, axes[:1], normal(seed, 300, 512)])
+    near = nearest_neighbours(UnitRows(features), 4, search=search)
+    assert near.rank[7].tolist() == [7, 6, 5, 4]
+    np.testing.assert_allclose(near.squared[7, 1:], squared[[6, 5, 4], 0], atol=5e-9)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
 def test_images_that_differ_by_rounding_are_copies(search: Search) -> None:
     features = normal(9, 40, 67)
     noise = np.random.default_rng(0).normal(size=(6, 67)) * 1e-5

@@ -76,6 +76,12 @@ def test_rounding_near_zero_counts_as_zero() -> None:
     assert radius_by_pairs(noisy, 0.5) == pytest.approx(0.3)
 
 
+def test_small_distances_count() -> None:
+    burst = symmetric(4, {(0, 1): 5e-6, (0, 2): 0.2, (1, 2): 0.4})
+    assert radius_by_pairs(burst, 0.5) == pytest.approx(0.1, abs=1e-5)  # of 0.000005 and 0.2
+    assert radius_by_rho(burst, 0.2) == pytest.approx(5e-6, rel=1e-6)  # one of six
+
+
 def test_a_radius_near_one_is_cut_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     apart = symmetric(5, {(0, 1): 0.99})
     with caplog.at_level(logging.WARNING, "adapt.graph.radius"):

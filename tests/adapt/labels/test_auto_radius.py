@@ -59,14 +59,20 @@ def test_the_choice() -> None:
     assert at >= 0.85 * max(choice.silhouettes)
 
 
-def blocks(sizes: list[int], inside: float, groups: list[list[int]], between: float) -> StoredGraph:
-    """People at `inside` from themselves; the people of a group at `between` from each other."""
+def blocks(
+    sizes: list[int], inside: float, groups: list[list[int]], between: float | list[float]
+) -> StoredGraph:
+    """People at `inside` from themselves; the people of a group at `between` from each other.
+
+    between: of all groups, or of each.
+    """
     person = np.repeat(np.arange(len(sizes)), sizes)
     group = np.full(len(sizes), -1)
     for g, members in enumerate(groups):
         group[members] = g
     together = (group[person][:, None] == group[person]) & (group[person] >= 0)
-    dense = np.where(together, between, 1.0)
+    apart = np.broadcast_to(between, max(len(groups), 1))
+    dense = np.where(together, apart[group[person]], 1.0)
     dense[person[:, None] == person] = inside
     np.fill_diagonal(dense, 0)
     row, column = np.nonzero(dense < 1)
@@ -98,6 +104,25 @@ def test_people_who_look_alike_are_not_merged_and_leave_a_doubt() -> None:
     assert same.radius > 0.51
 
 
+def test_one_pair_of_six_people_is_not_merged() -> None:
+    # The pair alone 1 - 0.21 / 0.51 = 0.59, merged 0.63; the others 0.79. Adjusted Rand index of
+    # five clusters with six: (396 - 84) / (468 - 84) = 0.81.
+    choice = choose(blocks([12] * 6, 0.21, [[0, 1]], 0.51))
+    assert choice.radius == RADII[RADII > 0.21][0]
+    assert max(choice.silhouettes) == choice.silhouettes[-1]
+    (doubt,) = choice.doubts
+    assert "larger clusters (5 instead of 6) would be as tight" in doubt
+
+
+def test_people_are_not_merged_pair_by_pair() -> None:
+    # Of 20 people two pairs are alike, one at 0.41 and one at 0.51: each merge raises the
+    # silhouette. Adjusted Rand index with all apart: 0.94 after the first merge, 0.89 after the
+    # second; of the second with the first 0.95.
+    choice = choose(blocks([6] * 20, 0.21, [[0, 1], [2, 3]], [0.41, 0.51]))
+    assert choice.radius == RADII[RADII > 0.41][0]
+    assert max(choice.silhouettes) == choice.silhouettes[-1]
+
+
 def test_a_larger_radius_that_only_adds_images_is_taken() -> None:
     # Two of 18 images of each person are at 0.26, all others at 0.2. Without them the silhouette is
     # 0.71, more than 85 % of the best, 0.79.
@@ -119,6 +144,25 @@ def test_small_clusters_are_in_doubt() -> None:
     assert "clusters of 5 images are small beside k1 = 20" in doubt
     assert choose(blocks([6] * 8, 0.2, [], 1.0)).doubts != ()
     assert choose(blocks([7] * 8, 0.2, [], 1.0)).doubts == ()
+    assert auto_radius(blocks([6] * 8, 0.2, [], 1.0), min_samples=4, neighbours=18).doubts == ()
+    (doubt,) = auto_radius(blocks([7] * 8, 0.2, [], 1.0), min_samples=4, neighbours=22).doubts
+    assert "clusters of 7 images are small beside k1 = 22" in doubt
+
+
+def test_fewer_images_than_min_samples_are_no_cluster() -> None:
+    graph = blocks([5] * 8, 0.21, [], 1.0)
+    assert auto_radius(graph, min_samples=5, neighbours=15).radius == RADII[RADII > 0.21][0]
+    with pytest.raises(ClusteringError, match="no radius separates"):
+        auto_radius(graph, min_samples=6, neighbours=15)
+
+
+def test_images_seen_once_lower_the_silhouette() -> None:
+    # Four people of five images at 0.2 from themselves, and others alone: 0.8 * 20 / N, 0.13 here
+    # and 0.09 below.
+    choice = choose(blocks([5] * 4 + [1] * 100, 0.2, [], 1.0))
+    assert max(choice.silhouettes) == pytest.approx(0.8 * 20 / 120)
+    with pytest.raises(ClusteringError, match="no radius separates"):
+        choose(blocks([5] * 4 + [1] * 160, 0.2, [], 1.0))
 
 
 def test_noise_that_nothing_separates_is_refused() -> None:

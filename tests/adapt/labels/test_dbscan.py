@@ -67,6 +67,14 @@ def test_equals_the_reference(seed: int, radius: float, min_samples: int) -> Non
     assert found.labels.tolist() == reference(dense, radius, min_samples)
 
 
+@pytest.mark.parametrize(("above", "labels"), [(8e-7, [0, 0, 0]), (2e-5, [-1, -1, -1])])
+def test_what_exceeds_the_radius_by_rounding_counts_as_equal(
+    above: float, labels: list[int]
+) -> None:
+    dense = np.where(np.eye(3, dtype=bool), 0, 0.5 + above)
+    assert cluster_dbscan(sparse(dense, 0.6), 0.5, 3).labels.tolist() == labels
+
+
 def test_copies_of_one_image_are_one_cluster() -> None:
     assert cluster_dbscan(sparse(np.zeros((5, 5)), 1.0), 0.5, 4).labels.tolist() == [0] * 5
 

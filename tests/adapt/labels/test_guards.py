@@ -113,6 +113,8 @@ def test_too_many_outliers() -> None:
     assert check(labels(0, 0, 1, 1, 2, *noise)).outlier_share == 0.95
     with pytest.raises(ClusteringError, match=r"96\.0% of 100 images are outliers"):
         check(labels(0, 0, 1, 1, *noise, -1))
+    with pytest.raises(ClusteringError, match=r"95\.1% of 1000 images are outliers"):
+        check(labels(*np.arange(49), *[-1] * 951))
     with pytest.raises(ClusteringError, match="outliers"):
         check(labels(-1, -1, -1))
 

@@ -36,6 +36,32 @@ def test_labels_minimise_the_distance_to_their_centre() -> None:
     np.testing.assert_array_equal(distance.argmin(axis=1), found.labels)
 
 
+def test_images_between_clusters_move_until_none_is_nearer_to_another() -> None:
+    # Without gaps, a partition settles only after many moves of its centres.
+    features = np.random.default_rng(0).uniform(size=(300, 2)).astype(np.float32)
+    found = cluster_kmeans(features, 8, seed=1, starts=1)
+    centre = np.stack([features[found.labels == k].mean(axis=0) for k in range(8)])
+    distance = np.linalg.norm(features[:, None] - centre[None], axis=2)
+    np.testing.assert_array_equal(distance.argmin(axis=1), found.labels)
+
+
+def test_the_best_of_several_starts_is_taken() -> None:
+    features = np.random.default_rng(0).uniform(size=(200, 2)).astype(np.float32)
+
+    def squared(**starts: int) -> float:
+        """Sum of squared distances to the centres, over four seeds."""
+        total = 0.0
+        for seed in range(4):
+            found = cluster_kmeans(features, 10, seed=seed, **starts).labels
+            total += sum(
+                ((features[found == k] - features[found == k].mean(axis=0)) ** 2).sum()
+                for k in range(10)
+            )
+        return total
+
+    assert squared() < 0.98 * squared(starts=1)
+
+
 def test_same_seed_same_labels() -> None:
     features = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
     first = cluster_kmeans(features, 20, seed=7, starts=2)
