@@ -42,7 +42,7 @@ SOURCE = Recipe(method="source", options=SourceOptions(), **SHORT)  # type: igno
 MMT = Recipe(
     method="mmt",
     options=MMTOptions(),
-    clustering=Clustering(clusters=4, camera_centering=True),
+    clustering=Clustering(clusters=6, camera_centering=True),
     **SHORT,  # type: ignore[arg-type]
 )
 MACHINE = Machine(torch.device("cpu"), seed=1)
