@@ -165,9 +165,10 @@ def _step(
         raise TrainingError(
             f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
         )
-    opt.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    opt.step()
+    if total.requires_grad:  # otherwise the batch held nothing to learn from
+        opt.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        opt.step()
     return {"loss": value, **figures, **losses.stats}
 
 

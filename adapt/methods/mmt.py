@@ -98,6 +98,8 @@ class MMT:
         first_ND, second_ND = table.features
         mean_ND = np.float32(0.5) * (first_ND + second_ND)
         labels = self.clusterer(mean_ND, table.cameras)
+        if not labels.clusters:
+            return (labels,)  # the loop refuses them
         center_KD = torch.from_numpy(cluster_centers(mean_ND, labels.labels, normalise=True))
         for net in self.students + self.teachers:
             net.reset_classifier(labels.clusters, center_KD)

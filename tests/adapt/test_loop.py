@@ -112,6 +112,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step() -> None:
     assert all(torch.equal(before[k], p) for k, p in method.net.named_parameters())
 
 
+class _Idle(Source):
+    """Every other batch holds nothing to learn from."""
+
+    steps = 0
+
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        self.steps += 1
+        if self.steps % 2:
+            return Losses({"kept": torch.zeros(())}, {"kept": 1.0})
+        return Losses({"kept": self.net.neck.weight.sum()}, {"kept": 1.0})
+
+
+def test_a_batch_without_anything_to_learn_from_is_skipped() -> None:
+    data = crops()
+    method = source(data, _Idle)
+    optimizer = OptimizerSettings(algorithm="sgd", lr=0.1, momentum=0, weight_decay=0)
+    schedule = Schedule(rounds=1, iterations=4)
+    run(method, data, schedule=schedule, optimizer=optimizer)
+    assert float(method.net.neck.weight.detach().mean()) == pytest.approx(1 - 2 * 0.1)
+
+
 def test_too_few_identities_stop_the_run() -> None:
     data = crops(persons=2)
     with pytest.raises(ClusteringError):

@@ -214,3 +214,15 @@ def test_the_clusterer_knows_which_camera_saw_what() -> None:
     cameras = np.array([0, 1, 2, 0, 1, 2])
     method.relabel(FeatureTable((features, features), cameras), RoundOf(0, 1))
     np.testing.assert_array_equal(seen[0], cameras)
+
+
+def test_outliers_only_are_left_to_the_loop_to_refuse() -> None:
+    def cluster(features: np.ndarray, cameras: np.ndarray) -> PseudoLabels:
+        return PseudoLabels(np.full(len(features), -1), "none")
+
+    method = MMT(nets(), MMTOptions(), cluster)  # type: ignore[arg-type]
+    features = np.eye(6, method.students[0].dimension, dtype=np.float32)
+    (labels,) = method.relabel(FeatureTable((features, features), np.zeros(6, int)), RoundOf(0, 1))
+    assert labels.outlier_share == 1
+    assert method.students[0].classifier is not None
+    assert method.students[0].classifier.out_features == 5, "as it was"
