@@ -92,7 +92,7 @@ def check_labels(
     sizes = labels.sizes
     agreement = changed = None
     if previous is not None:
-        agreement = _agreement(labels.labels, previous.labels)
+        agreement = label_agreement(labels.labels, previous.labels)
         changed = _changed_share(labels, previous)
     return LabelReport(
         clusters=labels.clusters,
@@ -156,11 +156,12 @@ def cross_camera_share(labels: PseudoLabels, cameras: NDArray[np.int64]) -> floa
     return float((np.bincount(seen[0]) >= 2).mean())
 
 
-def _agreement(labels: NDArray[np.int64], previous: NDArray[np.int64]) -> float | None:
-    both = (labels != OUTLIER) & (previous != OUTLIER)
+def label_agreement(one: NDArray[np.int64], other: NDArray[np.int64]) -> float | None:
+    """Adjusted Rand index over the images that both labellings cluster; None without any."""
+    both = (one != OUTLIER) & (other != OUTLIER)
     if not both.any():
         return None
-    return float(adjusted_rand_score(previous[both], labels[both]))
+    return float(adjusted_rand_score(other[both], one[both]))
 
 
 def _changed_share(labels: PseudoLabels, previous: PseudoLabels) -> float:
