@@ -7,7 +7,7 @@ AdaptError
 ├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
 ├── ClusteringError           clusters that cannot be trained on (collapse)
-├── TrainingError             a loss that is NaN or infinite
+├── TrainingError             a loss that is NaN or infinite, or nothing left to learn from
 └── ExportError               ONNX that does not equal its torch network
 """
 
@@ -52,7 +52,7 @@ class ClusteringError(AdaptError):
 
 
 class TrainingError(AdaptError):
-    """A loss that is NaN or infinite."""
+    """A loss that is NaN or infinite, or nothing left to learn from."""
 
 
 class ExportError(AdaptError):

@@ -2,9 +2,10 @@
 
 from adapt.methods.base import Method, SiteMethod
 from adapt.methods.mmt import MMT
+from adapt.methods.nrmt import NRMT
 from adapt.methods.source import Source
 
-METHODS: dict[str, type[SiteMethod]] = {"mmt": MMT}
+METHODS: dict[str, type[SiteMethod]] = {"mmt": MMT, "nrmt": NRMT}
 """What `resight adapt --method` offers. `Source` pre-trains and has no site."""
 
-__all__ = ["METHODS", "MMT", "Method", "SiteMethod", "Source"]
+__all__ = ["METHODS", "MMT", "NRMT", "Method", "SiteMethod", "Source"]
