@@ -141,6 +141,22 @@ def margin_triplet(dist_BB: Tensor, triplets: HardTriplets, margin: float) -> Te
     return F.relu(positive_B + margin - negative_B).mean()
 
 
+def active_share(dist_BB: Tensor, triplets: HardTriplets, margin: float) -> float:
+    """Share of a batch's triplets that `margin_triplet` still learns from.
+
+        |{ i : d_ap + margin - d_an > 0 }| / B
+
+    Args, errors: those of `margin_triplet`.
+
+    Returns:
+        In [0, 1]; 0 means no gradient.
+    """
+    if margin < 0:
+        raise ValueError(f"margin must be >= 0, got {margin}")
+    positive_B, negative_B = _distances(dist_BB.detach(), triplets)
+    return float((positive_B + margin - negative_B > 0).float().mean())
+
+
 def _distances(dist_BB: Tensor, triplets: HardTriplets) -> tuple[Tensor, Tensor]:
     """d_ap and d_an of every triplet, (B,) each."""
     size = len(triplets.positive)
