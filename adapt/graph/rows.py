@@ -5,7 +5,7 @@ Everywhere a pair that is not stored is at distance 1, or farther than the cut t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -135,6 +135,36 @@ def average_rows(
         yield block.where(block.distance <= max_distance)
 
 
+class AverageGraph:
+    """The mean of two networks' distances of the same images, see `average_rows`.
+
+    Holds the matrix that was asked for last, as far as it was asked for.
+    """
+
+    def __init__(self, first: DistanceGraph, second: DistanceGraph) -> None:
+        if first.images != second.images:
+            raise ValueError(f"{first.images} and {second.images} images cannot be averaged")
+        self._graphs = (first, second)
+        self._stored: tuple[float, csr_array] | None = None
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return self._graphs[0].images
+
+    def rows(self, max_distance: float) -> Iterator[RowBlock]:
+        """See `DistanceGraph`."""
+        reach = min(1.0, 2 * max_distance)
+        first, second = (graph.rows(reach) for graph in self._graphs)
+        return average_rows(first, second, max_distance)
+
+    def distances(self, max_distance: float) -> csr_array:
+        """See `DistanceGraph`."""
+        if self._stored is None or self._stored[0] < max_distance:
+            self._stored = (max_distance, stack_rows(self.rows(max_distance)))
+        return StoredGraph(self._stored[1]).distances(max_distance)
+
+
 def with_source_term(
     rows: Iterable[RowBlock], distance_to_source: NDArray[np.float32], weight: float
 ) -> Iterator[RowBlock]:
@@ -198,3 +228,60 @@ def nearest_lists(
             listed = place < found.shape[1]
             found[part.row[listed], place[listed]] = part.column[order][listed]
     return NearestLists(*lists)
+
+
+FILL_BLOCK = 128
+"""Images whose lists are filled at a time."""
+
+FILL_RESOLUTION = 6
+"""Decimals of a similarity that count; beyond lies float32 rounding, and copies are ties."""
+
+
+def fill_up(
+    lists: NearestLists, features: Sequence[NDArray[np.float32]], cameras: NDArray[np.int64]
+) -> NearestLists:
+    """Fill lists that are too short by the original distance.
+
+    Images that share no neighbour are all at re-ranked distance 1, which cannot order them. They
+    follow by the mean of the networks' squared Euclidean distances, ties by index.
+
+    Args:
+        lists: of N images.
+        features: (N, D) of each network, rows of length 1.
+        cameras: (N,) camera codes.
+
+    Returns:
+        Lists with -1 only where there is no further image (of another camera).
+
+    Source: AML, section 3.2, lists the nearest of all images; Zhong's re-ranked distance, that it
+        sorts by, mixes in the original one.
+    """
+    return NearestLists(
+        _filled(lists.nearest, features, None), _filled(lists.cross_camera, features, cameras)
+    )
+
+
+def _filled(
+    found: NDArray[np.int32],
+    features: Sequence[NDArray[np.float32]],
+    cameras: NDArray[np.int64] | None,
+) -> NDArray[np.int32]:
+    """One kind of lists; cameras: where only images of other cameras belong in."""
+    full = found.copy()
+    short = np.flatnonzero((found < 0).any(axis=1))
+    for start in range(0, len(short), FILL_BLOCK):
+        rows = short[start : start + FILL_BLOCK]
+        likeness = np.sum([each[rows] @ each.T for each in features], axis=0)
+        far = -np.round(likeness.astype(np.float64), FILL_RESOLUTION)
+        far[np.arange(len(rows)), rows] = np.inf
+        if cameras is not None:
+            far[cameras[rows][:, None] == cameras[None, :]] = np.inf
+        at, place = np.nonzero(found[rows] >= 0)
+        far[at, found[rows][at, place]] = np.inf
+        for row, distance in zip(rows, far, strict=True):
+            free = np.flatnonzero(found[row] < 0)[: len(distance)]
+            limit = np.partition(distance, len(free) - 1)[len(free) - 1]
+            near = np.flatnonzero((distance <= limit) & np.isfinite(distance))
+            near = near[np.argsort(distance[near], kind="stable")][: len(free)]
+            full[row, free[: len(near)]] = near
+    return full

@@ -15,9 +15,12 @@ from adapt.errors import ClusteringError
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.rows import (
     FEW_PAIRS,
+    AverageGraph,
+    NearestLists,
     RowBlock,
     StoredGraph,
     average_rows,
+    fill_up,
     nearest_lists,
     stack_rows,
     with_source_term,
@@ -187,3 +190,75 @@ def test_few_images_may_all_look_the_same() -> None:
     matrix = graph.distances(0.5)
     assert matrix.nnz == 600 * 600
     assert matrix.indices.dtype == matrix.indptr.dtype == np.int32, "8 bytes a pair"
+
+
+def test_an_average_graph_gives_what_the_dense_average_has() -> None:
+    one, two = random_distances(4), random_distances(5)
+    graph = AverageGraph(StoredGraph(sparse(one)), StoredGraph(sparse(two)))
+    wanted = (one + two) / 2
+    assert graph.images == IMAGES
+    np.testing.assert_array_equal(full(stack_rows(graph.rows(1.0))), wanted)
+    for longest in (0.3, 0.7, 0.5, 0.3):  # up, and down again from what is held
+        found = graph.distances(longest)
+        np.testing.assert_array_equal(full(found), np.where(wanted <= longest, wanted, 1))
+    assert found.nnz == (wanted <= 0.3).sum()
+
+
+def test_graphs_of_other_images_have_no_average() -> None:
+    small = StoredGraph(sparse(np.zeros((3, 3), np.float32)))
+    with pytest.raises(ValueError, match="3 and 40 images"):
+        AverageGraph(small, StoredGraph(sparse(random_distances(6))))
+
+
+def test_short_lists_are_filled_by_the_original_distance_by_hand() -> None:
+    angle = np.radians([0, 10, 40, 90, 180])
+    features = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    cameras = np.array([0, 0, 1, 1, 1])
+    lists = NearestLists(
+        np.array([[4, -1], [0, 2], [-1, -1], [-1, -1], [-1, -1]], np.int32),
+        np.array([[3, -1, -1], [-1, -1, -1], [0, -1, -1], [1, -1, -1], [0, 1, -1]], np.int32),
+    )
+    found = fill_up(lists, [features], cameras)
+    # what is listed stays first; then by angle
+    assert found.nearest.tolist() == [[4, 1], [0, 2], [1, 0], [2, 1], [3, 2]]
+    # images of the own camera never, and -1 where the other camera has no more
+    assert found.cross_camera.tolist() == [[3, 2, 4], [2, 3, 4], [0, 1, -1], [1, 0, -1], [0, 1, -1]]
+    assert lists.nearest[2].tolist() == [-1, -1], "the lists that were given are untouched"
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), listed=st.integers(0, 4), width=st.integers(1, 6))
+def test_filling_equals_the_reference(seed: int, listed: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    total = 9
+    features = []
+    for _ in "ab":
+        rows = rng.integers(-1, 2, (total, 2)) + 0.5  # few directions: many ties
+        features.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    cameras = rng.integers(0, 2, total)
+    dense = random_distances(seed)[:total, :total]
+    rows = stack_rows(blocks(dense, 1.0))
+    start = nearest_lists(StoredGraph(rows).rows(1.0), cameras, nearest=width, cross_camera=width)
+    start.nearest[:, listed:], start.cross_camera[:, listed:] = -1, -1
+    found = fill_up(start, features, cameras)
+    for i in range(total):
+        distance = [
+            round(sum(float(((f[i].astype(float) - f[j]) ** 2).sum()) for f in features) / 2, 5)
+            for j in range(total)
+        ]
+        for before, after, allowed in (
+            (start.nearest, found.nearest, [j for j in range(total) if j != i]),
+            (start.cross_camera, found.cross_camera, np.flatnonzero(cameras != cameras[i])),
+        ):
+            held = [j for j in before[i].tolist() if j >= 0]
+            rest = sorted((j for j in allowed if j not in held), key=lambda j: (distance[j], j))
+            wanted = [*held, *(int(j) for j in rest)][:width]
+            assert after[i].tolist() == wanted + [-1] * (width - len(wanted))
+
+
+def test_full_lists_and_no_lists_stay_as_they_are() -> None:
+    features = np.eye(3, dtype=np.float32)
+    lists = NearestLists(np.array([[1], [0], [0]], np.int32), np.empty((3, 0), np.int32))
+    found = fill_up(lists, [features], np.zeros(3, np.int64))
+    np.testing.assert_array_equal(found.nearest, lists.nearest)
+    assert found.cross_camera.shape == (3, 0)
