@@ -73,7 +73,7 @@ class DataInfo(_Record):
 
 
 class WeightsInfo(_Record):
-    """The state dict that pre-training started from.
+    """A file that pre-training started from: a state dict, or a human-parsing model.
 
     source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded.
     """
@@ -91,9 +91,9 @@ class RunInfo(_Record):
     """Contents of run.json.
 
     recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
-    pre-training started from; null is random numbers. init: sha256 of each network that
-    adaptation started from. camera_pattern: as given. data: what it learnt from, with what those
-    networks had learnt from, and what it was validated on.
+    pre-training started from; null is random numbers. parsing: the model that found body parts.
+    init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
+    it learnt from, with what those networks had learnt from, and what it was validated on.
     state: `running` also means that the process died.
     """
 
@@ -106,6 +106,7 @@ class RunInfo(_Record):
     recipe_name: str
     seed: int
     weights: WeightsInfo | None = None
+    parsing: WeightsInfo | None = None
     camera_pattern: str | None = None
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]

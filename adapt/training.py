@@ -18,6 +18,7 @@ from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.folders import Split, read_market, read_site
 from adapt.data.loading import load_crops
+from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.sources import merge_sources, refuse_twice
 from adapt.errors import AdaptError, RunError
 from adapt.loop import Round, train
@@ -27,6 +28,7 @@ from adapt.runs import DataInfo, Run, RunInfo, WeightsInfo, library_versions, re
 from adapt.scoring import LabelledCrops, network_embedder
 from models.backbones.net import ReIDNet
 from models.backbones.weights import load_weights
+from models.files import sha256_file
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
@@ -59,6 +61,7 @@ def pretrain(
     people.
     splits: which of their sub-folders to learn from. weights: see `load_weights`; None starts
     from random numbers. validation: labelled set scored after each round, for the curves only.
+    A recipe with `parts = masks` has every crop parsed once, before training.
     Raises DataError, ConfigError, RunError, WeightsError.
     """
     refuse_taken(out)
@@ -70,8 +73,16 @@ def pretrain(
         report = load_weights(net, weights)
         log.info("%s", report)
         start = WeightsInfo.of(backbone, weights)
+    options = cast(SourceOptions, recipe.options)
+    parser, parsing = None, None
+    if options.parts == "masks":
+        path = Path(options.parts_model)
+        parser = PartParser(path, (options.upper_classes, options.lower_classes))
+        parsing = WeightsInfo(source=str(path), sha256=sha256_file(path))
     data = load_crops(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
-    method = Source(net, cast(SourceOptions, recipe.options), data.crops.persons)
+    if parser is not None:
+        data = with_part_masks(data, parser)
+    method = Source(net, options, data.crops.persons)
     labelled = _read_validation(validation, preprocessing)
     info = _describe(
         "pretrain",
@@ -81,6 +92,7 @@ def pretrain(
         backbone=backbone,
         preprocessing=preprocessing,
         weights=start,
+        parsing=parsing,
         init=(),
         data=(DataInfo.of(data.crops, "source"), *_validation_infos(labelled)),
     )

@@ -22,7 +22,8 @@ from models.image import Preprocessing
 class DecodedCrops:
     """A `CropSet` whose every crop could be read, with its pixels.
 
-    images: (N, H, W, 3) uint8 RGB, row i is `crops.samples[i]`.
+    images: (N, H, W, 3) uint8 RGB, row i is `crops.samples[i]`; masks follow as further channels
+    where pre-training wants some (`adapt.data.part_masks`).
     """
 
     crops: CropSet

@@ -20,17 +20,20 @@ from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD
 def normalise(images: Tensor) -> Tensor:
     """Turn pixels into network input: (x / 255 - mean) / std with ImageNet's constants.
 
-    images: (B, H, W, 3) uint8 RGB. Returns (B, 3, H, W) float32, channels-last in memory.
+    images: (B, H, W, 3) uint8 RGB; further channels are masks and become x / 255.
+    Returns (B, 3, H, W) float32, channels-last in memory; masks follow as further channels.
     """
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
+    masks = images.shape[-1] - len(IMAGENET_MEAN)
+    mean = torch.tensor(IMAGENET_MEAN + (0.0,) * masks, device=images.device) * 255
+    std = torch.tensor(IMAGENET_STD + (1.0,) * masks, device=images.device) * 255
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Make one random training view of each image.
 
-    images: (B, H, W, 3) uint8 RGB. Returns (B, 3, H, W) float32, normalised.
+    images: (B, H, W, 3) uint8 RGB, or more channels, see `normalise`: masks are moved and erased
+    with their image. Returns (B, 3, H, W) float32, normalised.
     """
     images = random_flip(images, settings.flip, generator)
     images = random_crop(images, settings.pad, generator)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
+from torch import nn
+
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
@@ -29,12 +31,12 @@ class Method(Protocol):
     fresh_optimizer: ClassVar[bool]
     sampling: ClassVar[Literal["identities", "images"]]
 
-    def networks(self) -> Mapping[str, ReIDNet]:
-        """All networks by name: moved to the device, put in train mode, checkpointed."""
+    def networks(self) -> Mapping[str, nn.Module]:
+        """All networks by name, and heads beside them: moved to the device, put in train mode."""
         ...
 
-    def trained(self) -> Sequence[ReIDNet]:
-        """The networks the optimiser changes."""
+    def trained(self) -> Sequence[nn.Module]:
+        """What of these the optimiser changes."""
         ...
 
     def extractors(self) -> Sequence[ReIDNet]:

@@ -89,12 +89,16 @@ class ReIDNet(nn.Module):
         out: torch.Tensor = self.backbone(x)
         return out
 
-    def forward(self, x: torch.Tensor) -> NetOutput:
-        """(B,3,H,W) -> pooled, neck and logits."""
-        pooled = self.feature_map(x).mean(dim=(2, 3))
+    def from_map(self, features: torch.Tensor) -> NetOutput:
+        """(B,C,h,w) feature map -> pooled, neck and logits."""
+        pooled = features.mean(dim=(2, 3))
         neck = self.neck(pooled)
         logits = None if self.classifier is None else self.classifier(neck)
         return NetOutput(pooled, neck, logits)
+
+    def forward(self, x: torch.Tensor) -> NetOutput:
+        """(B,3,H,W) -> pooled, neck and logits."""
+        return self.from_map(self.feature_map(x))
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """b(x) / max(||b(x)||, 1e-12): (B,3,H,W) -> (B,C) of unit length (0 stays 0)."""

@@ -24,7 +24,7 @@ from adapt.config import (  # noqa: E402
     Recipe,
     Schedule,
 )
-from adapt.errors import ClusteringError, DataError, RunError  # noqa: E402
+from adapt.errors import ClusteringError, ConfigError, DataError, RunError  # noqa: E402
 from adapt.features import MIN_CAMERA_CROPS  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
@@ -113,6 +113,37 @@ def test_pretrain_leaves_a_complete_run_folder(
     assert [row["round"] for row in rows] == [1, 2]
     assert 0 <= rows[-1]["val_mAP"] <= 1
     assert not run.network().training
+
+
+def test_body_parts_are_found_once_and_leave_no_trace_in_the_network(
+    market: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx", reason="the parsing model is made by onnx")
+    from tests.support.parsing_models import parsing_model
+
+    path = parsing_model(tmp_path / "parser.onnx", takes="float", size=(24, 12))
+    options = SourceOptions(
+        parts="masks", parts_model=str(path), upper_classes=(0, 1), lower_classes=(2,)
+    )
+    root = market("source")
+    recipe = SOURCE.model_copy(update={"options": options})
+    run = Run.open(source_run(root, tmp_path / "run", recipe=recipe).path)
+    assert run.info.parsing is not None
+    assert run.info.parsing.source == str(path)
+    assert run.info.parsing.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert all(row["loss_id_upper"] > 0 for row in run.metrics())
+    plain = Run.open(source_run(root, tmp_path / "plain").path)
+    assert plain.info.parsing is None
+    assert set(run.network().state_dict()) == set(plain.network().state_dict())
+    assert weights(run.path) != weights(plain.path)
+
+
+def test_a_parsing_model_that_is_not_there_is_noticed_before_crops_are_read(tmp_path: Path) -> None:
+    options = SourceOptions(parts="masks", parts_model=str(tmp_path / "absent.onnx"))
+    recipe = SOURCE.model_copy(update={"options": options})
+    with pytest.raises(ConfigError, match=r"no file .*absent\.onnx"):
+        source_run(tmp_path / "no crops either", tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
 
 
 def test_same_seed_same_weights(market: Callable[..., Path], tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_normalise_by_hand() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_masks_are_scaled_to_one_and_colours_stay_what_they_are() -> None:
+    images, masks = pixels(), pixels(seed=1)[..., :2]
+    out = normalise(torch.cat([images, masks], dim=3))
+    assert torch.equal(out[:, :3], normalise(images))
+    torch.testing.assert_close(out[:, 3:], masks.permute(0, 3, 1, 2).float() / 255)
+
+
 def test_flip_flips_each_image_or_leaves_it() -> None:
     images = pixels(64)
     out = random_flip(images, 0.5, generator())
