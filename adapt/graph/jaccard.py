@@ -89,7 +89,7 @@ class JaccardGraph:
     Holds the neighbours, V' (some 80 entries a row) and the matrix that was asked for last, nothing
     N x N.
 
-    near: the neighbours that it stands on.
+    features, near: the rows of length 1 and their neighbours that it stands on.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class JaccardGraph:
         self._stages = stages or Stages()
         if k1 < 1 or k2 < 1 or variant not in ("classic", "faiss"):
             raise ValueError(f"k1 {k1}, k2 {k2} must be >= 1; {variant!r} classic or faiss")
-        rows = UnitRows(features)
+        self.features = rows = UnitRows(features)
         reach = k1 + 1 if variant == "classic" else k1
         with self._stages("neighbours"):
             self.near = nearest_neighbours(

@@ -1,11 +1,12 @@
 """The methods by name. One paper, one file."""
 
+from adapt.methods.aml import AML
 from adapt.methods.base import Method, SiteMethod
 from adapt.methods.mmt import MMT
 from adapt.methods.nrmt import NRMT
 from adapt.methods.source import Source
 
-METHODS: dict[str, type[SiteMethod]] = {"mmt": MMT, "nrmt": NRMT}
+METHODS: dict[str, type[SiteMethod]] = {"aml": AML, "mmt": MMT, "nrmt": NRMT}
 """What `resight adapt --method` offers. `Source` pre-trains and has no site."""
 
-__all__ = ["METHODS", "MMT", "NRMT", "Method", "SiteMethod", "Source"]
+__all__ = ["AML", "METHODS", "MMT", "NRMT", "Method", "SiteMethod", "Source"]
