@@ -23,8 +23,9 @@ Departures from the paper (docs/methods/aml.md argues each)
     3. The re-ranked distance is without the original one (lambda 0): k1 20, k2 6. Where it cannot
        order, because nothing is shared, the original one does.
     4. Without cameras the 18 nearest are listed instead of 3 and 15.
-    5. d and f in (5)-(7) are of the pooled feature before the BN neck, not normalised; positives
-       and negatives are the hardest of the batch; alpha is 0.3.
+    5. d and f in (5)-(7) are of the pooled feature before the BN neck, not normalised (f by choice
+       of the feature after it, `similarity`); positives and negatives are the hardest of the
+       batch; alpha is 0.3.
     6. s_p is a weight, without gradient (`sw_grad`), clamped to [0, 1].
     7. "Until training converges" is a share of the rounds, `weighted_share`.
     8. Clusters are made anew each round; each classifier then starts from its own network's
@@ -80,6 +81,9 @@ class AMLOptions(MethodOptions):
     margin: float = Field(0.3, ge=0, description="alpha of (5) and (6)")
     beta: float = Field(0.7, gt=0, le=1, description="of (8): an identity loss weighs at most 1/it")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the identity loss")
+    similarity: Literal["pooled", "neck"] = Field(
+        "pooled", description="whose cosine s_p of (7) is: before or after the BN neck"
+    )
     sw_grad: bool = Field(False, description="let gradients pass through s_p")
     keep: Literal[1, 2] = Field(1, description="the network that is exported")
 
@@ -179,7 +183,8 @@ class AML:
             out = net(view)
             dist_BB = pairwise_distance(out.pooled)
             hard = mine_hard_triplets(dist_BB, batch.label)
-            similarity_B = positive_similarity(out.pooled, batch.label)
+            compared_BD = out.pooled if o.similarity == "pooled" else out.neck
+            similarity_B = positive_similarity(compared_BD, batch.label)
             if not o.sw_grad:
                 similarity_B = similarity_B.detach()
             weighted_BB = weight_negatives(dist_BB, hard, similarity_B)
