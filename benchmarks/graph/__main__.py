@@ -57,6 +57,8 @@ def main() -> None:
     add("--variant", choices=K1, default="faiss", help="scale, whole, pictures")
     add("--public", type=Path, action="append", default=[], metavar="FILE.py",
         help="SpCL's faiss_rerank.py or OpenUnReID's compute_dist.py; repeatable")  # fmt: skip
+    add("--per-person", nargs="+", type=int, default=[4, 8, 17, 40], help="radius: images, mean")
+    add("--noises", nargs="+", type=float, default=[0.6, 1.0, 1.4], help="radius: see sites.py")
     add("--features", type=Path, action="append", default=[], help="radius: real .npy; repeatable")
     add("--people", type=Path, action="append", default=[], help="of each --features")
     add("--cameras", type=Path, action="append", default=[], help="of each --features, or of none")

@@ -25,9 +25,10 @@ def radius(options: argparse.Namespace) -> None:
     if options.features:
         real_radius(options)
         return
-    sizes, noises = options.sizes or (500, 2000, 8000, 32000), (0.6, 1.0, 1.4)
+    sizes = options.sizes or (500, 2000, 8000, 32000)
+    cases = itertools.product(sizes, options.per_person, options.noises, K1)
     rows: Rows = []
-    for images, per_person, noise, variant in itertools.product(sizes, (4, 8, 17, 40), noises, K1):
+    for images, per_person, noise, variant in cases:
         data = site(images, per_person, noise=noise, seed=images + per_person).centred()
         found = {name: asdict(rule) for name, rule in radius_rules(data, variant).items()}
         case = {"images": images, "per_person": per_person, "noise": noise, "variant": variant}
