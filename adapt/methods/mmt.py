@@ -9,7 +9,8 @@ Where the equations live
     (5) soft identity loss          adapt.losses.classification.soft_cross_entropy
     (6), (7) softmax-triplet loss   adapt.losses.triplet.softmax_triplet
     (8) soft softmax-triplet loss   adapt.losses.triplet.soft_softmax_triplet
-    (9) their weighted sum          MMT.step
+    (1), (5), (6), (8) of one net   adapt.losses.mutual.mutual_terms
+    (9) their weighted sum          adapt.losses.mutual.mutual_weights, MMT.step
     Algorithm 1                     MMT.relabel, MMT.step, MMT.after_step
 
 Departures from the paper (docs/methods/mmt.md argues each); 1-5 follow its public code
@@ -36,13 +37,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.ema import ema_momentum, update_ema
-from adapt.labels.centers import cluster_centers
-from adapt.losses.classification import cross_entropy, soft_cross_entropy
-from adapt.losses.distance import pairwise_distance
-from adapt.losses.triplet import mine_hard_triplets, soft_softmax_triplet, softmax_triplet
+from adapt.losses.mutual import mutual_terms, mutual_weights
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -98,13 +97,7 @@ class MMT:
         first_ND, second_ND = table.features
         mean_ND = np.float32(0.5) * (first_ND + second_ND)
         labels = self.clusterer(mean_ND, table.cameras)
-        if not labels.clusters:
-            return (labels,)  # the loop refuses them
-        center_KD = torch.from_numpy(cluster_centers(mean_ND, labels.labels, normalise=True))
-        for net in self.students + self.teachers:
-            net.reset_classifier(labels.clusters, center_KD)
-        for teacher in self.teachers:
-            teacher.requires_grad_(False)
+        start_from_centers(self.students + self.teachers, mean_ND, labels)
         return (labels,)
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
@@ -117,22 +110,12 @@ class MMT:
         terms: dict[str, torch.Tensor] = {}
         stats: dict[str, float] = {}
         for k, peer in ((0, 1), (1, 0)):
-            dist_BB = pairwise_distance(out[k].pooled)
-            hard = mine_hard_triplets(dist_BB, batch.label)
-            peer_BB = pairwise_distance(mean[peer].pooled)
             n = k + 1
-            terms[f"id_{n}"] = cross_entropy(out[k].logits, batch.label, o.label_smoothing)
-            terms[f"soft_id_{n}"] = soft_cross_entropy(out[k].logits, mean[peer].logits)
-            terms[f"tri_{n}"] = softmax_triplet(dist_BB, hard)
-            terms[f"soft_tri_{n}"] = soft_softmax_triplet(dist_BB, peer_BB, hard)
+            four = mutual_terms(out[k], mean[peer], batch.label, o.label_smoothing)
+            terms |= {f"{name}_{n}": term for name, term in four._asdict().items()}
             right = out[k].logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = float(right.float().mean())
-        share = {
-            "id": 1 - o.lambda_id,
-            "soft_id": o.lambda_id,
-            "tri": 1 - o.lambda_tri,
-            "soft_tri": o.lambda_tri,
-        }
+        share = mutual_weights(o.lambda_id, o.lambda_tri)
         weights = {name: share[name.rsplit("_", 1)[0]] for name in terms}
         return Losses(terms, weights, stats)
 

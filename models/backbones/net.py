@@ -59,7 +59,7 @@ class ReIDNet(nn.Module):
             self.reset_classifier(classes)
 
     def reset_classifier(self, classes: int, weight: torch.Tensor | None = None) -> None:
-        """Put a new bias-free classifier in place, on the device of the neck.
+        """Put a new bias-free classifier in place: on the device of the neck, frozen if that is.
 
         Args:
             classes: K >= 1.
@@ -78,6 +78,7 @@ class ReIDNet(nn.Module):
         self.classifier = nn.Linear(
             self.dimension, classes, bias=False, device=like.device, dtype=like.dtype
         )
+        self.classifier.requires_grad_(like.requires_grad)
         with torch.no_grad():
             if weight is None:
                 nn.init.normal_(self.classifier.weight, std=_CLASSIFIER_STD)

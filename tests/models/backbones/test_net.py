@@ -94,6 +94,11 @@ def test_classifier_starts_small_and_can_be_replaced(net: ReIDNet, x: torch.Tens
     assert [k for k in net.state_dict() if "classifier" in k] == ["classifier.weight"]
 
 
+def test_a_frozen_networks_new_classifier_is_frozen(net: ReIDNet) -> None:
+    net.requires_grad_(False).reset_classifier(3)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
 @pytest.mark.parametrize(("classes", "shape"), [(0, None), (-1, None), (3, (4, 1280)), (3, (3, 9))])
 def test_classifier_shapes_are_checked(
     net: ReIDNet, classes: int, shape: tuple[int, int] | None
