@@ -8,6 +8,7 @@ crop, normalisation, random erasing (Zhong et al. 2020). Resizing happened befor
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,6 +82,54 @@ def random_erase(
     the mean colour it means; 0 is.
     images: (B, 3, H, W) float32. Returns a new tensor of the same shape.
     """
+    height, width = images.shape[2:]
+    box = _draw_boxes(images, probability, area, aspect, generator)
+    top = (box.y * (height - box.h + 1)).floor()
+    left = (box.x * (width - box.w + 1)).floor()
+    return _erase(images, box, top, left)
+
+
+def erase_at(
+    images: Tensor,
+    point_B2: Tensor,
+    *,
+    probability: float,
+    area: tuple[float, float],
+    aspect: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Erase one rectangle of each chosen image, drawn as in `random_erase`, around a given point.
+
+    What of it lies outside the image is lost, so that the point stays its centre.
+    images: (B, 3, H, W) float32. point_B2: (B, 2) row and column in pixels from the top left
+    corner. Returns a new tensor of the images' shape.
+    """
+    if point_B2.shape != (len(images), 2):
+        raise ValueError(f"points {tuple(point_B2.shape)} must be ({len(images)}, 2)")
+    point_B2 = point_B2.cpu()
+    box = _draw_boxes(images, probability, area, aspect, generator)
+    top = (point_B2[:, :1] - box.h / 2).round()
+    left = (point_B2[:, 1:] - box.w / 2).round()
+    return _erase(images, box, top, left)
+
+
+class _Boxes(NamedTuple):
+    """chosen: (B,) whether to erase at all. h, w: (B, 1) pixels. y, x: (B, 1) place in [0, 1)."""
+
+    chosen: Tensor
+    h: Tensor
+    w: Tensor
+    y: Tensor
+    x: Tensor
+
+
+def _draw_boxes(
+    images: Tensor,
+    probability: float,
+    area: tuple[float, float],
+    aspect: float,
+    generator: torch.Generator,
+) -> _Boxes:
     count, _, height, width = images.shape
     attempts = 10
     draw = torch.rand(4, count, attempts, generator=generator)
@@ -91,11 +140,13 @@ def random_erase(
     fits = (h < height) & (w < width) & (h > 0) & (w > 0)
     chosen = (torch.rand(count, generator=generator) < probability) & fits.any(1)
     pick = fits.int().argmax(1, keepdim=True)
-    h, w, y, x = (v.gather(1, pick) for v in (h, w, draw[2], draw[3]))
-    top, left = (y * (height - h + 1)).floor(), (x * (width - w + 1)).floor()
-    row, column = torch.arange(height), torch.arange(width)
-    inside = ((row >= top) & (row < top + h))[:, :, None] & (
-        (column >= left) & (column < left + w)
+    return _Boxes(chosen, *(v.gather(1, pick) for v in (h, w, draw[2], draw[3])))
+
+
+def _erase(images: Tensor, box: _Boxes, top: Tensor, left: Tensor) -> Tensor:
+    row, column = torch.arange(images.shape[2]), torch.arange(images.shape[3])
+    inside = ((row >= top) & (row < top + box.h))[:, :, None] & (
+        (column >= left) & (column < left + box.w)
     )[:, None, :]
-    inside &= chosen[:, None, None]
+    inside &= box.chosen[:, None, None]
     return images.masked_fill(inside.to(images.device)[:, None], 0.0)

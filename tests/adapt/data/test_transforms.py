@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.config import Augmentation  # noqa: E402
 from adapt.data.transforms import (  # noqa: E402
     augment,
+    erase_at,
     normalise,
     random_crop,
     random_erase,
@@ -130,3 +131,86 @@ def test_erased_area_is_distributed_as_torchvision_does_it() -> None:
     share = (ours[:, 0] == 0).float().mean((1, 2)).numpy()
     assert share.mean() == pytest.approx(theirs.mean(), abs=0.02)
     assert share.std() == pytest.approx(theirs.std(), abs=0.02)
+
+
+def erased_box(image: torch.Tensor) -> tuple[int, int, int, int]:
+    """Rows [top, bottom) and columns [left, right) that are 0; all of them, and nothing else."""
+    rows = (image[0] == 0).any(1).nonzero()[:, 0].tolist()
+    columns = (image[0] == 0).any(0).nonzero()[:, 0].tolist()
+    box = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    assert (image == 0).sum() == 3 * (box[1] - box[0]) * (box[3] - box[2]), "a rectangle"
+    return box
+
+
+def test_erasing_at_a_point_by_hand() -> None:
+    """Area 1/8 of 64 x 32 at aspect 1: a box of 16 x 16."""
+    points = torch.tensor([[32.0, 16.0], [8.0, 24.0], [0.0, 31.0]])
+    out = erase_at(
+        torch.ones(3, 3, 64, 32),
+        points,
+        probability=1.0,
+        area=(0.125, 0.125),
+        aspect=1.0,
+        generator=generator(),
+    )
+    boxes = [erased_box(image) for image in out]
+    assert boxes == [(24, 40, 8, 24), (0, 16, 16, 32), (0, 8, 23, 32)]  # the last is cut off
+
+
+def test_erasing_at_a_point_is_random_erasing_moved_there() -> None:
+    """Same draws, same images, same sizes; each box centred on its point or cut at the border."""
+    images, count = torch.ones(200, 3, 64, 32), 200
+    points = torch.rand(count, 2, generator=generator(1)) * torch.tensor([64.0, 32.0])
+    changes = {"probability": 0.5, "area": (0.02, 0.2), "aspect": 0.3}
+    anywhere = random_erase(images, generator=generator(2), **changes)  # type: ignore[arg-type]
+    there = erase_at(images, points, generator=generator(2), **changes)  # type: ignore[arg-type]
+    assert (images == 1).all(), "the input is not changed"
+    for free, moved, (y, x) in zip(anywhere, there, points.tolist(), strict=True):
+        assert bool((free == 0).any()) == bool((moved == 0).any())
+        if not (free == 0).any():
+            continue
+        top, bottom, left, right = erased_box(free)
+        height, width = bottom - top, right - left
+        first, column = round(y - height / 2), round(x - width / 2)
+        expected = (max(first, 0), min(first + height, 64), max(column, 0), min(column + width, 32))
+        assert erased_box(moved) == expected
+
+
+def test_erasing_is_pinned() -> None:
+    """Boxes of a seed: another order of draws would change every run."""
+    images = torch.ones(4, 3, 64, 32)
+    free = random_erase(
+        images, probability=1.0, area=(0.02, 0.4), aspect=0.3, generator=generator()
+    )
+    assert [erased_box(image) for image in free] == [
+        (1, 22, 9, 29),
+        (26, 52, 8, 20),
+        (32, 63, 14, 32),
+        (16, 26, 0, 27),
+    ]
+    at = erase_at(
+        images,
+        torch.tensor([[32.0, 16.0]]).expand(4, 2),
+        probability=1.0,
+        area=(0.02, 0.2),
+        aspect=0.3,
+        generator=generator(),
+    )
+    assert [erased_box(image) for image in at] == [
+        (24, 39, 9, 23),
+        (22, 41, 12, 21),
+        (21, 43, 10, 23),
+        (28, 36, 6, 26),
+    ]
+
+
+def test_points_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be \(2, 2\)"):
+        erase_at(
+            torch.ones(2, 3, 8, 8),
+            torch.zeros(3, 2),
+            probability=1.0,
+            area=(0.1, 0.2),
+            aspect=0.5,
+            generator=generator(),
+        )
