@@ -109,6 +109,10 @@ class Clustering(_Section):
 class MethodOptions(_Section):
     """Base of what one method alone knows; each method file defines its own."""
 
+    def students_wanted(self, most: int) -> int:
+        """How many source-trained networks these options leave of the method's `most`."""
+        return most
+
 
 class Recipe(_Section):
     """Everything that decides a run, but for the data, the seed and the initial networks.

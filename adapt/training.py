@@ -121,7 +121,7 @@ def adapt(
     torch.manual_seed(machine.seed)
     method_type = METHODS[recipe.method]
     runs = [Run.open(path) for path in inits]
-    nets = _students(runs, method_type.students_wanted)
+    nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
     first = runs[0].info
     data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:

@@ -66,7 +66,7 @@ class Method(Protocol):
 class SiteMethod(Method, Protocol):
     """A method that adapts source-trained networks to an unlabelled site.
 
-    students: how many source-trained networks it starts from.
+    students_wanted: how many source-trained networks it starts from; its options may leave fewer.
     """
 
     students_wanted: ClassVar[int]
