@@ -20,8 +20,11 @@ def start_from_centers(
 
     Cluster ids mean nothing across rounds, so what a classifier learned of them does not either.
 
-    features: (N, D) embeddings in the networks' own space. Source: MMT's public code.
+    features: (N, D) embeddings in the networks' own space. Without clusters the classifiers stay:
+    the loop refuses such labels. Source: MMT's public code.
     """
+    if not labels.clusters:
+        return
     center_KD = torch.from_numpy(cluster_centers(features, labels.labels, normalise=True))
     for net in nets:
         net.reset_classifier(labels.clusters, center_KD)

@@ -12,20 +12,22 @@ Where the equations live
     (6) structure distillation      adapt.losses.imitation.structure_loss
     (7), with (4): weighted sum     HLI.step; its first four terms adapt.losses.mutual
 
-Departures from the paper (docs/methods/hli.md argues each)
+Departures from the paper, numbered as in docs/methods/hli.md, which argues each
     1. One student and its average, as the text says; `peers` = 2 crosses two pairs as MMT does.
     2. A student and its teacher see the two views of a crop, as in MMT's equation (5).
     3. The map is the temporal average's, in eval mode, of the augmented view and the crop's
-       cluster; the paper's is the student's. It is made anew in each step.
+       cluster, made anew in each step; the paper's is the student's.
     4. The erased box, of no given size, is drawn as in random erasing, of at most a fifth of the
        image. A map without a maximum gives a random point.
-    5. "Features" are b(x) of unit length, their distances summed over the dimensions.
+    5. "Features" are b(x) of unit length, their squared distances summed over the dimensions.
     6. The repelling half of (3) ends at `bound`: without one, features that are not normalised
        run away.
     7. "Normalized inverse Euclidean distance" is 1/(1 + d); `relation` has two other readings.
     8. The weights listed as "lambda_dis" and "beta = gamma" are lambda_imi and alpha = beta.
-    9. What the paper takes over from MMT has the departures 1-6 of adapt.methods.mmt.
-    10. The average is kept; the paper does not say which network is.
+    9. A teacher is right where its largest logit is the crop's cluster; empty sets give 0.
+    10. What the paper takes over from MMT departs as adapt.methods.mmt does.
+    11. The average is kept; the paper does not say which network is.
+    12. The randomness of erasing follows from the crops in the batch.
 """
 
 from __future__ import annotations
