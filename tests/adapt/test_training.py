@@ -379,7 +379,8 @@ def noise(root: Path, names: Sequence[str], seed: int = 0) -> Path:
 def test_clusters_are_drawn_with_the_runs_seed(tmp_path: Path, init: Path) -> None:
     """On noise k-means ends where its start leads; the first round's features are the same."""
     site = noise(tmp_path / "site", [f"{c}/{n}.png" for c in "ab" for n in range(16)])
-    once = MMT.model_copy(update={"schedule": Schedule(rounds=1, iterations=1)})
+    many = MMT.clustering.model_copy(update={"clusters": 12})  # no cluster holds half of them
+    once = MMT.model_copy(update={"schedule": Schedule(rounds=1, iterations=1), "clustering": many})
     found = set()
     for seed in range(1, 5):
         machine = Machine(torch.device("cpu"), seed)
