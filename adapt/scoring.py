@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from adapt.cameras import center_cameras
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import SPLIT_FOLDERS, read_market
+from adapt.data.folders import labelled_splits, read_labelled
 from adapt.data.loading import load_crops
 from adapt.device import pick_device
 from adapt.errors import DataError
@@ -42,22 +42,22 @@ class LabelledCrops:
 
     @classmethod
     def read(cls, root: Path, preprocessing: Preprocessing) -> LabelledCrops:
-        """Read query/ against bounding_box_test/, or all of bounding_box_train/ if it is alone.
+        """Read the queries against the gallery, or all training crops if there is nothing else.
 
         Raises DataError (also NoImagesError) when the layout is neither.
         """
-        present = {split for split, name in SPLIT_FOLDERS.items() if (root / name).is_dir()}
+        present = labelled_splits(root)
         if {"query", "gallery"} <= present:
             return cls(
-                load_crops(read_market(root, ("query",)), preprocessing),
-                load_crops(read_market(root, ("gallery",)), preprocessing),
+                load_crops(read_labelled(root, ("query",)), preprocessing),
+                load_crops(read_labelled(root, ("gallery",)), preprocessing),
             )
         if present == {"train"}:
-            everything = load_crops(read_market(root, ("train",)), preprocessing)
+            everything = load_crops(read_labelled(root, ("train",)), preprocessing)
             return cls(everything, everything)
         raise DataError(
             f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
-            "(then every crop is a query against all others)"
+            "(then every crop is a query against all others), or MSMT17's lists with their folders"
         )
 
     def score(

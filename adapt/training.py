@@ -16,10 +16,11 @@ import torch
 from adapt.clustering import Clusterer
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import Split, read_market, read_site
+from adapt.data.folders import read_labelled, read_site
 from adapt.data.loading import load_crops
 from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.sources import merge_sources, refuse_twice
+from adapt.data.splits import Split
 from adapt.errors import AdaptError, RunError
 from adapt.loop import Round, train
 from adapt.methods import METHODS, Method, Source
@@ -57,9 +58,9 @@ def pretrain(
 ) -> Run:
     """Train one network on labelled crops.
 
-    sources: Market-1501-style folders, each once; identities of different folders are different
-    people.
-    splits: which of their sub-folders to learn from. weights: see `load_weights`; None starts
+    sources: labelled folders (`read_labelled`), each once; identities of different folders are
+    different people.
+    splits: which of their parts to learn from. weights: see `load_weights`; None starts
     from random numbers. validation: labelled set scored after each round, for the curves only.
     A recipe with `parts = masks` has every crop parsed once, before training.
     Raises DataError, ConfigError, RunError, WeightsError.
@@ -79,7 +80,9 @@ def pretrain(
         path = Path(options.parts_model)
         parser = PartParser(path, (options.upper_classes, options.lower_classes))
         parsing = WeightsInfo(source=str(path), sha256=sha256_file(path))
-    data = load_crops(merge_sources([read_market(root, splits) for root in sources]), preprocessing)
+    data = load_crops(
+        merge_sources([read_labelled(root, splits) for root in sources]), preprocessing
+    )
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.config import Recipe
-from adapt.data.folders import Split, read_market, read_site
+from adapt.data.folders import read_market, read_site
 from adapt.data.loading import load_crops
 from adapt.data.sources import merge_sources
+from adapt.data.splits import Split
 from adapt.device import pick_device
 from adapt.evaluate.bootstrap import paired_bootstrap
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores

@@ -1,4 +1,4 @@
-"""Find the crops below a folder: Market-1501-style sets and plain site folders.
+"""Find the crops below a folder: labelled sets in their published layouts, plain site folders.
 
 Nothing is decoded here; `adapt.data.cache` does that and leaves out what cannot be read.
 """
@@ -6,17 +6,17 @@ Nothing is decoded here; `adapt.data.cache` does that and leaves out what cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from adapt.data.msmt17 import LISTS, msmt17_splits, read_msmt17
+from adapt.data.splits import Split, camera_codes
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED, CropSet, Dropped, Sample
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
-Split = Literal["train", "query", "gallery"]
 SPLIT_FOLDERS: dict[Split, str] = {
     "train": "bounding_box_train",
     "query": "query",
@@ -36,6 +36,33 @@ class _Found:
 
     def key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def labelled_splits(root: Path) -> set[Split]:
+    """Parts of a labelled set that lie below a folder, in either layout of `read_labelled`."""
+    return _market_splits(root) or msmt17_splits(root)
+
+
+def read_labelled(root: Path, splits: Sequence[Split]) -> CropSet:
+    """List labelled crops in the layout that is found below `root`.
+
+    Market-1501's (`read_market`; DukeMTMC-reID's is the same) where one of its folders lies there,
+    else MSMT17's (`read_msmt17`).
+    Raises NoImagesError when it is neither or a split is missing; DataError as the readers do.
+    """
+    if not labelled_splits(root):
+        lists = ", ".join(name for names in LISTS.values() for name in names)
+        raise NoImagesError(
+            f"{root} holds no labelled set: looked for the folders "
+            f"{', '.join(SPLIT_FOLDERS.values())} (Market-1501, DukeMTMC-reID) and for {lists} "
+            "beside train and test (MSMT17)"
+        )
+    read = read_market if _market_splits(root) else read_msmt17
+    return read(root, splits)
+
+
+def _market_splits(root: Path) -> set[Split]:
+    return {split for split, name in SPLIT_FOLDERS.items() if (root / name).is_dir()}
 
 
 def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
@@ -58,7 +85,7 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
             f"(PPPP_cC...), first: {wrong[0].name}; rename them or use a plain site folder"
         )
     named = [(path, m, f"c{m['camera']}") for path, m in zip(images, matches, strict=True) if m]
-    cameras = _camera_codes(camera for _, _, camera in named)
+    cameras = camera_codes(camera for _, _, camera in named)
     samples = tuple(
         Sample(path, path.relative_to(root).as_posix(), cameras[camera], int(m["person"]))
         for path, m, camera in named
@@ -69,24 +96,36 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
 def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     """List the unlabelled crops of a site; identities in file names are never read.
 
+    Of a labelled set (see `read_labelled`) these are its training crops, with their cameras.
     Cameras, by the first rule that applies: `camera_pattern` (regular expression searched in
     the path below `root`; its group `camera`, or its first group, names the camera); Market-1501
-    file names (`PPPP_cC...`, all of them, in one folder; of a Market-style set that is
-    bounding_box_train); the first folder below `root`; otherwise one camera for all.
+    file names (`PPPP_cC...`, all of them, in one folder); the first folder
+    below `root`; otherwise one camera for all.
     Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
     does not match every file, or when a folder has the name of the camera of crops outside
     folders.
     """
     market = root / SPLIT_FOLDERS["train"]
-    base = market if market.is_dir() else root
-    found = _find(base, root)
-    names = _camera_names(found, base, camera_pattern)
-    cameras = _camera_codes(names)
+    if not market.is_dir() and "train" in msmt17_splits(root):
+        found, names = _listed_site(root, camera_pattern)
+    else:
+        base = market if market.is_dir() else root
+        found = _find(base, root)
+        names = _camera_names(found, base, camera_pattern)
+    cameras = camera_codes(names)
     samples = tuple(
         Sample(path, found.key(path), cameras[name], UNLABELLED)
         for path, name in zip(found.images, names, strict=True)
     )
     return CropSet(root, samples, tuple(cameras), found.ignored)
+
+
+def _listed_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:
+    crops = read_msmt17(root, ("train",))
+    found = _Found(root, tuple(sample.path for sample in crops.samples), ())
+    if pattern is not None:
+        return found, _matched_cameras(found, pattern)
+    return found, [crops.cameras[sample.camera] for sample in crops.samples]
 
 
 def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
@@ -122,15 +161,6 @@ def _matched_cameras(found: _Found, pattern: str) -> list[str]:
             )
         names.append(match[group])
     return names
-
-
-def _by_number(name: str) -> tuple[object, ...]:
-    """Sort key under which c2 comes before c10."""
-    return tuple(int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name))
-
-
-def _camera_codes(names: Iterable[str]) -> dict[str, int]:
-    return {name: code for code, name in enumerate(sorted(set(names), key=_by_number))}
 
 
 def _find(folder: Path, root: Path) -> _Found:
