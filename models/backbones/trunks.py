@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -40,7 +41,15 @@ class IBN(nn.Module):
         return torch.cat([self.IN(instance), self.BN(batch)], dim=1)
 
 
-def _resnet(name: str, *, ibn_a: bool) -> nn.Sequential:
+Stem = Literal["torchvision", "mmt", "fastreid"]
+"""What lies between the first convolution and the first stage of a ResNet.
+
+mmt: without ReLU, as in the ResNet of MMT's public code. fastreid: pooling without padding, as in
+fast-reid since November 2020. Neither changes a name or a shape, only what trained weights mean.
+"""
+
+
+def _resnet(name: str, *, ibn_a: bool, stem: Stem = "torchvision") -> nn.Sequential:
     net = torchvision.models.get_model(name, weights=None)
     first = net.layer4[0]
     strided = first.conv2 if hasattr(first, "conv3") else first.conv1
@@ -49,6 +58,10 @@ def _resnet(name: str, *, ibn_a: bool) -> nn.Sequential:
     if ibn_a:
         for block in (*net.layer1, *net.layer2, *net.layer3):
             block.bn1 = IBN(block.bn1.num_features)
+    if stem == "mmt":
+        del net.relu
+    if stem == "fastreid":
+        net.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
     children = [(key, child) for key, child in net.named_children() if key not in ("avgpool", "fc")]
     return nn.Sequential(OrderedDict(children))
 
@@ -65,6 +78,9 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {
     "resnet18_ibn_a": (partial(_resnet, "resnet18", ibn_a=True), 512),
     "resnet34_ibn_a": (partial(_resnet, "resnet34", ibn_a=True), 512),
     "resnet50_ibn_a": (partial(_resnet, "resnet50", ibn_a=True), 2048),
+    "resnet50_mmt": (partial(_resnet, "resnet50", ibn_a=False, stem="mmt"), 2048),
+    "resnet50_fastreid": (partial(_resnet, "resnet50", ibn_a=False, stem="fastreid"), 2048),
+    "resnet50_ibn_a_fastreid": (partial(_resnet, "resnet50", ibn_a=True, stem="fastreid"), 2048),
     "mobilenet_v2": (_mobilenet_v2, 1280),
 }
 
@@ -72,11 +88,24 @@ BACKBONES = tuple(_BUILDERS)
 """Names that `build_backbone` knows."""
 
 
+def stem_of(name: str) -> Stem:
+    """Stem of a backbone; of one that is no ResNet, `torchvision`."""
+    last = name.rpartition("_")[2]
+    return "mmt" if last == "mmt" else "fastreid" if last == "fastreid" else "torchvision"
+
+
+def with_stem(name: str, stem: Stem) -> str:
+    """Name of the same backbone with another stem; not every one exists."""
+    plain = name.removesuffix(f"_{stem_of(name)}")
+    return plain if stem == "torchvision" else f"{plain}_{stem}"
+
+
 def build_backbone(name: str) -> tuple[nn.Sequential, int]:
     """Build a trunk with fresh weights from torch's global generator.
 
     Args:
-        name: one of `BACKBONES`; `_ibn_a` marks IBN-a in stages 1 to 3.
+        name: one of `BACKBONES`; `_ibn_a` marks IBN-a in stages 1 to 3, `_mmt` and `_fastreid`
+            another `Stem`.
 
     Returns:
         The trunk, (B,3,H,W) -> (B,C,h,w), and C. ResNets have h = H/16 (last stride 1),

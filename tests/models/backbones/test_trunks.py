@@ -7,19 +7,59 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from torch import nn
 
-from models.backbones.trunks import BACKBONES, IBN, build_backbone
+from models.backbones.trunks import BACKBONES, IBN, Stem, build_backbone, stem_of, with_stem
 from models.errors import BackboneError
 from models.torchvision_compat import torchvision
 
 RESNETS = [name for name in BACKBONES if name.startswith("resnet")]
-IBN_NETS = [name for name in BACKBONES if name.endswith("_ibn_a")]
+IBN_NETS = [name for name in BACKBONES if "_ibn_a" in name]
 
 
 def test_the_names() -> None:
     assert set(BACKBONES) == {
         *(f"resnet{depth}{ibn}" for depth in (18, 34, 50) for ibn in ("", "_ibn_a")),
+        *("resnet50_mmt", "resnet50_fastreid", "resnet50_ibn_a_fastreid"),
         "mobilenet_v2",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "plain"),
+    [
+        ("resnet50", "torchvision", "resnet50"),
+        ("resnet50_ibn_a", "torchvision", "resnet50_ibn_a"),
+        ("mobilenet_v2", "torchvision", "mobilenet_v2"),
+        ("resnet50_mmt", "mmt", "resnet50"),
+        ("resnet50_ibn_a_fastreid", "fastreid", "resnet50_ibn_a"),
+    ],
+)
+def test_stems_are_part_of_the_name(name: str, stem: Stem, plain: str) -> None:
+    assert stem_of(name) == stem
+    assert with_stem(name, "torchvision") == plain
+    assert with_stem(plain, stem) == name
+    assert with_stem(name, stem) == name
+
+
+def stem_only(name: str, x: torch.Tensor) -> torch.Tensor:
+    """What reaches the first stage when the stem's convolution and norm pass values on."""
+    with torch.device("meta"):
+        trunk, _ = build_backbone(name)
+    children = dict(trunk.named_children())
+    for key in ("relu", "maxpool"):
+        if key in children:
+            x = children[key](x)
+    return x
+
+
+def test_stems_by_hand() -> None:
+    """Windows of 3 every 2: padded they start at -1, unpadded at 0; ReLU lifts what is below 0."""
+    x = torch.tensor([[-9.0, -2.0, -1.0, 4.0, -3.0, -8.0]]).expand(6, 6).reshape(1, 1, 6, 6)
+    for name, row in (
+        ("resnet50", [0.0, 4.0, 4.0]),
+        ("resnet50_mmt", [-2.0, 4.0, 4.0]),
+        ("resnet50_fastreid", [0.0, 4.0, 0.0]),
+    ):
+        assert stem_only(name, x.clone()).tolist() == [[[row] * 3]], name
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -62,10 +102,12 @@ def test_ibn_a_is_in_stages_1_to_3_and_nowhere_else(name: str) -> None:
 def test_names_of_weights_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         trunk, _ = build_backbone(name)
-        plain = torchvision.models.get_model(name.removesuffix("_ibn_a"), weights=None)
+        plain = torchvision.models.get_model(
+            with_stem(name, "torchvision").removesuffix("_ibn_a"), weights=None
+        )
     theirs = {k for k in plain.state_dict() if not k.startswith(("fc.", "classifier."))}
     ours = set(trunk.state_dict())
-    if name.endswith("_ibn_a"):
+    if "_ibn_a" in name:
         split = {k for k in ours if ".bn1.IN." in k or ".bn1.BN." in k}
         merged = {k.replace(".IN.", ".").replace(".BN.", ".") for k in split}
         ours = ours - split | merged

@@ -1,0 +1,236 @@
+"""Checkpoints of MMT's public code and of fast-reid: their key names, their networks' answers.
+
+The networks below are written after the shapes and names of those projects; that ours gives what
+they give is the proof that every tensor found its place.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
+from torch import nn
+
+from models.backbones.net import ReIDNet
+from models.backbones.trunks import build_backbone
+from models.backbones.weights import load_weights
+from models.errors import WeightsError
+
+PEOPLE = 5
+
+
+def lively(net: nn.Module) -> nn.Module:
+    """Norms as training leaves them, so that nothing cancels out."""
+    torch.manual_seed(3)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return net.eval()
+
+
+class MMTNet(nn.Module):
+    """`base` is a numbered sequence; the plain ResNet of that code has no ReLU in its stem."""
+
+    def __init__(self, backbone: str, *, relu: bool) -> None:
+        super().__init__()
+        trunk, channels = build_backbone(backbone)
+        parts = dict(trunk.named_children())
+        if not relu:
+            parts.pop("relu")
+        self.base = nn.Sequential(*parts.values())
+        self.feat_bn = nn.BatchNorm1d(channels)
+        self.classifier = nn.Linear(channels, PEOPLE, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.feat_bn(self.base(x).mean((2, 3))))
+
+
+class FastReID(nn.Module):
+    """`backbone` and `heads`; the neck is a norm over maps; the stem's pooling has no padding."""
+
+    def __init__(self, backbone: str, *, old: bool) -> None:
+        super().__init__()
+        self.backbone, channels = build_backbone(backbone)
+        neck = nn.BatchNorm2d(channels)
+        self.heads = nn.Module()
+        if old:
+            self.heads.bnneck = neck
+            self.heads.classifier = nn.Linear(channels, PEOPLE, bias=False)
+            self.register_buffer("pixel_mean", torch.zeros(1, 3, 1, 1))
+            self.register_buffer("pixel_std", torch.ones(1, 3, 1, 1))
+        else:
+            self.backbone.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+            self.heads.bottleneck = nn.Sequential(neck)
+            self.heads.weight = nn.Parameter(torch.zeros(PEOPLE, channels))
+        self.neck = [neck]  # a list: not registered a second time
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.backbone(x).mean((2, 3), keepdim=True)
+        return nn.functional.normalize(self.neck[0](pooled)[..., 0, 0])
+
+
+def mmt_checkpoint(net: nn.Module) -> dict[str, Any]:
+    """As that code saves it: DataParallel's prefix, a numpy float beside it."""
+    state = OrderedDict((f"module.{k}", v) for k, v in net.state_dict().items())
+    return {"state_dict": state, "epoch": 40, "best_mAP": np.float64(0.712)}
+
+
+def fastreid_checkpoint(net: nn.Module) -> dict[str, Any]:
+    return {"model": net.state_dict(), "epoch": 59, "metric": 86.1}
+
+
+def crops() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+
+
+def loaded_equals(theirs: nn.Module, checkpoint: Any, backbone: str, path: Path) -> str:
+    torch.save(checkpoint, path)
+    net = ReIDNet(backbone, classes=3)
+    report = load_weights(net, path)
+    assert report.complete
+    assert report.neck
+    assert report.unexpected == ()
+    wanted = {k for k in net.state_dict() if not k.endswith("tracked") and "classifier" not in k}
+    assert {n if n.startswith("neck.") else f"backbone.{n}" for n in report.matched} == wanted
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval().embed(crops()), theirs(crops()))
+    return str(report)
+
+
+def test_mmt_plain_resnet_has_no_relu_in_its_stem(tmp_path: Path) -> None:
+    theirs = lively(MMTNet("resnet50", relu=False))
+    assert {"base.0.weight", "base.3.0.conv1.weight", "base.6.2.bn3.bias", "feat_bn.weight"} <= set(
+        theirs.state_dict()
+    )
+    text = loaded_equals(
+        theirs, mmt_checkpoint(theirs), "resnet50_mmt", tmp_path / "model_best.pth.tar"
+    )
+    assert "MMT's names" in text
+    assert "neck's among them" in text
+    net = ReIDNet("resnet50")
+    before = net.backbone.get_parameter("conv1.weight").clone()
+    with pytest.raises(WeightsError, match=r"another stem .*give --backbone resnet50_mmt"):
+        load_weights(net, tmp_path / "model_best.pth.tar")
+    assert torch.equal(before, net.backbone.get_parameter("conv1.weight"))
+
+
+def test_mmt_ibn_resnet_keeps_the_relu(tmp_path: Path) -> None:
+    theirs = lively(MMTNet("resnet18_ibn_a", relu=True))
+    assert {"base.4.0.bn1.IN.weight", "base.4.0.bn1.BN.bias", "base.7.0.bn1.weight"} <= set(
+        theirs.state_dict()
+    )
+    loaded_equals(theirs, mmt_checkpoint(theirs), "resnet18_ibn_a", tmp_path / "m.pth.tar")
+
+
+def test_a_stem_that_no_backbone_has(tmp_path: Path) -> None:
+    torch.save(mmt_checkpoint(MMTNet("resnet18", relu=False)), tmp_path / "m.pth.tar")
+    with pytest.raises(WeightsError, match="no backbone here has it"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth.tar")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "old", "ours"),
+    [
+        ("resnet50", False, "resnet50_fastreid"),
+        ("resnet50_ibn_a", False, "resnet50_ibn_a_fastreid"),
+        ("resnet18", True, "resnet18"),
+    ],
+)
+def test_fastreid(tmp_path: Path, backbone: str, old: bool, ours: str) -> None:
+    theirs = lively(FastReID(backbone, old=old))
+    neck = "heads.bnneck.weight" if old else "heads.bottleneck.0.weight"
+    assert {"backbone.layer1.0.conv1.weight", neck} <= set(theirs.state_dict())
+    text = loaded_equals(theirs, fastreid_checkpoint(theirs), ours, tmp_path / "market_bot.pth")
+    assert "fast-reid's names" in text
+
+
+def test_fastreid_stem_is_not_torchvisions(tmp_path: Path) -> None:
+    torch.save(fastreid_checkpoint(FastReID("resnet50", old=False)), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="give --backbone resnet50_fastreid"):
+        load_weights(ReIDNet("resnet50"), tmp_path / "w.pth")
+
+
+def old_fastreid(changes: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {"model": {**FastReID("resnet18", old=True).state_dict(), **changes}}
+
+
+def test_more_parts_in_the_trunk_are_refused(tmp_path: Path) -> None:
+    """Non-local blocks (fast-reid's SBS and AGW): the trunk alone computes something else."""
+    extra = {"backbone.NL_2.0.g.weight": torch.zeros(2)}
+    torch.save(old_fastreid(extra), tmp_path / "sbs.pth")
+    with pytest.raises(WeightsError, match=r"unexpected: NL_2\.0\.g\.weight.*parts that resnet18"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "sbs.pth")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"heads.pool_layer.p": torch.ones(1) * 3},  # another pooling before the neck
+        {"heads.bnneck.weight": torch.ones(256), "heads.bnneck.bias": torch.ones(256)},
+    ],
+)
+def test_a_neck_of_another_head_is_left_out(tmp_path: Path, extra: dict[str, torch.Tensor]) -> None:
+    torch.save(old_fastreid(extra), tmp_path / "gem.pth")
+    net = ReIDNet("resnet18")
+    nn.init.constant_(net.neck.weight, 7.0)
+    report = load_weights(net, tmp_path / "gem.pth")
+    assert not report.neck
+    assert {"neck.weight", "neck.bias"} <= set(report.unexpected)
+    assert "the neck is new" in str(report)
+    assert (net.neck.weight == 7.0).all()
+
+
+def test_an_embedding_layer_is_no_part_of_ours(tmp_path: Path) -> None:
+    """MMT's --features, fast-reid's EMBEDDING_DIM."""
+    state = mmt_checkpoint(MMTNet("resnet18", relu=True))
+    state["state_dict"]["module.feat.weight"] = torch.zeros(512, 512)
+    torch.save(state, tmp_path / "m.pth.tar")
+    report = load_weights(ReIDNet("resnet18"), tmp_path / "m.pth.tar")
+    assert not report.neck
+    assert "feat.weight" in report.unexpected
+    convolution = {"heads.bottleneck.0.weight": torch.zeros(256, 512, 1, 1)}
+    reduced = {k: v for k, v in old_fastreid({})["model"].items() if "bnneck" not in k}
+    torch.save({"model": {**reduced, **convolution}}, tmp_path / "r.pth")
+    with pytest.raises(WeightsError, match="another stem"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "r.pth")
+
+
+@pytest.mark.parametrize("names", ["MMT", "fast-reid"])
+def test_a_checkpoint_without_all_of_the_trunk_is_refused(tmp_path: Path, names: str) -> None:
+    if names == "MMT":
+        state = dict(MMTNet("resnet18", relu=True).state_dict())
+        del state["base.5.0.conv1.weight"]
+    else:
+        state = dict(FastReID("resnet18", old=True).state_dict())
+        del state["backbone.layer2.0.conv1.weight"]
+    torch.save({"model": state}, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match=rf"{names}'s names.*missing: layer2\.0\.conv1\.weight"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numpy_figures_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) -> None:
+    """Pickles name numpy's maker of scalars, which numpy 2 renamed."""
+    theirs = MMTNet("resnet18", relu=True)
+    torch.save(mmt_checkpoint(theirs), tmp_path / "m", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "m").read_bytes()
+    assert content.count(b"cnumpy._core.multiarray\n") == 1
+    renamed = content.replace(b"cnumpy._core.multiarray\n", f"cnumpy.{core}.multiarray\n".encode())
+    (tmp_path / "m.pth.tar").write_bytes(renamed)
+    assert load_weights(ReIDNet("resnet18"), tmp_path / "m.pth.tar").complete
+
+
+def test_other_objects_beside_the_weights_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {}, "config": Path("/etc")}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match="not a plain state dict"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")
