@@ -9,6 +9,7 @@ import typer
 
 import cli.clustering
 import cli.demo
+import cli.reproducing
 import cli.serving
 import cli.training
 from adapt.errors import AdaptError
@@ -31,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
 )
 cli.training.register(app)
+cli.reproducing.register(app)
 cli.clustering.register(app)
 cli.serving.register(app)
 cli.demo.register(app)

@@ -171,10 +171,19 @@ def evaluate(
         typer.echo(f"  {label:<6}{scores.to_dict()[label]:.4f}")
 
 
-def recipes() -> None:
+def recipes(
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="List the papers' tasks for `reproduce` instead.")
+    ] = False,
+) -> None:
     """List the recipes that come with resight."""
     from adapt.recipes import describe_recipes
+    from adapt.recipes.papers import describe_tasks
 
+    if tasks:
+        for name, figures in describe_tasks():
+            typer.echo(f"{name:<38}{figures}")
+        return
     for name, source in describe_recipes():
         typer.echo(f"{name:<16}{source}")
 

@@ -44,7 +44,7 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
     """
     raw = _read(name_or_file)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     found = raw.get("method")
     if found != method:
         raise ConfigError(f"recipe {name_or_file} is for method {found!r}, not for {method!r}")
@@ -52,7 +52,7 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
         options = _OPTIONS[method].model_validate(raw.pop("options", {}))
         return Recipe.model_validate({**raw, "options": options})
     except ValidationError as error:
-        raise ConfigError(f"recipe {name_or_file}: {_explain(error)}") from None
+        raise ConfigError(f"recipe {name_or_file}: {explain(error)}") from None
 
 
 def recipe_label(name_or_file: str, overrides: Sequence[str] = ()) -> str:
@@ -88,7 +88,8 @@ def _read(name_or_file: str) -> dict[str, Any]:
     )
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Put the value of `section.name=value` in its place. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r} is not of the form section.name=value")
@@ -105,7 +106,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """One line that names each wrong field."""
     return "; ".join(
         f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()
     )

@@ -1,0 +1,115 @@
+"""`resight reproduce`: a paper's task on the user's copies of the sets, ours beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.common import table
+from cli.training import Device
+
+if TYPE_CHECKING:
+    from adapt.reproduce import Comparison, Plan, Stage
+
+_RANKS = (("mAP", "mAP"), ("top1", "cmc1"), ("top5", "cmc5"), ("top10", "cmc10"))
+"""Columns: names in a paper's row and in our scores."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(reproduce)
+
+
+def reproduce(
+    recipe: Annotated[
+        str, typer.Argument(help="Task of a paper, such as mmt-duke-market-resnet50-500.")
+    ],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run folders; finished runs there are used again.")
+    ] = Path("reproduced"),
+    weights: Annotated[
+        str, typer.Option(help="State dict to pre-train from, or `torchvision` to download.")
+    ] = "torchvision",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="pretrain.NAME=, adapt.NAME=, input.NAME= or backbone=."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the adaptation and the first source network.")
+    ] = 1,
+    device: Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done with what; train nothing.")
+    ] = False,
+) -> None:
+    """Pre-train, adapt and score a paper's task, and print our figures beside the paper's."""
+    from adapt.device import pick_device
+    from adapt.reproduce import make_plan
+    from adapt.reproduce import reproduce as run_all
+    from adapt.training import Machine
+
+    plan = make_plan(
+        recipe,
+        data_root=data_root,
+        out=out,
+        weights=weights,
+        seed=seed,
+        overrides=overrides or (),
+    )
+    picked = pick_device(device)
+    if dry_run:
+        typer.echo(_planned(plan))
+        return
+    rows = run_all(plan, Machine(picked, seed))
+    typer.echo(_heading(plan))
+    typer.echo(_compared(rows))
+
+
+def _heading(plan: Plan) -> str:
+    lines = [f"{plan.name}: {plan.paper.citation}, table {plan.task.table}, per cent"]
+    if plan.paper.note:
+        lines.append(plan.paper.note)
+    if plan.changed:
+        lines.append(f"not the paper's setting: {', '.join(plan.changed)}")
+    return "\n".join(lines)
+
+
+def _compared(rows: Sequence[Comparison]) -> str:
+    cells = []
+    for row in rows:
+        if row.paper is not None:
+            figures = (getattr(row.paper, theirs) for theirs, _ in _RANKS)
+            shown = ["" if figure is None else f"{figure:.1f}" for figure in figures]
+            cells.append([row.label, "paper", *shown])
+        scores = row.ours.to_dict()
+        cells.append([row.label, "ours", *(f"{100 * float(scores[o]):.1f}" for _, o in _RANKS)])
+    return table(["network", "figures", "mAP", "top-1", "top-5", "top-10"], cells, (2, 3, 4, 5))
+
+
+def _planned(plan: Plan) -> str:
+    from adapt.data.folders import read_labelled
+    from adapt.reproduce import finished
+
+    lines = [_heading(plan)]
+    for role, root in (("source", plan.source), ("target", plan.target)):
+        train, query, gallery = (
+            len(read_labelled(root, (split,))) for split in ("train", "query", "gallery")
+        )
+        lines.append(f"{role}  {root}: {train} training, {query} query, {gallery} gallery crops")
+
+    def line(stage: Stage, root: Path) -> str:
+        state = "finished" if finished(plan, stage, [root]) else "to do"
+        return f"{state}  {stage.out}: {stage.label}, seed {stage.seed}"
+
+    size = plan.preprocessing
+    lines.append(f"{plan.backbone} at {size.height}x{size.width} from {plan.weights}")
+    lines += [line(stage, plan.source) for stage in plan.pretraining]
+    lines.append(line(plan.adaptation, plan.target))
+    shown = ((label, getattr(plan.task, name)) for name, label in _RANKS)
+    figures = ", ".join(f"{label} {figure}" for label, figure in shown if figure is not None)
+    lines.append(f"paper  {figures}")
+    return "\n".join(lines)
