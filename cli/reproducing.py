@@ -12,7 +12,9 @@ from cli.common import table
 from cli.training import Device
 
 if TYPE_CHECKING:
-    from adapt.reproduce import Comparison, Plan, Stage
+    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.recipes.papers import Figures
+    from adapt.reproduce import Plan, Stage
 
 _RANKS = (("mAP", "mAP"), ("top1", "cmc1"), ("top5", "cmc5"), ("top10", "cmc10"))
 """Columns: names in a paper's row and in our scores."""
@@ -66,7 +68,7 @@ def reproduce(
         return
     rows = run_all(plan, Machine(picked, seed))
     typer.echo(_heading(plan))
-    typer.echo(_compared(rows))
+    typer.echo(_compared([(row.label, row.paper, row.ours) for row in rows]))
 
 
 def _heading(plan: Plan) -> str:
@@ -78,15 +80,19 @@ def _heading(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _compared(rows: Sequence[Comparison]) -> str:
+def _compared(rows: Sequence[tuple[str, Figures | None, RetrievalScores | None]]) -> str:
+    """Rows of the paper and of ours, each where there is one, below each other."""
     cells = []
-    for row in rows:
-        if row.paper is not None:
-            figures = (getattr(row.paper, theirs) for theirs, _ in _RANKS)
+    for label, paper, ours in rows:
+        if paper is not None:
+            figures = (getattr(paper, theirs) for theirs, _ in _RANKS)
             shown = ["" if figure is None else f"{figure:.1f}" for figure in figures]
-            cells.append([row.label, "paper", *shown])
-        scores = row.ours.to_dict()
-        cells.append([row.label, "ours", *(f"{100 * float(scores[o]):.1f}" for _, o in _RANKS)])
+            cells.append([label, "paper", *shown])
+        if ours is not None:
+            scores = ours.to_dict()
+            cells.append(
+                [label, "ours", *(f"{100 * float(scores[name]):.1f}" for _, name in _RANKS)]
+            )
     return table(["network", "figures", "mAP", "top-1", "top-5", "top-10"], cells, (2, 3, 4, 5))
 
 
@@ -109,7 +115,6 @@ def _planned(plan: Plan) -> str:
     lines.append(f"{plan.backbone} at {size.height}x{size.width} from {plan.weights}")
     lines += [line(stage, plan.source) for stage in plan.pretraining]
     lines.append(line(plan.adaptation, plan.target))
-    shown = ((label, getattr(plan.task, name)) for name, label in _RANKS)
-    figures = ", ".join(f"{label} {figure}" for label, figure in shown if figure is not None)
-    lines.append(f"paper  {figures}")
+    before = plan.paper.unadapted_for(plan.task)
+    lines.append(_compared([("unadapted", before, None), ("adapted", plan.task, None)]))
     return "\n".join(lines)

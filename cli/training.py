@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 def pretrain(
     source: Annotated[
-        list[Path], typer.Option(help="Labelled crops, Market-1501 layout; repeatable.")
+        list[Path], typer.Option(help="Labelled crops, see docs/data.md; repeatable.")
     ],
     backbone: Annotated[str, typer.Option(help="Such as resnet50_ibn_a; see docs/models.md.")],
     out: Out,
@@ -54,9 +54,7 @@ def pretrain(
     height: Annotated[int, typer.Option(min=8, max=2048, help="Input height in pixels.")] = 256,
     width: Annotated[int, typer.Option(min=8, max=2048, help="Input width in pixels.")] = 128,
     interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
-    all_splits: Annotated[
-        bool, typer.Option(help="Learn from query and bounding_box_test, too.")
-    ] = False,
+    all_splits: Annotated[bool, typer.Option(help="Learn from query and gallery, too.")] = False,
     recipe: Recipe = "source",
     overrides: Overrides = None,
     seed: Seed = 1,
@@ -141,7 +139,7 @@ def export(
 
 def evaluate(
     model: Annotated[Path | None, typer.Option(help="Run folder or bundle.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled crops, Market-1501 layout.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled crops, see docs/data.md.")] = None,
     features: Annotated[
         Path | None, typer.Option(help=".npz of features instead of --model and --data.")
     ] = None,
