@@ -110,6 +110,8 @@ def make_plan(
     network = _network(task, paper, changes["network"])
     first = (*paper.pretrain.set, *changes["pretrain"])
     second = (*paper.adapt.set, *task.changes, *changes["adapt"])
+    recipe = load_recipe(paper.adapt.recipe, method=method, overrides=second)
+    students = recipe.options.students_wanted(METHODS[method].students_wanted)
     pretraining = tuple(
         Stage(
             load_recipe(paper.pretrain.recipe, method="source", overrides=first),
@@ -117,10 +119,10 @@ def make_plan(
             number,
             out / f"{method}-{task.source}-{network.backbone}-seed{number}",
         )
-        for number in range(seed, seed + METHODS[method].students_wanted)
+        for number in range(seed, seed + students)
     )
     adaptation = Stage(
-        load_recipe(paper.adapt.recipe, method=method, overrides=second),
+        recipe,
         recipe_label(paper.adapt.recipe, second),
         seed,
         out / f"{name}-seed{seed}",
