@@ -35,6 +35,18 @@ class BatchShape(_Section):
 
     identities: int = Field(16, ge=2, description="P")
     instances: int = Field(4, ge=2, description="S")
+    ghost: int = Field(
+        0, ge=0, description="images in a batch-norm group while training; 0: the whole batch"
+    )
+
+    @model_validator(mode="after")
+    def _in_groups(self) -> BatchShape:
+        if self.ghost == 1 or (self.ghost and self.size % self.ghost):
+            raise ValueError(
+                f"ghost = {self.ghost} cannot divide batches of {self.size} images into groups: "
+                "give a divisor of identities x instances from 2 on, or 0"
+            )
+        return self
 
     @property
     def size(self) -> int:

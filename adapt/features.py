@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.data.transforms import normalise
+from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
 
 EXTRACTION_BATCH = 128
@@ -69,9 +70,11 @@ def with_statistics_of(
 
     Of one camera's crops: camera-based batch normalisation (Zhuang et al., ECCV 2020). Of all
     crops of a site: AdaBN (Li et al., 2016). Means and variances are averaged over batches of
-    nearly equal size. Returns a copy in eval mode; parameters are unchanged.
+    nearly equal size, whole batches also where the network trains in batch-norm groups. Returns
+    a copy in eval mode; parameters are unchanged.
     """
     copied = copy.deepcopy(net).to(device).train()
+    group_batch_norm(copied, 0)
     for module in copied.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()

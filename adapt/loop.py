@@ -26,6 +26,7 @@ from adapt.labels.guards import LabelReport, check_labels
 from adapt.methods.base import Method
 from adapt.progress import progress
 from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
+from models.backbones.ghost_batch_norm import group_batch_norm
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def train(
     of the round before) and TrainingError when a loss is not finite.
     """
     for net in method.networks().values():
+        group_batch_norm(net, batch.ghost)
         net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cameras = data.crops.camera_codes
     opt: torch.optim.Optimizer | None = None

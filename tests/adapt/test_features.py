@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.transforms import normalise  # noqa: E402
 from adapt.features import MIN_CAMERA_CROPS, extract, with_statistics_of  # noqa: E402
+from models.backbones.ghost_batch_norm import group_batch_norm  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -78,6 +79,21 @@ def test_small_cameras_keep_the_networks_statistics() -> None:
     (table,) = extract([model], crops, device=CPU, cameras=np.zeros(len(crops), np.int64))
     (plain,) = extract([model], crops, device=CPU)
     np.testing.assert_array_equal(table, plain)
+
+
+def test_a_network_trained_in_groups_is_measured_on_whole_batches() -> None:
+    """33 crops fall into no groups of 16; all is as without groups, and the groups stay."""
+    plain, grouped = net(), net().train()
+    group_batch_norm(grouped, 16)
+    crops = images(2 * (MIN_CAMERA_CROPS + 1))
+    cameras = np.repeat([0, 1], MIN_CAMERA_CROPS + 1)
+    for given in (None, cameras):
+        tables = [extract([n], crops, device=CPU, cameras=given)[0] for n in (plain, grouped)]
+        np.testing.assert_array_equal(*tables)
+    expected = with_statistics_of(plain, crops, CPU).state_dict()
+    found = with_statistics_of(grouped, crops, CPU).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert grouped.neck.group == 16
 
 
 def test_no_networks_no_tables() -> None:

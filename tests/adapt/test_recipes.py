@@ -37,6 +37,7 @@ def test_papers_constants() -> None:
     source = load_recipe("source", method="source")
     assert (source.schedule.rounds, source.optimizer.milestones) == (80, (40, 70))
     assert source.augment.erase == 0.0
+    assert mmt.batch.ghost == source.batch.ghost == 16
 
 
 def test_papers_constants_of_aml() -> None:
@@ -80,6 +81,9 @@ def test_overrides() -> None:
         ("clustering.radius=1.0", "radius.*less than 1"),
         ("clustering.radius=nan", "radius"),
         ("options.lambda_id=2", "lambda_id: Input should be less than or equal to 1"),
+        ("batch.ghost=24", "batch: .*ghost = 24 cannot divide batches of 64 images"),
+        ("batch.ghost=1", "batch: .*ghost = 1 cannot divide .*from 2 on, or 0"),
+        ("batch.identities=10", "batch: .*ghost = 16 cannot divide batches of 40"),
     ],
 )
 def test_wrong_overrides_name_the_field(override: str, message: str) -> None:

@@ -354,6 +354,7 @@ def recipe_changes() -> dict[str, dict[str, object]]:
         },
         "centring": {"clustering": clusters.model_copy(update={"camera_centering": False})},
         "augmentation": {"augment": Augmentation(pad=0, flip=0, erase=0)},
+        "batch-norm groups": {"batch": BatchShape(identities=3, instances=2, ghost=2)},
     }
 
 
