@@ -32,32 +32,39 @@ def ema_momentum(step: int, limit: float = 0.999) -> float:
 
 
 @torch.no_grad()
-def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_ema(
+    teacher: nn.Module, student: nn.Module, momentum: float, *, statistics: bool = False
+) -> None:
     """Move a teacher's parameters towards its student's, in place.
 
         E <- alpha E + (1 - alpha) theta
 
-    Parameters only, classifier included. Buffers (batch-norm statistics) stay the teacher's own:
-    it runs in train mode and keeps them itself.
+    Classifier included. Buffers (batch-norm statistics) stay the teacher's own unless
+    `statistics` is set: a teacher that runs in train mode keeps them itself.
 
     Args:
         teacher: E, the temporal average.
         student: theta, unchanged; the same architecture.
         momentum: alpha in [0, 1]; 0 copies.
+        statistics: average batch-norm means and variances, too; for a teacher in eval mode.
 
     Raises:
-        ValueError: the networks' parameters differ in number or shape, or momentum is out of
-            range. The teacher is then unchanged.
+        ValueError: the networks differ in number or shape of what is averaged, or momentum is
+            out of range. The teacher is then unchanged.
 
     Source: MMT (Ge et al., ICLR 2020), equation 4.
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1], got {momentum}")
-    average: list[Tensor] = list(teacher.parameters())
-    current: list[Tensor] = list(student.parameters())
+    average, current = (_averaged(net, statistics) for net in (teacher, student))
     if [p.shape for p in average] != [p.shape for p in current]:
         raise ValueError(
             "teacher and student differ in the number or shape of their parameters: build the "
             "teacher as a copy of the student, and reset both classifiers together"
         )
     torch._foreach_lerp_(average, current, 1 - momentum)
+
+
+def _averaged(net: nn.Module, statistics: bool) -> list[Tensor]:
+    buffers = [b for b in net.buffers() if b.is_floating_point()] if statistics else []
+    return [*net.parameters(), *buffers]

@@ -94,8 +94,7 @@ def train(
         for net in method.networks().values():
             net.to(device=device)  # a new classifier starts on the CPU
             net.train()
-        if opt is None or method.fresh_optimizer:
-            opt = build_optimizer(method, optimizer)
+        opt = build_optimizer(method, optimizer, None if method.fresh_optimizer else opt)
         lr = learning_rate(optimizer, number)
         for group in opt.param_groups:
             group["lr"] = lr
@@ -118,17 +117,27 @@ def train(
         yield Round(number + 1, labels, metrics, warnings)
 
 
-def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """One optimiser over every trained parameter of the method."""
+def build_optimizer(
+    method: Method, settings: OptimizerSettings, before: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
+    """One optimiser over every trained parameter of the method.
+
+    before: of the round before, whose moments are kept where the parameter is still trained.
+    """
     parameters = [p for net in method.trained() for p in net.parameters() if p.requires_grad]
+    opt: torch.optim.Optimizer
     if settings.algorithm == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+        opt = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    else:
+        opt = torch.optim.SGD(
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+    if before is not None:
+        opt.state.update({p: before.state[p] for p in parameters if p in before.state})
+    return opt
 
 
 def learning_rate(settings: OptimizerSettings, number: int) -> float:

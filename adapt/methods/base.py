@@ -21,15 +21,18 @@ class Method(Protocol):
 
     Options: the record of hyper-parameters that only this method has.
     views: independently augmented views of each batch that `step` wants.
-    fresh_optimizer: whether the optimiser starts anew each round (its classifiers do).
+    fresh_optimizer: whether the optimiser starts anew each round; else it keeps the moments of
+        every parameter that is still there (new classifiers have none).
     sampling: `identities` for batches of P identities with S crops each, outliers left out;
         `images` for P x S crops drawn from all, outliers among them.
     """
 
     Options: ClassVar[type[MethodOptions]]
     views: ClassVar[int]
-    fresh_optimizer: ClassVar[bool]
     sampling: ClassVar[Literal["identities", "images"]]
+
+    @property
+    def fresh_optimizer(self) -> bool: ...
 
     def networks(self) -> Mapping[str, nn.Module]:
         """All networks by name, and heads beside them: moved to the device, put in train mode."""

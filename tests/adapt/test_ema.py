@@ -86,6 +86,18 @@ def test_buffers_and_student_are_left_alone() -> None:
     assert torch.equal(vector(teacher), vector(student))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.999])
+def test_statistics_are_averaged_on_demand(momentum: float) -> None:
+    teacher, student = network(0), network(1)
+    before = copy.deepcopy(teacher.state_dict())
+    update_ema(teacher, student, momentum, statistics=True)
+    for name, now in student.state_dict().items():
+        old, new = before[name], teacher.state_dict()[name]
+        whole = not now.is_floating_point()  # the counter of batches has no average
+        expected = old if whole else momentum * old + (1 - momentum) * now
+        torch.testing.assert_close(new, expected)
+
+
 def test_no_graph_is_built_even_for_trainable_teachers() -> None:
     teacher, student = network(0), network(1)
     update_ema(teacher, student, 0.5)

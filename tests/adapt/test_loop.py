@@ -253,8 +253,6 @@ def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
         before = []
         optimizer = OptimizerSettings(lr=1e-3, weight_decay=0)
         schedule = Schedule(rounds=2, iterations=1)
-        if not fresh:  # the classifier of round 2 is then unknown to the optimiser, by design
-            method.after_step = lambda step: None  # type: ignore[method-assign]
         settings = {"schedule": schedule, "batch": BatchShape(identities=2, instances=2)}
         for _ in train(
             method,  # type: ignore[arg-type]
@@ -271,6 +269,37 @@ def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
         steps[fresh] = float(moved.median())
     assert steps[True] == pytest.approx(1e-3, rel=0.05)
     assert steps[False] < 0.95e-3
+
+
+@pytest.mark.parametrize("algorithm", ["adam", "sgd"])
+def test_a_kept_optimiser_goes_on_as_if_the_round_had_not_ended(algorithm: str) -> None:
+    """Two rounds of one step end where one round of two does: a constant gradient, same rate."""
+    ends = []
+    for rounds, iterations in ((2, 1), (1, 2)):
+        data = crops()
+        method = source(data, _Linear)
+        run(
+            method,
+            data,
+            schedule=Schedule(rounds=rounds, iterations=iterations),
+            optimizer=OptimizerSettings(algorithm=algorithm, lr=0.1),  # type: ignore[arg-type]
+        )
+        ends.append(method.net.neck.weight.detach())
+    assert torch.equal(*ends)
+
+
+def test_batch_norm_works_in_the_groups_that_the_batch_says() -> None:
+    states = []
+    for ghost in (0, 2, 4):
+        data = crops()
+        method = source(data)
+        shape = BatchShape(identities=2, instances=2, ghost=ghost)
+        run(method, data, batch=shape, schedule=Schedule(rounds=1, iterations=2))
+        states.append(state(method))
+    whole, pairs, four = states
+    assert list(whole) == list(pairs)
+    assert all(torch.equal(whole[k], four[k]) for k in whole), "one group is the whole batch"
+    assert not torch.equal(whole["backbone.bn1.running_var"], pairs["backbone.bn1.running_var"])
 
 
 class _Linear(Source):
