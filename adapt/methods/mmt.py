@@ -13,29 +13,31 @@ Where the equations live
     (9) their weighted sum          adapt.losses.mutual.mutual_weights, MMT.step
     Algorithm 1                     MMT.relabel, MMT.step, MMT.after_step
 
-Departures from the paper (docs/methods/mmt.md argues each); 1-5 follow its public code
-    1. The averages' embeddings, their mean, are clustered; the paper does not say whose.
-    2. Each round all four classifiers start from the normalised cluster centres: cluster ids
-       mean nothing across rounds.
-    3. The identity loss smooths its labels by 0.1.
-    4. alpha of (4) is min(1 - 1/(t+1), 0.999): the average forgets its start.
+Departures from the paper, numbered as in docs/methods/mmt.md, which argues each. 1-5 follow the
+public code, from which the published figures come; each is an option.
+    1. The averages' embeddings, their mean, are clustered (`clustered`, `normalise_mean`).
+    2. Each round all classifiers start from the normalised cluster centres (`classifier`):
+       cluster ids mean nothing across rounds. The optimiser starts anew (`fresh_optimizer`).
+    3. The identity loss smooths its labels by 0.1 (`label_smoothing`).
+    4. alpha of (4) is min(1 - 1/(t+1), 0.999): the average forgets its start (`ema_ramp`).
     5. Parameters are averaged, batch-norm statistics are not: the averages run in train mode
-       and keep their own. The optimiser starts anew each round.
+       and keep their own (`average_statistics`).
     6. The clustered features are made per camera: extracted under the camera's own batch-norm
        statistics (`clustering.camera_statistics`), then centred (`clustering.camera_centering`).
        Classifiers start from the means of the features before centring.
-    7. The average kept at the end is chosen by `options.keep`, not by labels nobody has.
+    7. The average kept at the end is chosen by `keep`, not by labels nobody has.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
@@ -52,8 +54,31 @@ class MMTOptions(MethodOptions):
     lambda_id: float = Field(0.5, ge=0, le=1, description="share of the soft identity loss")
     lambda_tri: float = Field(0.8, ge=0, le=1, description="share of the soft triplet loss")
     ema: float = Field(0.999, ge=0, lt=1, description="alpha: momentum of the temporal average")
+    ema_ramp: bool = Field(True, description="raise alpha from 0 to `ema`, else start with it")
+    average_statistics: bool = Field(
+        False, description="average batch-norm statistics too; the averages run in eval mode"
+    )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the identity loss")
+    networks: Literal[1, 2] = Field(2, description="1: no peer, its own average teaches it")
+    clustered: Literal["averages", "students"] = Field(
+        "averages", description="whose embeddings are clustered"
+    )
+    normalise_mean: bool = Field(False, description="scale the mean embedding to length 1")
+    classifier: Literal["centers", "random"] = Field(
+        "centers", description="where classifiers start each round"
+    )
+    fresh_optimizer: bool = Field(True, description="forget the optimiser's moments each round")
     keep: Literal[1, 2] = Field(1, description="the average that is exported")
+
+    @model_validator(mode="after")
+    def _kept_is_there(self) -> MMTOptions:
+        if self.keep > self.networks:
+            raise ValueError("keep = 2 needs networks = 2")
+        return self
+
+    def students_wanted(self, most: int) -> int:
+        """`networks`."""
+        return self.networks
 
 
 class MMT:
@@ -61,55 +86,71 @@ class MMT:
 
     Options: ClassVar[type[MethodOptions]] = MMTOptions
     views: ClassVar[int] = 2
-    fresh_optimizer: ClassVar[bool] = True
     sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: MMTOptions, clusterer: Clusterer
     ) -> None:
-        """Start from two source-trained networks; their averages start as copies."""
-        if len(students) != 2:
-            raise ValueError(f"MMT trains two networks, got {len(students)}")
+        """Start from source-trained networks; their averages start as copies."""
+        if len(students) != options.networks:
+            raise ValueError(f"MMT was to train {options.networks} networks, got {len(students)}")
         self.students = tuple(students)
         self.teachers = tuple(copy.deepcopy(net) for net in students)
         for teacher in self.teachers:
             teacher.requires_grad_(False)
         self.options = options
         self.clusterer = clusterer
+        self.fresh_optimizer = options.fresh_optimizer
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta_1, theta_2 and their averages E_1, E_2."""
-        return dict(
-            zip(("theta_1", "theta_2", "E_1", "E_2"), self.students + self.teachers, strict=True)
-        )
+        students = {f"theta_{k}": net for k, net in enumerate(self.students, 1)}
+        return students | {f"E_{k}": net for k, net in enumerate(self.teachers, 1)}
 
     def trained(self) -> Sequence[ReIDNet]:
         """theta_1 and theta_2."""
         return self.students
 
     def extractors(self) -> Sequence[ReIDNet]:
-        """E_1 and E_2."""
-        return self.teachers
+        """E_1 and E_2, or theta_1 and theta_2."""
+        return self.teachers if self.options.clustered == "averages" else self.students
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Cluster the mean of both averages' embeddings; centres become the classifiers."""
-        first_ND, second_ND = table.features
-        mean_ND = np.float32(0.5) * (first_ND + second_ND)
+        """Cluster the mean of both networks' embeddings; centres become the classifiers."""
+        o = self.options
+        mean_ND = reduce(np.add, table.features) / np.float32(len(table.features))
+        if o.normalise_mean:
+            mean_ND /= np.maximum(np.linalg.norm(mean_ND, axis=1, keepdims=True), 1e-12)
         labels = self.clusterer(mean_ND, table.cameras)
-        start_from_centers(self.students + self.teachers, mean_ND, labels)
+        if not labels.clusters:
+            return (labels,)  # the loop refuses them
+        if o.classifier == "centers":
+            start_from_centers(self.students + self.teachers, mean_ND, labels)
+        else:
+            for student, teacher in zip(self.students, self.teachers, strict=True):
+                student.reset_classifier(labels.clusters)
+                teacher.classifier = copy.deepcopy(student.classifier)
+                teacher.requires_grad_(False)
         return (labels,)
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
-        """Equation (9) on two views of the batch: view k belongs to theta_k and E_k."""
+        """Equation (9) on two views of the batch: view k belongs to theta_k and E_k.
+
+        A network alone learns from the first view, its average looks at the second: pupil and
+        teacher never see the same pixels, as with two.
+        """
         o = self.options
         (batch,) = batches
-        out = [net(view) for net, view in zip(self.students, batch.views, strict=True)]
+        nets = len(self.students)
+        for teacher in self.teachers:
+            teacher.train(not o.average_statistics)
+        out = [net(view) for net, view in zip(self.students, batch.views[:nets], strict=True)]
         with torch.no_grad():
-            mean = [net(view) for net, view in zip(self.teachers, batch.views, strict=True)]
+            mean = [net(view) for net, view in zip(self.teachers, batch.views[-nets:], strict=True)]
         terms: dict[str, torch.Tensor] = {}
         stats: dict[str, float] = {}
-        for k, peer in ((0, 1), (1, 0)):
+        for k, peer in enumerate(reversed(range(nets))):
             n = k + 1
             four = mutual_terms(out[k], mean[peer], batch.label, o.label_smoothing)
             terms |= {f"{name}_{n}": term for name, term in four._asdict().items()}
@@ -121,9 +162,10 @@ class MMT:
 
     def after_step(self, step: int) -> None:
         """Equation (4)."""
-        momentum = ema_momentum(step, self.options.ema)
+        o = self.options
+        momentum = ema_momentum(step, o.ema) if o.ema_ramp else o.ema
         for teacher, student in zip(self.teachers, self.students, strict=True):
-            update_ema(teacher, student, momentum)
+            update_ema(teacher, student, momentum, statistics=o.average_statistics)
 
     def embedder(self) -> ReIDNet:
         """One of the averages."""

@@ -185,6 +185,22 @@ def test_adapt_takes_over_architecture_and_names_its_origin(
     assert weights(run.path) != weights(init)
 
 
+def test_options_may_want_fewer_networks(
+    market: Callable[..., Path], tmp_path: Path, init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    once = MMT.model_copy(update={"schedule": Schedule(rounds=1, iterations=1)})
+    alone = once.model_copy(update={"options": MMTOptions(networks=1)})
+    site = market("site", seed=5)
+    run = site_run(site, init, tmp_path / "alone", recipe=alone)
+    assert "pre-train a second seed" not in caplog.text
+    assert "loss_id_1" in run.metrics()[0]
+    assert "loss_id_2" not in run.metrics()[0]
+    with pytest.raises(RunError, match="--init gave 2"):
+        site_run(site, init, tmp_path / "two", recipe=alone, inits=[init, init])
+    site_run(site, init, tmp_path / "both", recipe=once)
+    assert "pre-train a second seed" in caplog.text
+
+
 def test_collapse_is_reported_and_keeps_the_last_round(
     market: Callable[..., Path], tmp_path: Path, init: Path
 ) -> None:

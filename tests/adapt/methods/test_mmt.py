@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,18 +16,46 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from torch.nn import functional as F  # noqa: E402
 
 from adapt.clustering import Clusterer  # noqa: E402
-from adapt.config import Clustering  # noqa: E402
+from adapt.config import (  # noqa: E402
+    Augmentation,
+    BatchShape,
+    Clustering,
+    OptimizerSettings,
+    Schedule,
+)
+from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.ema import ema_momentum  # noqa: E402
+from adapt.errors import ClusteringError, ConfigError  # noqa: E402
+from adapt.loop import Round, build_optimizer, train  # noqa: E402
 from adapt.methods import METHODS, MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
-from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf  # noqa: E402
+from adapt.recipes import load_recipe  # noqa: E402
+from adapt.types import (  # noqa: E402
+    Batch,
+    CropSet,
+    FeatureTable,
+    PseudoLabels,
+    RoundOf,
+    Sample,
+)
 from models.backbones.net import ReIDNet  # noqa: E402
 
 P, S = 3, 2
 
 
-def nets() -> list[ReIDNet]:
+@cache
+def built() -> tuple[ReIDNet, ...]:
     torch.manual_seed(0)
-    return [ReIDNet("resnet18", classes=5) for _ in range(2)]
+    return tuple(ReIDNet("resnet18", classes=5) for _ in range(2))
+
+
+def nets() -> list[ReIDNet]:
+    return copy.deepcopy(list(built()))
+
+
+def mmt(**options: object) -> MMT:
+    chosen = MMTOptions(**options)  # type: ignore[arg-type]
+    return MMT(nets()[: chosen.networks], chosen, clusterer())
 
 
 def clusterer(**changes: object) -> Clusterer:
@@ -41,9 +75,8 @@ def labelled(method: MMT) -> MMT:
     centers = rng.normal(size=(P, method.students[0].dimension)) * 5
     features = np.repeat(centers, 4, axis=0) + rng.normal(size=(P * 4, centers.shape[1])) * 0.1
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-    method.relabel(
-        FeatureTable((features, features), np.zeros(len(features), np.int64)), RoundOf(0, 1)
-    )
+    table = FeatureTable((features,) * len(method.students), np.zeros(len(features), np.int64))
+    method.relabel(table, RoundOf(0, 1))
     for net in method.networks().values():
         net.train()
     return method
@@ -172,7 +205,7 @@ def test_the_averages_are_what_is_clustered_and_the_students_what_is_trained() -
     method = MMT(nets(), MMTOptions(), clusterer())
     assert method.extractors() == method.teachers
     assert method.trained() == method.students
-    assert MMT.fresh_optimizer
+    assert method.fresh_optimizer
     assert MMT.views == 2
 
 
@@ -183,7 +216,7 @@ def test_kept_network() -> None:
 
 
 def test_wants_two_networks() -> None:
-    with pytest.raises(ValueError, match="two networks, got 1"):
+    with pytest.raises(ValueError, match="2 networks, got 1"):
         MMT(nets()[:1], MMTOptions(), clusterer())
 
 
@@ -195,8 +228,6 @@ def test_pinned_first_step() -> None:
 
 
 def test_every_method_is_tested() -> None:
-    from pathlib import Path
-
     here = Path(__file__).parent
     for name in METHODS:
         assert (here / f"test_{name}.py").exists(), f"method {name} has no test"
@@ -226,3 +257,236 @@ def test_outliers_only_are_left_to_the_loop_to_refuse() -> None:
     assert labels.outlier_share == 1
     assert method.students[0].classifier is not None
     assert method.students[0].classifier.out_features == 5, "as it was"
+
+
+def shaken(method: MMT) -> MMT:
+    """Averages that differ from their networks in every parameter."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for teacher in method.teachers:
+            for parameter in teacher.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return method
+
+
+def soft_id(pupil: torch.Tensor, teacher: torch.Tensor) -> float:
+    return float(-(teacher.softmax(1) * pupil.log_softmax(1)).sum(1).mean())
+
+
+def test_without_averages_the_peer_itself_teaches() -> None:
+    """Table 2, w/o E: alpha = 0 in (4), so each average is its network, statistics included."""
+    method = labelled(mmt(ema=0.0))
+    opt = build_optimizer(method, OptimizerSettings(lr=1e-3))
+    for step in range(2):
+        opt.zero_grad()
+        method.step((batch(),)).total().backward()
+        opt.step()
+        method.after_step(step)
+    for student, teacher in zip(method.students, method.teachers, strict=True):
+        for name, value in student.state_dict().items():
+            torch.testing.assert_close(teacher.state_dict()[name], value, msg=name)
+    data = batch()
+    losses = method.step((data,))
+    with torch.no_grad():
+        z = [net(view).logits for net, view in zip(method.students, data.views, strict=True)]
+    assert losses.terms["soft_id_1"].item() == pytest.approx(soft_id(z[0], z[1]), rel=1e-4)
+    assert losses.terms["soft_id_2"].item() == pytest.approx(soft_id(z[1], z[0]), rel=1e-4)
+
+
+def test_without_a_second_network_its_own_average_teaches() -> None:
+    """Table 2, w/o theta_2."""
+    method = shaken(labelled(mmt(networks=1)))
+    assert list(method.networks()) == ["theta_1", "E_1"]
+    assert len(method.trained()) == len(method.extractors()) == 1
+    assert method.embedder() is method.teachers[0]
+    data = batch()
+    losses = method.step((data,))
+    assert set(losses.terms) == {"id_1", "soft_id_1", "tri_1", "soft_tri_1"}
+    with torch.no_grad():
+        pupil = method.students[0](data.views[0])
+        teacher = method.teachers[0](data.views[1])
+    expected = soft_id(pupil.logits, teacher.logits)
+    assert losses.terms["soft_id_1"].item() == pytest.approx(expected, rel=1e-4)
+    losses.total().backward()
+    assert method.students[0].backbone.conv1.weight.grad is not None
+    assert method.teachers[0].backbone.conv1.weight.grad is None
+
+
+def test_one_network_is_wanted_then_and_no_second_can_be_kept() -> None:
+    assert MMTOptions().students_wanted(MMT.students_wanted) == 2
+    assert MMTOptions(networks=1).students_wanted(MMT.students_wanted) == 1
+    with pytest.raises(ValueError, match="1 networks, got 2"):
+        MMT(nets(), MMTOptions(networks=1), clusterer())
+    with pytest.raises(ConfigError, match="keep = 2 needs networks = 2"):
+        load_recipe("mmt", method="mmt", overrides=["options.networks=1", "options.keep=2"])
+
+
+@pytest.mark.parametrize(("share", "term"), [("lambda_id", "soft_id"), ("lambda_tri", "soft_tri")])
+def test_without_a_soft_loss_nothing_of_it_reaches_a_network(share: str, term: str) -> None:
+    """Table 2, w/o L_sid and w/o L_stri: only the other soft loss hears of the averages."""
+    method = labelled(mmt(**{share: 0.0}))
+    losses = method.step((batch(),))
+    assert losses.weights[f"{term}_1"] == losses.weights[f"{term}_2"] == 0
+    rest = sum(losses.weights[k] * v for k, v in losses.terms.items() if not k.startswith(term))
+    weight = method.students[0].backbone.conv1.weight
+    (whole,) = torch.autograd.grad(losses.total(), weight, retain_graph=True)
+    (without,) = torch.autograd.grad(rest, weight)
+    torch.testing.assert_close(whole, without)
+
+
+@pytest.mark.parametrize("step", [0, 1, 20])
+def test_the_ramp_can_be_left_out(step: int) -> None:
+    for ramp, momentum in ((True, ema_momentum(step, 0.9)), (False, 0.9)):
+        method = mmt(ema=0.9, ema_ramp=ramp)
+        with torch.no_grad():
+            method.students[1].neck.weight.fill_(3.0)  # the average starts from 1
+        method.after_step(step)
+        moved = float(method.teachers[1].neck.weight[0])
+        assert moved == pytest.approx(momentum + (1 - momentum) * 3)
+
+
+def test_averaged_statistics_are_what_the_averages_look_through() -> None:
+    method = shaken(labelled(mmt(average_statistics=True, ema=0.5)))
+    data, teacher, student = batch(), method.teachers[1], method.students[1]
+    with torch.no_grad():
+        expected = teacher.eval()(data.views[1]).logits
+        pupil = copy.deepcopy(method.students[0])(data.views[0]).logits
+    teacher.train()  # as the loop leaves it
+    start = teacher.neck.running_mean.clone()
+    losses = method.step((data,))
+    assert losses.terms["soft_id_1"].item() == pytest.approx(soft_id(pupil, expected), rel=1e-4)
+    assert torch.equal(teacher.neck.running_mean, start), "it keeps no statistics of its own"
+    method.after_step(10)
+    torch.testing.assert_close(
+        teacher.neck.running_mean, 0.5 * start + 0.5 * student.neck.running_mean
+    )
+
+
+def test_the_networks_themselves_can_be_clustered() -> None:
+    method = mmt(clustered="students")
+    assert method.extractors() == method.students
+    assert method.embedder() is method.teachers[0]
+
+
+@pytest.mark.parametrize(("normalise", "length"), [(False, 0.5**0.5), (True, 1.0)])
+def test_the_mean_is_clustered_as_it_is_or_scaled(normalise: bool, length: float) -> None:
+    """Two unit vectors at a right angle have a mean of length sqrt(1/2)."""
+    seen = []
+
+    def cluster(features: np.ndarray, cameras: np.ndarray) -> PseudoLabels:
+        seen.append(features)
+        return PseudoLabels(np.repeat(np.arange(P), 2), "given")
+
+    method = MMT(nets(), MMTOptions(normalise_mean=normalise), cluster)  # type: ignore[arg-type]
+    one = np.eye(2 * P, method.students[0].dimension, dtype=np.float32)
+    other = np.roll(one, 100, axis=1)
+    method.relabel(FeatureTable((one, other), np.zeros(2 * P, np.int64)), RoundOf(0, 1))
+    (features,) = seen
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), length, rtol=1e-6)
+    np.testing.assert_allclose(features / length, (one + other) / 2**0.5, rtol=1e-6)
+
+
+def test_classifiers_can_start_at_random() -> None:
+    method = labelled(mmt(classifier="random"))
+    weights = [net.classifier.weight.detach() for net in method.networks().values()]
+    theta_1, theta_2, average_1, average_2 = weights
+    assert theta_1.shape == (P, method.students[0].dimension)
+    assert 0.0008 < float(theta_1.std()) < 0.0012
+    assert not torch.equal(theta_1, theta_2)
+    assert torch.equal(theta_1, average_1), "(4) starts with E = theta"
+    assert torch.equal(theta_2, average_2)
+    assert [net.classifier.weight.requires_grad for net in method.networks().values()] == [
+        *(True, True, False, False),
+    ]
+
+
+def test_the_recipe_names_every_option() -> None:
+    path = Path(__file__).parents[3] / "adapt" / "recipes" / "mmt.toml"
+    named = tomllib.loads(path.read_text())["options"]
+    assert set(named) == set(MMTOptions.model_fields)
+    assert MMTOptions(**named) == MMTOptions(), "the defaults are those of the full-size recipe"
+
+
+def people(persons: int = 6, each: int = 4) -> DecodedCrops:
+    """Crops of plain colours under noise; two cameras."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (persons, 3))
+    samples, images = [], []
+    for person in range(persons):
+        for i in range(each):
+            name = f"{person}_{i}.png"
+            samples.append(Sample(Path(name), name, camera=i % 2, person=person))
+            noise = rng.integers(-20, 21, (32, 16, 3))
+            images.append(np.clip(colours[person] + noise, 0, 255).astype(np.uint8))
+    return DecodedCrops(CropSet(Path(), tuple(samples), ("a", "b")), np.stack(images))
+
+
+def training(method: MMT, rounds: int = 2, steps: int = 1) -> Iterator[Round]:
+    return train(
+        method,
+        people(),
+        schedule=Schedule(rounds=rounds, iterations=steps),
+        batch=BatchShape(identities=P, instances=2, ghost=2),
+        augmentation=Augmentation(pad=2),
+        optimizer=OptimizerSettings(),
+        camera_statistics=True,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def test_two_rounds_on_density_labels_move_every_ibn_network() -> None:
+    torch.manual_seed(0)
+    students = [ReIDNet("resnet18_ibn_a") for _ in range(2)]
+    density = clusterer(algorithm="dbscan", radius=0.5, k1=4, k2=2, min_samples=2)
+    method = MMT(students, MMTOptions(), density)
+    start = {name: copy.deepcopy(net.state_dict()) for name, net in method.networks().items()}
+    first, second = training(method)
+    assert (first.number, second.number) == (1, 2)
+    terms = {f"loss_{t}_{k}" for t in ("id", "soft_id", "tri", "soft_tri") for k in (1, 2)}
+    assert {"accuracy_1", "accuracy_2", "clusters", *terms} <= set(second.metrics)
+    assert all(np.isfinite(value) for value in second.metrics.values())
+    for name, net in method.networks().items():
+        moved = net.state_dict()["backbone.conv1.weight"]
+        assert not torch.equal(moved, start[name]["backbone.conv1.weight"]), name
+        assert all(bool(v.isfinite().all()) for v in net.state_dict().values())
+
+
+ABLATIONS = {
+    "w/o E": {"ema": 0.0},
+    "w/o theta_2": {"networks": 1},
+    "w/o L_sid": {"lambda_id": 0.0},
+    "w/o L_stri": {"lambda_tri": 0.0},
+    "hard labels only": {"lambda_id": 0.0, "lambda_tri": 0.0, "networks": 1, "ema": 0.0},
+}
+
+
+def test_every_ablation_trains_and_ends_elsewhere() -> None:
+    """Three steps: the average copies its network in the first and is its equal in the second."""
+    ends = {}
+    for name, options in {"all": {}, **ABLATIONS}.items():
+        method = mmt(**options)
+        (only,) = training(method, rounds=1, steps=3)
+        assert np.isfinite(only.metrics["loss"]), name
+        ends[name] = method.students[0].backbone.layer4[0].conv1.weight.detach().clone()
+    names = list(ends)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not torch.equal(ends[one], ends[other]), (one, other)
+
+
+def test_features_that_collapse_stop_the_run_with_the_networks_of_the_round_before() -> None:
+    """Networks that see no difference any more: one cluster holds all, and nothing is trained."""
+    method = mmt()
+    going = training(method)
+    next(going)
+    for net in method.networks().values():
+        torch.nn.init.zeros_(net.backbone.conv1.weight)
+    before = {name: copy.deepcopy(net.state_dict()) for name, net in method.networks().items()}
+    with pytest.raises(ClusteringError, match="these labels cannot be trained on"):
+        next(going)
+    for name, net in method.networks().items():
+        for key, value in net.state_dict().items():
+            if not key.startswith("classifier."):
+                assert torch.equal(value, before[name][key]), (name, key)
