@@ -81,10 +81,11 @@ def pretrain(
 
 
 def adapt(
-    method: Annotated[str, typer.Option(help="mmt.")],
+    method: Annotated[str, typer.Option(help="aml, hli, mmt or nrmt.")],
     target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
     init: Annotated[
-        list[Path], typer.Option(help="Run folder of a pre-trained network; give two for MMT.")
+        list[Path],
+        typer.Option(help="Run folder of a pre-trained network; two seeds for most methods."),
     ],
     out: Out,
     camera_pattern: Annotated[
