@@ -18,8 +18,8 @@ FARTHEST = 1.0
 """Distance of pairs that are not stored."""
 
 REACH = 0.98
-"""How far pairs have to be stored. Nearly all pairs below 1 lie between here and 1; counting them
-as 1 moves no density (1 / distance) by more than 2 %, and saves nine tenths of the memory."""
+"""How far pairs have to be stored. Most pairs below 1 lie between here and 1; counting them as 1
+moves no density (1 / distance) by more than 2 %, and saves two thirds of them at 4,000 images."""
 
 
 def cluster_hdbscan(
