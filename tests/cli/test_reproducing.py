@@ -24,7 +24,7 @@ from tests.support.tiny_sets import write_duke, write_market, write_msmt17
 
 STAGE = (
     *("schedule.rounds=1", "schedule.iterations=1", "augment.pad=1"),
-    *("batch.identities=3", "batch.instances=2"),
+    *("batch.identities=3", "batch.instances=2", "batch.ghost=0"),
 )
 TINY = (
     *("backbone=resnet18", "input.height=32", "input.width=16"),
