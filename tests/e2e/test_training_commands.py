@@ -14,7 +14,16 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 
 SMALL = ["--set", "schedule.rounds=1", "--set", "schedule.iterations=4"]
-BATCH = ["--set", "batch.identities=3", "--set", "batch.instances=2", "--set", "augment.pad=1"]
+BATCH = [
+    "--set",
+    "batch.identities=3",
+    "--set",
+    "batch.instances=2",
+    "--set",
+    "batch.ghost=0",
+    "--set",
+    "augment.pad=1",
+]
 
 
 def resight(*arguments: object) -> subprocess.CompletedProcess[str]:
