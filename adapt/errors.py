@@ -8,6 +8,7 @@ AdaptError
 ├── RunError                  a run folder that cannot be read or continued
 ├── ClusteringError           clusters that cannot be trained on (collapse)
 ├── TrainingError             a loss that is NaN or infinite, or nothing left to learn from
+│   └── AttentionError        attention that tells nothing apart (DAAL)
 └── ExportError               ONNX that does not equal its torch network
 """
 
@@ -53,6 +54,10 @@ class ClusteringError(AdaptError):
 
 class TrainingError(AdaptError):
     """A loss that is NaN or infinite, or nothing left to learn from."""
+
+
+class AttentionError(TrainingError):
+    """Attention that is the same everywhere, 0 or 1: no domain-specific part is told apart."""
 
 
 class ExportError(AdaptError):

@@ -67,3 +67,31 @@ def soft_cross_entropy(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
         )
     target_BK = teacher_BK.detach().softmax(dim=1)
     return -(target_BK * student_BK.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def weighted_cross_entropy(logits_BK: Tensor, weight_BK: Tensor) -> Tensor:
+    """Cross-entropy against a weight for each class, averaged over the batch.
+
+        L = -1/B sum_i sum_k w_ik log softmax(z_i)_k
+
+    The weights of an image need not sum to 1; an image whose weights are all 0 has no part in the
+    loss but counts in B.
+
+    Args:
+        logits_BK: (B, K) floating point, any range.
+        weight_BK: (B, K) >= 0, without gradient.
+
+    Returns:
+        Scalar >= 0, in nats.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, K).
+
+    Source: DAAL (AAAI 2020), equation 5.
+    """
+    if logits_BK.ndim != 2 or logits_BK.shape != weight_BK.shape:
+        raise ValueError(
+            f"logits {tuple(logits_BK.shape)} and weights {tuple(weight_BK.shape)} must both be "
+            "(B, K)"
+        )
+    return -(weight_BK * logits_BK.log_softmax(dim=1)).sum(dim=1).mean()

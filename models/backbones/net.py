@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.backbones.attention import START, DomainAttention
 from models.backbones.trunks import build_backbone
 from models.errors import BackboneError
 
@@ -46,14 +47,16 @@ class ReIDNet(nn.Module):
     Args:
         backbone: one of `BACKBONES`.
         classes: K; 0 for no classifier.
+        attention: weight the trunk's map by a `DomainAttention` before it is pooled.
     """
 
-    def __init__(self, backbone: str, classes: int = 0) -> None:
+    def __init__(self, backbone: str, classes: int = 0, *, attention: bool = False) -> None:
         super().__init__()
         self.backbone_name = backbone
         self.backbone, self.dimension = build_backbone(backbone)
         self.neck = nn.BatchNorm1d(self.dimension)
         self.neck.bias.requires_grad_(False)
+        self.attention = DomainAttention(self.dimension) if attention else None
         self.classifier: nn.Linear | None = None
         if classes:
             self.reset_classifier(classes)
@@ -85,10 +88,21 @@ class ReIDNet(nn.Module):
             else:
                 self.classifier.weight.copy_(weight)
 
+    def add_attention(self, start: float = START) -> None:
+        """Put a new attention module behind a trained trunk; embeddings nearly stay.
+
+        Attention near `start` everywhere scales what is pooled by `start`, so the neck's
+        statistics are scaled alike.
+        """
+        self.attention = DomainAttention(self.dimension, start).to(self.neck.weight.device)
+        with torch.no_grad():
+            self.neck.get_buffer("running_mean").mul_(start)
+            self.neck.get_buffer("running_var").mul_(start**2)
+
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) -> (B,C,h,w), what is pooled."""
         out: torch.Tensor = self.backbone(x)
-        return out
+        return out if self.attention is None else self.attention(out) * out
 
     def from_map(self, features: torch.Tensor) -> NetOutput:
         """(B,C,h,w) feature map -> pooled, neck and logits."""

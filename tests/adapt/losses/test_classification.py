@@ -9,7 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.losses.classification import cross_entropy, soft_cross_entropy
+from adapt.losses.classification import (
+    cross_entropy,
+    soft_cross_entropy,
+    weighted_cross_entropy,
+)
 
 LN2, LN4 = math.log(2), math.log(4)
 
@@ -146,3 +150,56 @@ def test_hard_refuses_what_does_not_fit(
 def test_soft_refuses_different_shapes() -> None:
     with pytest.raises(ValueError, match=r"\(B, K\)"):
         soft_cross_entropy(torch.zeros(3, 2), torch.zeros(1, 2))
+
+
+def reference_weighted(z: torch.Tensor, weight: torch.Tensor) -> float:
+    total = 0.0
+    for row, w in zip(z, weight, strict=True):
+        for p, w_k in zip(reference_probabilities(row), w, strict=True):
+            total -= float(w_k) * math.log(p)
+    return total / len(z)
+
+
+def test_weighted_on_three_samples_by_hand() -> None:
+    z = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [5.0, -1.0]])
+    weight = torch.tensor([[1.5, 0.25], [0.0, 1.0], [0.0, 0.0]])
+    expected = (-1.5 * math.log(3 / 4) + 0.25 * LN4 + LN2) / 3
+    assert float(weighted_cross_entropy(z, weight)) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 5))
+def test_weighted_equals_the_reference_and_grows_with_its_weights(seed: int, scale: float) -> None:
+    z = logits(5, 4, seed)
+    weight = logits(5, 4, seed ^ 1).abs()
+    found = float(weighted_cross_entropy(z, weight))
+    assert found == pytest.approx(reference_weighted(z, weight), rel=1e-9)
+    assert float(weighted_cross_entropy(z, scale * weight)) == pytest.approx(scale * found)
+
+
+def test_weighted_is_the_hard_and_the_soft_loss_where_the_weights_are_theirs() -> None:
+    z, label = logits(6, 4, 2), torch.arange(6) % 4
+    one_hot = torch.nn.functional.one_hot(label, 4).double()
+    torch.testing.assert_close(weighted_cross_entropy(z, one_hot), cross_entropy(z, label, 0.0))
+    smooth = 0.9 * one_hot + 0.1 / 4
+    torch.testing.assert_close(weighted_cross_entropy(z, smooth), cross_entropy(z, label, 0.1))
+    teacher = logits(6, 4, 3)
+    torch.testing.assert_close(
+        weighted_cross_entropy(z, teacher.softmax(1)), soft_cross_entropy(z, teacher)
+    )
+
+
+def test_weighted_pinned_and_gradient() -> None:
+    z = torch.arange(12, dtype=torch.float64).reshape(3, 4).sin().requires_grad_()
+    weight = torch.arange(12, dtype=torch.float64).reshape(3, 4).cos().square()
+    loss = weighted_cross_entropy(z, weight)
+    assert float(loss) == pytest.approx(3.19274530922, abs=1e-9)
+    (gradient,) = torch.autograd.grad(loss, z)
+    # d/dz of the weighted cross-entropy is (sum_k w_k softmax(z) - w) / B
+    expected = (weight.sum(1, keepdim=True) * z.detach().softmax(1) - weight) / 3
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_weighted_refuses_different_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(B, K\)"):
+        weighted_cross_entropy(torch.zeros(3, 2), torch.zeros(3, 1))
