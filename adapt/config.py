@@ -26,7 +26,10 @@ class Schedule(_Section):
     rounds: int = Field(40, ge=1)
     iterations: int = Field(400, ge=1, description="steps in one round")
     passes: int = Field(
-        0, ge=0, description="if not 0, this many passes over the clusters instead of `iterations`"
+        0,
+        ge=0,
+        description="if not 0, this many passes over the clusters (over all crops, where a method "
+        "draws images) instead of `iterations`",
     )
 
 
@@ -82,7 +85,16 @@ class OptimizerSettings(_Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; adam has its own betas")
     warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up from 0.01 lr")
     milestones: tuple[int, ...] = Field((), description="rounds after which lr is multiplied")
-    decay: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+    decay: float = Field(0.1, gt=0, le=1, description="factor at each milestone and drop")
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), description="shares of each round after which lr is multiplied, anew in each round"
+    )
+    new_layers: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="factor of lr for layers outside the backbone, new to ImageNet's weights",
+    )
 
 
 class Clustering(_Section):

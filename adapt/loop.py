@@ -95,23 +95,22 @@ def train(
             net.to(device=device)  # a new classifier starts on the CPU
             net.train()
         opt = build_optimizer(method, optimizer, None if method.fresh_optimizer else opt)
-        lr = learning_rate(optimizer, number)
-        for group in opt.param_groups:
-            group["lr"] = lr
         means = _Means()
         sets = [(data, each.labels) for each in labels]
         if source is not None:
             sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
         draw = _Draw(batch, augmentation, method.views, method.sampling, device)
         streams = zip(*_streams(draw, sets, (seed, number)), strict=True)
-        steps = _steps(schedule, labels, batch)
+        steps = _steps(method, schedule, labels, batch)
         with progress(f"round {number + 1}/{schedule.rounds}: train", steps) as tick:
             for done in range(1, steps + 1):
+                _set_rates(opt, learning_rate(optimizer, number, (done - 1) / steps))
                 means.add(_step(method, next(streams), opt))
                 method.after_step(step)
                 step += 1
                 tick(done)
         clock.lap("train")
+        lr = learning_rate(optimizer, number)
         metrics = {**_figures(reports), **means.result(), "lr": lr, **clock.seconds}
         warnings = tuple(warning for report in reports for warning in report.warnings)
         yield Round(number + 1, labels, metrics, warnings)
@@ -120,37 +119,58 @@ def train(
 def build_optimizer(
     method: Method, settings: OptimizerSettings, before: torch.optim.Optimizer | None = None
 ) -> torch.optim.Optimizer:
-    """One optimiser over every trained parameter of the method.
+    """One optimiser over every trained parameter of the method, in two groups of learning rates.
 
+    Each group's `factor` is 1 for backbones and `new_layers` for all else.
     before: of the round before, whose moments are kept where the parameter is still trained.
     """
-    parameters = [p for net in method.trained() for p in net.parameters() if p.requires_grad]
+    named = [n for net in method.trained() for n in net.named_parameters() if n[1].requires_grad]
+    groups = [
+        {
+            "params": [p for name, p in named if name.startswith("backbone.") == trunk],
+            "factor": 1.0 if trunk else settings.new_layers,
+        }
+        for trunk in (True, False)
+    ]
     opt: torch.optim.Optimizer
     if settings.algorithm == "adam":
-        opt = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        opt = torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     else:
         opt = torch.optim.SGD(
-            parameters,
+            groups,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
     if before is not None:
-        opt.state.update({p: before.state[p] for p in parameters if p in before.state})
+        opt.state.update({p: before.state[p] for _, p in named if p in before.state})
     return opt
 
 
-def learning_rate(settings: OptimizerSettings, number: int) -> float:
-    """Learning rate of round `number` (from 0): linear warm-up from 0.01 lr, then steps down."""
-    lr = settings.lr * settings.decay ** sum(number >= m for m in settings.milestones)
+def learning_rate(settings: OptimizerSettings, number: int, done: float = 0.0) -> float:
+    """Learning rate of round `number` (from 0): linear warm-up from 0.01 lr, then steps down.
+
+    done: share of the round's steps that are behind, in [0, 1).
+    """
+    passed = sum(number >= m for m in settings.milestones) + sum(done >= d for d in settings.drops)
+    lr = settings.lr * settings.decay**passed
     if number < settings.warmup_rounds:
         lr *= 0.01 + 0.99 * number / settings.warmup_rounds
     return lr
 
 
-def _steps(schedule: Schedule, labels: Sequence[PseudoLabels], batch: BatchShape) -> int:
+def _set_rates(opt: torch.optim.Optimizer, lr: float) -> None:
+    for group in opt.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+def _steps(
+    method: Method, schedule: Schedule, labels: Sequence[PseudoLabels], batch: BatchShape
+) -> int:
     if not schedule.passes:
         return schedule.iterations
+    if method.sampling == "images":
+        return schedule.passes * math.ceil(len(labels[0].labels) / batch.size)
     return schedule.passes * math.ceil(max(s.clusters for s in labels) / batch.identities)
 
 

@@ -90,6 +90,7 @@ class WeightsInfo(_Record):
 class RunInfo(_Record):
     """Contents of run.json.
 
+    attention: the network weights its map by a `DomainAttention`.
     recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
@@ -101,6 +102,7 @@ class RunInfo(_Record):
     kind: Literal["pretrain", "adapt"]
     method: str
     backbone: str
+    attention: bool = False
     preprocessing: Preprocessing
     recipe: Mapping[str, Any]
     recipe_name: str
@@ -209,7 +211,7 @@ class Run:
             log.warning(
                 "%s did not finish: its network is of round %d", self.path, self.info.rounds
             )
-        net = ReIDNet(self.info.backbone)
+        net = ReIDNet(self.info.backbone, attention=self.info.attention)
         load_network(net, self.path / _NETWORK)
         return net.eval()
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 
 from adapt.clustering import Clusterer
@@ -21,10 +22,13 @@ from adapt.data.loading import load_crops
 from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.sources import merge_sources, refuse_twice
 from adapt.data.splits import Split
-from adapt.errors import AdaptError, RunError
+from adapt.errors import AdaptError, ConfigError, RunError
+from adapt.features import extract
+from adapt.labels.centers import cluster_centers
 from adapt.loop import Round, train
-from adapt.methods import METHODS, Method, Source
+from adapt.methods import METHODS, Method, SiteMethod, Source, SourceMethod
 from adapt.methods.source import SourceOptions
+from adapt.progress import progress
 from adapt.runs import DataInfo, Run, RunInfo, WeightsInfo, library_versions, refuse_taken
 from adapt.scoring import LabelledCrops, network_embedder
 from models.backbones.net import ReIDNet
@@ -66,7 +70,6 @@ def pretrain(
     Raises DataError, ConfigError, RunError, WeightsError.
     """
     refuse_taken(out)
-    refuse_twice(sources)
     torch.manual_seed(machine.seed)
     net = ReIDNet(backbone)
     start = None
@@ -80,9 +83,7 @@ def pretrain(
         path = Path(options.parts_model)
         parser = PartParser(path, (options.upper_classes, options.lower_classes))
         parsing = WeightsInfo(source=str(path), sha256=sha256_file(path))
-    data = load_crops(
-        merge_sources([read_labelled(root, splits) for root in sources]), preprocessing
-    )
+    data = _read_sources(sources, splits, preprocessing)
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)
@@ -111,12 +112,15 @@ def adapt(
     recipe_name: str,
     out: Path,
     machine: Machine,
+    sources: Sequence[Path] = (),
+    splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
 
     target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
-    architecture and input size. validation: labelled set scored after each round, for the
+    architecture and input size. sources, splits: labelled crops as in `pretrain`, for a method
+    that learns from them, too. validation: labelled set scored after each round, for the
     curves only; nothing is chosen by it.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
@@ -126,9 +130,6 @@ def adapt(
     runs = [Run.open(path) for path in inits]
     nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
     first = runs[0].info
-    data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
-    if len(data.crops.cameras) == 1:
-        log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     clusterer = Clusterer(
         recipe.clustering,
         identities_per_batch=recipe.batch.identities,
@@ -136,10 +137,20 @@ def adapt(
         device=None if machine.device.type == "cpu" else machine.device,
     )
     method = method_type(nets, recipe.options, clusterer)
+    _check_sources(method, recipe.method, sources)
+    data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
+    if len(data.crops.cameras) == 1:
+        log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
+    source = None
+    if sources and isinstance(method, SourceMethod):
+        source = _read_sources(sources, splits, first.preprocessing)
+        _start_source(method, source, machine.device)
     prints = tuple(run.network_hash() for run in runs)
     if len(set(prints)) < len(prints):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
-    sources = {d.fingerprint: d for run in runs for d in run.info.data if d.role == "source"}
+    learnt = [d for run in runs for d in run.info.data if d.role == "source"]
+    if source is not None:
+        learnt.append(DataInfo.of(source.crops, "source"))
     labelled = _read_validation(validation, first.preprocessing)
     info = _describe(
         "adapt",
@@ -147,22 +158,56 @@ def adapt(
         recipe_name,
         machine,
         backbone=first.backbone,
+        attention=method.embedder().attention is not None,
         preprocessing=first.preprocessing,
         camera_pattern=camera_pattern,
         init=prints,
         data=(
             DataInfo.of(data.crops, "target"),
-            *sources.values(),
+            *{d.fingerprint: d for d in learnt}.values(),
             *_validation_infos(labelled),
         ),
     )
-    return _run(Run.create(out, info), method, data, recipe, machine, labelled)
+    return _run(Run.create(out, info), method, data, recipe, machine, labelled, source)
+
+
+def _read_sources(
+    sources: Sequence[Path], splits: Sequence[Split], preprocessing: Preprocessing
+) -> DecodedCrops:
+    refuse_twice(sources)
+    sets = [read_labelled(root, splits) for root in sources]
+    return load_crops(merge_sources(sets), preprocessing)
+
+
+def _check_sources(method: SiteMethod, name: str, sources: Sequence[Path]) -> None:
+    """Raise ConfigError unless source crops are given where they are used, and only there."""
+    wanted = isinstance(method, SourceMethod) and method.wants_source
+    if wanted and not sources:
+        raise ConfigError(
+            f"{name} learns from labelled source crops, too: give --source, the folder that the "
+            "--init network was pre-trained on; without one, --set options.source=none"
+        )
+    if sources and not wanted:
+        why = "options.source is none" if isinstance(method, SourceMethod) else "it uses none"
+        raise ConfigError(f"--source is given, but {name} learns from no source crops: {why}")
+    if isinstance(method, SourceMethod) and not wanted:
+        log.warning(
+            "%s without source crops is a degraded mode: only its losses on the site are left", name
+        )
+
+
+def _start_source(method: SourceMethod, source: DecodedCrops, device: torch.device) -> None:
+    with progress("extract source", len(source)) as tick:
+        (features,) = extract([method.embedder()], source.images, device=device, progress=tick)
+    _, persons = np.unique(source.crops.persons, return_inverse=True)
+    method.start_source(cluster_centers(features, persons, normalise=True))
 
 
 def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     if not 1 <= len(runs) <= wanted:
-        raise RunError(f"this method starts from 1 to {wanted} networks, --init gave {len(runs)}")
-    kinds = {(run.info.backbone, run.info.preprocessing) for run in runs}
+        most = f"1 to {wanted} networks" if wanted > 1 else "1 network"
+        raise RunError(f"this method starts from {most}, --init gave {len(runs)}")
+    kinds = {(run.info.backbone, run.info.attention, run.info.preprocessing) for run in runs}
     if len(kinds) > 1:
         raise RunError("the --init runs differ in backbone or input size; pre-train them alike")
     nets = [run.network() for run in runs]
@@ -203,6 +248,7 @@ def _run(
     recipe: Recipe,
     machine: Machine,
     labelled: LabelledCrops | None,
+    source: DecodedCrops | None = None,
 ) -> Run:
     start = time.monotonic()
     try:
@@ -216,6 +262,7 @@ def _run(
             camera_statistics=recipe.clustering.camera_statistics,
             seed=machine.seed,
             device=machine.device,
+            source=source,
         )
         for result in rounds:
             scores = _validate(method.embedder(), labelled, machine)

@@ -15,6 +15,7 @@ from adapt.evaluate.metrics import ProtocolName
 from models.image import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
+    from adapt.data.folders import Split
     from adapt.evaluate.metrics import RetrievalScores
     from adapt.training import Machine
 
@@ -67,7 +68,7 @@ def pretrain(
 
     run = run_pretrain(
         source,
-        splits=("train", "query", "gallery") if all_splits else ("train",),
+        splits=_splits(all_splits),
         backbone=backbone,
         weights=weights,
         preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
@@ -88,6 +89,13 @@ def adapt(
         typer.Option(help="Run folder of a pre-trained network; two seeds for most methods."),
     ],
     out: Out,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(help="Labelled crops as in pretrain, for DAAL; repeatable."),
+    ] = None,
+    all_splits: Annotated[
+        bool, typer.Option(help="Of --source, take query and bounding_box_test, too.")
+    ] = False,
     camera_pattern: Annotated[
         str | None,
         typer.Option(help="Regular expression that finds the camera in a crop's path."),
@@ -117,6 +125,8 @@ def adapt(
         recipe_name=recipe_label(name, overrides or ()),
         out=out,
         machine=_machine(device, seed),
+        sources=source or (),
+        splits=_splits(all_splits),
         validation=validation,
     )
     typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s: {out}")
@@ -185,6 +195,10 @@ def recipes(
         return
     for name, source in describe_recipes():
         typer.echo(f"{name:<16}{source}")
+
+
+def _splits(everything: bool) -> tuple[Split, ...]:
+    return ("train", "query", "gallery") if everything else ("train",)
 
 
 def _machine(device: str, seed: int) -> Machine:

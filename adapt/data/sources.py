@@ -49,7 +49,7 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
         cameras += [prefix + name for name in crops.cameras]
         dropped += [replace(d, key=prefix + d.key) for d in crops.dropped]
     if next_person < 2:
-        raise DataError("source pre-training needs crops of at least two identities")
+        raise DataError("a source needs crops of at least two identities; add labelled crops")
     return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
 
 

@@ -1,13 +1,31 @@
 """The methods by name. One paper, one file."""
 
 from adapt.methods.aml import AML
-from adapt.methods.base import Method, SiteMethod
+from adapt.methods.base import Method, SiteMethod, SourceMethod
+from adapt.methods.daal import DAAL
 from adapt.methods.hli import HLI
 from adapt.methods.mmt import MMT
 from adapt.methods.nrmt import NRMT
 from adapt.methods.source import Source
 
-METHODS: dict[str, type[SiteMethod]] = {"aml": AML, "hli": HLI, "mmt": MMT, "nrmt": NRMT}
+METHODS: dict[str, type[SiteMethod]] = {
+    "aml": AML,
+    "daal": DAAL,
+    "hli": HLI,
+    "mmt": MMT,
+    "nrmt": NRMT,
+}
 """What `resight adapt --method` offers. `Source` pre-trains and has no site."""
 
-__all__ = ["AML", "HLI", "METHODS", "MMT", "NRMT", "Method", "SiteMethod", "Source"]
+__all__ = [
+    "AML",
+    "DAAL",
+    "HLI",
+    "METHODS",
+    "MMT",
+    "NRMT",
+    "Method",
+    "SiteMethod",
+    "Source",
+    "SourceMethod",
+]

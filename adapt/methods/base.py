@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from adapt.clustering import Clusterer
@@ -77,3 +79,20 @@ class SiteMethod(Method, Protocol):
     def __init__(
         self, students: Sequence[ReIDNet], options: MethodOptions, clusterer: Clusterer
     ) -> None: ...
+
+
+@runtime_checkable
+class SourceMethod(SiteMethod, Protocol):
+    """A method that learns from labelled source crops, too: its steps get a batch of them."""
+
+    @property
+    def wants_source(self) -> bool:
+        """False where its options say that it has to do without."""
+        ...
+
+    def start_source(self, center_KD: NDArray[np.float32]) -> None:
+        """Learn, once before training, where each source person's embeddings lie.
+
+        center_KD: a row of unit length for each person, in the order of the batches' labels.
+        """
+        ...

@@ -145,6 +145,13 @@ def test_learning_rate_by_hand() -> None:
     assert rates == pytest.approx([0.01, 0.505, 1.0, 0.1, 0.1, 0.01])
 
 
+def test_drops_within_a_round_by_hand() -> None:
+    settings = OptimizerSettings(lr=1.0, milestones=(1,), drops=(0.25, 0.5), decay=0.1)
+    for number, first in ((0, 1.0), (1, 0.1)):
+        rates = [learning_rate(settings, number, done / 4) / first for done in range(4)]
+        assert rates == pytest.approx([1.0, 0.1, 0.01, 0.01])
+
+
 def test_optimizer_has_every_trainable_parameter_and_no_frozen_one() -> None:
     method = source(crops())
     for algorithm in ("adam", "sgd"):
@@ -338,6 +345,38 @@ def test_each_step_is_one_gradient_at_the_rounds_learning_rate() -> None:
         assert place == pytest.approx(by_hand, abs=1e-5)
 
 
+class _Both(Source):
+    """A loss whose gradient is 1 for a layer of the backbone and for one outside."""
+
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        loss = self.net.backbone.bn1.weight.sum() + self.net.neck.weight.sum()
+        return Losses({"sum": loss}, {"sum": 1.0})
+
+
+@pytest.mark.parametrize("factor", [1.0, 5.0])
+def test_new_layers_have_their_own_learning_rate_and_every_round_drops_anew(factor: float) -> None:
+    data = crops()
+    method = source(data, _Both)
+    old, new = method.net.backbone.bn1.weight, method.net.neck.weight
+    run(
+        method,
+        data,
+        schedule=Schedule(rounds=2, iterations=4),
+        optimizer=OptimizerSettings(
+            algorithm="sgd",
+            lr=0.1,
+            momentum=0,
+            weight_decay=0,
+            new_layers=factor,
+            drops=(0.5,),
+            decay=0.1,
+        ),
+    )
+    way = 2 * (0.1 + 0.1 + 0.01 + 0.01)  # two rounds of four steps
+    assert float(old.detach().mean()) == pytest.approx(1 - way, abs=1e-5)
+    assert float(new.detach().mean()) == pytest.approx(1 - factor * way, abs=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", ["adam", "sgd"])
 def test_weights_decay_as_the_settings_say(algorithm: str) -> None:
     """A loss that wants nothing leaves decay alone: it pulls every weight towards 0."""
@@ -475,3 +514,11 @@ def test_passes_over_the_clusters_instead_of_iterations() -> None:
     assert isinstance(method, _Two)
     run(method, data, schedule=Schedule(rounds=1, iterations=99, passes=3))
     assert len(method.seen) == 3 * 3  # 5 clusters in batches of 2
+
+
+def test_passes_over_the_crops_where_images_are_drawn() -> None:
+    data = crops(persons=6)
+    method = source(data, _AnyImage)
+    assert isinstance(method, _AnyImage)
+    run(method, data, schedule=Schedule(rounds=1, iterations=99, passes=3))
+    assert len(method.seen) == 3 * 5  # 18 crops in batches of 4

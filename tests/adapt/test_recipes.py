@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.errors import ConfigError
 from adapt.methods import METHODS
 from adapt.methods.aml import AMLOptions
+from adapt.methods.daal import DAALOptions
 from adapt.methods.mmt import MMTOptions
 from adapt.methods.source import SourceOptions
 from adapt.recipes import describe_recipes, load_recipe, recipe_label, recipe_names
@@ -56,6 +57,21 @@ def test_papers_constants_of_aml() -> None:
     assert source.optimizer.warmup_rounds == 10
     assert isinstance(source.options, SourceOptions)
     assert source.options.parts == "halves"
+
+
+def test_papers_constants_of_daal() -> None:
+    """Implementation Details, equation 4, figure 4 and card."""
+    daal = load_recipe("daal", method="daal")
+    assert isinstance(daal.options, DAALOptions)
+    assert (daal.options.epsilon, daal.options.labels) == (0.9, "soft")
+    assert (daal.options.attention, daal.options.domain_branch) == ("residual", True)
+    optimizer = daal.optimizer
+    assert (optimizer.algorithm, optimizer.momentum, optimizer.lr) == ("sgd", 0.9, 1.5e-4)
+    assert optimizer.lr * optimizer.new_layers == pytest.approx(3e-5)
+    assert [round(260 * drop) for drop in optimizer.drops] == [20, 80, 140, 200]
+    assert (daal.schedule.rounds, daal.schedule.passes, 2 * daal.batch.size) == (5, 260, 32)
+    assert (daal.clustering.radius, daal.clustering.rho) == ("rho", 1.6e-3)
+    assert (daal.clustering.min_samples, daal.clustering.k1, daal.clustering.k2) == (4, 20, 6)
 
 
 def test_overrides() -> None:

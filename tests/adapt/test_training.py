@@ -24,11 +24,14 @@ from adapt.config import (  # noqa: E402
     Recipe,
     Schedule,
 )
-from adapt.errors import ClusteringError, ConfigError, DataError, RunError  # noqa: E402
-from adapt.features import MIN_CAMERA_CROPS  # noqa: E402
+from adapt.errors import AttentionError, ClusteringError, ConfigError, DataError, RunError  # noqa: E402
+from adapt.export import export_run  # noqa: E402
+from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
+from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.runs import Run  # noqa: E402
+from adapt.runs import Run, RunInfo  # noqa: E402
+from adapt.scoring import open_model  # noqa: E402
 from adapt.training import Machine, adapt, pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
@@ -43,6 +46,12 @@ MMT = Recipe(
     method="mmt",
     options=MMTOptions(),
     clustering=Clustering(clusters=6, camera_centering=True),
+    **SHORT,  # type: ignore[arg-type]
+)
+DAAL = Recipe(
+    method="daal",
+    options=DAALOptions(),
+    clustering=Clustering(clusters=4),
     **SHORT,  # type: ignore[arg-type]
 )
 MACHINE = Machine(torch.device("cpu"), seed=1)
@@ -418,3 +427,115 @@ def test_what_is_odd_about_labels_is_logged(
     radius = Clustering(algorithm="dbscan", radius=1e-3, k1=3, k2=1, min_samples=4)
     site_run(site, init, tmp_path / "out", recipe=MMT.model_copy(update={"clustering": radius}))
     assert "round 1: 67% of the images are outliers" in caplog.text
+
+
+def daal_run(root: Path, init: Path, out: Path, sources: Sequence[Path], **changes: object) -> Run:
+    return site_run(root, init, out, **{"recipe": DAAL, "sources": sources, **changes})
+
+
+def test_daal_learns_from_source_crops_and_its_run_is_read_by_all_that_reads_runs(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    """`init` has learnt from the folder `source`; `more` is new."""
+    site = market("site", seed=5)
+    sources = [tmp_path / "source", market("more", seed=9)]
+    run = Run.open(daal_run(site, init, tmp_path / "run", sources, validation=site).path)
+    assert run.info.attention
+    assert [d.role for d in run.info.data] == [
+        *("target", "source", "source", "validation", "validation")
+    ]
+    assert run.info.data[1] == Run.open(init).info.data[0]
+    assert run.info.data[2].crops == 48
+    assert all(0 <= row["accuracy_source"] <= 1 for row in run.metrics())
+    net = run.network()
+    assert net.attention is not None
+    keys = {key.split(".")[0] for key in net.state_dict()}
+    assert keys == {"backbone", "neck", "attention"}, "no head and no specific branch is kept"
+    bundle = export_run(run, tmp_path / "bundle", name="daal", version="1")
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 16, 3)).astype(np.uint8)
+    (torch_vectors,) = extract([net], images, device=torch.device("cpu"))
+    for path in (run.path, bundle.path):
+        embed, _ = open_model(path, "cpu")
+        np.testing.assert_allclose(embed(images), torch_vectors, atol=1e-4)
+    again = site_run(market("site2", seed=6), run.path, tmp_path / "again")
+    assert Run.open(again.path).info.attention, "MMT goes on from DAAL's network"
+    assert Run.open(again.path).network().attention is not None
+
+
+def test_the_source_of_the_init_is_recorded_once(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    run = daal_run(market("site", seed=5), init, tmp_path / "run", [tmp_path / "source"])
+    assert [d.role for d in run.info.data] == ["target", "source"]
+    everything = daal_run(
+        market("site2", seed=5),
+        init,
+        tmp_path / "all",
+        [tmp_path / "source"],
+        splits=("train", "query", "gallery"),
+    )
+    assert [d.crops for d in everything.info.data[1:]] == [24, 48]
+
+
+def test_daal_without_source_crops(
+    market: Callable[..., Path], tmp_path: Path, init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = market("site", seed=5)
+    with pytest.raises(ConfigError, match=r"daal .*give --source.*options\.source=none"):
+        daal_run(site, init, tmp_path / "run", [])
+    assert not (tmp_path / "run").exists()
+    alone = DAAL.model_copy(update={"options": DAALOptions(source="none")})
+    with pytest.raises(ConfigError, match=r"options\.source is none"):
+        daal_run(site, init, tmp_path / "run", [tmp_path / "source"], recipe=alone)
+    run = daal_run(site, init, tmp_path / "run", [], recipe=alone)
+    assert "daal without source crops is a degraded mode" in caplog.text
+    assert all("loss_domain" not in row for row in run.metrics())
+    assert run.info.state == "finished"
+
+
+def test_source_crops_for_a_method_that_uses_none(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    with pytest.raises(ConfigError, match="mmt learns from no source crops: it uses none"):
+        site_run(market("site"), init, tmp_path / "out", sources=[tmp_path / "source"])
+
+
+def test_source_crops_have_to_be_of_two_people_and_each_folder_given_once(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    site, one = market("site"), market("one", persons=1)
+    with pytest.raises(DataError, match="at least two identities"):
+        daal_run(site, init, tmp_path / "out", [one])
+    with pytest.raises(DataError, match="give every folder once"):
+        daal_run(site, init, tmp_path / "out", [tmp_path / "source"] * 2)
+    with pytest.raises(RunError, match="from 1 network, --init gave 2"):
+        daal_run(site, init, tmp_path / "out", [one], inits=[init, init])
+
+
+def test_a_run_written_before_networks_had_attention_still_reads(init: Path) -> None:
+    file = init / "run.json"
+    content = json.loads(file.read_text())
+    del content["attention"]
+    file.write_text(json.dumps(content))
+    run = Run.open(init)
+    assert isinstance(run.info, RunInfo)
+    assert not run.info.attention
+    assert run.network().attention is None
+
+
+def test_stuck_attention_is_a_failed_run_with_its_last_good_network(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    recipe = DAAL.model_copy(
+        update={
+            "options": DAALOptions(attention_start=0.9999),
+            "optimizer": STILL,
+            "schedule": Schedule(rounds=2, iterations=12),
+        }
+    )
+    with pytest.raises(AttentionError):
+        daal_run(market("site"), init, tmp_path / "out", [tmp_path / "source"], recipe=recipe)
+    run = Run.open(tmp_path / "out")
+    assert (run.info.state, run.info.rounds) == ("failed", 1)
+    assert "attention stuck" in run.info.error
+    assert run.network().attention is not None

@@ -90,3 +90,22 @@ def test_protocol_of_a_model(source: Path, tmp_path: Path) -> None:
     ]
     assert tuple(scores["protocol"] for scores in found) == asked
     assert found[0]["mAP"] != found[1]["mAP"]
+
+
+def test_adapt_with_source_crops(source: Path, tmp_path: Path) -> None:
+    """6 people in training, 3 more in query and gallery; --all-splits is of --source here."""
+    pretrain(source, tmp_path / "init")
+    small = (
+        *("--set", "schedule.rounds=1", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
+        *("--set", "batch.identities=3", "--set", "clustering.algorithm=kmeans"),
+        *("--set", "clustering.clusters=4", "--recipe", "daal_small"),
+    )
+    for splits, crops in (((), [24, 24]), (("--all-splits",), [24, 24, 48])):
+        out = tmp_path / f"run{len(splits)}"
+        resight(
+            *("adapt", "--method", "daal", "--target", source / "bounding_box_train"),
+            *("--init", tmp_path / "init", "--source", source, "--out", out, *small, *splits),
+        )
+        info = json.loads((out / "run.json").read_text())
+        assert [d["crops"] for d in info["data"]] == crops
+        assert info["attention"]

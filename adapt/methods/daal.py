@@ -1,0 +1,223 @@
+"""DAAL: Domain Adaptive Attention Learning.
+
+Domain Adaptive Attention Learning for Unsupervised Person Re-Identification. AAAI 2020.
+
+Where the equations live
+    (1) domain-shared map           models.backbones.net.ReIDNet.feature_map, DAAL.step
+    (2) domain-specific map         models.backbones.attention.DomainBranch
+    (3) hard loss on the source     adapt.losses.classification.cross_entropy
+    (4) soft weights                adapt.labels.soft_weights.soft_weights
+    (5) soft-label loss             adapt.losses.classification.weighted_cross_entropy
+    (6) domain loss                 adapt.losses.classification.cross_entropy
+    (7) their sum                   DAAL.step
+    figure 3                        models.backbones.attention.DomainAttention
+    Algorithm 1                     DAAL.relabel, DAAL.step
+
+Departures from the paper (docs/methods/daal.md argues each)
+    1. The BN neck of the source-trained network stays: f_sh is what leaves it, in the
+       classifiers, in (4), in clustering and in matching. The paper has none.
+    2. The attention is no part of pre-training; it starts nearly constant.
+    3. Readings of garbled places: C/2 kernels of two channels each in the spatial step, no ReLU
+       before the last sigmoid, epsilon of (4) added to the own weight.
+    4. (4) takes f_sh and C_k of unit length, and squared distances of at least 1e-3.
+    5. Outliers have no identity loss but a domain loss.
+    6. Target classifier: cluster centres, anew each round. Source classifier: centres of the
+       people's embeddings. Both without bias, scaled by `options.start_logit`.
+    7. As many source as target images in a step; the optimiser starts anew each round.
+    8. The radius of DBSCAN is found in the first round and kept.
+    9. Cameras are evened out before clustering, as in our MMT.
+    10. Learning rates drop at epochs 20, 80, 140 and 200 of a round's 260, as we read it.
+    11. The last round is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from adapt.clustering import Clusterer
+from adapt.config import MethodOptions
+from adapt.errors import AttentionError, ConfigError
+from adapt.labels.centers import cluster_centers
+from adapt.labels.soft_weights import one_hot_weights, soft_weights
+from adapt.losses.classification import cross_entropy, weighted_cross_entropy
+from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from models.backbones.attention import START, DomainBranch
+from models.backbones.net import ReIDNet
+
+STUCK = 1e-3
+"""Attention whose spread, or whose mean's distance from 0 or 1, is below this is stuck..."""
+
+PATIENCE = 20
+"""... and stops the run after so many steps without a break."""
+
+
+class DAALOptions(MethodOptions):
+    """Hyper-parameters of DAAL and the switches of its table 4."""
+
+    labels: Literal["soft", "lsr", "hard"] = Field("soft", description="target labels in (5)")
+    epsilon: float = Field(0.9, ge=0, le=1, description="least weight of the own cluster in (4)")
+    normalise: bool = Field(False, description="scale the weights of (4) to sum 1")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of labels = lsr")
+    attention: Literal["residual", "independent", "none"] = Field(
+        "residual", description="the domain-specific map has 1 - A, an attention of its own, or all"
+    )
+    attention_start: float = Field(START, gt=0, lt=1, description="A before training")
+    start_logit: float = Field(10.0, gt=0, allow_inf_nan=False, description="of new classifiers")
+    domain_branch: bool = Field(True, description="domain-specific branch and its loss (6)")
+    source: Literal["given", "none"] = Field("given", description="none: degraded, target only")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DAALOptions:
+        if self.attention == "independent" and not self.domain_branch:
+            raise ValueError("attention = independent belongs to the domain branch: switch it on")
+        return self
+
+
+class DAAL:
+    """One network that attends to what source and target share."""
+
+    Options: ClassVar[type[MethodOptions]] = DAALOptions
+    views: ClassVar[int] = 1
+    fresh_optimizer: ClassVar[bool] = True
+    sampling: ClassVar[Literal["identities", "images"]] = "images"
+    students_wanted: ClassVar[int] = 1
+
+    def __init__(
+        self, students: Sequence[ReIDNet], options: DAALOptions, clusterer: Clusterer
+    ) -> None:
+        """Start from one source-trained network; one with attention keeps its own."""
+        (self.net,) = students
+        if options.attention == "none" and self.net.attention is not None:
+            raise ConfigError("the --init network has an attention: options.attention is not none")
+        if options.attention != "none" and self.net.attention is None:
+            self.net.add_attention(options.attention_start)
+        self.options = options
+        self.clusterer = clusterer
+        self.heads = nn.ModuleDict()
+        if options.domain_branch and self.wants_source:
+            own = options.attention == "independent"
+            self.heads["domain"] = DomainBranch(self.net.dimension, independent=own)
+        self._feat_ND = self._center_KD = np.empty((0, self.net.dimension), np.float32)
+        self._stuck_steps = 0
+
+    @property
+    def wants_source(self) -> bool:
+        """Without source crops the soft-label loss is all there is."""
+        return self.options.source == "given"
+
+    def start_source(self, center_KD: NDArray[np.float32]) -> None:
+        """Make the classifier of (3)."""
+        self.heads["source"] = self._classifier(center_KD)
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The shared branch, and the heads and the specific branch, which nobody keeps."""
+        return {"theta": self.net, "heads": self.heads}
+
+    def trained(self) -> Sequence[nn.Module]:
+        """Both."""
+        return (self.net, self.heads)
+
+    def extractors(self) -> Sequence[ReIDNet]:
+        """The shared branch: f_sh."""
+        return (self.net,)
+
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        """Cluster f_sh; keep it and the centres C_k for equation (4)."""
+        (self._feat_ND,) = table.features
+        labels = self.clusterer(self._feat_ND, table.cameras)
+        self._center_KD = cluster_centers(self._feat_ND, labels.labels, normalise=True)
+        self.heads["target"] = self._classifier(self._center_KD)
+        return (labels,)
+
+    def step(self, batches: tuple[Batch, ...]) -> Losses:
+        """Equation (7), averaged over a batch of both domains that passes the network as one."""
+        target, *source = batches
+        images = torch.cat([batch.views[0] for batch in batches])
+        map_BChw = self.net.backbone(images)
+        attention_BChw = None if self.net.attention is None else self.net.attention(map_BChw)
+        shared_BChw = map_BChw if attention_BChw is None else attention_BChw * map_BChw
+        feat_BD = self.net.neck(shared_BChw.mean(dim=(2, 3)))
+        size = len(target.label)
+        weight_BK = self._weights(target)
+        logits_BK = self.heads["target"](feat_BD[:size])
+        terms = {"id_target": weighted_cross_entropy(logits_BK, weight_BK)}
+        stats = _weight_stats(weight_BK, target.label)
+        stats |= _accuracy("target", logits_BK, target.label)
+        for batch in source:
+            logits_BK = self.heads["source"](feat_BD[size:])
+            terms["id_source"] = cross_entropy(logits_BK, batch.label, 0.0)
+            stats |= _accuracy("source", logits_BK, batch.label)
+        if "domain" in self.heads:
+            logits_B2 = self.heads["domain"](map_BChw, attention_BChw)
+            domain_B = (torch.arange(len(images), device=images.device) >= size).long()
+            terms["domain"] = cross_entropy(logits_B2, domain_B, 0.0)
+            stats |= _accuracy("domain", logits_B2, domain_B)
+        if attention_BChw is not None:
+            stats |= self._watch(attention_BChw.detach())
+        part = size / len(images)
+        share = {"id_target": part, "id_source": 1 - part, "domain": 1.0}
+        return Losses(terms, {name: share[name] for name in terms}, stats)
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+    def embedder(self) -> ReIDNet:
+        """The shared branch."""
+        return self.net
+
+    def _classifier(self, center_KD: NDArray[np.float32]) -> nn.Linear:
+        """Rows towards the centres; what lies on its centre has the logit `start_logit`."""
+        classes, dimension = center_KD.shape
+        layer = nn.Linear(dimension, classes, bias=False)
+        with torch.no_grad():
+            # The neck gives features of this length, on average over a batch.
+            length = self.net.neck.weight.norm().cpu()
+            layer.weight.copy_(torch.from_numpy(center_KD) * (self.options.start_logit / length))
+        return layer
+
+    def _weights(self, target: Batch) -> Tensor:
+        o, label_B = self.options, target.label.cpu().numpy()
+        if o.labels == "soft":
+            feat_BD = self._feat_ND[target.index.numpy()]
+            weight_BK = soft_weights(
+                feat_BD, self._center_KD, label_B, epsilon=o.epsilon, normalise=o.normalise
+            )
+        else:
+            smoothing = o.label_smoothing if o.labels == "lsr" else 0.0
+            weight_BK = one_hot_weights(label_B, len(self._center_KD), smoothing)
+        return torch.from_numpy(weight_BK).to(target.label.device)
+
+    def _watch(self, attention_BChw: Tensor) -> dict[str, float]:
+        mean, std = float(attention_BChw.mean()), float(attention_BChw.std())
+        stuck = std < STUCK or not STUCK < mean < 1 - STUCK
+        self._stuck_steps = self._stuck_steps + 1 if stuck else 0
+        if self._stuck_steps == PATIENCE:
+            raise AttentionError(
+                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it tells "
+                "no domain-specific part apart; set options.attention_start nearer to 0.5, "
+                "another optimizer.new_layers, or options.attention=none"
+            )
+        return {"attention_mean": mean, "attention_std": std}
+
+
+def _weight_stats(weight_BK: Tensor, label_B: Tensor) -> dict[str, float]:
+    """Sum of a clustered image's weights, and the own cluster's share of it."""
+    kept = label_B != OUTLIER
+    if not kept.any():
+        return {}
+    sum_B = weight_BK[kept].sum(dim=1)
+    own_B = weight_BK[kept].gather(1, label_B[kept, None]).squeeze(1)
+    return {"weight_sum": float(sum_B.mean()), "own_share": float((own_B / sum_B).mean())}
+
+
+def _accuracy(name: str, logits_BK: Tensor, label_B: Tensor) -> dict[str, float]:
+    kept = label_B != OUTLIER
+    right = (logits_BK.argmax(dim=1) == label_B)[kept]
+    return {f"accuracy_{name}": float(right.float().mean())} if len(right) else {}

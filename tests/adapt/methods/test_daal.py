@@ -1,0 +1,397 @@
+"""DAAL step by step against slow, obvious versions of its paper's equations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="adapt needs torch")
+
+from pydantic import ValidationError  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from adapt.checkpoint import load_network, save_network  # noqa: E402
+from adapt.clustering import Clusterer  # noqa: E402
+from adapt.config import (  # noqa: E402
+    Augmentation,
+    BatchShape,
+    Clustering,
+    OptimizerSettings,
+    Schedule,
+)
+from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.errors import AttentionError, ClusteringError, ConfigError  # noqa: E402
+from adapt.features import extract  # noqa: E402
+from adapt.labels.centers import cluster_centers  # noqa: E402
+from adapt.loop import train  # noqa: E402
+from adapt.methods import DAAL, METHODS, MMT, SourceMethod  # noqa: E402
+from adapt.methods.daal import PATIENCE, DAALOptions  # noqa: E402
+from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
+from models.backbones.net import ReIDNet  # noqa: E402
+
+CPU = torch.device("cpu")
+K, SOURCE_PEOPLE, B = 3, 4, 6
+LABELS = np.array([0, 1, 2, 0, OUTLIER, 1, 2, 0, 1, 2])
+
+
+def net() -> ReIDNet:
+    torch.manual_seed(0)
+    return ReIDNet("resnet18")
+
+
+def given(labels: np.ndarray):  # type: ignore[no-untyped-def]
+    """A clusterer whose answer is known."""
+    return lambda features, cameras: PseudoLabels(labels, "given")
+
+
+def unit(rows: int, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(rows, 512))
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+
+
+def daal(clusters: np.ndarray = LABELS, **options: object) -> DAAL:
+    """A method in the middle of a round, all its classifiers in place."""
+    chosen = DAALOptions(**options)  # type: ignore[arg-type]
+    method = DAAL([net()], chosen, given(clusters))  # type: ignore[arg-type]
+    if method.wants_source:
+        method.start_source(unit(SOURCE_PEOPLE, 5))
+    table = FeatureTable((unit(len(clusters), 1),), np.zeros(len(clusters), np.int64))
+    method.relabel(table, RoundOf(0, 1))
+    for each in method.networks().values():
+        each.train()
+    return method
+
+
+def batches(labels: np.ndarray = LABELS, *, source: bool = True) -> tuple[Batch, ...]:
+    generator = torch.Generator().manual_seed(1)
+    views = [torch.randn(B, 3, 32, 16, generator=generator) for _ in range(2)]
+    rows = torch.tensor([0, 1, 4, 9, 2, 3])
+    target = Batch((views[0],), torch.from_numpy(labels)[rows], rows)
+    people = torch.arange(B) % SOURCE_PEOPLE
+    both = (target, Batch((views[1],), people, torch.arange(B)))
+    return both if source else both[:1]
+
+
+def in_the_middle_of_training(method: DAAL) -> DAAL:
+    """Move what starts nearly constant away from there."""
+    with torch.no_grad():
+        for parameter in method.net.attention.parameters():  # type: ignore[union-attr]
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        method.heads["domain"].classifier.weight.mul_(20)
+    return method
+
+
+def test_losses_equal_the_equations_written_out() -> None:
+    method = in_the_middle_of_training(daal())
+    target, source = data = batches()
+    losses = method.step(data)
+    with torch.no_grad():
+        maps = method.net.backbone(torch.cat([target.views[0], source.views[0]]))
+        attention = method.net.attention(maps)  # type: ignore[misc]
+        shared = (attention * maps).flatten(2).mean(2)
+        specific = ((1 - attention) * maps).flatten(2).mean(2)
+        f = (shared - shared.mean(0)) / (shared.var(0, unbiased=False) + method.net.neck.eps).sqrt()
+        W_t, W_s = method.heads["target"].weight, method.heads["source"].weight
+        domain = method.heads["domain"].classifier
+    stored, centers = unit(len(LABELS), 1), cluster_centers(unit(10, 1), LABELS, normalise=True)
+    id_target = id_source = of_domain = 0.0
+    W_t, W_s = W_t.detach(), W_s.detach()
+    for i in range(B):
+        y, row = int(target.label[i]), int(target.index[i])
+        log_p = F.log_softmax(W_t @ f[i], 0)
+        for k in range(K):
+            w = 1 / (K * ((stored[row] - centers[k]) ** 2).sum())
+            w += 0.9 if k == y else 0.0
+            id_target -= float(w * log_p[k]) * (y != OUTLIER) / B
+        id_source -= float(F.log_softmax(W_s @ f[B + i], 0)[source.label[i]]) / B
+    for i in range(2 * B):
+        log_p = F.log_softmax(domain.weight @ specific[i] + domain.bias, 0).detach()
+        of_domain -= float(log_p[int(i >= B)]) / (2 * B)
+    expected = {"id_target": id_target, "id_source": id_source, "domain": of_domain}
+    assert {k: float(v) for k, v in losses.terms.items()} == pytest.approx(expected, rel=1e-3)
+
+
+def test_their_sum_is_equation_7_averaged_over_the_images_of_both_domains() -> None:
+    losses = daal().step(batches())
+    assert losses.weights == {"id_target": 0.5, "id_source": 0.5, "domain": 1.0}
+    target, source = batches()
+    fewer = Batch((source.views[0][:2],), source.label[:2], source.index[:2])
+    assert daal().step((target, fewer)).weights == {
+        "id_target": 0.75,
+        "id_source": 0.25,
+        "domain": 1.0,
+    }
+    alone = daal(source="none").step(batches(source=False))
+    assert dict(alone.weights) == {"id_target": 1.0}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_ablation_hard_and_lsr(smoothing: float) -> None:
+    """Table 4: the target's loss is cross-entropy over the clustered images."""
+    kind = {"labels": "lsr", "label_smoothing": smoothing} if smoothing else {"labels": "hard"}
+    method = daal(attention="none", **kind)
+    target, _ = data = batches()
+    loss = method.step(data).terms["id_target"]
+    with torch.no_grad():
+        images = torch.cat([batch.views[0] for batch in data])
+        logits = method.heads["target"](method.net(images).neck[:B])
+        loss = loss.detach()
+    kept = target.label != OUTLIER
+    expected = F.cross_entropy(logits[kept], target.label[kept], label_smoothing=smoothing)
+    assert float(loss) == pytest.approx(float(expected) * int(kept.sum()) / B, rel=1e-4)
+
+
+def test_ablation_of_branches() -> None:
+    """Rows of table 4: nothing, + DSP, + DAAM, + DSP + IA, all."""
+    rows = {
+        ("none", False): (False, set()),
+        ("none", True): (False, {"domain"}),
+        ("residual", False): (True, set()),
+        ("independent", True): (True, {"domain"}),
+        ("residual", True): (True, {"domain"}),
+    }
+    seen = set()
+    for (attention, branch), (has_attention, heads) in rows.items():
+        method = daal(attention=attention, domain_branch=branch)
+        losses = method.step(batches())
+        assert (method.net.attention is not None) == has_attention
+        assert set(losses.terms) == {"id_target", "id_source"} | heads
+        assert ("attention_std" in losses.stats) == has_attention
+        assert ("accuracy_domain" in losses.stats) == bool(heads)
+        seen.add(round(float(losses.total()), 5))
+    assert len(seen) == len(rows)
+    with pytest.raises(ValidationError, match="belongs to the domain branch"):
+        DAALOptions(attention="independent", domain_branch=False)
+
+
+def test_both_domains_pass_the_network_as_one_batch() -> None:
+    """Batch norm sees a mixture: other source images change the target's loss."""
+    target, source = batches()
+    other = replace(source, views=(source.views[0] * 2 + 1,))
+    one, two = (float(daal().step((target, b)).terms["id_target"]) for b in (source, other))
+    assert one != pytest.approx(two, rel=1e-4)
+
+
+def test_outliers_have_a_domain_loss_and_no_identity_loss() -> None:
+    alone = np.full(10, OUTLIER)
+    alone[[5, 6, 7]] = [0, 1, 2]  # nobody of the batch
+    method = daal(alone)
+    losses = method.step(batches(alone))
+    assert float(losses.terms["id_target"]) == 0
+    assert "accuracy_target" not in losses.stats
+    assert "own_share" not in losses.stats
+    assert losses.stats["accuracy_domain"] >= 0
+    losses.total().backward()
+    assert not method.heads["target"].weight.grad.any()
+    assert method.heads["domain"].classifier.weight.grad.any()
+
+
+def test_who_learns_from_what() -> None:
+    """Each term reaches the trunk and its own head; the domain loss reaches the attention, too."""
+    for term, head in (("id_target", "target"), ("id_source", "source"), ("domain", "domain")):
+        method = daal()
+        method.step(batches()).terms[term].backward()
+        for name, module in method.heads.items():
+            learns = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
+            assert all(learns) if name == head else not any(learns), (term, name)
+        assert method.net.backbone.conv1.weight.grad.any()
+        assert all(p.grad.any() for p in method.net.attention.parameters())  # type: ignore[union-attr]
+        neck = method.net.neck.weight.grad
+        assert (neck is None) == (term == "domain"), "the specific branch has no neck"
+
+
+def test_the_domain_branch_learns_to_tell_the_domains_apart() -> None:
+    method = daal()
+    target, source = batches()
+    data = (target, replace(source, views=(source.views[0] + 2,)))
+    opt = torch.optim.Adam([p for m in method.trained() for p in m.parameters()], lr=3e-3)
+    figures = []
+    for _ in range(15):
+        losses = method.step(data)
+        opt.zero_grad()
+        losses.total().backward()
+        opt.step()
+        figures.append((float(losses.terms["domain"]), losses.stats["accuracy_domain"]))
+    assert figures[-1][0] < 0.5 * figures[0][0], figures
+    assert figures[-1][1] == 1
+
+
+def test_relabel_keeps_what_equation_4_needs_and_starts_a_new_classifier() -> None:
+    seen = []
+
+    def cluster(features: np.ndarray, cameras: np.ndarray) -> PseudoLabels:
+        seen.append((features, cameras))
+        return PseudoLabels(LABELS, "given")
+
+    method = DAAL([net()], DAALOptions(), cluster)  # type: ignore[arg-type]
+    features, cameras = unit(10, 7), np.arange(10) % 2
+    (labels,) = method.relabel(FeatureTable((features,), cameras), RoundOf(0, 2))
+    assert labels.labels is LABELS
+    assert seen[0][0] is features
+    np.testing.assert_array_equal(seen[0][1], cameras)
+    for k in range(K):
+        center = features[k == LABELS].mean(0)
+        row = method.heads["target"].weight[k].detach().numpy()
+        np.testing.assert_allclose(row, center / np.linalg.norm(center), atol=1e-5)
+
+
+def test_weights_follow_the_rounds_features_not_the_networks() -> None:
+    method = daal()
+    first = method.step(batches()).stats
+    with torch.no_grad():
+        for parameter in method.net.parameters():
+            parameter.mul_(1.1)
+    again = method.step(batches()).stats
+    assert first["weight_sum"] == again["weight_sum"]
+    assert first["own_share"] == again["own_share"]
+    other = FeatureTable((unit(10, 2),), np.zeros(10, np.int64))
+    method.relabel(other, RoundOf(0, 1))
+    assert method.step(batches()).stats["weight_sum"] != first["weight_sum"]
+
+
+def test_logged_weights_by_hand() -> None:
+    method = daal(labels="lsr", label_smoothing=0.3)
+    stats = method.step(batches()).stats
+    assert stats["weight_sum"] == pytest.approx(1)
+    assert stats["own_share"] == pytest.approx(0.7 + 0.3 / K)
+
+
+def test_what_is_trained_extracted_and_kept(tmp_path: Path) -> None:
+    method = daal()
+    assert method.extractors() == (method.net,)
+    assert method.embedder() is method.net
+    held = {id(p) for module in method.trained() for p in module.parameters()}
+    assert {id(p) for p in method.net.parameters()} <= held
+    assert {id(p) for p in method.heads.parameters()} <= held
+    assert set(method.heads) == {"target", "source", "domain"}
+    save_network(method.embedder(), tmp_path / "kept")
+    kept = ReIDNet("resnet18", attention=True)
+    load_network(kept, tmp_path / "kept")
+    image = torch.randn(2, 3, 32, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(kept.eval().embed(image), method.net.eval().embed(image))
+    trunk_neck_attention = {key.split(".")[0] for key in kept.state_dict()}
+    assert trunk_neck_attention == {"backbone", "neck", "attention"}
+
+
+def test_source_classifier_starts_at_the_peoples_embeddings() -> None:
+    method = daal()
+    np.testing.assert_array_equal(method.heads["source"].weight.detach(), unit(SOURCE_PEOPLE, 5))
+
+
+def test_only_daal_learns_from_source_crops() -> None:
+    assert isinstance(daal(), SourceMethod)
+    assert daal().wants_source
+    assert not daal(source="none").wants_source
+    mmt = MMT([net(), net()], MMT.Options(), given(LABELS))  # type: ignore[arg-type]
+    assert not isinstance(mmt, SourceMethod)
+    assert METHODS["daal"] is DAAL
+
+
+def test_start_from_a_network_that_has_an_attention() -> None:
+    start = ReIDNet("resnet18", attention=True)
+    own = start.attention
+    method = DAAL([start], DAALOptions(), given(LABELS))  # type: ignore[arg-type]
+    assert method.net.attention is own
+    with pytest.raises(ConfigError, match=r"options\.attention"):
+        DAAL([start], DAALOptions(attention="none"), given(LABELS))  # type: ignore[arg-type]
+
+
+def test_pinned_first_step() -> None:
+    """A change of any number here is a change of the method: say so in the changelog."""
+    assert float(daal().step(batches()).total()) == pytest.approx(2.2880, rel=1e-3)
+
+
+def crops(people: int, each: int, seed: int, shade: int = 0) -> DecodedCrops:
+    rng = np.random.default_rng(seed)
+    samples = tuple(
+        Sample(Path(f"{p}_{i}.png"), f"{p}_{i}.png", camera=i % 2, person=p)
+        for p in range(people)
+        for i in range(each)
+    )
+    colours = rng.integers(0, 200, (people, 1, 1, 3)).repeat(each, axis=0)
+    images = (colours + rng.integers(0, 40, (len(samples), 32, 16, 3)) + shade).astype(np.uint8)
+    return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
+
+
+def loop(method: DAAL, *, source: bool = True, lr: float = 1e-3, **schedule: int):  # type: ignore[no-untyped-def]
+    site, labelled = crops(6, 4, seed=0, shade=15), crops(4, 4, seed=1)
+    if source:
+        (features,) = extract([method.net], labelled.images, device=CPU)
+        method.start_source(cluster_centers(features, labelled.crops.persons, normalise=True))
+    return train(
+        method,
+        site,
+        source=labelled if source else None,
+        schedule=Schedule(**{"rounds": 2, "iterations": 3, **schedule}),
+        batch=BatchShape(identities=4, instances=2),
+        augmentation=Augmentation(pad=2),
+        optimizer=OptimizerSettings(lr=lr, new_layers=2.0),
+        camera_statistics=False,
+        seed=0,
+        device=CPU,
+    )
+
+
+def clusterer() -> Clusterer:
+    settings = Clustering(algorithm="kmeans", clusters=6, camera_centering=False)
+    return Clusterer(settings, identities_per_batch=4, seed=0)
+
+
+@pytest.mark.parametrize("source", ["given", "none"])
+def test_two_rounds_of_the_loop(source: str) -> None:
+    method = DAAL([net()], DAALOptions(source=source), clusterer())  # type: ignore[arg-type]
+    before = {k: v.clone() for k, v in method.net.state_dict().items()}
+    rounds = list(loop(method, source=source == "given"))
+    assert [each.number for each in rounds] == [1, 2]
+    logged = {"attention_mean", "attention_std", "weight_sum", "own_share", "accuracy_target"}
+    with_source = {"accuracy_domain", "accuracy_source", "loss_domain", "loss_id_source"}
+    for each in rounds:
+        assert logged <= set(each.metrics)
+        assert (with_source <= set(each.metrics)) == (source == "given")
+        assert all(np.isfinite(value) for value in each.metrics.values())
+    after = method.net.state_dict()
+    for part in ("backbone.conv1.weight", "attention.spatial.0.weight", "neck.weight"):
+        assert not torch.equal(before[part], after[part])
+
+
+def test_same_seed_same_network() -> None:
+    kept = []
+    for _ in range(2):
+        method = DAAL([net()], DAALOptions(), clusterer())
+        list(loop(method))
+        kept.append(method.net.state_dict())
+    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+
+
+def test_stuck_attention_ends_the_run_after_its_last_good_round() -> None:
+    """A is 1 everywhere: the specific branch starves. The first round is done before it is sure."""
+    method = DAAL([net()], DAALOptions(attention_start=0.9999), clusterer())
+    rounds = loop(method, lr=1e-9, iterations=PATIENCE - 2)
+    first = next(rounds)
+    assert first.metrics["attention_mean"] > 0.999
+    with pytest.raises(AttentionError, match=r"mean 0\.9999.*attention_start"):
+        next(rounds)
+
+
+def test_attention_that_is_the_same_everywhere_is_stuck_and_a_break_starts_the_count_anew() -> None:
+    method = daal()
+    last = method.net.attention.channel[4]  # type: ignore[union-attr]
+    spread = last.weight.detach().clone()
+    for flat in (True, False, True):
+        with torch.no_grad():
+            last.weight.copy_(0 * spread if flat else spread)
+        for _ in range(PATIENCE - 1 if flat else 1):
+            assert (method.step(batches()).stats["attention_std"] < 1e-6) == flat
+    with pytest.raises(AttentionError, match=r"std 0\.0000"):
+        method.step(batches())
+
+
+@pytest.mark.parametrize("labels", [np.full(24, OUTLIER), np.zeros(24, np.int64)])
+def test_collapsed_clusters_stop_the_run(labels: np.ndarray) -> None:
+    method = DAAL([net()], DAALOptions(), given(labels))  # type: ignore[arg-type]
+    with pytest.raises(ClusteringError):
+        next(loop(method))
