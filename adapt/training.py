@@ -209,7 +209,9 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
         raise RunError(f"this method starts from {most}, --init gave {len(runs)}")
     kinds = {(run.info.backbone, run.info.attention, run.info.preprocessing) for run in runs}
     if len(kinds) > 1:
-        raise RunError("the --init runs differ in backbone or input size; pre-train them alike")
+        raise RunError(
+            "the --init runs differ in backbone, attention or input size; pre-train them alike"
+        )
     nets = [run.network() for run in runs]
     if len(nets) < wanted:
         log.warning(

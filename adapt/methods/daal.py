@@ -54,7 +54,7 @@ from models.backbones.net import ReIDNet
 STUCK = 1e-3
 """Attention whose spread, or whose mean's distance from 0 or 1, is below this is stuck..."""
 
-PATIENCE = 20
+PATIENCE = 10
 """... and stops the run after so many steps without a break."""
 
 
@@ -69,7 +69,7 @@ class DAALOptions(MethodOptions):
         "residual", description="the domain-specific map has 1 - A, an attention of its own, or all"
     )
     attention_start: float = Field(START, gt=0, lt=1, description="A before training")
-    start_logit: float = Field(10.0, gt=0, allow_inf_nan=False, description="of new classifiers")
+    start_logit: float = Field(8.0, gt=0, allow_inf_nan=False, description="of new classifiers")
     domain_branch: bool = Field(True, description="domain-specific branch and its loss (6)")
     source: Literal["given", "none"] = Field("given", description="none: degraded, target only")
 

@@ -111,7 +111,7 @@ def test_losses_equal_the_equations_written_out() -> None:
         log_p = F.log_softmax(domain.weight @ specific[i] + domain.bias, 0).detach()
         of_domain -= float(log_p[int(i >= B)]) / (2 * B)
     expected = {"id_target": id_target, "id_source": id_source, "domain": of_domain}
-    assert {k: float(v) for k, v in losses.terms.items()} == pytest.approx(expected, rel=1e-3)
+    assert {k: v.item() for k, v in losses.terms.items()} == pytest.approx(expected, rel=1e-3)
 
 
 def test_their_sum_is_equation_7_averaged_over_the_images_of_both_domains() -> None:
@@ -209,7 +209,7 @@ def test_the_domain_branch_learns_to_tell_the_domains_apart() -> None:
     data = (target, replace(source, views=(source.views[0] + 2,)))
     opt = torch.optim.Adam([p for m in method.trained() for p in m.parameters()], lr=3e-3)
     figures = []
-    for _ in range(15):
+    for _ in range(8):
         losses = method.step(data)
         opt.zero_grad()
         losses.total().backward()
@@ -235,7 +235,8 @@ def test_relabel_keeps_what_equation_4_needs_and_starts_a_new_classifier() -> No
     for k in range(K):
         center = features[k == LABELS].mean(0)
         row = method.heads["target"].weight[k].detach().numpy()
-        np.testing.assert_allclose(row, center / np.linalg.norm(center), atol=1e-5)
+        unit_row = row * 512**0.5 / 8  # a new neck gives features of length sqrt(512)
+        np.testing.assert_allclose(unit_row, center / np.linalg.norm(center), atol=1e-5)
 
 
 def test_weights_follow_the_rounds_features_not_the_networks() -> None:
@@ -277,9 +278,15 @@ def test_what_is_trained_extracted_and_kept(tmp_path: Path) -> None:
     assert trunk_neck_attention == {"backbone", "neck", "attention"}
 
 
-def test_source_classifier_starts_at_the_peoples_embeddings() -> None:
-    method = daal()
-    np.testing.assert_array_equal(method.heads["source"].weight.detach(), unit(SOURCE_PEOPLE, 5))
+@pytest.mark.parametrize("logit", [8.0, 3.0])
+def test_classifiers_start_at_centres_with_the_logit_asked_for(logit: float) -> None:
+    method = daal(start_logit=logit)
+    with torch.no_grad():
+        method.net.neck.weight.mul_(2)
+        method.start_source(unit(SOURCE_PEOPLE, 5))
+        on_centre = torch.from_numpy(unit(SOURCE_PEOPLE, 5)) * method.net.neck.weight.norm()
+        logits = method.heads["source"](on_centre)
+    assert torch.diagonal(logits).tolist() == pytest.approx([logit] * SOURCE_PEOPLE, rel=1e-5)
 
 
 def test_only_daal_learns_from_source_crops() -> None:
@@ -302,7 +309,7 @@ def test_start_from_a_network_that_has_an_attention() -> None:
 
 def test_pinned_first_step() -> None:
     """A change of any number here is a change of the method: say so in the changelog."""
-    assert float(daal().step(batches()).total()) == pytest.approx(2.2880, rel=1e-3)
+    assert float(daal().step(batches()).total()) == pytest.approx(2.0794, rel=1e-3)
 
 
 def crops(people: int, each: int, seed: int, shade: int = 0) -> DecodedCrops:
@@ -362,7 +369,7 @@ def test_same_seed_same_network() -> None:
     kept = []
     for _ in range(2):
         method = DAAL([net()], DAALOptions(), clusterer())
-        list(loop(method))
+        list(loop(method, rounds=1, iterations=2))
         kept.append(method.net.state_dict())
     assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
 
