@@ -137,6 +137,10 @@ class MethodOptions(_Section):
         """How many source-trained networks these options leave of the method's `most`."""
         return most
 
+    def source_wanted(self) -> bool:
+        """Whether these options let the method learn from labelled source crops, too."""
+        return False
+
 
 class Recipe(_Section):
     """Everything that decides a run, but for the data, the seed and the initial networks.

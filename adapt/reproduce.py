@@ -101,11 +101,6 @@ def make_plan(
     Raises ConfigError, NoImagesError, WeightsError.
     """
     method, paper, task = find_task(name)
-    if paper.adapt is None or method not in METHODS:
-        raise ConfigError(
-            f"{name}: only the figures of {paper.citation} are here, its method is not; there "
-            f"are: {', '.join(METHODS)}"
-        )
     changes = _by_stage(overrides)
     network = _network(task, paper, changes["network"])
     first = (*paper.pretrain.set, *changes["pretrain"])
@@ -234,6 +229,7 @@ def _adapted(plan: Plan, sources: Sequence[Run], machine: Machine) -> Run:
             recipe_name=stage.label,
             out=stage.out,
             machine=Machine(machine.device, stage.seed),
+            sources=[plan.source] if stage.recipe.options.source_wanted() else (),
         )
     if run.info.init != tuple(source.network_hash() for source in sources):
         raise RunError(

@@ -137,7 +137,7 @@ def adapt(
         device=None if machine.device.type == "cpu" else machine.device,
     )
     method = method_type(nets, recipe.options, clusterer)
-    _check_sources(method, recipe.method, sources)
+    _check_sources(method, recipe, sources)
     data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
@@ -179,9 +179,9 @@ def _read_sources(
     return load_crops(merge_sources(sets), preprocessing)
 
 
-def _check_sources(method: SiteMethod, name: str, sources: Sequence[Path]) -> None:
+def _check_sources(method: SiteMethod, recipe: Recipe, sources: Sequence[Path]) -> None:
     """Raise ConfigError unless source crops are given where they are used, and only there."""
-    wanted = isinstance(method, SourceMethod) and method.wants_source
+    name, wanted = recipe.method, recipe.options.source_wanted()
     if wanted and not sources:
         raise ConfigError(
             f"{name} learns from labelled source crops, too: give --source, the folder that the "

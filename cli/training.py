@@ -15,7 +15,7 @@ from adapt.evaluate.metrics import ProtocolName
 from models.image import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
-    from adapt.data.folders import Split
+    from adapt.data.splits import Split
     from adapt.evaluate.metrics import RetrievalScores
     from adapt.training import Machine
 
@@ -82,11 +82,11 @@ def pretrain(
 
 
 def adapt(
-    method: Annotated[str, typer.Option(help="aml, hli, mmt or nrmt.")],
+    method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
     target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
     init: Annotated[
         list[Path],
-        typer.Option(help="Run folder of a pre-trained network; two seeds for most methods."),
+        typer.Option(help="Run folder of a pre-trained network; two seeds, one for hli and daal."),
     ],
     out: Out,
     source: Annotated[

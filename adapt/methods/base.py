@@ -85,11 +85,6 @@ class SiteMethod(Method, Protocol):
 class SourceMethod(SiteMethod, Protocol):
     """A method that learns from labelled source crops, too: its steps get a batch of them."""
 
-    @property
-    def wants_source(self) -> bool:
-        """False where its options say that it has to do without."""
-        ...
-
     def start_source(self, center_KD: NDArray[np.float32]) -> None:
         """Learn, once before training, where each source person's embeddings lie.
 

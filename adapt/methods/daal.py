@@ -73,6 +73,10 @@ class DAALOptions(MethodOptions):
     domain_branch: bool = Field(True, description="domain-specific branch and its loss (6)")
     source: Literal["given", "none"] = Field("given", description="none: degraded, target only")
 
+    def source_wanted(self) -> bool:
+        """Without source crops the soft-label loss is all there is."""
+        return self.source == "given"
+
     @model_validator(mode="after")
     def _consistent(self) -> DAALOptions:
         if self.attention == "independent" and not self.domain_branch:
@@ -101,16 +105,11 @@ class DAAL:
         self.options = options
         self.clusterer = clusterer
         self.heads = nn.ModuleDict()
-        if options.domain_branch and self.wants_source:
+        if options.domain_branch and options.source_wanted():
             own = options.attention == "independent"
             self.heads["domain"] = DomainBranch(self.net.dimension, independent=own)
         self._feat_ND = self._center_KD = np.empty((0, self.net.dimension), np.float32)
         self._stuck_steps = 0
-
-    @property
-    def wants_source(self) -> bool:
-        """Without source crops the soft-label loss is all there is."""
-        return self.options.source == "given"
 
     def start_source(self, center_KD: NDArray[np.float32]) -> None:
         """Make the classifier of (3)."""

@@ -1,8 +1,7 @@
 """The papers' tasks: what each published, and the recipes that ought to reach it. One file each.
 
-A task is a source, a target, a backbone and, where the paper tried several, a number of clusters. A
-file may hold published figures alone (`adapt` absent) until its method is here. docs/recipes.md
-explains the fields.
+A task is a source, a target, a backbone and, where the paper tried several, a number of clusters.
+docs/recipes.md explains the fields.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class Paper(_Record):
     height: int = Field(256, ge=8)
     width: int = Field(128, ge=8)
     pretrain: Stage = Stage(recipe="source")
-    adapt: Stage | None = None
+    adapt: Stage
     unadapted: tuple[Figures, ...] = ()
     task: tuple[Task, ...]
 
@@ -135,8 +134,7 @@ def describe_tasks() -> list[tuple[str, str]]:
     found = []
     for name in paper_names():
         paper = load_paper(name)
-        state = "" if paper.adapt else "; figures only, the method is not here"
-        found += [(f"{name}-{t.name}", f"mAP {t.mAP}, top-1 {t.top1}{state}") for t in paper.task]
+        found += [(f"{name}-{t.name}", f"mAP {t.mAP}, top-1 {t.top1}") for t in paper.task]
     return found
 
 

@@ -56,7 +56,7 @@ def daal(clusters: np.ndarray = LABELS, **options: object) -> DAAL:
     """A method in the middle of a round, all its classifiers in place."""
     chosen = DAALOptions(**options)  # type: ignore[arg-type]
     method = DAAL([net()], chosen, given(clusters))  # type: ignore[arg-type]
-    if method.wants_source:
+    if method.options.source_wanted():
         method.start_source(unit(SOURCE_PEOPLE, 5))
     table = FeatureTable((unit(len(clusters), 1),), np.zeros(len(clusters), np.int64))
     method.relabel(table, RoundOf(0, 1))
@@ -291,8 +291,8 @@ def test_classifiers_start_at_centres_with_the_logit_asked_for(logit: float) -> 
 
 def test_only_daal_learns_from_source_crops() -> None:
     assert isinstance(daal(), SourceMethod)
-    assert daal().wants_source
-    assert not daal(source="none").wants_source
+    assert daal().options.source_wanted()
+    assert not daal(source="none").options.source_wanted()
     mmt = MMT([net(), net()], MMT.Options(), given(LABELS))  # type: ignore[arg-type]
     assert not isinstance(mmt, SourceMethod)
     assert METHODS["daal"] is DAAL
