@@ -21,8 +21,14 @@ RADII = np.arange(0.1, CUT, 0.025)
 NEARLY_BEST = 0.85
 """Share of the largest silhouette from which on a radius is a candidate."""
 
-SAME_PEOPLE = 0.93
+SAME_PEOPLE = 0.96
 """Adjusted Rand index from which on a larger radius has added images but merged no people."""
+
+SAME_IMAGES = 0.995
+"""Adjusted Rand index from which on hardly an image has changed its cluster."""
+
+AS_TIGHT = 0.99
+"""Share of the chosen silhouette down to which a larger radius of the same clusters is taken."""
 
 LEAST_SILHOUETTE = 0.1
 """Below this no radius separates anything."""
@@ -54,7 +60,8 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     smallest radius that reaches 85 % of the best silhouette the choice moves on to larger ones
     as long as that raises the silhouette and adds images to clusters without merging them:
     people who look alike make larger clusters that are tight, too, and merged people cannot be
-    told apart again, but images left out can join in a later round.
+    told apart again, but images left out can join in a later round. At last it goes on
+    while the same clusters take in more images and stay about as tight (silhouette within 1 %).
 
     Args:
         graph: distances of N images.
@@ -84,6 +91,12 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     start = chosen = int(np.flatnonzero(scores >= NEARLY_BEST * best)[0])
     for i in range(start + 1, len(RADII)):
         if scores[i] > scores[chosen] and _agreement(labels[start], labels[i]) >= SAME_PEOPLE:
+            chosen = i
+    tight = chosen
+    for i in range(tight + 1, len(RADII)):
+        as_tight = scores[i] >= AS_TIGHT * scores[tight]
+        more = (labels[i] != OUTLIER).sum() > (labels[chosen] != OUTLIER).sum()
+        if as_tight and more and _agreement(labels[tight], labels[i]) >= SAME_IMAGES:
             chosen = i
     return RadiusChoice(
         float(RADII[chosen]),

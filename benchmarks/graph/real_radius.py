@@ -15,7 +15,7 @@ from adapt.graph.camera_bias import camera_bias
 from adapt.graph.jaccard import JaccardGraph, Variant
 from adapt.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.labels.array_files import read_features
-from adapt.labels.hdbscan import cluster_hdbscan
+from adapt.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
 from benchmarks.graph.rules import RuleResult, Rules, at, loss, radius_rules, result, said
 from benchmarks.graph.settings import K1, K2
@@ -109,7 +109,7 @@ def print_clusterings(name: str, data: Features, rules: Mapping[Variant, Rules])
         for rule, found in results.items():
             print_clustering(name, variant, f"dbscan {rule}", found)
         graph = JaccardGraph(features, k1=K1[variant], k2=K2, variant=variant)
-        tree = cluster_hdbscan(graph.distances(1.0), min_samples=8, min_cluster_size=8)
+        tree = cluster_hdbscan(graph.distances(REACH), min_samples=8, min_cluster_size=8)
         print_clustering(name, variant, "hdbscan 8, 8", result(tree.labels, data.people))
     counts = {"N/20": auto_clusters(len(features), 2), "people": len(np.unique(data.people))}
     for rule, clusters in counts.items():
