@@ -37,7 +37,10 @@ class DeviceSearch:
         if tied.any():
             order = squared[tied].sort(dim=1, stable=True)
             value[tied], position[tied] = order.values[:, :width], order.indices[:, :width]
-        return value.cpu().numpy(), position.cpu().numpy()
+        # topk lists ties in any order; where blocks are put together the first listed stays.
+        position, by_position = position.sort(dim=1)
+        value, by_value = value.gather(1, by_position).sort(dim=1, stable=True)
+        return value.cpu().numpy(), position.gather(1, by_value).cpu().numpy()
 
     def farthest(
         self, queries: NDArray[np.float32], block: NDArray[np.float32]

@@ -170,6 +170,10 @@ def test_more_ties_than_are_searched(search: Search) -> None:
     for i in (0, 3, 299):
         others = [j for j in range(6) if j != i][:4]
         assert apart.rank[i].tolist() == [i, *others]
+    for block_rows in (20, 40):  # blocks shorter than a list, and ties across them
+        cut = UnitRows(np.eye(60, dtype=np.float32), block_rows=block_rows)
+        for i, row in enumerate(nearest_neighbours(cut, 45, search=search).rank):
+            assert row.tolist() == [i, *(j for j in range(46) if j != i)][:45]
     codes = signs(9, 1500)
     near = nearest_neighbours(UnitRows(codes, block_rows=400), 5, search=search)
     np.testing.assert_array_equal(near.rank, sorted_all(codes)[0][:, :5])
