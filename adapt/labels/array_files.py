@@ -60,13 +60,18 @@ def check_place(path: Path, *inputs: Path | None) -> None:
 
     inputs: files that are read, which it must not replace.
     """
-    if path.is_dir():
-        raise DataError(f"{path} cannot be written: it is a folder; name a file")
-    for read in inputs:
-        if read is not None and path.exists() and read.exists() and path.samefile(read):
-            raise DataError(f"{path} is read: writing labels there would destroy it; name another")
-    draft = _draft(path)
     try:
+        if path.is_dir():
+            raise DataError(f"{path} cannot be written: it is a folder; name a file")
+        if path.exists() and not path.is_file():
+            # A file would take the place of a device such as /dev/null.
+            raise DataError(f"{path} cannot be written: it is no ordinary file; name another")
+        for read in inputs:
+            if read is not None and path.exists() and read.exists() and path.samefile(read):
+                raise DataError(
+                    f"{path} is read: writing labels there would destroy it; name another"
+                )
+        draft = _draft(path)
         draft.touch(exist_ok=False)
         draft.unlink()
     except OSError as error:

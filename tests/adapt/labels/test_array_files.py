@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,12 @@ def test_a_place_for_labels_is_checked_before_the_work(tmp_path: Path) -> None:
     for same in (features, tmp_path / "." / "f.npy", link):
         with pytest.raises(DataError, match="would destroy it"):
             check_place(same, None, features)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(DataError, match="no ordinary file"):
+            check_place(other, features)
+    with pytest.raises(DataError, match="cannot be written: File name too long"):
+        check_place(tmp_path / ("l" * 300), features)
 
 
 def test_a_header_that_promises_more_than_memory_holds(tmp_path: Path) -> None:
