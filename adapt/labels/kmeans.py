@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from adapt.errors import ClusteringError, NonFiniteFeaturesError
+from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
 from adapt.types import PseudoLabels
 
 IMAGES_PER_IDENTITY = 20
@@ -47,12 +47,16 @@ def cluster_kmeans(
         Labels 0..K-1 without holes, K <= clusters.
 
     Raises:
-        NonFiniteFeaturesError: features hold NaN or infinity.
+        DataError: features have no columns. NonFiniteFeaturesError: they hold NaN or infinity.
         ClusteringError: there are fewer images than clusters, or clusters < 1.
 
     Source: MMT (Ge et al., ICLR 2020), section 4.2.2; starts and iterations from its code.
     """
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if not features.shape[1]:
+        raise DataError(f"features of shape {features.shape} have no columns: extract them again")
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, too, as for the graph
+        finite = np.isfinite(features.astype(np.float32, copy=False)).all(axis=1)
+    bad = np.flatnonzero(~finite)
     if len(bad):
         raise NonFiniteFeaturesError(int(bad[0]), len(bad))
     if not 1 <= clusters <= len(features):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from adapt.errors import ClusteringError, NonFiniteFeaturesError
+from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
 
 
@@ -91,9 +91,13 @@ def test_impossible_numbers_are_refused(images: int, clusters: int) -> None:
 
 def test_features_that_are_not_finite_are_refused() -> None:
     features, _ = blobs(2, 3)
-    features[4, 1] = np.nan
-    with pytest.raises(NonFiniteFeaturesError, match="row 4"):
-        cluster_kmeans(features, 2, seed=1)
+    for wild in (np.nan, np.inf, 1e300):
+        row = features.astype(np.float64)
+        row[4, 1] = wild
+        with pytest.raises(NonFiniteFeaturesError, match="row 4"):
+            cluster_kmeans(row, 2, seed=1)
+    with pytest.raises(DataError, match="no columns"):
+        cluster_kmeans(features[:, :0], 2, seed=1)
 
 
 @pytest.mark.parametrize(
