@@ -55,13 +55,21 @@ class DeviceSearch:
         return squared.add_(left.square().sum(1, keepdim=True))
 
 
-def overlap_rows_on(device: torch.device, rows: csr_array, least: float) -> Iterator[Overlaps]:
+def overlap_rows_on(
+    device: torch.device,
+    rows: csr_array,
+    least: float,
+    *,
+    dense_entries: int = DENSE_ENTRIES,
+    list_entries: int = LIST_ENTRIES,
+) -> Iterator[Overlaps]:
     """Do the work of `overlap_rows` on a device, a dense block of rows at a time.
 
     Args:
         device: where to compute.
         rows: (N, N) entries > 0.
         least: overlaps below this may be missing; 0 finds all that are not zero.
+        dense_entries, list_entries: what is held at a time, see there.
 
     Yields:
         All rows in order.
@@ -70,7 +78,7 @@ def overlap_rows_on(device: torch.device, rows: csr_array, least: float) -> Iter
     start, column, value = _tensors(rows, device)
     list_start, list_row, list_value = _tensors(rows.tocsc(), device)
     list_length = list_start.diff()
-    block_rows = max(1, DENSE_ENTRIES // total)
+    block_rows = max(1, dense_entries // total)
     for first in range(0, total, block_rows):
         stop = min(first + block_rows, total)
         own = slice(int(start[first]), int(start[stop]))
@@ -78,7 +86,7 @@ def overlap_rows_on(device: torch.device, rows: csr_array, least: float) -> Iter
         row = torch.repeat_interleave(
             torch.arange(stop - first, device=device), start[first : stop + 1].diff()
         )
-        for part in _parts(list_length[column[own]]):
+        for part in _parts(list_length[column[own]], list_entries):
             columns = column[own][part]
             length = list_length[columns]
             entry = torch.repeat_interleave(list_start[columns], length) + _within(length)
@@ -105,12 +113,12 @@ def _within(length: torch.Tensor) -> torch.Tensor:
     return torch.arange(total, device=length.device) - torch.repeat_interleave(begin, length)
 
 
-def _parts(length: torch.Tensor) -> Iterator[slice]:
-    """Slices of lists that hold about LIST_ENTRIES together."""
+def _parts(length: torch.Tensor, entries: int) -> Iterator[slice]:
+    """Slices of lists that hold at most that many entries together; a longer list is alone."""
     end = length.cumsum(0).cpu().numpy()
     begin = 0
     while begin < len(end):
         done = end[begin - 1] if begin else 0
-        stop = max(begin + 1, int(np.searchsorted(end, done + LIST_ENTRIES, side="right")))
+        stop = max(begin + 1, int(np.searchsorted(end, done + entries, side="right")))
         yield slice(begin, stop)
         begin = stop

@@ -51,9 +51,13 @@ def together(found: Iterable[Overlaps], images: int) -> NDArray[np.float64]:
     return full
 
 
-def both(rows: csr_array, least: float) -> list[NDArray[np.float64]]:
+def all_forms(rows: csr_array, least: float) -> list[NDArray[np.float64]]:
     images = rows.shape[0]
-    found = (overlap_rows(rows, least), overlap_rows_on(CPU, rows, least))
+    found = (
+        overlap_rows(rows, least),
+        overlap_rows_on(CPU, rows, least),
+        overlap_rows_on(CPU, rows, least, dense_entries=7 * images, list_entries=20),
+    )
     return [together(part, images) for part in found]
 
 
@@ -67,7 +71,7 @@ def both(rows: csr_array, least: float) -> list[NDArray[np.float64]]:
 def test_equals_a_double_loop(seed: int, images: int, hubs: int, least: float) -> None:
     rows = random_rows(seed, images, hubs=min(hubs, images))
     wanted = double_loop(rows)
-    for found in both(rows, least):
+    for found in all_forms(rows, least):
         stored = ~np.isnan(found)
         np.testing.assert_allclose(found[stored], wanted[stored], atol=1e-12)
         assert stored[(wanted >= least) & (wanted > 0)].all()
@@ -79,9 +83,10 @@ def test_equals_a_double_loop(seed: int, images: int, hubs: int, least: float) -
 @pytest.mark.parametrize("least", [0.0, 0.3])
 def test_several_blocks(least: float) -> None:
     rows = random_rows(1, 1200)  # blocks of 512
-    compiled, on_device = both(rows, least)
+    compiled, on_device, in_blocks = all_forms(rows, least)
     np.testing.assert_array_equal(compiled, compiled.T)
     np.testing.assert_array_equal(compiled, on_device)
+    np.testing.assert_array_equal(compiled, in_blocks)
     full = rows.toarray().astype(np.float64)
     for i in (0, 511, 512, 1199):
         wanted = np.minimum(full[i], full).sum(axis=1)
@@ -94,7 +99,7 @@ def test_a_pair_exactly_at_the_limit_is_found() -> None:
     # 0.25 + 0.25 shared by the first two; the third shares 0.25 with each
     full = np.array([[0.5, 0.25, 0.25, 0], [0, 0.25, 0.25, 0.5], [0, 0, 0.25, 0], [0, 0, 0, 1]])
     full[2, 0] = 0.75
-    for found in both(csr_array(full.astype(np.float32)), 0.5):
+    for found in all_forms(csr_array(full.astype(np.float32)), 0.5):
         assert found[0, 1] == found[1, 0] == 0.5
         assert found[0, 2] == 0.75  # min(0.5, 0.75) + 0.25
         assert np.isnan(found[1, 2])
@@ -111,6 +116,6 @@ def test_entries_in_any_order_and_rows_left_alone() -> None:
         shuffled.indices[own] = rows.indices[own][order]
         shuffled.data[own] = rows.data[own][order]
     before = shuffled.indices.tolist(), shuffled.data.tolist()
-    for plain, mixed in zip(both(rows, 0.3), both(shuffled, 0.3), strict=True):
+    for plain, mixed in zip(all_forms(rows, 0.3), all_forms(shuffled, 0.3), strict=True):
         np.testing.assert_array_equal(plain, mixed)
     assert (shuffled.indices.tolist(), shuffled.data.tolist()) == before
