@@ -28,9 +28,11 @@ def read_features(path: Path) -> NDArray[np.floating]:
 
 
 def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
-    """Read (N,) camera codes: .npy of integers or strings, or text with one name per line.
+    """Read (N,) camera codes: .npy of integers or strings, or UTF-8 text with one name per line.
 
-    Without a file there is one camera. Raises DataError: unreadable, or not one camera per image.
+    Blanks around a name do not count. Without a file there is one camera.
+
+    Raises DataError: unreadable, or not one camera per image.
     """
     if path is None:
         return np.zeros(images, np.int64)
@@ -38,7 +40,8 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
         names = _load(path)
     else:
         try:
-            names = np.array(path.read_text().split("\n"))
+            text = path.read_text("utf-8-sig")  # editors on Windows put a mark in front
+            names = np.array([name.strip() for name in text.split("\n")])
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         if len(names) and not names[-1]:

@@ -97,6 +97,8 @@ def test_cameras_of_a_text(tmp_path: Path, end: str) -> None:
         (("\r\n" if end == "\r\n" else "\n").join(["tür 2", "gate", "tür 2"]) + end).encode()
     )
     assert read_cameras(path, 3).tolist() == [1, 0, 1]
+    path.write_text("\ufeffgate\ngate \n\tgate\n")  # one camera for people, not three
+    assert read_cameras(path, 3).tolist() == [0, 0, 0]
 
 
 def test_without_a_file_there_is_one_camera() -> None:
