@@ -96,8 +96,9 @@ def write_labels(path: Path, labels: PseudoLabels) -> None:
             np.save(file, labels.labels)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error}") from None
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> NDArray[np.generic]:

@@ -82,11 +82,15 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     scores = np.array([silhouette(distances, found) for found in labels])
     best = scores.max()
     if best < LEAST_SILHOUETTE:
+        why = (
+            f"with k1 = {neighbours} each of {graph.images} images is a neighbour of all; lower k1"
+            if neighbours >= graph.images
+            else "the network does not tell them apart, people were not seen often enough, or far "
+            f"oftener than k1 = {neighbours} times; start from another network, raise k1"
+        )
         raise ClusteringError(
-            f"no radius separates these images (largest silhouette {best:.2f}): the network does "
-            "not tell them apart, people were not seen often enough, or far oftener than k1 = "
-            f"{neighbours} times; start from another network, add crops, raise k1, or set the "
-            "radius to a number"
+            f"no radius separates these images (largest silhouette {best:.2f}): {why}, add crops, "
+            "or set the radius to a number"
         )
     start = chosen = int(np.flatnonzero(scores >= NEARLY_BEST * best)[0])
     for i in range(start + 1, len(RADII)):

@@ -113,8 +113,9 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     what = f"these labels cannot be trained on ({labels.rule}): "
     if labels.outlier_share > MAX_OUTLIER_SHARE:
         raise ClusteringError(
-            f"{what}{labels.outlier_share:.1%} of {len(labels.labels)} images are outliers; use a "
-            "larger radius or more pairs_per_image, a smaller min_samples, or k-means"
+            f"{what}{labels.outlier_share:.1%} of {len(labels.labels)} images are outliers; use "
+            "k-means, a smaller min_samples, for DBSCAN a larger radius or pairs_per_image, for "
+            "HDBSCAN a smaller min_cluster_size"
         )
     needed = max(2, identities_per_batch)
     if labels.clusters < needed:
