@@ -63,7 +63,7 @@ def train(
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
-    of the round before) and TrainingError when a loss is not finite.
+    of the round before) and TrainingError when a loss is not finite or a round taught nothing.
     """
     for net in method.networks().values():
         group_batch_norm(net, batch.ghost)
@@ -111,9 +111,11 @@ def train(
                 tick(done)
         clock.lap("train")
         lr = learning_rate(optimizer, number)
-        metrics = {**_figures(reports), **means.result(), "lr": lr, **clock.seconds}
-        warnings = tuple(warning for report in reports for warning in report.warnings)
-        yield Round(number + 1, labels, metrics, warnings)
+        trained = means.result()
+        metrics = {**_figures(reports), **trained, "lr": lr, **clock.seconds}
+        warnings = [warning for report in reports for warning in report.warnings]
+        warnings += method.after_round(trained)
+        yield Round(number + 1, labels, metrics, tuple(warnings))
 
 
 def build_optimizer(

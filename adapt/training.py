@@ -272,6 +272,7 @@ def _run(
                 {
                     "round": result.number,
                     "labels": _rules(result),
+                    "warnings": result.warnings,
                     **result.metrics,
                     **scores,
                 },

@@ -17,6 +17,7 @@ from models.image import Interpolation, Preprocessing
 if TYPE_CHECKING:
     from adapt.data.splits import Split
     from adapt.evaluate.metrics import RetrievalScores
+    from adapt.runs import Run
     from adapt.training import Machine
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
@@ -129,7 +130,7 @@ def adapt(
         splits=_splits(all_splits),
         validation=validation,
     )
-    typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s: {out}")
+    typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s{_warned(run)}: {out}")
 
 
 def export(
@@ -195,6 +196,14 @@ def recipes(
         return
     for name, source in describe_recipes():
         typer.echo(f"{name:<16}{source}")
+
+
+def _warned(run: Run) -> str:
+    rounds = run.metrics()
+    warned = [row["round"] for row in rounds if row["warnings"]]
+    if not warned:
+        return ""
+    return f", warnings in {len(warned)} of {len(rounds)} rounds, the last one in {warned[-1]}"
 
 
 def _splits(everything: bool) -> tuple[Split, ...]:

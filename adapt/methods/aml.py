@@ -208,6 +208,10 @@ class AML:
     def after_step(self, step: int) -> None:
         """Nothing follows a step: the networks meet only in the distances that are clustered."""
 
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Nothing to warn of."""
+        return ()
+
     def embedder(self) -> ReIDNet:
         """One of the networks."""
         return self.students[self.options.keep - 1]

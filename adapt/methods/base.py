@@ -63,6 +63,14 @@ class Method(Protocol):
         """Follow an optimiser step; `step` counts from 0 over all rounds."""
         ...
 
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Look back at a round before it counts: warnings for people.
+
+        figures: means of the round's loss terms and stats, by the names they are logged under.
+        Raises TrainingError where nothing was learned.
+        """
+        ...
+
     def embedder(self) -> ReIDNet:
         """The network to keep: evaluated, exported, served."""
         ...

@@ -167,6 +167,10 @@ class DAAL:
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
 
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Nothing to warn of."""
+        return ()
+
     def embedder(self) -> ReIDNet:
         """The shared branch."""
         return self.net

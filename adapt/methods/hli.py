@@ -179,6 +179,10 @@ class HLI:
         for teacher, student in zip(self.teachers, self.students, strict=True):
             update_ema(teacher, student, momentum)
 
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Nothing to warn of."""
+        return ()
+
     def embedder(self) -> ReIDNet:
         """One of the averages."""
         return self.teachers[self.options.keep - 1]

@@ -26,13 +26,12 @@ Departures from the paper (docs/methods/nrmt.md argues each); no public code is 
     8. `options.thresholds = "relative"` measures gaps in mean distances of the batch: T_c and T_d
        were chosen on ResNet-50 and fit no network of another scale.
     9. Two equal networks are refused: they see the same crops, so they would stay equal.
-    10. A round of selection that keeps nothing stops the run before the next one.
+    10. A round whose selection keeps nothing stops the run.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -58,8 +57,6 @@ from adapt.losses.selection import (
 )
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
-
-log = logging.getLogger("resight")
 
 WARN_KEPT_SHARE = 0.01
 """Share of kept triplets below which a network hardly learns any more."""
@@ -120,7 +117,6 @@ class NRMT:
         self.clusterers = tuple(copy.copy(clusterer) for _ in students)
         self.selecting = False
         self._agreement: dict[str, float] = {}
-        self._kept: list[tuple[float, float]] = []
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """The networks f and g."""
@@ -135,14 +131,8 @@ class NRMT:
         return self.nets
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Cluster each network's features; select instances from half time on.
-
-        Raises TrainingError when the round before was to select instances and kept none.
-        """
-        if self.selecting:
-            self._judge(when.number)
+        """Cluster each network's features; select instances from half time on."""
         self.selecting = "sc" in self.options.components and 2 * when.number >= when.total
-        self._kept = []
         labels = tuple(
             cluster(features, table.cameras)
             for cluster, features in zip(self.clusterers, table.features, strict=True)
@@ -183,11 +173,24 @@ class NRMT:
             stats[f"kept_{n}"].append(_share(kept_T))
             stats[f"gap_{n}"].append(float(gap_T.detach().mean()))
         means = {name: float(np.mean(values)) for name, values in stats.items()}
-        self._kept.append((means["kept_1"], means["kept_2"]))
         return Losses(terms, dict.fromkeys(terms, 1.0), {**means, **self._agreement})
 
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
+
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Warn of a network that selection left next to nothing.
+
+        Raises TrainingError when it left nothing to either.
+        """
+        kept = {name: figures[f"kept_{n}"] for n, name in enumerate(self.networks(), start=1)}
+        if not any(kept.values()):
+            raise TrainingError(f"no triplet was kept in a whole round; {ADVICE}")
+        return tuple(
+            f"{name} kept {share:.2g} of its triplets; {ADVICE}"
+            for name, share in kept.items()
+            if share < WARN_KEPT_SHARE
+        )
 
     def embedder(self) -> ReIDNet:
         """One of the two; the paper finds them alike."""
@@ -199,17 +202,6 @@ class NRMT:
         gap_T = triplet_gap(dist_BB, triplets)
         raw = self.options.thresholds == "raw"
         return gap_T if raw else relative_gap(gap_T, dist_BB, self.options.reference)
-
-    def _judge(self, number: int) -> None:
-        """Look back at how much the selection of round `number`, from 1, left to learn from."""
-        shares = np.mean(self._kept, axis=0)
-        if not shares.any():
-            raise TrainingError(f"round {number} kept no triplet, so nothing is learned; {ADVICE}")
-        for name, share in zip(self.networks(), shares, strict=True):
-            if share < WARN_KEPT_SHARE:
-                log.warning(
-                    "round %d: %s kept %.2g of its triplets; %s", number, name, share, ADVICE
-                )
 
 
 def _share(chosen_T: torch.Tensor) -> float:

@@ -141,6 +141,10 @@ class Source:
     def after_step(self, step: int) -> None:
         """Nothing follows a step."""
 
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """Nothing to warn of."""
+        return ()
+
     def embedder(self) -> ReIDNet:
         """The one network."""
         return self.net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -216,6 +218,10 @@ class _Recorder:
         assert moved, "the optimiser has stepped, and it knows this round's classifier"
         self.events.append(f"after {step}")
 
+    def after_round(self, figures: Mapping[str, float]) -> tuple[str, ...]:
+        self.events.append("look back")
+        return (f"the loss was {figures['loss']:.6f}",)
+
     def embedder(self) -> ReIDNet:
         return self.student
 
@@ -223,11 +229,13 @@ class _Recorder:
 def test_the_loop_keeps_its_word_to_a_method() -> None:
     data = crops()
     method = _Recorder(data)
-    run(method, data)  # type: ignore[arg-type]
+    rounds = run(method, data)  # type: ignore[arg-type]
     assert method.events == [
-        *("relabel 0 of 2", "step", "after 0", "step", "after 1"),
-        *("relabel 1 of 2", "step", "after 2", "step", "after 3"),
+        *("relabel 0 of 2", "step", "after 0", "step", "after 1", "look back"),
+        *("relabel 1 of 2", "step", "after 2", "step", "after 3", "look back"),
     ]
+    for each in rounds:
+        assert each.warnings == (f"the loss was {each.metrics['loss']:.6f}",)
     for batch in method.batches:
         first, second = batch.views
         assert not torch.equal(first, second), "each view is augmented on its own"

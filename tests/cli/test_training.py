@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="training needs torch")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
-from typer.testing import CliRunner
+from typer.testing import CliRunner  # noqa: E402
 
-from cli.main import app
-from tests.support.tiny_sets import write_market
+from adapt.checkpoint import save_network  # noqa: E402
+from adapt.runs import Run  # noqa: E402
+from cli.main import app  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
 
 SMALL = (
     *("--height", "32", "--width", "16", "--recipe", "source_small"),
@@ -109,3 +111,36 @@ def test_adapt_with_source_crops(source: Path, tmp_path: Path) -> None:
         info = json.loads((out / "run.json").read_text())
         assert [d["crops"] for d in info["data"]] == crops
         assert info["attention"]
+
+
+def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path) -> None:
+    """One network brings all crops together, so it confirms nothing to the other one."""
+    for seed in (1, 2):
+        pretrain(source, tmp_path / f"init{seed}", "--seed", seed)
+    collapsed = Run.open(tmp_path / "init2")
+    net = collapsed.network()
+    last = [m for m in net.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)][-1]
+    with torch.no_grad():  # all distances become a thousandth; embeddings stay
+        for values, factor in (
+            (last.weight, 1e-3),
+            (last.bias, 1e-3),
+            (net.neck.running_mean, 1e-3),
+            (net.neck.running_var, 1e-6),
+        ):
+            values.mul_(factor)
+    save_network(net, collapsed.path / "model.safetensors")
+    printed = resight(
+        *("adapt", "--method", "nrmt", "--target", source, "--out", tmp_path / "run"),
+        *("--init", tmp_path / "init1", "--init", collapsed.path, "--recipe", "nrmt_small"),
+        *("--set", "schedule.rounds=2", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
+        *("--set", "batch.identities=3", "--set", "batch.instances=2"),
+        *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=6"),
+        *("--set", "options.components=cc+sc", "--set", "options.thresholds=raw"),
+        *("--set", "options.confidence=-0.1"),
+    )
+    first, second = Run.open(tmp_path / "run").metrics()
+    assert first["warnings"] == []
+    (warning,) = second["warnings"]
+    assert warning.startswith("f kept 0 of its triplets")
+    assert second["kept_1"] == 0 < second["kept_2"]
+    assert "s, warnings in 1 of 2 rounds, the last one in 2: " in printed
