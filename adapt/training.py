@@ -137,6 +137,12 @@ def adapt(
         device=None if machine.device.type == "cpu" else machine.device,
     )
     method = method_type(nets, recipe.options, clusterer)
+    if len(runs) < len(nets):
+        log.warning(
+            "one --init for %d networks: they start equal; pre-train a second seed for the full "
+            "method",
+            len(nets),
+        )
     _check_sources(method, recipe, sources)
     data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:
@@ -213,12 +219,6 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
             "the --init runs differ in backbone, attention or input size; pre-train them alike"
         )
     nets = [run.network() for run in runs]
-    if len(nets) < wanted:
-        log.warning(
-            "one --init for %d networks: they start equal and differ only by augmentation; "
-            "pre-train a second seed for the full method",
-            wanted,
-        )
     return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
 
 

@@ -28,6 +28,7 @@ from adapt.errors import AttentionError, ClusteringError, ConfigError, DataError
 from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
+from adapt.methods.nrmt import NRMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs import Run, RunInfo  # noqa: E402
 from adapt.scoring import open_model  # noqa: E402
@@ -207,6 +208,16 @@ def test_options_may_want_fewer_networks(
         site_run(site, init, tmp_path / "two", recipe=alone, inits=[init, init])
     site_run(site, init, tmp_path / "both", recipe=once)
     assert "pre-train a second seed" in caplog.text
+
+
+def test_nrmt_refuses_one_network_without_a_word_of_going_on(
+    market: Callable[..., Path], tmp_path: Path, init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = MMT.model_copy(update={"method": "nrmt", "options": NRMTOptions()})
+    with pytest.raises(ConfigError, match="pre-train a second one with another seed"):
+        site_run(market("site", seed=5), init, tmp_path / "out", recipe=recipe)
+    assert "start equal" not in caplog.text
+    assert not (tmp_path / "out").exists()
 
 
 def test_collapse_is_reported_and_keeps_the_last_round(
