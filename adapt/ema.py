@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def start_averages(students: Sequence[Net]) -> tuple[Net, ...]:
+    """Copy each student as its temporal average, which no gradient reaches."""
+    teachers = tuple(copy.deepcopy(net) for net in students)
+    for teacher in teachers:
+        teacher.requires_grad_(False)
+    return teachers
 
 
 def ema_momentum(step: int, limit: float = 0.999) -> float:

@@ -108,6 +108,11 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.cameras)
 
+    def mean(self) -> NDArray[np.float32]:
+        """(N, D) mean over the networks; shorter than 1 where they differ."""
+        first, *others = self.features
+        return sum(others, start=first) / np.float32(len(self.features))
+
 
 @dataclass(frozen=True)
 class PseudoLabels:

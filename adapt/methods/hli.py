@@ -32,12 +32,10 @@ Departures from the paper, numbered as in docs/methods/hli.md, which argues each
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -47,7 +45,7 @@ from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.data.transforms import erase_at
-from adapt.ema import ema_momentum, update_ema
+from adapt.ema import ema_momentum, start_averages, update_ema
 from adapt.losses.imitation import (
     Relation,
     attract_loss,
@@ -112,9 +110,7 @@ class HLI:
         if len(students) != options.peers:
             raise ValueError(f"{options.peers} peers need as many networks, got {len(students)}")
         self.students = tuple(students)
-        self.teachers = tuple(copy.deepcopy(net) for net in students)
-        for teacher in self.teachers:
-            teacher.requires_grad_(False)
+        self.teachers = start_averages(students)
         self.options = options
         self.clusterer = clusterer
 
@@ -134,8 +130,7 @@ class HLI:
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster the averages' embeddings (their mean); centres become the classifiers."""
-        first_ND, *others = table.features
-        mean_ND = sum(others, start=first_ND) / np.float32(len(table.features))
+        mean_ND = table.mean()
         labels = self.clusterer(mean_ND, table.cameras)
         start_from_centers(self.students + self.teachers, mean_ND, labels)
         return (labels,)

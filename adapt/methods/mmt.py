@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -42,7 +41,7 @@ from pydantic import Field, model_validator
 from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
-from adapt.ema import ema_momentum, update_ema
+from adapt.ema import ema_momentum, start_averages, update_ema
 from adapt.losses.mutual import mutual_terms, mutual_weights
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
@@ -96,9 +95,7 @@ class MMT:
         if len(students) != options.networks:
             raise ValueError(f"MMT was to train {options.networks} networks, got {len(students)}")
         self.students = tuple(students)
-        self.teachers = tuple(copy.deepcopy(net) for net in students)
-        for teacher in self.teachers:
-            teacher.requires_grad_(False)
+        self.teachers = start_averages(students)
         self.options = options
         self.clusterer = clusterer
         self.fresh_optimizer = options.fresh_optimizer
@@ -119,7 +116,7 @@ class MMT:
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster the mean of both networks' embeddings; centres become the classifiers."""
         o = self.options
-        mean_ND = reduce(np.add, table.features) / np.float32(len(table.features))
+        mean_ND = table.mean()
         if o.normalise_mean:
             mean_ND /= np.maximum(np.linalg.norm(mean_ND, axis=1, keepdims=True), 1e-12)
         labels = self.clusterer(mean_ND, table.cameras)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from adapt.ema import ema_momentum, update_ema
+from adapt.ema import ema_momentum, start_averages, update_ema
 
 
 def network(seed: int) -> nn.Sequential:
@@ -96,6 +96,18 @@ def test_statistics_are_averaged_on_demand(momentum: float) -> None:
         whole = not now.is_floating_point()  # the counter of batches has no average
         expected = old if whole else momentum * old + (1 - momentum) * now
         torch.testing.assert_close(new, expected)
+
+
+def test_averages_start_as_frozen_copies_of_their_students() -> None:
+    students = [network(0), network(1)]
+    teachers = start_averages(students)
+    for student, teacher in zip(students, teachers, strict=True):
+        for name, value in student.state_dict().items():
+            assert torch.equal(teacher.state_dict()[name], value)
+        assert not any(p.requires_grad for p in teacher.parameters())
+        assert all(p.requires_grad for p in student.parameters())
+    update_ema(teachers[0], students[1], 0.5)
+    assert torch.equal(vector(students[0]), vector(network(0))), "a copy, not the student itself"
 
 
 def test_no_graph_is_built_even_for_trainable_teachers() -> None:
