@@ -142,6 +142,22 @@ def test_losses_equal_the_equations_written_out(peers: int) -> None:
     assert values(losses) == pytest.approx(written_out(method, data), rel=1e-3, abs=1e-5)
 
 
+def test_accuracies_are_of_the_student_and_of_the_teacher_it_listens_to() -> None:
+    method, data = build(peers=2, **PLAIN), batch(seed=11)
+    stats = method.step((data,)).stats
+    with torch.no_grad():
+        logits = {
+            "accuracy_1": method.students[0](data.views[0]).logits,
+            "accuracy_2": method.students[1](data.views[1]).logits,
+            "teacher_accuracy_1": method.teachers[1](data.views[1]).logits,
+            "teacher_accuracy_2": method.teachers[0](data.views[0]).logits,
+        }
+    right = {name: float((z.argmax(1) == data.label).float().mean()) for name, z in logits.items()}
+    assert stats == pytest.approx(right)
+    assert right["accuracy_1"] != right["teacher_accuracy_1"]
+    assert right["accuracy_2"] != right["teacher_accuracy_2"]
+
+
 def test_weights_are_equation_7_with_4() -> None:
     losses = build(
         lambda_id=0.3, lambda_tri=0.9, lambda_imi=0.6, alpha=0.5, beta=0.2, lambda_sd=1.2
@@ -278,6 +294,22 @@ def test_what_is_looked_at_most_is_erased_and_follows_the_view() -> None:
     assert 0.01 < losses.stats["erased_share"] < 0.04
 
 
+def test_the_box_has_the_shape_asked_for() -> None:
+    """Each box has 64 of 64 x 32 pixels: 8 x 8 where aspect is 1, else of many shapes."""
+    plain = batch(height=64)
+    view = torch.full_like(plain.views[0], 0.1)
+    view[:, 0, 24:32, 16:24] = 5.0
+    shapes = {}
+    for aspect in (1.0, 0.3):
+        method = looking_at_red(erase_aspect=aspect)
+        seen = watch(method)
+        method.step((Batch((view, view), plain.label, plain.index),))
+        gone = (torch.cat(seen) == 0).all(1)
+        shapes[aspect] = {(int(g.any(1).sum()), int(g.any(0).sum())) for g in gone}
+    assert shapes[1.0] == {(8, 8)}
+    assert len(shapes[0.3]) > 3
+
+
 def test_losses_are_those_of_the_erased_views() -> None:
     method, data = build(erase=0.7), batch(seed=1)
     seen = watch(method)
@@ -386,6 +418,8 @@ def test_after_step_averages_parameters_but_not_statistics() -> None:
 
 def test_networks_and_what_is_kept() -> None:
     one, two = build(), build(peers=2, keep=2)
+    assert HLI.fresh_optimizer
+    assert HLI.views == 2
     assert list(one.networks()) == ["theta", "E"]
     assert list(two.networks()) == ["theta_1", "theta_2", "E_1", "E_2"]
     for method, kept in ((one, 0), (two, 1)):

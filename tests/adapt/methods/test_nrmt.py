@@ -206,6 +206,10 @@ def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
     assert kept["relative", 1.0] == pytest.approx(kept["relative", 0.5])
     assert kept["raw", 1.0] != pytest.approx(kept["raw", 0.5])
     assert 0 < kept["relative", 1.0][0] < 1
+    uneven = nrmt(thresholds="relative", confidence=0.3, disagreement=0.2, reference=3.0)
+    uneven.nets[1].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 0.5)
+    stats = uneven.step(batches()).stats
+    assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
     options = {"confidence": 0.6, "disagreement": 0.4}  # twice as much of twice the reference
     stats = nrmt(thresholds="relative", reference=6.0, **options).step(batches()).stats
     assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
