@@ -84,3 +84,17 @@ def one_hot_weights(
     own_BK = label_B[:, None] == np.arange(clusters)
     kept_B1 = (label_B != OUTLIER)[:, None]
     return np.asarray(((1 - smoothing) * own_BK + smoothing / clusters) * kept_B1, np.float32)
+
+
+def weight_figures(weight_BK: NDArray[np.float32], label_B: NDArray[np.int64]) -> dict[str, float]:
+    """Tell how soft labels are, for logs: over the images that are in a cluster, if any are.
+
+    weight_sum: mean sum of an image's weights. own_share: the own cluster's part of it, on
+    average; 1 for hard labels.
+    """
+    kept = np.flatnonzero(label_B != OUTLIER)
+    if not len(kept):
+        return {}
+    sum_B = weight_BK[kept].sum(axis=1)
+    own_B = weight_BK[kept, label_B[kept]]
+    return {"weight_sum": float(sum_B.mean()), "own_share": float((own_B / sum_B).mean())}

@@ -41,21 +41,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from adapt.attention_watch import AttentionWatch
+from adapt.classifiers import classifier_at
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
-from adapt.errors import AttentionError, ConfigError
+from adapt.errors import ConfigError
 from adapt.labels.centers import cluster_centers
-from adapt.labels.soft_weights import one_hot_weights, soft_weights
+from adapt.labels.soft_weights import one_hot_weights, soft_weights, weight_figures
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
-
-STUCK = 1e-3
-"""Attention whose spread, or whose mean's distance from 0 or 1, is below this is stuck..."""
-
-PATIENCE = 10
-"""... and stops the run after so many steps without a break."""
 
 
 class DAALOptions(MethodOptions):
@@ -109,11 +105,11 @@ class DAAL:
             own = options.attention == "independent"
             self.heads["domain"] = DomainBranch(self.net.dimension, independent=own)
         self._feat_ND = self._center_KD = np.empty((0, self.net.dimension), np.float32)
-        self._stuck_steps = 0
+        self._watch = AttentionWatch()
 
     def start_source(self, center_KD: NDArray[np.float32]) -> None:
         """Make the classifier of (3)."""
-        self.heads["source"] = self._classifier(center_KD)
+        self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The shared branch, and the heads and the specific branch, which nobody keeps."""
@@ -132,7 +128,8 @@ class DAAL:
         (self._feat_ND,) = table.features
         labels = self.clusterer(self._feat_ND, table.cameras)
         self._center_KD = cluster_centers(self._feat_ND, labels.labels, normalise=True)
-        self.heads["target"] = self._classifier(self._center_KD)
+        start_logit = self.options.start_logit
+        self.heads["target"] = classifier_at(self._center_KD, self.net, start_logit)
         return (labels,)
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
@@ -142,12 +139,14 @@ class DAAL:
         map_BChw = self.net.backbone(images)
         attention_BChw = None if self.net.attention is None else self.net.attention(map_BChw)
         shared_BChw = map_BChw if attention_BChw is None else attention_BChw * map_BChw
-        feat_BD = self.net.neck(shared_BChw.mean(dim=(2, 3)))
+        feat_BD = self.net.from_map(shared_BChw).neck
         size = len(target.label)
-        weight_BK = self._weights(target)
+        label_B = target.label.cpu().numpy()
+        weight_BK = self._weights(target.index.numpy(), label_B)
+        stats = weight_figures(weight_BK, label_B)
         logits_BK = self.heads["target"](feat_BD[:size])
-        terms = {"id_target": weighted_cross_entropy(logits_BK, weight_BK)}
-        stats = _weight_stats(weight_BK, target.label)
+        weight = torch.from_numpy(weight_BK).to(logits_BK)
+        terms = {"id_target": weighted_cross_entropy(logits_BK, weight)}
         stats |= _accuracy("target", logits_BK, target.label)
         for batch in source:
             logits_BK = self.heads["source"](feat_BD[size:])
@@ -159,7 +158,7 @@ class DAAL:
             terms["domain"] = cross_entropy(logits_B2, domain_B, 0.0)
             stats |= _accuracy("domain", logits_B2, domain_B)
         if attention_BChw is not None:
-            stats |= self._watch(attention_BChw.detach())
+            stats |= self._watch(attention_BChw)
         part = size / len(images)
         share = {"id_target": part, "id_source": 1 - part, "domain": 1.0}
         return Losses(terms, {name: share[name] for name in terms}, stats)
@@ -175,49 +174,17 @@ class DAAL:
         """The shared branch."""
         return self.net
 
-    def _classifier(self, center_KD: NDArray[np.float32]) -> nn.Linear:
-        """Rows towards the centres; what lies on its centre has the logit `start_logit`."""
-        classes, dimension = center_KD.shape
-        layer = nn.Linear(dimension, classes, bias=False)
-        with torch.no_grad():
-            # The neck gives features of this length, on average over a batch.
-            length = self.net.neck.weight.norm().cpu()
-            layer.weight.copy_(torch.from_numpy(center_KD) * (self.options.start_logit / length))
-        return layer
-
-    def _weights(self, target: Batch) -> Tensor:
-        o, label_B = self.options, target.label.cpu().numpy()
-        if o.labels == "soft":
-            feat_BD = self._feat_ND[target.index.numpy()]
-            weight_BK = soft_weights(
-                feat_BD, self._center_KD, label_B, epsilon=o.epsilon, normalise=o.normalise
-            )
-        else:
+    def _weights(
+        self, index_B: NDArray[np.int64], label_B: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        o = self.options
+        if o.labels != "soft":
             smoothing = o.label_smoothing if o.labels == "lsr" else 0.0
-            weight_BK = one_hot_weights(label_B, len(self._center_KD), smoothing)
-        return torch.from_numpy(weight_BK).to(target.label.device)
-
-    def _watch(self, attention_BChw: Tensor) -> dict[str, float]:
-        mean, std = float(attention_BChw.mean()), float(attention_BChw.std())
-        stuck = std < STUCK or not STUCK < mean < 1 - STUCK
-        self._stuck_steps = self._stuck_steps + 1 if stuck else 0
-        if self._stuck_steps == PATIENCE:
-            raise AttentionError(
-                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it tells "
-                "no domain-specific part apart; set options.attention_start nearer to 0.5, "
-                "another optimizer.new_layers, or options.attention=none"
-            )
-        return {"attention_mean": mean, "attention_std": std}
-
-
-def _weight_stats(weight_BK: Tensor, label_B: Tensor) -> dict[str, float]:
-    """Sum of a clustered image's weights, and the own cluster's share of it."""
-    kept = label_B != OUTLIER
-    if not kept.any():
-        return {}
-    sum_B = weight_BK[kept].sum(dim=1)
-    own_B = weight_BK[kept].gather(1, label_B[kept, None]).squeeze(1)
-    return {"weight_sum": float(sum_B.mean()), "own_share": float((own_B / sum_B).mean())}
+            return one_hot_weights(label_B, len(self._center_KD), smoothing)
+        feat_BD = self._feat_ND[index_B]
+        return soft_weights(
+            feat_BD, self._center_KD, label_B, epsilon=o.epsilon, normalise=o.normalise
+        )
 
 
 def _accuracy(name: str, logits_BK: Tensor, label_B: Tensor) -> dict[str, float]:

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.labels.soft_weights import MIN_SQUARED, one_hot_weights, soft_weights
+from adapt.labels.soft_weights import (
+    MIN_SQUARED,
+    one_hot_weights,
+    soft_weights,
+    weight_figures,
+)
 
 
 def unit(rng: np.random.Generator, rows: int, dimensions: int = 5) -> np.ndarray:
@@ -122,6 +127,13 @@ def test_pinned_values() -> None:
     np.testing.assert_allclose(found.sum(1), [334.83334, 15.371659, 0.779629], rtol=1e-4)
     lsr = one_hot_weights(np.array([0, 2, 1]), 3, 0.1)
     assert (lsr * np.arange(3)).sum(1).tolist() == pytest.approx([0.1, 1.9, 1.0], abs=1e-6)
+
+
+def test_figures_by_hand() -> None:
+    weight = np.array([[0.9, 0.3], [0, 0], [0.5, 1.5]], np.float32)
+    found = weight_figures(weight, np.array([0, -1, 1]))
+    assert found == pytest.approx({"weight_sum": 1.6, "own_share": 0.75})
+    assert weight_figures(weight, np.full(3, -1)) == {}
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -1,0 +1,38 @@
+"""What is watched in an attention while it learns, and when a run must stop."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from adapt.errors import AttentionError
+
+STUCK = 1e-3
+"""Attention whose spread, or whose mean's distance from 0 or 1, is below this is stuck..."""
+
+PATIENCE = 10
+"""... and stops the run after so many steps without a break."""
+
+
+class AttentionWatch:
+    """Looks at the attention of every step."""
+
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._stuck_steps = 0
+
+    def __call__(self, attention: Tensor) -> dict[str, float]:
+        """Give mean and spread of an attention in (0, 1), of any shape, for logs.
+
+        Raises AttentionError when it has been stuck for too long.
+        """
+        attention = attention.detach()
+        mean, std = float(attention.mean()), float(attention.std())
+        stuck = std < STUCK or not STUCK < mean < 1 - STUCK
+        self._stuck_steps = self._stuck_steps + 1 if stuck else 0
+        if self._stuck_steps == PATIENCE:
+            raise AttentionError(
+                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it tells "
+                "no domain-specific part apart; set options.attention_start nearer to 0.5, "
+                "another optimizer.new_layers, or options.attention=none"
+            )
+        return {"attention_mean": mean, "attention_std": std}
