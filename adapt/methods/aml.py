@@ -45,11 +45,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.rows import AverageGraph, NearestLists, fill_up, nearest_lists
-from adapt.labels.centers import cluster_centers
 from adapt.labels.merging import merge_clusters, refuse_chain
 from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
@@ -137,8 +137,7 @@ class AML:
             merged = self._merged(original, lists)
             labels = (merged if o.labels == "merged" else original, merged)
         for net, features, own in zip(self.students, table.features, labels, strict=True):
-            center_KD = cluster_centers(features, own.labels, normalise=True)
-            net.reset_classifier(own.clusters, torch.from_numpy(center_KD))
+            start_from_centers([net], features, own)
         return labels
 
     def _lists(
