@@ -78,7 +78,7 @@ def weight_negatives(dist_BB: Tensor, triplets: HardTriplets, similarity_B: Tens
     return dist_BB * weight_BB.scatter(1, triplets.negative[:, None], similarity_B[:, None])
 
 
-def weighted_cross_entropy(
+def similarity_weighted_cross_entropy(
     logits_BK: Tensor, label_B: Tensor, similarity_B: Tensor, *, least: float, smoothing: float
 ) -> Tensor:
     """Cross-entropy that weighs images more that are unlike their positives, batch average.

@@ -12,7 +12,7 @@ Where the equations live
     (6) similarity-weighted triplet loss    the same of adapt.losses.similarity_weighted
                                             .weight_negatives
     (7) similarity to the positives         adapt.losses.similarity_weighted.positive_similarity
-    (8) similarity-weighted identity loss   .weighted_cross_entropy
+    (8) similarity-weighted identity loss   .similarity_weighted_cross_entropy
     (9), (10) their sums                    AML.step
 Stage 1, with features of body parts: adapt.methods.source, `parts`.
 
@@ -55,8 +55,8 @@ from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.similarity_weighted import (
     positive_similarity,
+    similarity_weighted_cross_entropy,
     weight_negatives,
-    weighted_cross_entropy,
 )
 from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplets
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
@@ -189,7 +189,7 @@ class AML:
             weighted_BB = weight_negatives(dist_BB, hard, similarity_B)
             if self._weighted:
                 terms[f"tri_{n}"] = margin_triplet(weighted_BB, hard, o.margin)
-                terms[f"id_{n}"] = weighted_cross_entropy(
+                terms[f"id_{n}"] = similarity_weighted_cross_entropy(
                     out.logits, batch.label, similarity_B, least=o.beta, smoothing=o.label_smoothing
                 )
             else:
