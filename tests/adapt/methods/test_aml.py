@@ -25,6 +25,7 @@ from adapt.config import (  # noqa: E402
 from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, ConfigError  # noqa: E402
 from adapt.graph.jaccard import jaccard_distance  # noqa: E402
+from adapt.graph.rows import AverageGraph  # noqa: E402
 from adapt.labels.dbscan import cluster_dbscan  # noqa: E402
 from adapt.labels.guards import check_labels  # noqa: E402
 from adapt.loop import train  # noqa: E402
@@ -104,14 +105,19 @@ def same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
     return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
 
 
-def test_the_averaged_distance_is_clustered() -> None:
+def at_odds() -> FeatureTable:
+    """What two networks see when they do not agree."""
     rng = np.random.default_rng(0)
     who = np.repeat(rng.normal(size=(PEOPLE, 8)), 12, axis=0)
     pair = (who + rng.normal(size=who.shape) * 0.9 for _ in range(2))
-    table = FeatureTable(
+    return FeatureTable(
         tuple((f / np.linalg.norm(f, axis=1, keepdims=True)).astype(np.float32) for f in pair),
         np.tile([0, 1], len(who) // 2),
     )
+
+
+def test_the_averaged_distance_is_clustered() -> None:
+    table = at_odds()
     method = AML(nets(), AMLOptions(labels="original"), clusterer(k1=6))
     method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[assignment]
     labels, _ = method.relabel(table, ONLY)
@@ -120,6 +126,38 @@ def test_the_averaged_distance_is_clustered() -> None:
     assert labels.labels.tolist() == dbscan(average).tolist()
     for alone in (dense(one), dense(two)):
         assert labels.labels.tolist() != dbscan(alone).tolist(), "not one network's"
+
+
+def test_neighbours_are_listed_by_the_average_then_by_the_original_distance_of_both() -> None:
+    table, nearest, across = at_odds(), 4, 20
+    method = aml(merge_nearest=nearest, merge_cross_camera=across)
+    graphs = [clusterer(k1=6).graph(f, table.cameras) for f in table.features]
+    lists = method._lists(graphs, AverageGraph(*graphs), table.cameras, warn=False)
+    ranked = [dense(jaccard_distance(f, k1=6, k2=K2, variant="classic")) for f in table.features]
+    original = [((f[:, None] - f[None]) ** 2).sum(2) for f in table.features]
+    average, fallback = ((one + two) / 2 for one, two in (ranked, original))
+    # In the order of lists: first what is below 1, then the rest by the original distance. Ties
+    # within rounding may stand either way round.
+    place = np.where(average < 1, average, 1 + fallback)
+    for i, camera in enumerate(table.cameras):
+        others = np.arange(len(table)) != i
+        for listed, allowed in (
+            (lists.nearest[i], others),
+            (lists.cross_camera[i], table.cameras != camera),
+        ):
+            assert allowed[listed].all()
+            wanted = np.sort(place[i, allowed])[: len(listed)]
+            np.testing.assert_allclose(place[i, listed], wanted, atol=1e-5)
+    assert (np.take_along_axis(average, lists.cross_camera, axis=1) == 1).sum() > len(table)
+
+
+@pytest.mark.parametrize(("threshold", "merges"), [(0.25, 2), (0.5, 0)])
+def test_a_lower_threshold_merges_more(threshold: float, merges: int) -> None:
+    method = aml(merge_cross_camera=2, merge_threshold=threshold)
+    method.clusterer = clusterer(k1=6, min_samples=2, radius=0.45)
+    method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[assignment]
+    method.relabel(at_odds(), ONLY)
+    assert method._figures["merges"] == merges
 
 
 class _EightDimensional:
@@ -233,8 +271,12 @@ def test_phase_2_is_the_last_share_of_the_rounds(share: float, first: int) -> No
 
 
 @pytest.mark.parametrize(("number", "similarity"), [(1, "pooled"), (2, "pooled"), (2, "neck")])
-def test_losses_equal_the_equations_written_out(number: int, similarity: str) -> None:
-    method = phase(aml(similarity=similarity), number)
+@pytest.mark.parametrize(("margin", "beta", "smoothing"), [(0.3, 0.7, 0.1), (1.5, 0.9, 0.3)])
+def test_losses_equal_the_equations_written_out(
+    number: int, similarity: str, margin: float, beta: float, smoothing: float
+) -> None:
+    options = {"margin": margin, "beta": beta, "label_smoothing": smoothing}
+    method = phase(aml(similarity=similarity, **options), number)
     data = (batch(1), batch(2))
     losses = method.step(data)
     for n, (net, each) in enumerate(zip(method.students, data, strict=True), start=1):
@@ -255,15 +297,15 @@ def test_losses_equal_the_equations_written_out(number: int, similarity: str) ->
             ]
             s_p = max(0.0, sum(cosines) / len(cosines))
             log_p = F.log_softmax(z[a], 0)
-            target = torch.full((P,), 0.1 / P)
-            target[y[a]] += 0.9
+            target = torch.full((P,), smoothing / P)
+            target[y[a]] += 1 - smoothing
             one = -float((target * log_p).sum())
             weight = s_p if number == 2 else 1.0
-            tri += max(0.0, d_p - weight * d_n + 0.3) / (P * S)
-            ident += one / (max(0.7, s_p) if number == 2 else 1.0) / (P * S)
+            tri += max(0.0, d_p - weight * d_n + margin) / (P * S)
+            ident += one / (max(beta, s_p) if number == 2 else 1.0) / (P * S)
             mean += s_p / (P * S)
-            active["active"] += (d_p - d_n + 0.3 > 0) / (P * S)
-            active["active_weighted"] += (d_p - s_p * d_n + 0.3 > 0) / (P * S)
+            active["active"] += (d_p - d_n + margin > 0) / (P * S)
+            active["active_weighted"] += (d_p - s_p * d_n + margin > 0) / (P * S)
         assert losses.terms[f"tri_{n}"].item() == pytest.approx(tri, rel=1e-3)
         assert losses.terms[f"id_{n}"].item() == pytest.approx(ident, rel=1e-3)
         assert losses.stats[f"similarity_{n}"] == pytest.approx(mean, rel=1e-3, abs=1e-6)
