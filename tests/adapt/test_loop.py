@@ -456,6 +456,22 @@ def test_each_set_of_labels_has_its_own_batches_and_figures() -> None:
     assert [labels.rule for labels in first.labels] == ["6 true identities", "thirds"]
 
 
+class _Same(_Two):
+    """Both sets of labels are equal."""
+
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        return self.labels, self.labels
+
+
+def test_batches_differ_from_set_to_set_and_from_round_to_round() -> None:
+    data = crops(persons=6)
+    method = source(data, _Same)
+    assert isinstance(method, _Same)
+    run(method, data, schedule=Schedule(rounds=2, iterations=1))
+    drawn = {tuple(batch.index.tolist()) for batches in method.seen for batch in batches}
+    assert len(drawn) == 2 * 2, "two networks with the same clusters still see other crops"
+
+
 class _Watcher(_Recorder):
     """Keeps the batches and learns nothing."""
 
