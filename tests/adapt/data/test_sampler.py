@@ -1,4 +1,4 @@
-"""Every batch is exactly P x S, whatever the clusters look like."""
+"""Every batch is exactly P x S, whatever the clusters look like; or of any images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt.data.sampler import IdentitySampler
+from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.errors import ClusteringError
 
 
@@ -76,3 +76,32 @@ def test_same_seed_same_batches() -> None:
     one, two, other = (list(islice(sampler(labels, cameras, 4, 3, s), 4)) for s in (5, 5, 6))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def images(count: int, size: int, seed: int = 0) -> ImageSampler:
+    return ImageSampler(count, size=size, rng=np.random.default_rng(seed))
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 12))
+def test_images_come_at_most_once_per_pass(count: int, size: int) -> None:
+    batches = list(islice(images(count, size), 2 * max(1, count // size)))
+    assert all(len(batch) == size for batch in batches)
+    if count < size:
+        assert all(set(batch.tolist()) == set(range(count)) for batch in batches)
+        return
+    half = len(batches) // 2
+    for part in (batches[:half], batches[half:]):
+        drawn = np.concatenate(part)
+        assert len(np.unique(drawn)) == len(drawn) == size * half
+        assert set(drawn.tolist()) <= set(range(count))
+
+
+def test_passes_over_images_are_shuffled() -> None:
+    first, second = (batch.tolist() for batch in islice(images(20, 20), 2))
+    assert first != sorted(first)
+    assert first != second
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        images(0, 4)
