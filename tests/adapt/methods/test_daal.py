@@ -85,8 +85,9 @@ def in_the_middle_of_training(method: DAAL) -> DAAL:
     return method
 
 
-def test_losses_equal_the_equations_written_out() -> None:
-    method = in_the_middle_of_training(daal())
+@pytest.mark.parametrize(("epsilon", "normalise"), [(0.9, False), (0.4, False), (0.4, True)])
+def test_losses_equal_the_equations_written_out(epsilon: float, normalise: bool) -> None:
+    method = in_the_middle_of_training(daal(epsilon=epsilon, normalise=normalise))
     target, source = data = batches()
     losses = method.step(data)
     with torch.no_grad():
@@ -103,10 +104,11 @@ def test_losses_equal_the_equations_written_out() -> None:
     for i in range(B):
         y, row = int(target.label[i]), int(target.index[i])
         log_p = F.log_softmax(W_t @ f[i], 0)
+        w = [1 / (K * ((stored[row] - centers[k]) ** 2).sum()) for k in range(K)]
+        w = [w[k] + epsilon * (k == y) for k in range(K)]
+        total = sum(w) if normalise else 1.0
         for k in range(K):
-            w = 1 / (K * ((stored[row] - centers[k]) ** 2).sum())
-            w += 0.9 if k == y else 0.0
-            id_target -= float(w * log_p[k]) * (y != OUTLIER) / B
+            id_target -= float(w[k] / total * log_p[k]) * (y != OUTLIER) / B
         id_source -= float(F.log_softmax(W_s @ f[B + i], 0)[source.label[i]]) / B
     for i in range(2 * B):
         log_p = F.log_softmax(domain.weight @ specific[i] + domain.bias, 0).detach()

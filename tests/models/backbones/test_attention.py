@@ -178,12 +178,13 @@ def test_a_trained_network_keeps_its_embeddings_when_attention_is_added() -> Non
             module.momentum = None
     with torch.no_grad():
         net(images)
-        before = net.eval().embed(images)
+        before, long = net.eval().embed(images), net(images).neck
         net.add_attention(0.7)
-        after = net.eval().embed(images)
+        after, still = net.eval().embed(images), net(images).neck
     assert net.attention is not None
     spread = float((before[1:] * before[:-1]).sum(1).mean())
     assert float((before * after).sum(1).min()) > 0.98
+    assert float(still.norm() / long.norm()) == pytest.approx(1, abs=0.05), "nor do lengths change"
     assert spread < 0.9, "embeddings all alike would prove nothing"
 
 
