@@ -49,6 +49,14 @@ def test_every_method_and_its_options_have_a_page(method: str) -> None:
     assert not missing
 
 
+def test_readme_and_help_name_every_method() -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    assert not [name for name in METHODS if f"docs/methods/{name}.md" not in readme]
+    adapt = typer.main.get_command(app).commands["adapt"]  # type: ignore[attr-defined]
+    (method,) = (parameter for parameter in adapt.params if parameter.name == "method")
+    assert not [name for name in METHODS if name not in method.help]
+
+
 def commands() -> dict[str, list[str]]:
     """Command path -> its long options."""
     found: dict[str, list[str]] = {}
