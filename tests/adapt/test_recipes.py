@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import ConfigError
-from adapt.methods import METHODS
 from adapt.methods.aml import AMLOptions
 from adapt.methods.daal import DAALOptions
 from adapt.methods.mmt import MMTOptions
@@ -22,10 +21,6 @@ def test_every_recipe_loads_and_names_its_origin(name: str) -> None:
     recipe = load_recipe(name, method=name.split("_")[0])
     assert recipe.source
     assert (name, recipe.source) in describe_recipes()
-
-
-def test_every_method_has_a_recipe_of_its_name() -> None:
-    assert {"source", *METHODS} <= set(recipe_names())
 
 
 def test_papers_constants() -> None:

@@ -35,15 +35,9 @@ def test_every_paper_has_the_four_tasks(name: str) -> None:
     assert backbones == ({"resnet50", "resnet50_ibn_a"} if name in ("mmt", "hli") else {"resnet50"})
 
 
-def test_every_method_has_its_papers_tasks() -> None:
-    assert set(METHODS) <= set(paper_names())
-    assert all(load_paper(name).adapt is not None for name in METHODS)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_the_recipes_of_every_task_hold(name: str) -> None:
     paper = load_paper(name)
-    assert paper.adapt is not None
     load_recipe(paper.pretrain.recipe, method="source", overrides=paper.pretrain.set)
     for task in paper.task:
         recipe = load_recipe(
@@ -64,7 +58,6 @@ def test_mmts_task_by_hand() -> None:
     assert before is not None
     assert (before.mAP, before.top1, before.top5, before.top10) == (31.8, 61.9, 76.4, 82.2)
     assert (paper.height, paper.width) == (256, 128)
-    assert paper.adapt is not None
     recipe = load_recipe("mmt", method="mmt", overrides=(*paper.adapt.set, *task.changes))
     assert isinstance(recipe.options, MMTOptions)
     assert (recipe.options.lambda_id, recipe.options.lambda_tri, recipe.options.ema) == (
