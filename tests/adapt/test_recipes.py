@@ -9,10 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import ConfigError
-from adapt.methods.aml import AMLOptions
-from adapt.methods.daal import DAALOptions
 from adapt.methods.mmt import MMTOptions
-from adapt.methods.source import SourceOptions
 from adapt.recipes import describe_recipes, load_recipe, recipe_label, recipe_names
 
 
@@ -21,52 +18,6 @@ def test_every_recipe_loads_and_names_its_origin(name: str) -> None:
     recipe = load_recipe(name, method=name.split("_")[0])
     assert recipe.source
     assert (name, recipe.source) in describe_recipes()
-
-
-def test_papers_constants() -> None:
-    """MMT, section 4.2 and card."""
-    mmt = load_recipe("mmt", method="mmt")
-    assert isinstance(mmt.options, MMTOptions)
-    assert (mmt.options.lambda_id, mmt.options.lambda_tri, mmt.options.ema) == (0.5, 0.8, 0.999)
-    assert (mmt.optimizer.lr, mmt.optimizer.weight_decay) == (3.5e-4, 5e-4)
-    assert (mmt.schedule.rounds, mmt.batch.identities, mmt.batch.instances) == (40, 16, 4)
-    source = load_recipe("source", method="source")
-    assert (source.schedule.rounds, source.optimizer.milestones) == (80, (40, 70))
-    assert source.augment.erase == 0.0
-    assert mmt.batch.ghost == source.batch.ghost == 16
-
-
-def test_papers_constants_of_aml() -> None:
-    """Section 4.2."""
-    aml = load_recipe("aml", method="aml")
-    o = aml.options
-    assert isinstance(o, AMLOptions)
-    assert (o.merge_nearest, o.merge_cross_camera, o.merge_threshold) == (3, 15, 0.5)
-    assert (o.beta, o.lambda_id, o.labels) == (0.7, 0.01, "asymmetric")
-    assert (aml.optimizer.lr, aml.optimizer.milestones, aml.optimizer.decay) == (3e-5, (10,), 0.1)
-    assert aml.optimizer.warmup_rounds == 0
-    c = aml.clustering
-    assert (c.algorithm, c.radius, c.rho, c.min_samples) == ("dbscan", "rho", 1.6e-3, 4)
-    source = load_recipe("source_aml", method="source")
-    assert (source.optimizer.lr, source.optimizer.milestones) == (3e-4, (35, 55, 70))
-    assert source.optimizer.warmup_rounds == 10
-    assert isinstance(source.options, SourceOptions)
-    assert source.options.parts == "halves"
-
-
-def test_papers_constants_of_daal() -> None:
-    """Implementation Details, equation 4, figure 4 and card."""
-    daal = load_recipe("daal", method="daal")
-    assert isinstance(daal.options, DAALOptions)
-    assert (daal.options.epsilon, daal.options.labels) == (0.9, "soft")
-    assert (daal.options.attention, daal.options.domain_branch) == ("residual", True)
-    optimizer = daal.optimizer
-    assert (optimizer.algorithm, optimizer.momentum, optimizer.lr) == ("sgd", 0.9, 1.5e-4)
-    assert optimizer.lr * optimizer.new_layers == pytest.approx(3e-5)
-    assert [round(260 * drop) for drop in optimizer.drops] == [20, 80, 140, 200]
-    assert (daal.schedule.rounds, daal.schedule.passes, 2 * daal.batch.size) == (5, 260, 32)
-    assert (daal.clustering.radius, daal.clustering.rho) == ("rho", 1.6e-3)
-    assert (daal.clustering.min_samples, daal.clustering.k1, daal.clustering.k2) == (4, 20, 6)
 
 
 def test_overrides() -> None:

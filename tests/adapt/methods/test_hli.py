@@ -27,7 +27,6 @@ from adapt.errors import ClusteringError  # noqa: E402
 from adapt.loop import Round, train  # noqa: E402
 from adapt.methods import HLI  # noqa: E402
 from adapt.methods.hli import HLIOptions  # noqa: E402
-from adapt.recipes import load_recipe  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, Losses, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
@@ -436,17 +435,6 @@ def test_wrong_options_and_networks_are_refused() -> None:
         HLIOptions(keep=2)
     with pytest.raises(ValidationError, match="must not exceed"):
         HLIOptions(erase_area_min=0.3)
-
-
-def test_papers_constants() -> None:
-    """Section 4.2.2 and card."""
-    recipe = load_recipe("hli", method="hli")
-    o = recipe.options
-    assert isinstance(o, HLIOptions)
-    assert (o.lambda_id, o.lambda_tri, o.lambda_imi, o.lambda_sd) == (0.5, 1.0, 0.5, 1.0)
-    assert (o.alpha, o.beta, o.erase, o.ema, o.peers) == (0.5, 0.5, 0.4, 0.999, 1)
-    assert (recipe.optimizer.lr, recipe.schedule.rounds, recipe.augment.erase) == (3.5e-4, 60, 0.0)
-    assert (recipe.batch.identities, recipe.batch.instances) == (16, 4)
 
 
 def test_pinned_first_step() -> None:

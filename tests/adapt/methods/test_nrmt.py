@@ -27,7 +27,6 @@ from adapt.losses.distance import pairwise_distance  # noqa: E402
 from adapt.losses.triplet import margin_triplet, mine_hard_triplets  # noqa: E402
 from adapt.methods import NRMT  # noqa: E402
 from adapt.methods.nrmt import NRMTOptions  # noqa: E402
-from adapt.recipes import load_recipe  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
@@ -362,20 +361,3 @@ def test_pinned_first_step() -> None:
     """A change of any number here is a change of the method: say so in the changelog."""
     losses = nrmt(confidence=0.3, disagreement=0.2).step(batches())
     assert losses.total().item() == pytest.approx(7.7260, rel=1e-3)
-
-
-def test_the_recipe_holds_the_papers_constants() -> None:
-    """Section 4.2; 70 passes, box of the erasing and no weight decay are UDAP's."""
-    recipe = load_recipe("nrmt", method="nrmt")
-    o, c = recipe.options, recipe.clustering
-    assert isinstance(o, NRMTOptions)
-    assert (o.confidence, o.disagreement, o.margin) == (1.0, 0.5, 0.5)
-    assert (o.components, o.thresholds, o.mining) == ("cc+sc+sd", "raw", "pairs")
-    assert (c.algorithm, c.min_samples, c.min_cluster_size) == ("hdbscan", 8, 8)
-    assert (recipe.batch.identities, recipe.batch.instances) == (32, 4)
-    assert (recipe.schedule.rounds, recipe.schedule.passes) == (30, 70)
-    optimizer = recipe.optimizer
-    assert (optimizer.algorithm, optimizer.lr, optimizer.momentum) == ("sgd", 6e-5, 0.9)
-    assert optimizer.weight_decay == 0
-    a = recipe.augment
-    assert (a.flip, a.pad, a.erase, a.erase_area_max, a.erase_aspect) == (0.5, 0, 0.5, 0.2, 0.3)
