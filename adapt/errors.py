@@ -7,20 +7,31 @@ AdaptError
 ├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
 ├── ClusteringError           clusters that cannot be trained on (collapse)
-├── TrainingError             a loss that is NaN or infinite, or nothing left to learn from
+├── TrainingError             training that leads nowhere
+│   ├── DivergedError         a loss or a network that is NaN or infinite
+│   ├── NothingLearntError    a round that held nothing to learn from
 │   └── AttentionError        attention that tells nothing apart (DAAL)
 └── ExportError               ONNX that does not equal its torch network
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class AdaptError(Exception):
-    """Base of all errors a user of `adapt` can meet."""
+    """Base of all errors a user of `adapt` can meet.
+
+    reason: what `run.json` calls it where it stops a run; docs/cli.md lists them.
+    """
+
+    reason: ClassVar[str] = "FAILED"
 
 
 class DataError(AdaptError):
     """A folder, file or table that cannot be used."""
+
+    reason = "DATA_UNUSABLE"
 
 
 class NoImagesError(DataError):
@@ -29,6 +40,8 @@ class NoImagesError(DataError):
 
 class NonFiniteFeaturesError(DataError):
     """NaN or infinity in features."""
+
+    reason = "FEATURES_NOT_FINITE"
 
     def __init__(self, first_row: int, rows: int) -> None:
         super().__init__(
@@ -43,22 +56,46 @@ class NonFiniteFeaturesError(DataError):
 class ConfigError(AdaptError):
     """A recipe, --set value or --device that does not hold."""
 
+    reason = "CONFIG_INVALID"
+
 
 class RunError(AdaptError):
     """A run folder that cannot be read or continued."""
+
+    reason = "RUN_FOLDER_UNUSABLE"
 
 
 class ClusteringError(AdaptError):
     """Clusters that cannot be trained on."""
 
+    reason = "CLUSTERS_COLLAPSED"
+
 
 class TrainingError(AdaptError):
-    """A loss that is NaN or infinite, or nothing left to learn from."""
+    """Training that leads nowhere."""
+
+    reason = "TRAINING_FAILED"
+
+
+class DivergedError(TrainingError):
+    """A loss or a network that is NaN or infinite."""
+
+    reason = "DIVERGED"
+
+
+class NothingLearntError(TrainingError):
+    """A round that held nothing to learn from."""
+
+    reason = "NOTHING_LEARNT"
 
 
 class AttentionError(TrainingError):
     """Attention that is the same everywhere, 0 or 1: no domain-specific part is told apart."""
 
+    reason = "ATTENTION_STUCK"
+
 
 class ExportError(AdaptError):
     """ONNX that does not equal its torch network."""
+
+    reason = "EXPORT_FAILED"

@@ -20,7 +20,7 @@ from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
 from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
-from adapt.errors import TrainingError
+from adapt.errors import DivergedError
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
 from adapt.methods.base import Method
@@ -63,7 +63,8 @@ def train(
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
-    of the round before) and TrainingError when a loss is not finite or a round taught nothing.
+    of the round before), DivergedError when a loss or a network is not finite, and what a method
+    refuses after a round. What was yielded last is the last good round.
     """
     for net in method.networks().values():
         group_batch_norm(net, batch.ghost)
@@ -109,6 +110,7 @@ def train(
                 method.after_step(step)
                 step += 1
                 tick(done)
+        _refuse_not_finite(method)
         clock.lap("train")
         lr = learning_rate(optimizer, number)
         trained = means.result()
@@ -195,7 +197,7 @@ def _step(
     figures = {f"loss_{name}": float(term.detach()) for name, term in losses.terms.items()}
     value = float(total.detach())
     if not math.isfinite(value):
-        raise TrainingError(
+        raise DivergedError(
             f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
         )
     if total.requires_grad:  # otherwise the batch held nothing to learn from
@@ -203,6 +205,14 @@ def _step(
         total.backward()  # type: ignore[no-untyped-call]
         opt.step()
     return {"loss": value, **figures, **losses.stats}
+
+
+def _refuse_not_finite(method: Method) -> None:
+    """The last step of a round has no next loss that would show what it did."""
+    for name, net in method.networks().items():
+        for key, value in net.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise DivergedError(f"{key} of {name} is not finite; lower optimizer.lr")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import load_network, save_network, write_atomically
-from adapt.errors import RunError
+from adapt.errors import AdaptError, RunError
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.backbones.weights import weights_file
@@ -95,7 +95,8 @@ class RunInfo(_Record):
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
     it learnt from, with what those networks had learnt from, and what it was validated on.
-    state: `running` also means that the process died.
+    state: `running` also means that the process died. reason, error: what a failed run stopped on,
+    as `AdaptError.reason` or `INTERRUPTED`, and for people.
     """
 
     format: int = FORMAT
@@ -116,6 +117,7 @@ class RunInfo(_Record):
     versions: Mapping[str, str]
     started: datetime
     state: Literal["running", "finished", "failed"] = "running"
+    reason: str = ""
     error: str = ""
     rounds: int = 0
     seconds: float = 0.0
@@ -192,10 +194,18 @@ class Run:
             save_network(net, self.path / _NETWORK)
         self._update(rounds=self.info.rounds + 1)
 
-    def finish(self, seconds: float, error: str = "") -> None:
-        """Close the run; `error` is what stopped it. Raises RunError as `record` does."""
+    def finish(
+        self, seconds: float, stopped_by: AdaptError | KeyboardInterrupt | None = None
+    ) -> None:
+        """Close the run; `stopped_by` is why it failed. Raises RunError as `record` does."""
+        ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
+        if stopped_by is not None:
+            ended |= {"state": "failed", "error": str(stopped_by) or "interrupted"}
+            ended["reason"] = (
+                stopped_by.reason if isinstance(stopped_by, AdaptError) else "INTERRUPTED"
+            )
         try:
-            self._update(seconds=seconds, state="failed" if error else "finished", error=error)
+            self._update(**ended)
         finally:
             self.release()
 

@@ -100,7 +100,7 @@ def pretrain(
         init=(),
         data=(DataInfo.of(data.crops, "source"), *_validation_infos(labelled)),
     )
-    return _run(Run.create(out, info), method, data, recipe, machine, labelled)
+    return train_into(Run.create(out, info), method, data, recipe, machine, labelled)
 
 
 def adapt(
@@ -174,7 +174,7 @@ def adapt(
             *_validation_infos(labelled),
         ),
     )
-    return _run(Run.create(out, info), method, data, recipe, machine, labelled, source)
+    return train_into(Run.create(out, info), method, data, recipe, machine, labelled, source)
 
 
 def _read_sources(
@@ -243,7 +243,7 @@ def _describe(
     )
 
 
-def _run(
+def train_into(
     run: Run,
     method: Method,
     data: DecodedCrops,
@@ -252,6 +252,12 @@ def _run(
     labelled: LabelledCrops | None,
     source: DecodedCrops | None = None,
 ) -> Run:
+    """Train a method as its recipe says and keep each round in the run folder.
+
+    Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
+    labelled: scored after each round. source: see `adapt.loop.train`.
+    Raises what the loop raises, and RunError when the folder cannot be written.
+    """
     start = time.monotonic()
     try:
         rounds = train(
@@ -282,7 +288,7 @@ def _run(
         run.finish(time.monotonic() - start)
     except (AdaptError, KeyboardInterrupt) as error:
         try:
-            run.finish(time.monotonic() - start, error=str(error) or "interrupted")
+            run.finish(time.monotonic() - start, stopped_by=error)
         except RunError:
             log.warning("%s cannot be marked as failed; it reads as if it still ran", run.path)
         if run.info.rounds:

@@ -26,7 +26,7 @@ Departures from the paper (docs/methods/nrmt.md argues each); no public code is 
     8. `options.thresholds = "relative"` measures gaps in mean distances of the batch: T_c and T_d
        were chosen on ResNet-50 and fit no network of another scale.
     9. Two equal networks are refused: they see the same crops, so they would stay equal.
-    10. A round whose selection keeps nothing stops the run.
+    10. A round of selection that keeps nothing stops the run; the round before is the last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pydantic import Field
 
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
-from adapt.errors import ConfigError, TrainingError
+from adapt.errors import ConfigError, NothingLearntError
 from adapt.labels.guards import label_agreement
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.selection import (
@@ -181,11 +181,11 @@ class NRMT:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Warn of a network that selection left next to nothing.
 
-        Raises TrainingError when it left nothing to either.
+        Raises NothingLearntError when it left nothing to either.
         """
         kept = {name: figures[f"kept_{n}"] for n, name in enumerate(self.networks(), start=1)}
         if not any(kept.values()):
-            raise TrainingError(f"no triplet was kept in a whole round; {ADVICE}")
+            raise NothingLearntError(f"no triplet was kept in a whole round; {ADVICE}")
         return tuple(
             f"{name} kept {share:.2g} of its triplets; {ADVICE}"
             for name, share in kept.items()

@@ -68,7 +68,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     for attempt in (lambda: Run.create(first.path, INFO), lambda: refuse_taken(first.path)):
         with pytest.raises(RunError, match="still writing there; choose another --out"):
             attempt()
-    first.finish(1.0, error="stopped")
+    first.finish(1.0, RunError("stopped"))
     refuse_taken(first.path)
 
 

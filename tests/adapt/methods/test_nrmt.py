@@ -21,7 +21,7 @@ from adapt.config import (  # noqa: E402
     Schedule,
 )
 from adapt.data.cache import DecodedCrops  # noqa: E402
-from adapt.errors import ConfigError, TrainingError  # noqa: E402
+from adapt.errors import ConfigError, NothingLearntError  # noqa: E402
 from adapt.loop import Round, train  # noqa: E402
 from adapt.losses.distance import pairwise_distance  # noqa: E402
 from adapt.losses.triplet import margin_triplet, mine_hard_triplets  # noqa: E402
@@ -286,7 +286,7 @@ def test_networks_that_have_become_equal_learn_nothing_and_do_not_crash() -> Non
 
 def test_a_round_that_kept_nothing_is_refused() -> None:
     stats = nrmt(disagreement=1e6).step(batches()).stats
-    with pytest.raises(TrainingError, match=r"no triplet was kept .*thresholds to relative"):
+    with pytest.raises(NothingLearntError, match=r"no triplet was kept .*thresholds to relative"):
         nrmt().after_round(stats)
 
 
@@ -353,7 +353,7 @@ def test_two_rounds_through_the_loop() -> None:
 def test_a_round_that_keeps_nothing_does_not_count_be_it_the_last(total: int, good: int) -> None:
     run = rounds(by_colour(disagreement=1e6), total)
     assert [next(run).number for _ in range(good)] == list(range(1, good + 1))
-    with pytest.raises(TrainingError, match="no triplet was kept"):
+    with pytest.raises(NothingLearntError, match="no triplet was kept"):
         next(run)
 
 
