@@ -259,7 +259,7 @@ def test_networks_trained_averaged_and_kept(method: str) -> None:
 
 
 def test_source_crops_are_daals_alone_and_fill_half_of_its_batch_of_32() -> None:
-    wants = {name: load_recipe(name, method=name).options.wants_source for name in METHODS}
+    wants = {name: load_recipe(name, method=name).options.source_wanted() for name in METHODS}
     assert {name for name, wanted in wants.items() if wanted} == {"daal"}
     assert 2 * load_recipe("daal", method="daal").batch.size == 32
 
