@@ -83,6 +83,18 @@ def test_figures_as_printed(task: str, figures: tuple[float | None, ...]) -> Non
     assert (row.mAP, row.top1, row.top5, row.top10) == figures
 
 
+def test_unadapted_figures_are_those_of_nrmts_first_network() -> None:
+    """Table 4, direct transfer; `reproduce` scores the first source network, too."""
+    _, paper, task = find_task("nrmt-market-duke-resnet50")
+    before = paper.unadapted_for(task)
+    assert before is not None
+    assert (before.table, before.mAP, before.top1, before.top5, before.top10) == (
+        *(4, 30.2, 47.3),
+        *(61.9, 68.2),
+    )
+    assert paper.unadapted_for(find_task("nrmt-duke-msmt17-resnet50")[2]) is None
+
+
 def test_aml_weighs_similarity_otherwise_for_msmt17() -> None:
     """Section 4.2: beta 0.7, and 0.9 when the target is MSMT17."""
     changes = {task.target: task.changes for task in load_paper("aml").task}
