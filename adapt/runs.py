@@ -73,9 +73,10 @@ class DataInfo(_Record):
 
 
 class WeightsInfo(_Record):
-    """A file that pre-training started from: a state dict, or a human-parsing model.
+    """What pre-training started from: a state dict, a run, or a human-parsing model.
 
-    source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded.
+    source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded, a
+    run's network.
     """
 
     source: str

@@ -64,19 +64,15 @@ def pretrain(
 
     sources: labelled folders (`read_labelled`), each once; identities of different folders are
     different people.
-    splits: which of their parts to learn from. weights: see `load_weights`; None starts
-    from random numbers. validation: labelled set scored after each round, for the curves only.
+    splits: which of their parts to learn from. weights: a run folder, whose network is trained
+    on, or see `load_weights`; None starts from random numbers. validation: labelled set scored
+    after each round, for the curves only.
     A recipe with `parts = masks` has every crop parsed once, before training.
     Raises DataError, ConfigError, RunError, WeightsError.
     """
     refuse_taken(out)
     torch.manual_seed(machine.seed)
-    net = ReIDNet(backbone)
-    start = None
-    if weights is not None:
-        report = load_weights(net, weights)
-        log.info("%s", report)
-        start = WeightsInfo.of(backbone, weights)
+    net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
     parser, parsing = None, None
     if options.parts == "masks":
@@ -98,7 +94,7 @@ def pretrain(
         weights=start,
         parsing=parsing,
         init=(),
-        data=(DataInfo.of(data.crops, "source"), *_validation_infos(labelled)),
+        data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
     )
     return train_into(Run.create(out, info), method, data, recipe, machine, labelled)
 
@@ -175,6 +171,27 @@ def adapt(
         ),
     )
     return train_into(Run.create(out, info), method, data, recipe, machine, labelled, source)
+
+
+def _start(
+    backbone: str, weights: str | None
+) -> tuple[ReIDNet, WeightsInfo | None, tuple[DataInfo, ...]]:
+    """The network that pre-training starts from, where its weights are from, what it learnt from.
+
+    Raises RunError when a run's network is of another architecture.
+    """
+    if weights is not None and (Path(weights) / "run.json").is_file():
+        run = Run.open(Path(weights))
+        if run.info.backbone != backbone or run.info.attention:
+            kind = run.info.backbone + (" with attention" if run.info.attention else "")
+            raise RunError(f"{weights} is a {kind}, not a {backbone}; choose one architecture")
+        learnt = tuple(d for d in run.info.data if d.role != "validation")
+        return run.network(), WeightsInfo(source=weights, sha256=run.network_hash()), learnt
+    net = ReIDNet(backbone)
+    if weights is None:
+        return net, None, ()
+    log.info("%s", load_weights(net, weights))
+    return net, WeightsInfo.of(backbone, weights), ()
 
 
 def _read_sources(

@@ -51,7 +51,7 @@ def pretrain(
     out: Out,
     weights: Annotated[
         str | None,
-        typer.Option(help="State dict file, or `torchvision` to download ImageNet weights."),
+        typer.Option(help="State dict file, run folder, or `torchvision` (ImageNet, downloaded)."),
     ] = None,
     height: Annotated[int, typer.Option(min=8, max=2048, help="Input height in pixels.")] = 256,
     width: Annotated[int, typer.Option(min=8, max=2048, help="Input width in pixels.")] = 128,

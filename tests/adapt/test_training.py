@@ -338,6 +338,25 @@ def first_layer(net: ReIDNet) -> np.ndarray:
     return net.backbone.features[0][0].weight.detach().numpy()  # type: ignore[no-any-return]
 
 
+def test_pretraining_goes_on_from_a_run(
+    market: Callable[..., Path], init: Path, tmp_path: Path
+) -> None:
+    still = SOURCE.model_copy(update={"optimizer": OptimizerSettings(lr=1e-12, weight_decay=0)})
+    run = source_run(market("site"), tmp_path / "on", weights=str(init), recipe=still)
+    before, after = (dict(Run.open(path).network().named_parameters()) for path in (init, run.path))
+    assert "neck.weight" in before
+    for name, parameter in before.items():
+        torch.testing.assert_close(after[name], parameter, msg=name)
+    start = Run.open(run.path).info
+    assert start.weights is not None
+    assert start.weights.source == str(init)
+    assert start.weights.sha256 == Run.open(init).network_hash()
+    assert [Path(d.root).name for d in start.data] == ["site", "source"]
+    with pytest.raises(RunError, match="is a mobilenet_v2, not a resnet18"):
+        source_run(market("site"), tmp_path / "no", weights=str(init), backbone="resnet18")
+    assert not (tmp_path / "no").exists()
+
+
 def test_weights_are_where_pretraining_starts(market: Callable[..., Path], tmp_path: Path) -> None:
     torch.manual_seed(99)
     given = ReIDNet("mobilenet_v2")
