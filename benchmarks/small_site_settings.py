@@ -3,8 +3,8 @@
     python -m benchmarks.small_site_settings --data DIR --out runs/settings [--sites 1 2]
         [--only NAME ...]
 
-The source networks are those of `benchmarks.real_adaptation` (VIPeR). The sites are synthetic and
-of PKU-Reid's shape: 40 people, 2 cameras, 8 crops of each in each. Nothing of PKU-Reid is read, so
+The source networks are those of `benchmarks.methods`, part `real` (VIPeR). The sites are synthetic
+and of PKU-Reid's shape: 40 people, 2 cameras, 8 crops of each in each. Nothing of it is read, so
 that no label of the real site has a say in the recipe that is judged there.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 
 from adapt.data.folders import read_market
 from adapt.data.loading import load_crops
-from adapt.data.synthetic import SITE_B, render_site
-from adapt.errors import ClusteringError
-from adapt.recipes import load_recipe
+from adapt.data.synthetic import SITE_B
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt
-from benchmarks.real_adaptation import CPU, SIZE, source_run
+from benchmarks.methods.arms import Arm
+from benchmarks.methods.real import SIZE, SPLITS, source_run
+from benchmarks.methods.runs import CPU, Site, adapted
+from benchmarks.methods.synthetic import rendered
 
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "mmt_small": (),
@@ -45,18 +45,15 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
 
 def site(out: Path, number: int) -> Path:
     """A synthetic site of PKU-Reid's shape; the people of its training split."""
-    root = out / f"site-{number}"
-    if not root.exists():
-        spec = replace(
-            SITE_B,
-            train_identities=40,
-            test_identities=1,
-            cameras=2,
-            images_per_camera=8,
-            seed=100 + number,
-        )
-        render_site(spec, root)
-    return root
+    spec = replace(
+        SITE_B,
+        train_identities=40,
+        test_identities=1,
+        cameras=2,
+        images_per_camera=8,
+        seed=100 + number,
+    )
+    return rendered(spec, out / f"site-{number}")
 
 
 def scores(run: Run, labelled: LabelledCrops) -> tuple[float, float]:
@@ -80,29 +77,24 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sources = arguments.sources or arguments.out
-    inits = [source_run(arguments.data, sources / f"source-{n}", n) for n in (1, 2)]
+    first, second = (source_run(arguments.data, sources / f"source-{n}", n) for n in (1, 2))
     found: dict[str, list[tuple[float, float]]] = {"unadapted": []}
     for number in arguments.sites:
         root = site(arguments.out, number)
         crops = load_crops(read_market(root, ("train",)), SIZE)
         labelled = LabelledCrops(crops, crops)
-        found["unadapted"].append(scores(inits[0], labelled))
+        place = Site(root, arguments.data / "viper", SPLITS, (first, second), labelled)
+        found["unadapted"].append(scores(first, labelled))
         for name in arguments.only:
-            try:
-                run = adapt(
-                    root,
-                    camera_pattern=None,
-                    inits=[run.path for run in inits],
-                    recipe=load_recipe("mmt_small", method="mmt", overrides=CANDIDATES[name]),
-                    recipe_name="mmt_small",
-                    out=arguments.out / f"{name.replace(' ', '-').replace('.', '')}-{number}",
-                    machine=Machine(CPU, number),
-                )
-            except ClusteringError as error:
-                print(f"\n{name}, site {number}, stopped: {error}", flush=True)
-                found.setdefault(name, []).append((np.nan, np.nan))
+            folder = name.replace(" ", "-").replace(".", "")
+            arm = Arm(name, "mmt", folder, CANDIDATES[name])
+            outcome = adapted(arm, place, arguments.out / f"{folder}-{number}", number)
+            pair = (np.nan, np.nan)
+            if outcome.collapse:
+                print(f"\n{name}, site {number}, {outcome.ended}: {outcome.run.info.error}")
             else:
-                found.setdefault(name, []).append(scores(run, labelled))
+                pair = scores(outcome.run, labelled)
+            found.setdefault(name, []).append(pair)
             print_table(found)
 
 

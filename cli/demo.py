@@ -57,11 +57,16 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of sites, networks and batches.")] = 1,
 ) -> None:
     """Pre-train, adapt, export, serve, enroll and search: minutes, nothing downloaded."""
+    run_demo(demo_plan(), out, seed)
+
+
+def demo_plan() -> Plan:
+    """What `resight demo` carries out."""
     from adapt.data.synthetic import SITE_A, SITE_B
     from adapt.recipes import load_recipe
     from models.image import Preprocessing
 
-    plan = Plan(
+    return Plan(
         source=SITE_A,
         site=SITE_B,
         source_recipe=load_recipe("source_demo", method="source"),
@@ -69,7 +74,6 @@ def demo(
         backbone="resnet18_ibn_a",
         preprocessing=Preprocessing(height=64, width=32),
     )
-    run_demo(plan, out, seed)
 
 
 def run_demo(plan: Plan, out: Path, seed: int) -> None:
@@ -87,7 +91,9 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
     with stages("render", "two synthetic sites with different people, cameras and weather"):
         source, site = _render(plan, out, seed)
     with stages("pretrain", f"two {plan.backbone} on the labelled crops of site A"):
-        inits = [_pretrain(plan, source, out / f"source-{n}", 1000 * n + seed) for n in (1, 2)]
+        inits = [
+            pretrain_source(plan, source, out / f"source-{n}", source_seed(n, seed)) for n in (1, 2)
+        ]
     with stages("adapt", "MMT on the unlabelled crops of site B"):
         adapted = _adapt(plan, site, inits, out / "adapted", seed)
     with stages("evaluate", "people of site B that adaptation never saw"):
@@ -139,15 +145,25 @@ def _clear(out: Path) -> None:
 def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
     from adapt.data.synthetic import render_site
 
-    roots = []
-    for name, spec in (("site-a", plan.source), ("site-b", plan.site)):
-        spec = replace(spec, seed=spec.seed + 1000 * seed)
+    source, site = site_specs(plan, seed)
+    for name, spec in (("site-a", source), ("site-b", site)):
         log.info("%s: %s", name, render_site(spec, out / name))
-        roots.append(out / name)
-    return roots[0], roots[1]
+    return out / "site-a", out / "site-b"
 
 
-def _pretrain(plan: Plan, source: Path, out: Path, seed: int) -> Run:
+def site_specs(plan: Plan, seed: int) -> tuple[SiteSpec, SiteSpec]:
+    """Source and site of one demo, its seed worked in."""
+    source, site = (replace(s, seed=s.seed + 1000 * seed) for s in (plan.source, plan.site))
+    return source, site
+
+
+def source_seed(number: int, seed: int) -> int:
+    """Seed of source network 1 or 2 of a demo."""
+    return 1000 * number + seed
+
+
+def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
+    """Train one source network of a plan."""
     from adapt.device import pick_device
     from adapt.training import Machine, pretrain
 

@@ -1,14 +1,11 @@
-"""Time and memory of one call, in a process of its own."""
+"""Time and memory of one call."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +16,13 @@ from adapt.graph.radius import CUT
 from adapt.labels.auto_radius import auto_radius
 from adapt.labels.dbscan import cluster_dbscan
 from adapt.stages import Stages
+from benchmarks.alone import memory
 from benchmarks.graph.dense import dense_dbscan, dense_jaccard, public_jaccard
 from benchmarks.graph.settings import K1, K2, MIN_SAMPLES
 from benchmarks.graph.sites import PER_PERSON, site
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 RADIUS = 0.6
 """SpCL's, where the radius is not what is measured."""
-
-KB = 1024
-
-
-def alone(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call in a fresh process, so that nobody else's memory is counted.
-
-    Raises BrokenProcessPool: the process was killed (memory).
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(work, *args, **kwargs).result()
-
-
-def memory(name: str, file: str = "/proc/self/status") -> int:
-    """A line of Linux' own count, in bytes."""
-    lines = Path(file).read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * KB
 
 
 class MemoryStages(Stages):

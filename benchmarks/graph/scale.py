@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.graph.cost import Cost, alone, dense_cost, memory, sparse_cost, write_lists
+from benchmarks.alone import alone, memory
+from benchmarks.graph.cost import Cost, dense_cost, sparse_cost, write_lists
 from benchmarks.graph.sites import PER_PERSON, site
 from benchmarks.graph.tables import Rows, add_row, head, line, read_rows, spread
 

@@ -14,8 +14,9 @@ from adapt.config import Clustering
 from adapt.graph.jaccard import Variant
 from adapt.labels.array_files import read_features
 from adapt.types import OUTLIER
+from benchmarks.alone import alone
 from benchmarks.graph.agreement import ari
-from benchmarks.graph.cost import Cost, MemoryStages, alone, warm_up
+from benchmarks.graph.cost import Cost, MemoryStages, warm_up
 from benchmarks.graph.settings import K1, K2
 from benchmarks.graph.sites import PER_PERSON, site
 from benchmarks.graph.tables import head, line

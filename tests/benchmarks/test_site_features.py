@@ -13,7 +13,8 @@ from adapt.errors import NoImagesError
 from adapt.recipes import load_recipe
 from adapt.scoring import network_embedder
 from adapt.training import Machine, pretrain
-from benchmarks.real_adaptation import BACKBONE, CPU, SIZE
+from benchmarks.methods.real import BACKBONE, SIZE
+from benchmarks.methods.runs import CPU
 from benchmarks.site_features import labelled_crops, site_features
 from tests.support.tiny_sets import write_market
 

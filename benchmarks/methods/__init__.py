@@ -1,0 +1,1 @@
+"""All methods side by side, with what they have to beat."""

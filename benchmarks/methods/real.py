@@ -1,0 +1,81 @@
+"""Parts `real` and `served`: source VIPeR, site PKU-Reid without its labels."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from functools import partial
+from pathlib import Path
+
+from adapt.data.folders import read_market
+from adapt.data.sources import merge_sources
+from adapt.data.splits import Split
+from adapt.export import export_run
+from adapt.recipes import load_recipe
+from adapt.runs import Run, WeightsInfo
+from adapt.scoring import LabelledCrops
+from adapt.training import Machine, pretrain
+from benchmarks.methods.arms import ARMS, chosen
+from benchmarks.methods.compare import compare
+from benchmarks.methods.runs import CPU, Site, Wanted, adapted, made
+from benchmarks.served_ranking import compare_served
+from models.image import Preprocessing
+
+BACKBONE = "mobilenet_v2"
+SIZE = Preprocessing(height=128, width=64)
+SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
+
+
+def real(options: argparse.Namespace) -> None:
+    """Every method and control on all of PKU-Reid."""
+    judged = LabelledCrops.read(options.data / "pku_a", SIZE)
+    compare(
+        options.out,
+        options.seeds,
+        lambda seed: real_site(options, seed, options.data / "pku_a", judged),
+        chosen(ARMS, options.methods),
+    )
+
+
+def served(options: argparse.Namespace) -> None:
+    """Serve the last seed's MMT bundle, enroll the site over gRPC and compare the rankings."""
+    judged = LabelledCrops.read(options.data / "pku_a", SIZE)
+    seed = options.seeds[-1]
+    site = real_site(options, seed, options.data / "pku_a", judged)
+    outcome = adapted(ARMS["mmt"], site, options.out / f"mmt-{seed}", seed)
+    bundle = options.out / "bundle"
+    for old in (bundle, options.out / "service"):
+        shutil.rmtree(old, ignore_errors=True)
+    export_run(outcome.run, bundle, name="pku-mmt", version="1")
+    print(compare_served(bundle, options.out / "service", judged))
+
+
+def real_site(options: argparse.Namespace, seed: int, target: Path, judged: LabelledCrops) -> Site:
+    """PKU-Reid, or a part of it, before the two source networks of a seed."""
+    first, second = (
+        source_run(options.data, (options.sources or options.out) / f"source-{n}", n)
+        for n in (2 * seed - 1, 2 * seed)
+    )
+    source = options.data / "viper"
+    return Site(target, source, SPLITS, (first, second), judged, tuple(options.set))
+
+
+def source_run(data: Path, out: Path, seed: int) -> Run:
+    """A source network, trained on all 632 identities of VIPeR."""
+    recipe = load_recipe("source_small", method="source")
+    weights = str(data / "weights" / "mobilenetv2_imagenet.pt")
+    crops = merge_sources([read_market(data / "viper", SPLITS)])
+    sha256 = WeightsInfo.of(BACKBONE, weights).sha256
+    work = partial(
+        pretrain,
+        [data / "viper"],
+        splits=SPLITS,
+        backbone=BACKBONE,
+        weights=weights,
+        preprocessing=SIZE,
+        recipe=recipe,
+        recipe_name="source_small",
+        out=out,
+        machine=Machine(CPU, seed),
+    )
+    return made(Wanted(out, recipe, seed, BACKBONE, SIZE, (crops,), weights=sha256), work).run

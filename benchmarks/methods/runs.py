@@ -1,0 +1,231 @@
+"""Runs for the tables: each in a process of its own, and used again if it is the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from adapt.checkpoint import write_atomically
+from adapt.config import Recipe
+from adapt.data.folders import read_labelled, read_site
+from adapt.data.loading import load_crops
+from adapt.data.sources import merge_sources
+from adapt.data.splits import Split
+from adapt.device import pick_device
+from adapt.errors import ClusteringError, NonFiniteFeaturesError, TrainingError
+from adapt.methods import METHODS
+from adapt.runs import Run
+from adapt.scoring import LabelledCrops
+from adapt.training import Machine, adapt, pretrain
+from adapt.types import CropSet
+from benchmarks.alone import alone, memory
+from benchmarks.methods.arms import Arm
+from models.image import Preprocessing
+
+CPU = pick_device("cpu")
+
+COLLAPSE = (ClusteringError, TrainingError, NonFiniteFeaturesError)
+"""How a method may end early; any other error is a fault of the benchmark and stops it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where methods are adapted and judged.
+
+    target: folder to adapt to. source, splits: labelled crops that the source networks learnt.
+    inits: two source networks. judged: what everything is scored on. overrides: of every recipe.
+    """
+
+    target: Path
+    source: Path
+    splits: tuple[Split, ...]
+    inits: tuple[Run, Run]
+    judged: LabelledCrops
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the networks."""
+        return self.inits[0].info.preprocessing
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All that decides a run. crops: what it learns from. weights: sha256 of what it starts from,
+    if it pre-trains; init: of the networks, if it adapts."""
+
+    out: Path
+    recipe: Recipe
+    seed: int
+    backbone: str
+    preprocessing: Preprocessing
+    crops: tuple[CropSet, ...]
+    weights: str | None = None
+    init: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    peak: most resident memory of its process, bytes; None where the run was made otherwise.
+    collapse: name of the error that stopped it, or "".
+    """
+
+    run: Run
+    peak: int | None
+    collapse: str
+
+    @property
+    def minutes(self) -> float:
+        """Training time, without loading."""
+        return self.run.info.seconds / 60
+
+    @property
+    def ended(self) -> str:
+        """In words."""
+        if not self.collapse:
+            return "finished"
+        return f"stopped in round {self.run.info.rounds + 1} ({self.collapse})"
+
+
+def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
+    """The run that is there, or `work` done in a fresh process, which leaves it there.
+
+    work: has to be picklable. Raises SystemExit when a run is there that is another one, or one
+    that was interrupted after some rounds.
+    """
+    if not (wanted.out / "run.json").exists() or not _usable(wanted):
+        alone(_measured, work, _cost_file(wanted.out))
+    run = Run.open(wanted.out)
+    cost = _cost(wanted.out)
+    return Outcome(run, cost.get("peak"), cost.get("collapse", "") if _failed(run) else "")
+
+
+def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
+    """One arm on one site; of the method `source` trained on the site's true labels."""
+    recipe, name = arm.recipe(site.overrides)
+    common: dict[str, Any] = {
+        "recipe": recipe,
+        "recipe_name": name,
+        "out": out,
+        "machine": Machine(CPU, seed),
+    }
+    first = site.inits[0]
+    decided = partial(Wanted, out, recipe, seed, first.info.backbone, site.preprocessing)
+    if arm.method == "source":
+        crops = merge_sources([read_labelled(site.target, ("train",))])
+        return made(
+            decided((crops,), weights=first.network_hash()),
+            partial(
+                pretrain,
+                [site.target],
+                splits=("train",),
+                backbone=first.info.backbone,
+                weights=str(first.path),
+                preprocessing=site.preprocessing,
+                **common,
+            ),
+        )
+    inits = site.inits[: recipe.options.students_wanted(METHODS[arm.method].students_wanted)]
+    learnt = [read_site(site.target)]
+    sources = [site.source] if recipe.options.source_wanted() else []
+    if sources:
+        learnt.append(merge_sources([read_labelled(site.source, site.splits)]))
+    return made(
+        decided(tuple(learnt), init=tuple(run.network_hash() for run in inits)),
+        partial(
+            adapt,
+            site.target,
+            camera_pattern=None,
+            inits=[run.path for run in inits],
+            sources=sources,
+            splits=site.splits,
+            **common,
+        ),
+    )
+
+
+def _measured(work: Callable[[], object], file: Path) -> None:
+    """Do the work and write down what it held in memory, and whether the method collapsed.
+
+    The kernel's VmHWM, since getrusage's ru_maxrss of a new process starts from its parent's.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    collapse = ""
+    try:
+        work()
+    except COLLAPSE as error:
+        collapse = type(error).__name__
+    cost = {"peak": memory("VmHWM"), "collapse": collapse}
+    write_atomically(file, json.dumps(cost).encode())
+
+
+def _cost_file(out: Path) -> Path:
+    """Beside the run folder, which belongs to the run."""
+    return out.with_name(f"{out.name}.cost.json")
+
+
+def _cost(out: Path) -> Mapping[str, Any]:
+    file = _cost_file(out)
+    found: Mapping[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def _failed(run: Run) -> bool:
+    return run.info.state == "failed"
+
+
+def _usable(wanted: Wanted) -> bool:
+    """Whether the run that is there is the one that is wanted; False: it may be made anew."""
+    run = Run.open(wanted.out)
+    if run.info.state != "finished" and not (_failed(run) and _cost(wanted.out).get("collapse")):
+        if run.info.rounds:
+            raise SystemExit(f"{wanted.out} did not finish: remove it, unless it still runs")
+        return False
+    if other := differences(run, wanted):
+        raise SystemExit(f"{wanted.out} is of another {', '.join(other)}: remove it")
+    return True
+
+
+def differences(run: Run, wanted: Wanted) -> list[str]:
+    """In what a run is not the one that is wanted; else a table of it would lie."""
+    info = run.info
+    weights = info.weights and info.weights.sha256
+    fits = {
+        "recipe": same_recipe(info.recipe, wanted.recipe),
+        "seed": info.seed == wanted.seed,
+        "backbone": info.backbone == wanted.backbone,
+        "preprocessing": info.preprocessing == wanted.preprocessing,
+        "camera_pattern": info.camera_pattern is None,
+        "weights": weights == wanted.weights,
+        "init": info.init == wanted.init,
+        "data": _prints(wanted) <= {data.fingerprint for data in info.data},
+    }
+    return [name for name, fit in fits.items() if not fit]
+
+
+def _prints(wanted: Wanted) -> set[str]:
+    return {load_crops(c, wanted.preprocessing).crops.fingerprint for c in wanted.crops}
+
+
+def same_recipe(kept: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether a run's recipe is this one, but for its description.
+
+    Fields that came after the run count as their defaults, which change nothing of what was.
+    Pre-training clusters nothing.
+    """
+    default = Recipe(method=recipe.method, options=type(recipe.options)())
+    unimportant = {"source"} | ({"clustering"} if recipe.method == "source" else set())
+    now, before = (r.model_dump(mode="json", exclude=unimportant) for r in (recipe, default))
+    for name, section in before.items():
+        if isinstance(section, dict):
+            section |= kept.get(name, {})
+        else:
+            before[name] = kept.get(name)
+    return now == before

@@ -1,0 +1,104 @@
+"""Runs of the tables: used again only if they are the ones asked for, collapses included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.data.folders import read_market
+from adapt.data.sources import merge_sources
+from adapt.recipes import load_recipe
+from adapt.runs import Run
+from benchmarks.methods.arms import ARMS, SUPERVISED
+from benchmarks.methods.runs import Wanted, adapted, differences, made, same_recipe
+from models.image import Preprocessing
+from tests.support.tiny_sets import write_market
+from tests.support.tiny_site import KMEANS, SHORT, SIZE, source_run, tiny_site
+
+RECIPE = load_recipe("source_small", method="source", overrides=SHORT)
+
+
+def nothing() -> None:
+    """Work that must not be called for, or leaves nothing: then opening the run fails."""
+
+
+def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) -> None:
+    sets = [write_market(tmp_path / name, persons=3, seed=n) for n, name in enumerate("ab")]
+    (own,), (other,) = ((merge_sources([read_market(root, ("train",))]),) for root in sets)
+    run = source_run(sets[0], tmp_path / "run", 1)
+    wanted = Wanted(run.path, RECIPE, 1, "resnet18", SIZE, (own,))
+    assert made(wanted, nothing).run.path == run.path
+    for name, changes in {
+        "data": {"crops": (other,)},
+        "seed": {"seed": 2},
+        "recipe": {"recipe": load_recipe("source_small", method="source")},
+        "weights": {"weights": "0" * 64},
+        "init": {"init": ("0" * 64,)},
+        "backbone": {"backbone": "resnet34"},
+        "preprocessing": {"preprocessing": Preprocessing(height=64, width=16)},
+    }.items():
+        changed = replace(wanted, **changes)  # type: ignore[arg-type]
+        assert name in differences(run, changed)
+        with pytest.raises(SystemExit, match=f"another .*{name}.*: remove it"):
+            made(changed, nothing)
+    for state in ("running", "failed"):
+        (run.path / "run.json").write_text(
+            run.info.model_copy(update={"state": state}).model_dump_json()
+        )
+        with pytest.raises(SystemExit, match="did not finish"):
+            made(wanted, nothing)
+
+
+def test_fields_that_came_after_a_run_count_as_their_defaults() -> None:
+    recipe = load_recipe("mmt_small", method="mmt")
+    kept = recipe.model_dump(mode="json")
+    del kept["batch"]["ghost"], kept["options"]["networks"]
+    assert same_recipe(kept | {"source": "another description"}, recipe)
+    ghosts = load_recipe("mmt_small", method="mmt", overrides=["batch.ghost=16"])
+    assert not same_recipe(kept, ghosts)
+    assert not same_recipe(kept | {"options": kept["options"] | {"gone": 1}}, recipe)
+    assert not same_recipe(kept | {"clustering": {"algorithm": "kmeans"}}, recipe)
+    source = load_recipe("source_small", method="source")
+    changed = source.model_dump(mode="json") | {"clustering": {"algorithm": "dbscan"}}
+    assert same_recipe(changed, source), "pre-training clusters nothing"
+
+
+def test_a_run_is_measured_beside_its_folder_and_used_again(tmp_path: Path) -> None:
+    site = tiny_site(tmp_path, *KMEANS)
+    out = tmp_path / "plain-1"
+    outcome = adapted(ARMS["plain"], site, out, 1)
+    cost = json.loads((tmp_path / "plain-1.cost.json").read_text())
+    assert outcome.ended == "finished"
+    assert outcome.peak == cost["peak"] > 100e6, "torch alone needs more"
+    assert outcome.minutes == Run.open(out).info.seconds / 60 > 0
+    assert Run.open(out).info.init == (site.inits[0].network_hash(),), "one network"
+    (tmp_path / "plain-1.cost.json").write_text(json.dumps(cost | {"peak": 7}))
+    assert adapted(ARMS["plain"], site, out, 1).peak == 7, "not made again"
+
+
+def test_a_collapse_is_an_outcome_and_stays_one(tmp_path: Path) -> None:
+    site = tiny_site(tmp_path, *KMEANS, "batch.identities=5")
+    first = adapted(ARMS["mmt"], site, tmp_path / "mmt-1", 1)
+    assert first.ended == "stopped in round 1 (ClusteringError)"
+    assert "batches need 5" in first.run.info.error
+    stamp = (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns
+    assert adapted(ARMS["mmt"], site, tmp_path / "mmt-1", 1).ended == first.ended
+    assert (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns == stamp, "not made again"
+
+
+def test_source_crops_and_labels_go_where_they_are_wanted(tmp_path: Path) -> None:
+    site = tiny_site(tmp_path)
+    kmeans = replace(site, overrides=(*site.overrides, *KMEANS))
+    daal = adapted(ARMS["daal"], kmeans, tmp_path / "daal-1", 1).run.info
+    assert daal.method == "daal"
+    assert "loss_id_source" in Run.open(tmp_path / "daal-1").metrics()[0]
+    ceiling = adapted(SUPERVISED, site, tmp_path / "supervised-1", 1).run.info
+    first = site.inits[0]
+    assert ceiling.weights is not None
+    assert ceiling.weights.sha256 == first.network_hash()
+    assert [d.root for d in ceiling.data] == [str(site.target), str(site.source)]

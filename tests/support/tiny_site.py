@@ -1,0 +1,45 @@
+"""A site of a few crops, with two source networks trained for one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapt.recipes import load_recipe
+from adapt.runs import Run
+from adapt.scoring import LabelledCrops
+from adapt.training import Machine, pretrain
+from benchmarks.methods.runs import CPU, Site
+from models.image import Preprocessing
+from tests.support.tiny_sets import write_market
+
+SIZE = Preprocessing(height=32, width=16)
+SHORT = (
+    "schedule.rounds=1",
+    "schedule.iterations=1",
+    "batch.identities=2",
+    "batch.instances=2",
+    "augment.pad=1",
+)
+KMEANS = ("clustering.algorithm=kmeans", "clustering.clusters=4")
+
+
+def source_run(data: Path, out: Path, seed: int) -> Run:
+    return pretrain(
+        [data],
+        splits=("train",),
+        backbone="resnet18",
+        weights=None,
+        preprocessing=SIZE,
+        recipe=load_recipe("source_small", method="source", overrides=SHORT),
+        recipe_name="test",
+        out=out,
+        machine=Machine(CPU, seed),
+    )
+
+
+def tiny_site(root: Path, *overrides: str) -> Site:
+    source = write_market(root / "source", persons=3)
+    target = write_market(root / "target", persons=6, seed=1)
+    first, second = (source_run(source, root / f"source-{n}", n) for n in (1, 2))
+    judged = LabelledCrops.read(target, SIZE)
+    return Site(target, source, ("train",), (first, second), judged, (*SHORT, *overrides))
