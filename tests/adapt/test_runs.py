@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.errors import RunError
+from adapt.errors import AdaptError, ClusteringError, RunError
 from adapt.runs import Run, RunInfo, WeightsInfo, refuse_taken
 from models.backbones.net import ReIDNet
 from models.backbones.weights import TORCHVISION
@@ -70,6 +70,23 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
             attempt()
     first.finish(1.0, RunError("stopped"))
     refuse_taken(first.path)
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "ended"),
+    [
+        (None, ("finished", "", "")),
+        (ClusteringError("1 cluster"), ("failed", "CLUSTERS_COLLAPSED", "1 cluster")),
+        (KeyboardInterrupt(), ("failed", "INTERRUPTED", "interrupted")),
+    ],
+)
+def test_why_a_run_ended_is_written_down(
+    tmp_path: Path, stopped_by: AdaptError | KeyboardInterrupt | None, ended: tuple[str, str, str]
+) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    run.finish(1.0, stopped_by)
+    info = Run.open(run.path).info
+    assert (info.state, info.reason, info.error) == ended
 
 
 def test_a_run_killed_before_its_first_round_is_replaced(
