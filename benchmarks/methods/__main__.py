@@ -5,11 +5,11 @@ served     that part's last MMT network, served: rankings over gRPC beside the e
 synthetic  the demo's sites, anew for each seed, judged on people that adaptation never saw
 ceiling    half of PKU-Reid's people to adapt to, the others to judge; beside true labels
 ablations  each paper's switches, on the sites of `synthetic`
-pictures   draws the `results.json` of `--out` into `--pictures`
+pictures   draws the figures in `--results` into `--pictures`
 
 Each run has a process of its own. What is there, finished or stopped by a collapse, is used again
 if it is the same run. Tables are printed in Markdown after each run, and their figures kept in
-`results.json` below `--out`. The site's labels are read only to score, and by the ceiling.
+PART.json below `--out`. The site's labels are read only to score, and by the ceiling.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ def main() -> None:
     add("part", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     add("--data", type=Path, help="real, served, ceiling: folder with viper, pku_a and weights")
     add("--out", type=Path, help="runs and figures; default runs/methods-PART (served: -real, "
-        "pictures: -synthetic)")  # fmt: skip
+        "ablations: -synthetic)")  # fmt: skip
     add("--sources", type=Path, help="folder of source networks, and of sites; default --out")
     add("--methods", nargs="+", choices=ARMS, default=list(ARMS))
     add("--seeds", nargs="+", type=int, help="default 1 2 3; ablations: 1")
     add("--splits", nargs="+", type=int, default=[1, 2, 3], help="ceiling: numbers of splits")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change every recipe but the "
         "source networks'")  # fmt: skip
+    add("--results", type=Path, default=Path("runs/methods-synthetic/synthetic.json"))
     add("--pictures", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     if options.data is None and options.part in ("real", "served", "ceiling"):
         parser.error(f"{options.part} needs --data")
-    named = {"served": "real", "pictures": "synthetic"}.get(options.part, options.part)
+    named = {"served": "real", "ablations": "synthetic"}.get(options.part, options.part)
     options.out = options.out or Path("runs") / f"methods-{named}"
     options.seeds = options.seeds or ([1] if options.part == "ablations" else [1, 2, 3])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options.out.mkdir(parents=True, exist_ok=True)
     PARTS[options.part](options)
 
 

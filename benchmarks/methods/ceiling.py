@@ -30,7 +30,7 @@ def ceiling(options: argparse.Namespace) -> None:
         return real_site(options, split, learnt, LabelledCrops.read(left_out, SIZE))
 
     arms = [SUPERVISED, *chosen(ARMS, options.methods)]
-    compare(options.out, options.splits, site_of, arms, more=print_closed)
+    compare(options.out / "ceiling.json", options.splits, site_of, arms, more=print_closed)
 
 
 def halves(root: Path, out: Path, split: int) -> tuple[Path, Path]:

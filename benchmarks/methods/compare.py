@@ -12,9 +12,8 @@ from adapt.data.folders import read_site
 from adapt.data.loading import load_crops
 from adapt.features import with_statistics_of
 from adapt.scoring import Embed, LabelledCrops, network_embedder
-from benchmarks.methods import results as found
 from benchmarks.methods.arms import Arm
-from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results
+from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results, write
 from benchmarks.methods.runs import CPU, Site, adapted
 from benchmarks.methods.tables import print_differences, print_runs, print_scores
 
@@ -22,24 +21,26 @@ Table = NDArray[np.float32]
 
 
 def compare(
-    out: Path,
+    file: Path,
     seeds: Sequence[int],
     site_of: Callable[[int], Site],
     arms: Sequence[Arm],
     *,
     more: Callable[[Results], None] = lambda results: None,
 ) -> Results:
-    """Controls and arms, seed by seed; tables after each run, `results.json` below `out`.
+    """Controls and arms, seed by seed; tables after each run, all figures in `file`.
 
-    site_of: the site of a seed. more: prints what one part alone shows.
+    file: the runs come beside it. site_of: the site of a seed. more: prints what one part alone
+    shows.
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
     results = Results()
     for seed in seeds:
         site = site_of(seed)
         results.people[seed] = site.judged.query.crops.persons
         add_controls(results, site, seed)
         for arm in arms:
-            outcome = adapted(arm, site, out / f"{arm.folder}-{seed}", seed)
+            outcome = adapted(arm, site, file.parent / f"{arm.folder}-{seed}", seed)
             results.outcomes.setdefault(arm.name, {})[seed] = outcome
             if not outcome.collapse:
                 embed = network_embedder(outcome.run.network(), CPU)
@@ -48,7 +49,7 @@ def compare(
             print_differences(results)
             more(results)
             print_runs(results)
-            found.write(results, out / "results.json")
+            write(results, file)
     return results
 
 

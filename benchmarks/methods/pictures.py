@@ -1,4 +1,4 @@
-"""Part `pictures`: draws what another part left in `--out`."""
+"""Part `pictures`: draws what another part found."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Scores = Sequence[Mapping[str, Any]]
 
 
 def pictures(options: argparse.Namespace) -> None:
-    """Draw the scores of `results.json`."""
-    found = json.loads((options.out / "results.json").read_text())
+    """Draw the scores in `--results`."""
+    found = json.loads(options.results.read_text())
     options.pictures.mkdir(parents=True, exist_ok=True)
     draw(
-        options.pictures / f"{options.out.name}.png",
+        options.pictures / f"methods-{options.results.stem}.png",
         found["scores"],
         {row["model"] for row in found["controls"]},
     )

@@ -30,7 +30,7 @@ def real(options: argparse.Namespace) -> None:
     """Every method and control on all of PKU-Reid."""
     judged = LabelledCrops.read(options.data / "pku_a", SIZE)
     compare(
-        options.out,
+        options.out / "real.json",
         options.seeds,
         lambda seed: real_site(options, seed, options.data / "pku_a", judged),
         chosen(ARMS, options.methods),
@@ -43,6 +43,8 @@ def served(options: argparse.Namespace) -> None:
     seed = options.seeds[-1]
     site = real_site(options, seed, options.data / "pku_a", judged)
     outcome = adapted(ARMS["mmt"], site, options.out / f"mmt-{seed}", seed)
+    if outcome.collapse:
+        raise SystemExit(f"{outcome.run.path} {outcome.ended}: there is nothing to serve")
     bundle = options.out / "bundle"
     for old in (bundle, options.out / "service"):
         shutil.rmtree(old, ignore_errors=True)

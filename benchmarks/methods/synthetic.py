@@ -25,13 +25,13 @@ DEMO_IMAGES = ("augment.pad=3", "augment.erase=0.0")
 def synthetic(options: argparse.Namespace) -> None:
     """Every method and control, judged on people of the site that adaptation never saw."""
     arms = chosen(ARMS, options.methods)
-    compare(options.out, options.seeds, partial(_site, options), arms)
+    compare(options.out / "synthetic.json", options.seeds, partial(_site, options), arms)
 
 
 def ablations(options: argparse.Namespace) -> None:
     """Each paper's switches, on the sites and from the source networks of `synthetic`."""
     arms = [arm for variants in chosen(ABLATIONS, options.methods) for arm in variants]
-    compare(options.out, options.seeds, partial(_site, options), arms)
+    compare(options.out / "ablations.json", options.seeds, partial(_site, options), arms)
 
 
 def _site(options: argparse.Namespace, seed: int) -> Site:

@@ -37,7 +37,7 @@ def test_controls_and_arms_from_folders_to_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = tiny_site(tmp_path, *KMEANS)
-    found = compare(tmp_path, [1], lambda seed: site, [ARMS["plain"], ARMS["hli"]])
+    found = compare(tmp_path / "tiny.json", [1], lambda seed: site, [ARMS["plain"], ARMS["hli"]])
     controls = ("unadapted", "AdaBN", "ensemble of both source networks")
     named = [name + suffix for name in controls for suffix in ("", ", camera-centred")]
     assert found.controls == named
@@ -46,7 +46,7 @@ def test_controls_and_arms_from_folders_to_tables(
     for (_, protocol), scores in found.scores.items():
         assert scores[1].protocol == protocol
         assert scores[1].queries == len(site.judged.query)
-    kept = json.loads((tmp_path / "results.json").read_text())
+    kept = json.loads((tmp_path / "tiny.json").read_text())
     assert {row["model"] for row in kept["runs"]} == {"plain clustering", "HLI"}
     assert {row["minus"] for row in kept["differences"]} >= {"plain clustering"}
     assert capsys.readouterr().out.count("Scores; spread") == 2, "tables after each run"
