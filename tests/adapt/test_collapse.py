@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
+from adapt.attention_watch import PATIENCE  # noqa: E402
 from adapt.clustering import Clusterer  # noqa: E402
 from adapt.config import Clustering  # noqa: E402
 from adapt.data.cache import DecodedCrops  # noqa: E402
@@ -28,7 +29,6 @@ from adapt.errors import (  # noqa: E402
 )
 from adapt.graph.jaccard import JaccardGraph  # noqa: E402
 from adapt.methods import METHODS, SourceMethod  # noqa: E402
-from adapt.methods.daal import PATIENCE  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs import Run, RunInfo  # noqa: E402
 from adapt.training import Machine, train_into  # noqa: E402
