@@ -91,12 +91,15 @@ def test_a_collapse_is_an_outcome_and_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns == stamp, "not made again"
 
 
-def test_source_crops_and_labels_go_where_they_are_wanted(tmp_path: Path) -> None:
+def test_source_crops_go_where_they_are_wanted(tmp_path: Path) -> None:
+    site = tiny_site(tmp_path, *KMEANS)
+    run = adapted(ARMS["daal"], site, tmp_path / "daal-1", 1).run
+    assert run.info.method == "daal"
+    assert "loss_id_source" in run.metrics()[0]
+
+
+def test_the_ceiling_learns_the_sites_labels_from_the_source_network(tmp_path: Path) -> None:
     site = tiny_site(tmp_path)
-    kmeans = replace(site, overrides=(*site.overrides, *KMEANS))
-    daal = adapted(ARMS["daal"], kmeans, tmp_path / "daal-1", 1).run.info
-    assert daal.method == "daal"
-    assert "loss_id_source" in Run.open(tmp_path / "daal-1").metrics()[0]
     ceiling = adapted(SUPERVISED, site, tmp_path / "supervised-1", 1).run.info
     first = site.inits[0]
     assert ceiling.weights is not None
