@@ -42,13 +42,11 @@ def served(options: argparse.Namespace) -> None:
     judged = LabelledCrops.read(options.data / "pku_a", SIZE)
     seed = options.seeds[-1]
     site = real_site(options, seed, options.data / "pku_a", judged)
-    outcome = adapted(ARMS["mmt"], site, options.out / f"mmt-{seed}", seed)
-    if outcome.collapse:
-        raise SystemExit(f"{outcome.run.path} {outcome.ended}: there is nothing to serve")
+    run = adapted(ARMS["mmt"], site, options.out / f"mmt-{seed}", seed).finished()
     bundle = options.out / "bundle"
     for old in (bundle, options.out / "service"):
         shutil.rmtree(old, ignore_errors=True)
-    export_run(outcome.run, bundle, name="pku-mmt", version="1")
+    export_run(run, bundle, name="pku-mmt", version="1")
     print(compare_served(bundle, options.out / "service", judged))
 
 
@@ -80,4 +78,6 @@ def source_run(data: Path, out: Path, seed: int) -> Run:
         out=out,
         machine=Machine(CPU, seed),
     )
-    return made(Wanted(out, recipe, seed, BACKBONE, SIZE, (crops,), weights=sha256), work).run
+    return made(
+        Wanted(out, recipe, seed, BACKBONE, SIZE, (crops,), weights=sha256), work
+    ).finished()

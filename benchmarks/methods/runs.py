@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,14 @@ from adapt.data.loading import load_crops
 from adapt.data.sources import merge_sources
 from adapt.data.splits import Split
 from adapt.device import pick_device
-from adapt.errors import ClusteringError, NonFiniteFeaturesError, TrainingError
+from adapt.errors import (
+    AttentionError,
+    ClusteringError,
+    DivergedError,
+    NonFiniteFeaturesError,
+    NothingLearntError,
+    TrainingError,
+)
 from adapt.methods import METHODS
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops
@@ -29,7 +37,14 @@ from models.image import Preprocessing
 
 CPU = pick_device("cpu")
 
-COLLAPSE = (ClusteringError, TrainingError, NonFiniteFeaturesError)
+COLLAPSE = (
+    ClusteringError,
+    TrainingError,
+    DivergedError,
+    NothingLearntError,
+    AttentionError,
+    NonFiniteFeaturesError,
+)
 """How a method may end early; any other error is a fault of the benchmark and stops it."""
 
 
@@ -74,12 +89,15 @@ class Outcome:
     """How a run ended.
 
     peak: most resident memory of its process, bytes; None where the run was made otherwise.
-    collapse: name of the error that stopped it, or "".
     """
 
     run: Run
     peak: int | None
-    collapse: str
+
+    @property
+    def collapse(self) -> str:
+        """Reason of the collapse that stopped it, or nothing."""
+        return self.run.info.reason
 
     @property
     def minutes(self) -> float:
@@ -93,6 +111,12 @@ class Outcome:
             return "finished"
         return f"stopped in round {self.run.info.rounds + 1} ({self.collapse})"
 
+    def finished(self) -> Run:
+        """The run, where no other will do. Raises SystemExit when it collapsed."""
+        if self.collapse:
+            raise SystemExit(f"{self.run.path} {self.ended}: {self.run.info.error}")
+        return self.run
+
 
 def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     """The run that is there, or `work` done in a fresh process, which leaves it there.
@@ -102,9 +126,9 @@ def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     """
     if not (wanted.out / "run.json").exists() or not _usable(wanted):
         alone(_measured, work, _cost_file(wanted.out))
-    run = Run.open(wanted.out)
-    cost = _cost(wanted.out)
-    return Outcome(run, cost.get("peak"), cost.get("collapse", "") if _failed(run) else "")
+    file = _cost_file(wanted.out)
+    peak = json.loads(file.read_text())["peak"] if file.exists() else None
+    return Outcome(Run.open(wanted.out), peak)
 
 
 def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
@@ -152,18 +176,14 @@ def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
 
 
 def _measured(work: Callable[[], object], file: Path) -> None:
-    """Do the work and write down what it held in memory, and whether the method collapsed.
+    """Do the work, which may collapse, and write down what it held in memory.
 
     The kernel's VmHWM, since getrusage's ru_maxrss of a new process starts from its parent's.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    collapse = ""
-    try:
+    with suppress(*COLLAPSE):  # run.json says so
         work()
-    except COLLAPSE as error:
-        collapse = type(error).__name__
-    cost = {"peak": memory("VmHWM"), "collapse": collapse}
-    write_atomically(file, json.dumps(cost).encode())
+    write_atomically(file, json.dumps({"peak": memory("VmHWM")}).encode())
 
 
 def _cost_file(out: Path) -> Path:
@@ -171,20 +191,11 @@ def _cost_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.cost.json")
 
 
-def _cost(out: Path) -> Mapping[str, Any]:
-    file = _cost_file(out)
-    found: Mapping[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
-
-
-def _failed(run: Run) -> bool:
-    return run.info.state == "failed"
-
-
 def _usable(wanted: Wanted) -> bool:
     """Whether the run that is there is the one that is wanted; False: it may be made anew."""
     run = Run.open(wanted.out)
-    if run.info.state != "finished" and not (_failed(run) and _cost(wanted.out).get("collapse")):
+    collapsed = run.info.reason in {error.reason for error in COLLAPSE}
+    if run.info.state != "finished" and not collapsed:
         if run.info.rounds:
             raise SystemExit(f"{wanted.out} did not finish: remove it, unless it still runs")
         return False

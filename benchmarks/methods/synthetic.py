@@ -65,4 +65,4 @@ def _source_run(plan: Plan, source: Path, out: Path, number: int, seed: int) -> 
     folder, own = out / f"source-{seed}-{number}", source_seed(number, seed)
     crops = merge_sources([read_market(source, ("train",))])
     wanted = Wanted(folder, plan.source_recipe, own, plan.backbone, plan.preprocessing, (crops,))
-    return made(wanted, partial(pretrain_source, plan, source, folder, own)).run
+    return made(wanted, partial(pretrain_source, plan, source, folder, own)).finished()

@@ -84,8 +84,10 @@ def test_a_run_is_measured_beside_its_folder_and_used_again(tmp_path: Path) -> N
 def test_a_collapse_is_an_outcome_and_stays_one(tmp_path: Path) -> None:
     site = tiny_site(tmp_path, *KMEANS, "batch.identities=5")
     first = adapted(ARMS["mmt"], site, tmp_path / "mmt-1", 1)
-    assert first.ended == "stopped in round 1 (ClusteringError)"
+    assert first.ended == "stopped in round 1 (CLUSTERS_COLLAPSED)"
     assert "batches need 5" in first.run.info.error
+    with pytest.raises(SystemExit, match="batches need 5"):
+        first.finished()
     stamp = (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns
     assert adapted(ARMS["mmt"], site, tmp_path / "mmt-1", 1).ended == first.ended
     assert (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns == stamp, "not made again"

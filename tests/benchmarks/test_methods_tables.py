@@ -55,11 +55,12 @@ def outcome(seconds: float, *, collapse: str = "", rounds: int = 12) -> Outcome:
         versions={},
         started=datetime(2026, 1, 1, tzinfo=UTC),
         state="failed" if collapse else "finished",
+        reason=collapse,
         error="too few clusters" if collapse else "",
         rounds=rounds,
         seconds=seconds,
     )
-    return Outcome(Run(Path("run"), info), 1_500_000_000, collapse)
+    return Outcome(Run(Path("run"), info), 1_500_000_000)
 
 
 def by_hand() -> Results:
@@ -80,7 +81,7 @@ def by_hand() -> Results:
         found.add("NRMT", protocol, 1, scores(protocol, 0.25, 0.25))
     for name in (PLAIN.name, "MMT", SUPERVISED.name):
         found.outcomes[name] = {1: outcome(60), 2: outcome(90)}
-    stopped = outcome(30, collapse="ClusteringError", rounds=3)
+    stopped = outcome(30, collapse="CLUSTERS_COLLAPSED", rounds=3)
     found.outcomes["NRMT"] = {1: outcome(60), 2: stopped}
     return found
 
@@ -131,9 +132,9 @@ def test_tables_show_means_spreads_and_collapses(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     for line in (
         "| MMT | market | 0.725 | 0.035 | 0.250 | 0.750, 0.700 |",
-        "| NRMT | market | 0.250 | - | 0.000 | 0.250, stopped in round 4 (ClusteringError) |",
-        "| NRMT | 1.0, 0.5 | 1.50, 1.50 | finished, stopped in round 4 (ClusteringError) |",
-        "NRMT, seed 2, stopped in round 4 (ClusteringError): too few clusters",
+        "| NRMT | market | 0.250 | - | 0.000 | 0.250, stopped in round 4 (CLUSTERS_COLLAPSED) |",
+        "| NRMT | 1.0, 0.5 | 1.50, 1.50 | finished, stopped in round 4 (CLUSTERS_COLLAPSED) |",
+        "NRMT, seed 2, stopped in round 4 (CLUSTERS_COLLAPSED): too few clusters",
         "| MMT | unadapted, camera-centred | market | +0.375 "
         "| +0.450 [+0.300, +0.600]; +0.300 [+0.200, +0.400] |",
         "| MMT | market | 0.677 | 1: 0.688, 2: 0.667 |",
@@ -147,7 +148,7 @@ def test_figures_are_kept_and_drawn(tmp_path: Path) -> None:
     assert len(kept["scores"]) == 2 * (7 * 2 + 1)
     assert {row["ended"] for row in kept["runs"] if row["model"] == "NRMT"} == {
         "finished",
-        "stopped in round 4 (ClusteringError)",
+        "stopped in round 4 (CLUSTERS_COLLAPSED)",
     }
     assert [row["model"] for row in kept["controls"]] == by_hand().controls
     picture = tmp_path / "methods.png"
