@@ -1,7 +1,7 @@
-"""Why `mmt_small` is what it is: one value changed at a time, on sites whose labels are ours.
+"""Why METHOD_small is what it is: one value changed at a time, on sites whose labels are ours.
 
     python -m benchmarks.small_site_settings --data DIR --out runs/settings [--sites 1 2]
-        [--only NAME ...]
+        [--methods METHOD ...] [--only NAME ...]
 
 The source networks are those of `benchmarks.methods`, part `real` (VIPeR). The sites are synthetic
 and of PKU-Reid's shape: 40 people, 2 cameras, 8 crops of each in each. Nothing of it is read, so
@@ -27,20 +27,45 @@ from benchmarks.methods.real import SIZE, SPLITS, source_run
 from benchmarks.methods.runs import CPU, Site, adapted
 from benchmarks.methods.synthetic import rendered
 
-CANDIDATES: dict[str, tuple[str, ...]] = {
-    "mmt_small": (),
-    "k-means": ("clustering.algorithm=kmeans",),
-    "average 0.999": ("options.ema=0.999",),
-    "lr 1e-4": ("optimizer.lr=1e-4",),
-    "10.35 pairs per image": ("clustering.pairs_per_image=10.35",),
-    "radius found by itself": ("clustering.radius=auto",),
-    "no camera statistics": ("clustering.camera_statistics=false",),
-    "neither camera statistics nor centring": (
-        "clustering.camera_statistics=false",
-        "clustering.camera_centering=false",
-    ),
+CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
+    "mmt": {
+        "mmt_small": (),
+        "k-means": ("clustering.algorithm=kmeans",),
+        "average 0.999": ("options.ema=0.999",),
+        "lr 1e-4": ("optimizer.lr=1e-4",),
+        "10.35 pairs per image": ("clustering.pairs_per_image=10.35",),
+        "radius found by itself": ("clustering.radius=auto",),
+        "no camera statistics": ("clustering.camera_statistics=false",),
+        "neither camera statistics nor centring": (
+            "clustering.camera_statistics=false",
+            "clustering.camera_centering=false",
+        ),
+    },
+    "nrmt": {
+        "nrmt_small": (),
+        "nrmt 16 identities": ("batch.identities=16",),
+        "nrmt clusters from 8": ("clustering.min_cluster_size=8", "clustering.min_samples=8"),
+        "nrmt clusters from 4": ("clustering.min_cluster_size=4", "clustering.min_samples=4"),
+        "nrmt raw thresholds": ("options.thresholds=raw",),
+    },
+    "hli": {
+        "hli_small": (),
+        "hli random erasing": ("options.erase=0", "augment.erase=0.5"),
+    },
+    "aml": {
+        "aml_small": (),
+        "aml similarity of the pooled feature": ("options.similarity=pooled",),
+        "aml similarity of the neck feature": ("options.similarity=neck",),
+        "aml 5 merged across cameras": ("options.merge_cross_camera=5",),
+        "aml 15 merged across cameras": ("options.merge_cross_camera=15",),
+    },
+    "daal": {
+        "daal_small": (),
+        "daal weights as printed": ("options.normalise=false",),
+        "daal weights that sum to 1": ("options.normalise=true",),
+    },
 }
-"""What is changed in `mmt_small`, by name."""
+"""What is changed in METHOD_small, by method and name."""
 
 
 def site(out: Path, number: int) -> Path:
@@ -73,10 +98,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sources", type=Path, help="folder of earlier source runs")
     parser.add_argument("--sites", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--methods", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--only", nargs="+", help="names of candidates; default all")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sources = arguments.sources or arguments.out
+    wanted = [
+        (method, name, changes)
+        for method in arguments.methods
+        for name, changes in CANDIDATES[method].items()
+        if not arguments.only or name in arguments.only
+    ]
+    if unknown := set(arguments.only or ()) - {name for _, name, _ in wanted}:
+        parser.error(f"no candidate {', '.join(sorted(unknown))} of {arguments.methods}")
     first, second = (source_run(arguments.data, sources / f"source-{n}", n) for n in (1, 2))
     found: dict[str, list[tuple[float, float]]] = {"unadapted": []}
     for number in arguments.sites:
@@ -85,9 +119,9 @@ def main() -> None:
         labelled = LabelledCrops(crops, crops)
         place = Site(root, arguments.data / "viper", SPLITS, (first, second), labelled)
         found["unadapted"].append(scores(first, labelled))
-        for name in arguments.only:
+        for method, name, changes in wanted:
             folder = name.replace(" ", "-").replace(".", "")
-            arm = Arm(name, "mmt", folder, CANDIDATES[name])
+            arm = Arm(name, method, folder, changes)
             outcome = adapted(arm, place, arguments.out / f"{folder}-{number}", number)
             pair = (np.nan, np.nan)
             if outcome.collapse:

@@ -256,32 +256,32 @@ def fill_up(
     Source: AML, section 3.2, lists the nearest of all images; Zhong's re-ranked distance, that it
         sorts by, mixes in the original one.
     """
-    return NearestLists(
-        _filled(lists.nearest, features, None), _filled(lists.cross_camera, features, cameras)
-    )
-
-
-def _filled(
-    found: NDArray[np.int32],
-    features: Sequence[NDArray[np.float32]],
-    cameras: NDArray[np.int64] | None,
-) -> NDArray[np.int32]:
-    """One kind of lists; cameras: where only images of other cameras belong in."""
-    full = found.copy()
-    short = np.flatnonzero((found < 0).any(axis=1))
+    full = NearestLists(lists.nearest.copy(), lists.cross_camera.copy())
+    short = np.flatnonzero((lists.nearest < 0).any(axis=1) | (lists.cross_camera < 0).any(axis=1))
     for start in range(0, len(short), FILL_BLOCK):
         rows = short[start : start + FILL_BLOCK]
         likeness = np.sum([each[rows] @ each.T for each in features], axis=0)
         far = -np.round(likeness.astype(np.float64), FILL_RESOLUTION)
         far[np.arange(len(rows)), rows] = np.inf
-        if cameras is not None:
-            far[cameras[rows][:, None] == cameras[None, :]] = np.inf
-        at, place = np.nonzero(found[rows] >= 0)
-        far[at, found[rows][at, place]] = np.inf
-        for row, distance in zip(rows, far, strict=True):
-            free = np.flatnonzero(found[row] < 0)[: len(distance)]
-            limit = np.partition(distance, len(free) - 1)[len(free) - 1]
-            near = np.flatnonzero((distance <= limit) & np.isfinite(distance))
-            near = near[np.argsort(distance[near], kind="stable")][: len(free)]
-            full[row, free[: len(near)]] = near
+        _fill_rows(full.nearest, rows, far)
+        far[cameras[rows][:, None] == cameras[None, :]] = np.inf
+        _fill_rows(full.cross_camera, rows, far)
     return full
+
+
+def _fill_rows(
+    lists: NDArray[np.int32], rows: NDArray[np.int64], distance_RN: NDArray[np.float64]
+) -> None:
+    """Fill some rows of one kind of lists; what may not be listed is at infinity."""
+    for row, distances in zip(rows, distance_RN, strict=True):
+        held = lists[row][lists[row] >= 0]
+        free = np.flatnonzero(lists[row] < 0)[: len(distances)]
+        if not len(free):
+            continue
+        # so many nearest hold enough that are not listed yet
+        enough = min(len(free) + len(held), len(distances)) - 1
+        limit = np.partition(distances, enough)[enough]
+        near = np.flatnonzero((distances <= limit) & np.isfinite(distances))
+        near = near[~np.isin(near, held)]
+        near = near[np.argsort(distances[near], kind="stable")][: len(free)]
+        lists[row, free[: len(near)]] = near
