@@ -112,28 +112,35 @@ class Clusterer:
             return cluster_kmeans(features, clusters, seed=self._seed)
 
     def _dbscan(self, graph: DistanceGraph) -> PseudoLabels:
+        warnings: tuple[str, ...] = ()
         if self.radius is None:
             with self.stages("radius"):
-                self.radius = self._find_radius(graph)
+                self.radius, warnings = self._find_radius(graph)
         distances = graph.distances(self.radius + ROUNDING)
         with self.stages("clusters"):
             labels = cluster_dbscan(distances, self.radius, self._settings.min_samples)
-        return replace(labels, rule=f"{labels.rule} ({self._radius_rule()})")
+        return replace(labels, rule=f"{labels.rule} ({self._radius_rule()})", warnings=warnings)
 
-    def _find_radius(self, graph: DistanceGraph) -> float:
+    def _find_radius(self, graph: DistanceGraph) -> tuple[float, tuple[str, ...]]:
+        """The radius, and what is odd about it."""
         s = self._settings
         if s.radius == "auto":
             choice = auto_radius(graph, min_samples=s.min_samples, neighbours=s.k1)
-            for doubt in choice.doubts:
-                log.warning("radius %.3f is in doubt: %s", choice.radius, doubt)
-            return choice.radius
+            return choice.radius, tuple(
+                f"radius {choice.radius:.3f} is in doubt: {doubt}" for doubt in choice.doubts
+            )
         if s.radius == "pairs":
-            return radius_by_pairs(graph, s.pairs_per_image)
-        if s.radius == "rho":
-            return radius_by_rho(graph, s.rho)
-        if s.radius > LARGEST:
-            log.warning("radius %g cut to %g: almost all pairs are at 1", s.radius, LARGEST)
-        return min(s.radius, LARGEST)
+            radius, lower = radius_by_pairs(graph, s.pairs_per_image), "pairs_per_image"
+        elif s.radius == "rho":
+            radius, lower = radius_by_rho(graph, s.rho), "rho"
+        elif s.radius > LARGEST:
+            radius, lower = LARGEST, "it"
+        else:
+            return s.radius, ()
+        if radius < LARGEST:
+            return radius, ()
+        odd = f"radius cut to {LARGEST:g}: almost all pairs share no neighbours; lower {lower}"
+        return LARGEST, (odd,)
 
     def _radius_rule(self) -> str:
         s = self._settings

@@ -117,7 +117,7 @@ def train(
         metrics = {**_figures(reports), **trained, "lr": lr, **clock.seconds}
         warnings = [warning for report in reports for warning in report.warnings]
         warnings += method.after_round(trained)
-        yield Round(number + 1, labels, metrics, tuple(warnings))
+        yield Round(number + 1, labels, metrics, tuple(dict.fromkeys(warnings)))
 
 
 def build_optimizer(

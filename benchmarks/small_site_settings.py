@@ -54,6 +54,15 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aml": {
         "aml_small": (),
+        "aml radius found by itself": ("clustering.radius=auto",),
+        "aml radius found by itself, 5 merged across cameras": (
+            "clustering.radius=auto",
+            "options.merge_cross_camera=5",
+        ),
+        "aml HDBSCAN clusters from 4": (
+            "clustering.algorithm=hdbscan",
+            "clustering.min_cluster_size=4",
+        ),
         "aml similarity of the pooled feature": ("options.similarity=pooled",),
         "aml similarity of the neck feature": ("options.similarity=neck",),
         "aml 5 merged across cameras": ("options.merge_cross_camera=5",),

@@ -94,7 +94,7 @@ def cluster(
         report = check_labels(labels, codes, identities_per_batch=2)
         warnings = report.warnings
     except ClusteringError as error:
-        warnings = (str(error),)
+        warnings = (*labels.warnings, str(error))
     for warning in warnings:
         log.warning("%s", warning)
     typer.echo(labels.rule)

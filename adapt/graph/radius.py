@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from numpy.typing import NDArray
 
 from adapt.errors import ClusteringError
 from adapt.graph.rows import DistanceGraph, RowBlock, StoredGraph
-
-logger = logging.getLogger(__name__)
 
 ZERO = 1e-6
 """Distances up to this are copies of one image: rounding decides between 0 and 1e-7."""
@@ -37,7 +34,7 @@ def radius_by_pairs(graph: DistanceGraph, pairs_per_image: float) -> float:
         pairs_per_image: c > 0, about half the images a person has at the site.
 
     Returns:
-        eps in (0, 0.95]; a larger one is cut, with a logged warning.
+        eps in (0, 0.95]; a larger one is cut.
 
     Raises:
         ClusteringError: no pair of different images is left to measure.
@@ -61,7 +58,7 @@ def radius_by_rho(graph: DistanceGraph, rho: float) -> float:
         rho: fraction in (0, 1]; 1.6e-3 in the papers.
 
     Returns:
-        eps in (0, 0.95]; a larger one is cut, with a logged warning.
+        eps in (0, 0.95]; a larger one is cut.
 
     Raises:
         ClusteringError: the fraction holds no pair.
@@ -116,13 +113,4 @@ def _mean_of_smallest(graph: DistanceGraph, wanted: float) -> float:
         )
     smallest = found.positive[:count].astype(np.float64)
     radius = (float(smallest.sum()) + count - len(smallest)) / count
-    if radius > LARGEST:
-        logger.warning(
-            "radius %.3f cut to %.2f: most of the %d nearest pairs share no neighbours; "
-            "lower pairs_per_image or rho",
-            radius,
-            LARGEST,
-            count,
-        )
-        return LARGEST
-    return radius
+    return min(radius, LARGEST)

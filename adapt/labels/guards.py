@@ -77,8 +77,8 @@ def check_labels(
         previous: labels of the round before, same images.
 
     Returns:
-        The round's figures, with a warning for more than 60 % outliers and for twice or half
-        as many clusters as before.
+        The round's figures, with the labels' own warnings and one for more than 60 % outliers
+        and for twice or half as many clusters as before.
 
     Raises:
         ClusteringError: more than 95 % outliers, fewer clusters than max(2, P), or one cluster
@@ -132,7 +132,7 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
 
 
 def _warnings(labels: PseudoLabels, previous: PseudoLabels | None) -> tuple[str, ...]:
-    found = []
+    found = list(labels.warnings)
     if labels.outlier_share > WARN_OUTLIER_SHARE:
         found.append(
             f"{labels.outlier_share:.0%} of the images are outliers and are not trained on; "

@@ -36,8 +36,8 @@ Departures from the paper (docs/methods/aml.md argues each)
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -62,7 +62,10 @@ from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplet
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
-log = logging.getLogger("resight")
+ONE_CAMERA = (
+    "without cameras AML merges few clusters: no images of other cameras can be listed; tell "
+    "cameras apart by --camera-pattern"
+)
 
 
 class AMLOptions(MethodOptions):
@@ -133,7 +136,10 @@ class AML:
             return original, original  # nothing to learn from: the loop stops
         labels = (original, original)
         if o.labels != "original":
-            lists = self._lists(graphs, average, table.cameras, warn=when.number == 0)
+            alone = bool((table.cameras == table.cameras[0]).all())
+            if alone and when.number == 0:
+                original = replace(original, warnings=(*original.warnings, ONE_CAMERA))
+            lists = self._lists(graphs, average, table.cameras, alone=alone)
             merged = self._merged(original, lists)
             labels = (merged if o.labels == "merged" else original, merged)
         for net, features, own in zip(self.students, table.features, labels, strict=True):
@@ -146,18 +152,12 @@ class AML:
         average: AverageGraph,
         cameras: NDArray[np.int64],
         *,
-        warn: bool,
+        alone: bool,
     ) -> NearestLists:
-        """U(a) of (1)."""
+        """U(a) of (1); of a camera alone, as many images as with several."""
         nearest, across = self.options.merge_nearest, self.options.merge_cross_camera
-        if (cameras == cameras[0]).all():
+        if alone:
             nearest, across = nearest + across, 0
-            if warn:
-                log.warning(
-                    "without cameras AML merges few clusters (the %d nearest images are listed, "
-                    "and none across cameras); tell cameras apart by --camera-pattern",
-                    nearest,
-                )
         lists = nearest_lists(average.rows(1.0), cameras, nearest=nearest, cross_camera=across)
         return fill_up(lists, [graph.features[:] for graph in graphs], cameras)
 
@@ -170,7 +170,7 @@ class AML:
             "longest_chain": merging.longest_chain,
             "cross_camera_hits": merging.cross_camera_share,
         }
-        return PseudoLabels(merging.labels, f"{original.rule}, {merging}")
+        return replace(original, labels=merging.labels, rule=f"{original.rule}, {merging}")
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (9), or (10) in the last rounds, of each network on its own batch."""

@@ -85,21 +85,20 @@ def test_the_automatic_radius_finds_people() -> None:
     )
 
 
-def test_a_doubt_about_the_automatic_radius_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_doubt_about_the_automatic_radius_is_a_warning_once() -> None:
     features, cameras, _ = site(people=40, each=5, shift=0.0)
-    with caplog.at_level("WARNING", "resight"):
-        cluster(features, cameras, algorithm="dbscan")
-    assert "in doubt: clusters of 5 images are small beside k1 = 20" in caplog.text
+    clusterer = Clusterer(Clustering(algorithm="dbscan"), identities_per_batch=4, seed=0)
+    (warning,) = clusterer(features, cameras).warnings
+    assert "in doubt: clusters of 5 images are small beside k1 = 20" in warning
+    assert clusterer(features, cameras).warnings == (), "the radius is kept"
 
 
-def test_the_automatic_radius_knows_k1(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_automatic_radius_knows_k1() -> None:
     features, cameras, _ = site(people=40, each=5, shift=0.0)
-    with caplog.at_level("WARNING", "resight"):
-        cluster(features, cameras, algorithm="dbscan", k1=14)
-    assert caplog.text == ""  # three times 5 images are more
-    with caplog.at_level("WARNING", "resight"):
-        cluster(features, cameras, algorithm="dbscan", k1=16)
-    assert "in doubt: clusters of 5 images are small beside k1 = 16" in caplog.text
+    near = cluster(features, cameras, algorithm="dbscan", k1=14)
+    assert near.warnings == ()  # three times 5 images are more
+    (warning,) = cluster(features, cameras, algorithm="dbscan", k1=16).warnings
+    assert "in doubt: clusters of 5 images are small beside k1 = 16" in warning
 
 
 def test_the_automatic_radius_knows_min_samples() -> None:
@@ -261,12 +260,24 @@ def test_automatic_centring_needs_crops_of_two_cameras(
     assert "camera bias" in caplog.text
 
 
-def test_a_radius_that_reaches_almost_all_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    features, cameras, _ = site(people=20, each=16)
-    with caplog.at_level("WARNING", "resight"):
-        found = cluster(features, cameras, algorithm="dbscan", radius=0.9999999)
+ALMOST_ALL = [
+    ({"radius": 0.9999999}, "it"),
+    ({"radius": "pairs", "pairs_per_image": 150}, "pairs_per_image"),
+    ({"radius": "rho", "rho": 0.9}, "rho"),
+]
+
+
+@pytest.mark.parametrize(("settings", "lower"), ALMOST_ALL)
+def test_a_radius_that_reaches_almost_all_is_cut_with_a_warning(
+    settings: dict[str, float | str], lower: str
+) -> None:
+    features, cameras, _ = site(people=40, each=8)
+    found = cluster(features, cameras, algorithm="dbscan", **settings)
     assert found.rule.startswith("dbscan eps=0.950")
-    assert "cut to 0.95" in caplog.text
+    assert found.warnings == (
+        f"radius cut to 0.95: almost all pairs share no neighbours; lower {lower}",
+    )
+    assert not cluster(features, cameras, algorithm="dbscan", radius=0.95).warnings
 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "dbscan", "hdbscan"])
