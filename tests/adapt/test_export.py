@@ -284,7 +284,10 @@ def test_a_kept_round_is_exported_with_its_own_scores(
 ) -> None:
     other = Run.create(tmp_path / "kept", run.info.model_copy(update={"rounds": 0}))
     other.record({"round": 1, "val_mAP": 0.5}, net, keep_round=True)
-    other.record({"round": 2, "val_mAP": 0.1}, lively("resnet18"))
+    later = copy.deepcopy(net)
+    with torch.no_grad():
+        next(later.backbone.parameters()).neg_()
+    other.record({"round": 2, "val_mAP": 0.1}, later)
     other.finish(1.0)
     images, bundles = pixels(2), []
     for number in (1, None):
