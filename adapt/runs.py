@@ -3,6 +3,7 @@
 RUN/run.json             everything that decides the run, and how it ended (`RunInfo`)
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
+RUN/labels.safetensors   of an adaptation: the labels that round learnt from, one array per set
 RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
 RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
 """
@@ -15,13 +16,16 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -43,7 +47,7 @@ from models.image import Preprocessing
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
-_ROUNDS, _CHECKPOINT = "rounds", "checkpoint.safetensors"
+_ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
 FORMAT = 1
 
 CONTINUED = (StoppedError.reason, RunError.reason, "INTERRUPTED")
@@ -215,6 +219,22 @@ class Run:
             raise RunError(f"{file} has format {info.format}, this version reads {FORMAT}")
         return cls(path, info)
 
+    def fate(self) -> str:
+        """`RunInfo.state` as it is now, or `died`: it says `running` and nobody writes there.
+
+        Only a run that says so is looked at, and its lock held for no longer than that takes.
+        """
+        if self.info.state == "running":
+            try:
+                lock = _locked(self.path)
+            except RunError:
+                return "running"
+            try:
+                self.info = Run.open(self.path).info  # it may have ended since it was read
+            finally:
+                os.close(lock)
+        return "died" if self.info.state == "running" else self.info.state
+
     @property
     def can_continue(self) -> bool:
         """Whether the run is not over, and left a checkpoint to go on from."""
@@ -266,14 +286,23 @@ class Run:
             write_atomically(self.path / _METRICS, kept.encode())
         self._update(rounds=rounds, state="running", reason="", error="")
 
-    def record(self, metrics: Mapping[str, Any], net: ReIDNet) -> None:
-        """Keep a finished round: append its figures, replace the network.
+    def record(
+        self,
+        metrics: Mapping[str, Any],
+        net: ReIDNet,
+        labels: Sequence[NDArray[np.int64]] = (),
+    ) -> None:
+        """Keep a finished round: append its figures, replace the network and its labels.
 
+        labels: (N,) per set, of the crops in the order of `decode_crops`; may be none.
         Raises RunError when that cannot be written; the network of the round before then stays.
         """
         with self._writing():
             with (self.path / _METRICS).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
+            if labels:
+                tensors = {f"{i:02d}": torch.from_numpy(each) for i, each in enumerate(labels)}
+                save_tensors(self.path / _LABELS, tensors, {"round": self.info.rounds + 1})
             save_network(net, self.path / _NETWORK)
             if self.info.keep_rounds:
                 kept = self._round_file(self.info.rounds + 1)
@@ -329,6 +358,23 @@ class Run:
         net = ReIDNet(self.info.backbone, attention=self.info.attention)
         load_network(net, file)
         return net.eval()
+
+    def labels(self) -> tuple[NDArray[np.int64], ...]:
+        """(N,) pseudo labels per set that the last finished round learnt from.
+
+        Rows follow the target's crops as `decode_crops` orders them by content.
+        Raises RunError when they were not kept, are damaged, or are of another round.
+        """
+        file = self.path / _LABELS
+        if not file.exists():
+            raise RunError(f"{self.path} keeps no labels")
+        tensors, notes = load_tensors(file)
+        arrays = tuple(tensors[name].numpy() for name in sorted(tensors))
+        if any(each.ndim != 1 or each.dtype != np.int64 for each in arrays) or not arrays:
+            raise RunError(f"{file} is damaged: labels are one-dimensional int64")
+        if notes.get("round") != self.info.rounds:
+            raise RunError(f"{file} is of round {notes.get('round')}, not {self.info.rounds}")
+        return arrays
 
     def kept_rounds(self) -> list[int]:
         """Numbers of the finished rounds whose networks were kept."""

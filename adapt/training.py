@@ -431,6 +431,7 @@ def train_into(
                     **scores,
                 },
                 method.embedder(),
+                [each.labels for each in result.labels] if run.info.kind == "adapt" else (),
             )
             _log_round(result, recipe.schedule.rounds, scores)
         run.finish(time.monotonic() - start)

@@ -10,6 +10,7 @@ import typer
 import cli.clustering
 import cli.demo
 import cli.reproducing
+import cli.runs
 import cli.serving
 import cli.training
 from adapt.errors import AdaptError, StoppedError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 cli.training.register(app)
 cli.reproducing.register(app)
+cli.runs.register(app)
 cli.clustering.register(app)
 cli.serving.register(app)
 cli.demo.register(app)

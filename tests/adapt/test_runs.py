@@ -6,6 +6,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -181,3 +182,32 @@ def test_downloaded_weights_are_found_where_torch_keeps_them(
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"abc")
     assert WeightsInfo.of("resnet18", TORCHVISION).sha256.startswith("ba7816bf")
+
+
+def test_labels_of_the_last_round_come_back(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    with pytest.raises(RunError, match="keeps no labels"):
+        run.labels()
+    for number in (1, 2):
+        sets = [np.arange(3) + number, np.full(3, -1)]
+        run.record({"round": number}, ReIDNet("mobilenet_v2"), sets)
+    first, second = Run.open(run.path).labels()
+    np.testing.assert_array_equal(first, [2, 3, 4])
+    np.testing.assert_array_equal(second, [-1, -1, -1])
+
+
+def test_labels_of_another_round_are_refused(tmp_path: Path) -> None:
+    """The process died between writing the labels of round 2 and saying so."""
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"), [np.arange(3)])
+    run.rewind(0)
+    with pytest.raises(RunError, match="is of round 1, not 0"):
+        run.labels()
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2), np.int64), np.zeros(2, np.float32)])
+def test_damaged_labels_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"), [array])
+    with pytest.raises(RunError, match="damaged"):
+        run.labels()

@@ -1,0 +1,175 @@
+"""Run folders in a table: one line for each, two or more side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from adapt.errors import ConfigError, RunError
+from adapt.runs import Run
+
+DAMAGED = "damaged"
+"""State of a folder whose run.json or metrics.jsonl cannot be read."""
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run in a list.
+
+    name: path below the listed folder. state: `Run.fate`, or `DAMAGED`, with `problem` for people
+    and nothing else known. rounds: finished ones of `planned`. clusters: in the last round, one
+    number per set of labels. minutes: of the finished part. reason: what it stopped on.
+    """
+
+    name: str
+    state: str
+    problem: str = ""
+    kind: str = ""
+    method: str = ""
+    recipe: str = ""
+    rounds: int = 0
+    planned: int | None = None
+    clusters: tuple[int, ...] = ()
+    minutes: float = 0.0
+    started: datetime | None = None
+    reason: str = ""
+
+
+Same = Literal["the same", "different", "not in every run"]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What differs between runs; each tuple has one entry per run, None where a run has no such.
+
+    runs: their folders. settings: values that are not the same in all, of the recipe by dotted
+    name. data: role of crops -> how those of the runs compare, by fingerprint. figures: of the
+    last round, by name.
+    """
+
+    runs: tuple[str, ...]
+    settings: Mapping[str, tuple[Any, ...]]
+    data: Mapping[str, Same]
+    figures: Mapping[str, tuple[float | None, ...]]
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders: the folder itself and those one or two levels below it, sorted.
+
+    Raises RunError when there is none.
+    """
+    found = sorted(
+        file.parent
+        for pattern in ("run.json", "*/run.json", "*/*/run.json")
+        for file in folder.glob(pattern)
+    )
+    if not found:
+        raise RunError(f"{folder} holds no run: give a folder that --out run folders lie in")
+    return found
+
+
+def describe_run(path: Path, name: str) -> RunLine:
+    """One run as a line; a damaged one is a line, too."""
+    try:
+        run = Run.open(path)
+        state = run.fate()
+        rounds = run.metrics()
+    except RunError as error:
+        return RunLine(name, DAMAGED, problem=str(error))
+    info = run.info
+    schedule = info.recipe.get("schedule", {})
+    return RunLine(
+        name=name,
+        state=state,
+        kind=info.kind,
+        method=info.method,
+        recipe=info.recipe_name,
+        rounds=info.rounds,
+        planned=schedule.get("rounds"),
+        clusters=tuple(int(v) for v in series(rounds[-1], "clusters").values()) if rounds else (),
+        minutes=(info.seconds or seconds_of(rounds)) / 60,
+        started=info.started,
+        reason=info.reason,
+    )
+
+
+def seconds_of(rounds: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that the rounds took, all stages together."""
+    return float(sum(v for row in rounds for k, v in row.items() if k.startswith("seconds_")))
+
+
+def series(row: Mapping[str, Any], name: str) -> dict[str, float]:
+    """A figure of a round, or `name_1`, `name_2`, ... where there are several sets of labels."""
+    numbered = {f"{name}_{i}" for i in range(1, 100)}
+    return {key: float(row[key]) for key in row if key == name or key in numbered}
+
+
+def last_figures(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of the last round by name."""
+    if not rounds:
+        return {}
+    return {
+        name: float(value)
+        for name, value in rounds[-1].items()
+        if isinstance(value, int | float) and name != "round"
+    }
+
+
+def compare_runs(paths: Sequence[Path]) -> SideBySide:
+    """What differs between two or more runs.
+
+    Raises ConfigError when fewer are given, RunError when one cannot be read.
+    """
+    if len(paths) < 2:
+        raise ConfigError("give two or more run folders to compare")
+    runs = [Run.open(path) for path in paths]
+    settings = _side_by_side([_settings(run) for run in runs])
+    return SideBySide(
+        runs=tuple(map(str, paths)),
+        settings={k: v for k, v in settings.items() if any(each != v[0] for each in v)},
+        data={role: same for role in _ROLES if (same := _same_data(runs, role))},
+        figures=_side_by_side([last_figures(r.metrics()) for r in runs]),
+    )
+
+
+_ROLES = ("target", "source", "validation")
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    info = run.info
+    return {
+        "state": run.fate(),
+        "rounds done": info.rounds,
+        "seed": info.seed,
+        "backbone": info.backbone,
+        "height x width": f"{info.preprocessing.height}x{info.preprocessing.width}",
+        "init": tuple(print_[:12] for print_ in info.init),
+        "recipe": info.recipe_name,
+        **{name: value for name, value in flatten(info.recipe).items() if name != "source"},
+    }
+
+
+def _same_data(runs: Sequence[Run], role: str) -> Same | None:
+    prints = [{d.fingerprint for d in run.info.data if d.role == role} for run in runs]
+    if not any(prints):
+        return None
+    if not all(prints):
+        return "not in every run"
+    return "the same" if all(each == prints[0] for each in prints) else "different"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by dotted name."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return leaves
+
+
+def _side_by_side(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: tuple(row.get(name) for row in rows) for name in names}

@@ -1,0 +1,110 @@
+"""Runs in a table: which folders are found, what is said of a dead or damaged one, what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapt.errors import ClusteringError, ConfigError, RunError
+from adapt.run_list import compare_runs, describe_run, find_runs, flatten, last_figures, series
+from adapt.runs import Run
+from tests.support.tiny_runs import data, finished, info
+
+
+def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "b/c/too-deep", "empty"):
+        (tmp_path / name).mkdir(parents=True)
+        if name != "empty":
+            (tmp_path / name / "run.json").write_text("{}")
+    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c"]
+    assert find_runs(tmp_path / "a") == [tmp_path / "a"]
+    with pytest.raises(RunError, match="holds no run"):
+        find_runs(tmp_path / "empty")
+
+
+def test_a_line_says_how_far_a_run_came(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    line = describe_run(run.path, "run")
+    assert (line.state, line.method, line.recipe) == ("finished", "mmt", "small")
+    assert (line.rounds, line.planned, line.clusters, line.minutes) == (1, 3, (7,), 1.5)
+
+
+def test_a_run_is_dead_when_it_says_running_and_nobody_writes(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", info())
+    assert describe_run(run.path, "run").state == "running"
+    run.release()
+    assert describe_run(run.path, "run").state == "died"
+    assert Run.open(run.path).info.state == "running", "looking changes nothing"
+    reopened = Run.reopen(run.path)
+    reopened.finish(1.0, ClusteringError("1 cluster"))
+    line = describe_run(run.path, "run")
+    assert (line.state, line.reason) == ("failed", "CLUSTERS_COLLAPSED")
+
+
+def test_seconds_of_a_dead_run_are_those_of_its_rounds(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", info())
+    row = {"round": 1, "seconds_train": 100.0, "seconds_extract": 20.0, "clusters": 2}
+    (run.path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    run.release()
+    assert describe_run(run.path, "run").minutes == 2.0
+
+
+@pytest.mark.parametrize("file", ["run.json", "metrics.jsonl"])
+def test_a_damaged_run_is_a_line_that_says_why(tmp_path: Path, file: str) -> None:
+    run = finished(tmp_path / "run")
+    (run.path / file).write_text("{\n")
+    line = describe_run(run.path, "run")
+    assert line.state == "damaged"
+    assert file in line.problem
+
+
+def test_compare_shows_what_differs_and_only_that(tmp_path: Path) -> None:
+    first = finished(tmp_path / "1")
+    recipe = {"method": "mmt", "schedule": {"rounds": 3}, "optimizer": {"lr": 1e-4}, "a": True}
+    second = finished(
+        tmp_path / "2", recipe=recipe, seed=2, data=(data("one"), data("s", "source"))
+    )
+    found = compare_runs([first.path, second.path])
+    assert found.settings == {"seed": (1, 2), "optimizer.lr": (1e-3, 1e-4), "a": (None, True)}
+    assert found.data == {"target": "the same", "source": "not in every run"}
+    assert found.figures == {"clusters": (7.0, 7.0), "loss": (0.5, 0.5)}
+    third = finished(tmp_path / "3", data=(data("two"),))
+    assert compare_runs([first.path, third.path]).data == {"target": "different"}
+    shutil.copytree(first.path, tmp_path / "4")
+    assert compare_runs([first.path, tmp_path / "4"]).settings == {}
+    with pytest.raises(ConfigError, match="two or more"):
+        compare_runs([first.path])
+
+
+def test_series_are_the_figure_or_its_numbered_kin() -> None:
+    row = {"clusters": 3, "clusters_1": 4, "clusters_2": 5, "clusters_x": 6, "cluster": 7}
+    assert series(row, "clusters") == {"clusters": 3, "clusters_1": 4, "clusters_2": 5}
+
+
+def test_last_figures_are_numbers_alone() -> None:
+    rows = [{"round": 1, "loss": 9}, {"round": 2, "loss": 1, "labels": "x", "warnings": ["y"]}]
+    assert last_figures(rows) == {"loss": 1.0}
+    assert last_figures([]) == {}
+
+
+TREES = st.recursive(
+    st.integers(), lambda leaf: st.dictionaries(st.text("ab", min_size=1), leaf), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.text("ab", min_size=1), TREES))
+def test_flatten_names_each_leaf_by_its_way(tree: dict[str, object]) -> None:
+    def walk(node: object, way: tuple[str, ...]) -> list[tuple[str, object]]:
+        if not isinstance(node, dict):
+            return [(".".join(way), node)]
+        return [leaf for key, child in node.items() for leaf in walk(child, (*way, key))]
+
+    assert flatten(tree) == dict(walk(tree, ()))

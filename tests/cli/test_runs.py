@@ -1,0 +1,67 @@
+"""resight runs: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="runs are of torch networks")
+
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.support.tiny_runs import finished, info
+
+
+def resight(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    finished(tmp_path / "a")
+    finished(tmp_path / "deep" / "b", seed=2)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    return tmp_path
+
+
+def test_list(folder: Path) -> None:
+    header, *rows = resight("runs", "list", folder).splitlines()
+    assert header.split()[:2] == ["run", "state"]
+    assert [row.split()[:2] for row in rows] == [
+        ["a", "finished"],
+        ["broken", "damaged"],
+        ["deep/b", "finished"],
+    ]
+    listed = json.loads(resight("runs", "list", folder, "--json"))
+    assert [each["state"] for each in listed] == ["finished", "damaged", "finished"]
+    assert listed[0]["started"] == info().started.isoformat()
+
+
+def test_show(folder: Path) -> None:
+    shown = resight("runs", "show", folder / "a")
+    for part in ("finished", "mobilenet_v2, 32x16", "1/3", "4 crops", "warning in the"):
+        assert part in shown
+    assert (
+        json.loads(resight("runs", "show", folder / "a", "--json"))["last_round"]["clusters"] == 7
+    )
+
+
+def test_compare(folder: Path) -> None:
+    shown = resight("runs", "compare", folder / "a", folder / "deep" / "b")
+    assert "setting that differs  a  b\nseed                  1  2\n" in shown
+    assert "target crops: the same" in shown
+    again = json.loads(resight("runs", "compare", folder / "a", folder / "deep" / "b", "--json"))
+    assert again["settings"] == {"seed": [1, 2]}
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(folder: Path) -> None:
+    finished(folder / "other" / "a")
+    shown = resight("runs", "compare", folder / "a", folder / "other" / "a")
+    assert "setting that differs: none" in shown
+    assert str(folder / "other" / "a") in shown
