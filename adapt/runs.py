@@ -48,6 +48,9 @@ log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
+REPORT = "report.html"
+"""A page about the run that may lie in its folder; it goes with what it tells of."""
+
 FORMAT = 1
 
 CONTINUED = (StoppedError.reason, RunError.reason, "INTERRUPTED")
@@ -367,7 +370,9 @@ class Run:
         """
         file = self.path / _LABELS
         if not file.exists():
-            raise RunError(f"{self.path} keeps no labels")
+            raise RunError(
+                f"{self.path} keeps no labels: it finished no round, or is of an earlier version"
+            )
         tensors, notes = load_tensors(file)
         arrays = tuple(tensors[name].numpy() for name in sorted(tensors))
         if any(each.ndim != 1 or each.dtype != np.int64 for each in arrays) or not arrays:
@@ -449,7 +454,7 @@ def _refuse_worth(path: Path) -> None:
         )
     for entry in path.iterdir():
         leftover = entry.name.startswith(".") and entry.name.endswith(".tmp")
-        if entry.name not in (_INFO, _METRICS) and not leftover:
+        if entry.name not in (_INFO, _METRICS, REPORT) and not leftover:
             raise taken
     if not (path / _INFO).is_file():
         raise taken

@@ -83,42 +83,56 @@ def write_summary(out: Path, outcome: Outcome) -> None:
 def write_report(out: Path, outcome: Outcome) -> None:
     """Write report.html, and the contact sheet of each site as a file beside it."""
     from adapt.data.folders import read_market
-    from adapt.report import compare_rankings, curves, render, site_sheet
-
-    sheets = {}
-    for title, root in outcome.sites.items():
-        sheets[title] = site_sheet(
-            read_market(root, ("train",)), people=SHEET_PEOPLE, each=SHEET_CROPS
-        )
-        (out / f"{root.name}.jpg").write_bytes(sheets[title])
-    before, after = outcome.scores["unadapted"], outcome.scores["adapted"]
-    page = render(
-        title="resight demo",
-        lead=f"Adapted to a new site without labels: mAP {before.mAP:.3f} before, "
-        f"{after.mAP:.3f} after, on people that adaptation never saw.",
-        table=[
-            ("model", "mAP", "CMC-1", "CMC-5", "CMC-10"),
-            *(
-                (name, f"{s.mAP:.3f}", *(f"{s.cmc(k):.3f}" for k in (1, 5, 10)))
-                for name, s in outcome.scores.items()
-            ),
-        ],
-        curves_svg=curves(
-            outcome.adapted.metrics(),
-            {
-                "mAP and CMC-1 on unseen people": ("val_mAP", "val_cmc1"),
-                "training loss": ("loss",),
-                "agreement with the labels before": ("agreement",),
-                "clusters that span cameras": ("cross_camera_share",),
-            },
-        ),
-        comparisons=compare_rankings(
-            outcome.labelled, outcome.embeddings, queries=QUERIES, answers=outcome.served.answers
-        ),
-        sheets=sheets,
-        facts=_facts(outcome),
+    from adapt.report.curves import round_charts
+    from adapt.report.page import (
+        Charts,
+        Facts,
+        Page,
+        Picture,
+        Pictures,
+        Rankings,
+        Section,
+        Table,
+        render,
     )
-    (out / "report.html").write_text(page)
+    from adapt.report.pictures import jpeg_uri, site_sheet
+    from adapt.report.rankings import compare_rankings
+
+    sheets = []
+    for title, root in outcome.sites.items():
+        sheet = site_sheet(read_market(root, ("train",)), people=SHEET_PEOPLE, each=SHEET_CROPS)
+        (out / f"{root.name}.jpg").write_bytes(sheet)
+        sheets.append(Picture(jpeg_uri(sheet), title))
+    before, after = outcome.scores["unadapted"], outcome.scores["adapted"]
+    head = ("model", "mAP", "CMC-1", "CMC-5", "CMC-10")
+    rows = [
+        (name, f"{s.mAP:.3f}", *(f"{s.cmc(k):.3f}" for k in (1, 5, 10)))
+        for name, s in outcome.scores.items()
+    ]
+    rankings = compare_rankings(
+        outcome.labelled, outcome.embeddings, queries=QUERIES, answers=outcome.served.answers
+    )
+    page = Page(
+        "resight demo",
+        f"Adapted to a new site without labels: mAP {before.mAP:.3f} before, {after.mAP:.3f} "
+        "after, on people that adaptation never saw.",
+        [
+            Section("Scores", [Table(head, rows)]),
+            Section("Over the rounds", [Charts(round_charts(outcome.adapted.metrics()))]),
+            Section("Who was found", [Rankings(rankings)], _FOUND_NOTE),
+            Section("What the cameras see", [Pictures(sheets)], _SHEETS_NOTE),
+            Section("How this was made", [Facts(_facts(outcome))]),
+        ],
+    )
+    (out / "report.html").write_bytes(render(page))
+
+
+_FOUND_NOTE = (
+    "Queries spread evenly over the set, not picked. Green frame and ✓: the same person; red frame "
+    "and ✗: somebody else. Below each crop its camera and cosine similarity. Crops of the query's "
+    "person by the query's own camera are set aside."
+)
+_SHEETS_NOTE = "A row for each person, cameras from left to right; people of the training sets."
 
 
 def _facts(outcome: Outcome) -> dict[str, str]:

@@ -9,6 +9,7 @@ import typer
 
 import cli.clustering
 import cli.demo
+import cli.reporting
 import cli.reproducing
 import cli.runs
 import cli.serving
@@ -38,6 +39,7 @@ app = typer.Typer(
 cli.training.register(app)
 cli.reproducing.register(app)
 cli.runs.register(app)
+cli.reporting.register(app)
 cli.clustering.register(app)
 cli.serving.register(app)
 cli.demo.register(app)

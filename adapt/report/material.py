@@ -1,0 +1,113 @@
+"""What a report can show of a run beyond its figures, and why not where it cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapt.data.cache import DecodedCrops
+from adapt.data.folders import read_site
+from adapt.data.loading import load_crops
+from adapt.errors import ConfigError, DataError, RunError
+from adapt.runs import Run
+from adapt.scoring import network_embedder
+
+log = logging.getLogger("resight")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Crops, labels and embeddings of a run's site; N crops.
+
+    data: the very crops that the run learnt from, or None. labels: (N,) per set, of the last
+    round; may be none. embeddings: model -> (N, D) unit vectors, the old model's first; may be
+    none. problems: part -> why it is missing, for people; parts are `crops`, `labels`, `models`.
+    notes: what has to be known of what is there.
+    """
+
+    data: DecodedCrops | None = None
+    labels: tuple[NDArray[np.int64], ...] = ()
+    embeddings: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def gather(run: Run, target: Path | None, old: Run | None, device: torch.device) -> Material:
+    """Find the crops again and embed them with the new network and the old one.
+
+    target: where the crops are now; by default where the run read them. old: run of the network to
+    compare with. Nothing that is missing or has changed is an error.
+    Raises ConfigError when `target` or `old` cannot belong to the run at all.
+    """
+    if run.info.kind != "adapt":
+        if target is not None or old is not None:
+            raise ConfigError(f"{run.path} is a pre-training run: leave out --target and --old")
+        return Material(problems={"crops": "Pictures are made of the site that a run adapts to."})
+    if old is not None and old.info.preprocessing != run.info.preprocessing:
+        raise ConfigError(
+            f"{old.path} takes crops of another size than {run.path}; leave out --old"
+        )
+    problems: dict[str, str] = {}
+    data: DecodedCrops | None = None
+    try:
+        data = _crops(run, target)
+    except DataError as error:
+        problems["crops"] = str(error)
+    labels: tuple[NDArray[np.int64], ...] = ()
+    try:
+        labels = run.labels()
+    except RunError as error:
+        problems["labels"] = str(error)
+    if data is not None and any(len(each) != len(data) for each in labels):
+        problems["labels"] = f"the labels of {run.path} are of another number of crops"
+        labels = ()
+    embeddings: dict[str, NDArray[np.float32]] = {}
+    notes: list[str] = []
+    if data is not None:
+        try:
+            embeddings = _embed(run, old, data, device)
+            notes = [_of_old(run, old)]
+        except RunError as error:
+            problems["models"] = str(error)
+    for problem in problems.values():
+        log.warning("%s", problem)
+    return Material(data, labels, embeddings, problems, tuple(notes))
+
+
+def _crops(run: Run, target: Path | None) -> DecodedCrops:
+    """The run's crops. Raises DataError when they are gone or are not the same."""
+    info = run.info
+    known = next((d for d in info.data if d.role == "target"), None)
+    kept = info.inputs.target if info.inputs else ""
+    root = target or Path(kept or (known.root if known else ""))
+    data = load_crops(read_site(root, info.camera_pattern), info.preprocessing, forget_names=True)
+    if known is None or data.crops.fingerprint != known.fingerprint:
+        was = f" ({known.crops} then, {len(data)} now)" if known else ""
+        raise DataError(
+            f"the crops below {root} are not those that the run learnt from{was}: some were "
+            "added, removed or changed since; give the folder of the original crops as --target"
+        )
+    return data
+
+
+def _embed(
+    run: Run, old: Run | None, data: DecodedCrops, device: torch.device
+) -> dict[str, NDArray[np.float32]]:
+    models = {"after": run} if old is None else {"before": old, "after": run}
+    return {
+        name: network_embedder(each.network(), device)(data.images) for name, each in models.items()
+    }
+
+
+def _of_old(run: Run, old: Run | None) -> str:
+    if old is None:
+        return "Only the new model is shown: --old RUN shows the old one beside it."
+    if old.network_hash() in run.info.init:
+        return f"Before: the network of {old.path}, which this run started from."
+    return f"Before: the network of {old.path}, which this run did NOT start from."

@@ -1,0 +1,180 @@
+"""A run in words: how it ended, what its figures say, what to do.
+
+Whether the new model is better than the old one no figure of a run says; that is the gate's to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adapt.errors import DataError
+from adapt.labels.guards import WARN_OUTLIER_SHARE
+from adapt.report.page import Mark, Point
+from adapt.run_list import series
+from adapt.runs import CONTINUED, RunInfo
+
+SETTLED, UNSETTLED = 0.9, 0.7
+"""Agreement of two rounds' clusters from which they have settled, below which they have not."""
+
+FEW_ACROSS = 0.1
+"""Below this share of clusters seen by two cameras a model may sort by camera, not by person."""
+
+FEW_OUTLIERS = 0.3
+MANY_UNREADABLE = 0.01
+
+
+class GateVerdict(BaseModel):
+    """What the label-free comparison with the old model said; further fields are not read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    verdict: Literal["promote", "hold", "reject"]
+    reasons: tuple[str, ...] = ()
+
+
+def read_gate(path: Path) -> GateVerdict:
+    """Read a gate's JSON. Raises DataError when it is missing or none."""
+    try:
+        return GateVerdict.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, ValidationError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DataError(
+            f"{path} is no verdict of a gate ({first}): it needs `verdict` (promote, hold or "
+            "reject) and `reasons`, a list of texts"
+        ) from None
+
+
+def in_words(
+    info: RunInfo, fate: str, rounds: Sequence[Mapping[str, Any]], gate: GateVerdict | None
+) -> tuple[Mark, str, list[Point]]:
+    """What to make of a run: one sentence with its mark, and what it rests on.
+
+    fate: `Run.fate`. rounds: `Run.metrics`.
+    """
+    mark, lead = _ending(info, fate)
+    points: list[Point] = []
+    if gate is not None:
+        points = [*(Point("plain", reason) for reason in gate.reasons), Point(mark, lead)]
+        mark, lead = _gate_lead(gate)
+    elif info.kind == "adapt" and fate == "finished":
+        mark = "plain"
+        lead += " Whether the new model is better than the old one, the gate has to say."
+    if rounds:
+        points += _of_labels(info, rounds) if info.kind == "adapt" else []
+        points += _of_loss(rounds)
+        points += _of_warnings(rounds)
+    points += _of_crops(info)
+    return mark, lead, points
+
+
+def _gate_lead(gate: GateVerdict) -> tuple[Mark, str]:
+    told: dict[str, tuple[Mark, str]] = {
+        "promote": ("good", "Promote: the gate finds the new model better than the old one."),
+        "hold": ("odd", "Hold: the gate does not find the new model clearly better."),
+        "reject": ("bad", "Reject: the gate finds the new model worse, or of no use."),
+    }
+    return told[gate.verdict]
+
+
+def _ending(info: RunInfo, fate: str) -> tuple[Mark, str]:
+    planned = info.recipe.get("schedule", {}).get("rounds", info.rounds)
+    kept = f"the network of round {info.rounds} is kept" if info.rounds else "no network is kept"
+    again = f"Go on with resight {info.kind} --resume"
+    if fate == "finished":
+        return "good", f"The run finished all {info.rounds} rounds."
+    if fate == "stopped":
+        return "odd", f"The run was stopped after {info.rounds} of {planned} rounds. {again}."
+    if fate == "running":
+        return "odd", f"The run is still going: {info.rounds} of {planned} rounds are done."
+    if fate == "died":
+        return "bad", f"The run's process died after {info.rounds} of {planned} rounds. {again}."
+    more = f" {again}." if info.reason in CONTINUED else ""
+    return "bad", (
+        f"The run failed in round {info.rounds + 1} of {planned} ({info.reason}); {kept}. "
+        f"It says: {info.error}.{more}"
+    )
+
+
+def _of_labels(info: RunInfo, rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
+    last, points = rounds[-1], []
+    clusters, outliers = _ends(rounds, "clusters"), series(last, "outlier_share")
+    if clusters:
+        points.append(Point("plain", f"Clusters, each taken for one person: {clusters}."))
+    if outliers:
+        share = max(outliers.values())
+        mark: Mark = "good" if share <= FEW_OUTLIERS else "odd"
+        words = "that is few" if mark == "good" else "many, and they teach nothing"
+        if share > WARN_OUTLIER_SHARE:
+            mark, words = "bad", "most of the site is not learnt from"
+        points.append(Point(mark, f"{share:.0%} of the crops are in no cluster; {words}."))
+    agreement = series(last, "agreement")
+    if agreement:
+        points.append(_settled(min(agreement.values())))
+    across = series(last, "cross_camera_share")
+    target = next((d for d in info.data if d.role == "target"), None)
+    if across and target is not None and len(target.cameras) > 1:
+        points.append(_across(min(across.values())))
+    return points
+
+
+def _settled(agreement: float) -> Point:
+    told = f"the clusters of the last two rounds agree to {agreement:.2f} of 1"
+    if agreement >= SETTLED:
+        return Point("good", f"The clusters have settled: {told}.")
+    if agreement >= UNSETTLED:
+        return Point("odd", f"The clusters still move: {told}. More rounds may help.")
+    return Point("bad", f"The clusters have not settled: {told}. More rounds may help.")
+
+
+def _across(share: float) -> Point:
+    told = f"{share:.0%} of the clusters were seen by two cameras or more"
+    if share < FEW_ACROSS:
+        return Point(
+            "bad", f"Only {told}: the model may sort crops by camera instead of by person."
+        )
+    return Point("good", f"{told[0].upper()}{told[1:]}.")
+
+
+def _of_loss(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
+    losses = [row["loss"] for row in rounds if "loss" in row]
+    if len(losses) < 2:
+        return []
+    fell = losses[-1] < losses[0]
+    told = f"from {losses[0]:.3g} to {losses[-1]:.3g}"
+    words = f"The loss fell {told}." if fell else f"The loss did not fall: {told}."
+    return [Point("good" if fell else "odd", words)]
+
+
+def _of_warnings(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
+    warned = [row["round"] for row in rounds if row.get("warnings")]
+    if not warned:
+        return [Point("good", "No round gave a warning.")]
+    told = f"{len(warned)} of {len(rounds)} rounds gave warnings, the last of them {warned[-1]}"
+    return [Point("odd", f"{told}; they are listed below.")]
+
+
+def _of_crops(info: RunInfo) -> list[Point]:
+    return [
+        Point(
+            "odd" if d.unreadable > MANY_UNREADABLE * (d.crops + d.unreadable) else "plain",
+            f"{d.unreadable} of {d.crops + d.unreadable} crops of {d.role} cannot be read.",
+        )
+        for d in info.data
+        if d.unreadable
+    ]
+
+
+def _ends(rounds: Sequence[Mapping[str, Any]], name: str) -> str:
+    first, last = series(rounds[0], name), series(rounds[-1], name)
+    parts = [
+        f"{first[key]:.0f} in the first round, {value:.0f} in the last" if key in first else ""
+        for key, value in last.items()
+    ]
+    return "; ".join(filter(None, parts))

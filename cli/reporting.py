@@ -1,0 +1,55 @@
+"""The command `resight report`.
+
+torch is imported inside the command: the rest of `resight` runs without it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the application."""
+    app.command()(report)
+
+
+def report(
+    run: Annotated[Path, typer.Option(help="Run folder.")],
+    target: Annotated[
+        Path | None, typer.Option(help="Where the site's crops are now, if they were moved.")
+    ] = None,
+    old: Annotated[
+        Path | None, typer.Option(help="Run folder of the old model, to show it beside the new.")
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option(help="JSON file of a gate, whose verdict is shown on top.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; default: report.html in the run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Write one HTML page about a run that needs no other file."""
+    from adapt.checkpoint import write_atomically
+    from adapt.device import pick_device
+    from adapt.errors import RunError
+    from adapt.report.material import gather
+    from adapt.report.page import render
+    from adapt.report.run_report import run_page
+    from adapt.report.verdict import read_gate
+    from adapt.runs import REPORT, Run
+
+    opened = Run.open(run)
+    file = out or run / REPORT
+    verdict = None if gate is None else read_gate(gate)
+    before = None if old is None else Run.open(old)
+    material = gather(opened, target, before, pick_device(device))
+    page = render(run_page(opened, material, verdict))
+    try:
+        write_atomically(file, page)
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror}; choose another --out") from None
+    typer.echo(f"report of {run}: {file}, {len(page) / 1e6:.1f} MB")

@@ -1,0 +1,62 @@
+"""resight report writes one page, where it is asked to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="runs are of torch networks")
+
+from typer.testing import CliRunner
+
+from adapt.errors import DataError, RunError
+from adapt.runs import Run, refuse_taken
+from cli.main import app
+from tests.support.tiny_runs import finished, info
+
+
+def report(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["report", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_page_lies_in_the_run_by_default(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", kind="pretrain", method="source")
+    said = report("--run", run.path)
+    file = run.path / "report.html"
+    assert said == f"report of {run.path}: {file}, {file.stat().st_size / 1e6:.1f} MB\n"
+    assert file.read_text().startswith("<!doctype html>")
+
+
+def test_options_reach_the_page(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    (tmp_path / "gate.json").write_text(json.dumps({"verdict": "promote", "reasons": ["yes"]}))
+    out = tmp_path / "page.html"
+    options = ("--gate", tmp_path / "gate.json", "--target", tmp_path / "no", "--out", out)
+    report("--run", run.path, "--old", run.path, "--device", "cpu", *options)
+    page = out.read_text()
+    assert "Promote: the gate" in page
+    assert f"{tmp_path / 'no'} is not a folder" in page
+    assert not (run.path / "report.html").exists()
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", kind="pretrain")
+    with pytest.raises(RunError, match="choose another --out"):
+        report("--run", run.path, "--out", tmp_path / "no" / "page.html")
+    with pytest.raises(RunError, match="no run folder"):
+        report("--run", tmp_path / "none")
+    with pytest.raises(DataError, match="cannot be read"):
+        report("--run", run.path, "--gate", tmp_path / "none.json")
+
+
+def test_a_page_does_not_keep_a_failed_runs_folder(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", info())
+    run.finish(1.0, DataError("no"))
+    report("--run", run.path)
+    refuse_taken(run.path)
+    Run.create(run.path, info()).release()
+    assert not (run.path / "report.html").exists()
