@@ -90,13 +90,14 @@ def test_figures_of_the_last_round_speak(figures: dict[str, Any], words: str, ma
 
 
 def test_clusters_are_told_from_first_to_last() -> None:
-    assert mark_of("19 in the first round, 29 in the last", said(row(1, clusters=19.0),
-                                                                 row(2, clusters=29.0)))  # fmt: skip
+    sentences = said(row(1, clusters=19.0), row(2, clusters=29.0))
+    assert mark_of("19 in the first round, 29 in the last", sentences) == "plain"
 
 
 def test_of_several_sets_the_worst_is_told() -> None:
     last = {k: v for k, v in row(2).items() if k != "agreement"}
-    assert mark_of("0.50 of 1", said(row(1), {**last, "agreement_1": 0.99, "agreement_2": 0.5}))
+    sentences = said(row(1), {**last, "agreement_1": 0.99, "agreement_2": 0.5})
+    assert mark_of("0.50 of 1", sentences) == "bad"
 
 
 def test_one_camera_cannot_be_spanned() -> None:
