@@ -90,7 +90,7 @@ def line_chart(
             axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         axis.set_xlabel("round")
         axis.set_ylabel(unit)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(_whole_numbers())
 
     return Chart(title, caption, _svg(title, draw))
 
@@ -114,7 +114,7 @@ def stacked_chart(
             foot += values
         axis.set_xlabel("round")
         axis.set_ylabel(unit)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(_whole_numbers())
 
     return Chart(title, caption, _svg(title, draw))
 
@@ -134,10 +134,14 @@ def bar_chart(
         axis.bar(range(first, first + len(values)), values, width=0.9, color=COLOURS[0])
         axis.set_xlabel(across)
         axis.set_ylabel(up)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(_whole_numbers())
+        axis.yaxis.set_major_locator(_whole_numbers())
 
     return Chart(title, caption, _svg(title, draw))
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
 def _svg(title: str, draw: Any) -> str:

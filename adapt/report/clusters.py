@@ -99,7 +99,7 @@ def draw_sheet(data: DecodedCrops, rows: NDArray[np.intp], seed: int) -> Sheet:
     codes = data.crops.camera_codes
     shown = np.random.default_rng(seed).permutation(rows)[:SHOWN]
     shown = shown[np.argsort(codes[shown], kind="stable")]
-    image = contact_sheet([data.images[row] for row in shown], columns=SHOWN)
+    image = contact_sheet([data.images[row] for row in shown], columns=len(shown))
     seen, counts = np.unique(codes[rows], return_counts=True)
     cameras = ", ".join(
         f"{data.crops.cameras[code]} {count}" for code, count in zip(seen, counts, strict=True)

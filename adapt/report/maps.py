@@ -91,7 +91,7 @@ def legend(title: str, codes: NDArray[np.int64], names: Sequence[str], rest: str
     ]
     left = int((~np.isin(codes, chosen)).sum())
     if left:
-        entries.append(Entry(f"{rest} ({left})", GREY, "•", "."))
+        entries.append(Entry(f"{rest} ({left})", GREY, "•", "o"))
         chosen.append(-1)
     return Legend(title, tuple(entries), tuple(chosen))
 
@@ -106,10 +106,10 @@ def draw_map(places: NDArray[np.float32], codes: NDArray[np.int64], key: Legend)
     axis.set_axis_off()
     coloured = [code for code in key.codes if code >= 0]
     shown = np.where(np.isin(codes, coloured), codes, -1)
-    # the rest lies below, and the smaller groups above the larger
+    # the rest lies below, and smaller groups above larger ones
     for code, entry in sorted(zip(key.codes, key.entries, strict=True), key=lambda e: e[0] >= 0):
         at = places[shown == code]
-        size = 6 if code < 0 else 16
+        size = 5 if code < 0 else 16
         axis.scatter(at[:, 0], at[:, 1], s=size, c=entry.colour, marker=entry.marker, linewidths=0)
     if len(places):
         low, high = places.min(0), places.max(0)

@@ -70,10 +70,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures side by side, or each in a row of its own; with what their colours mean."""
+    """Pictures with what their colours mean.
+
+    layout: as many side by side as there is room for, two, or each in a row of its own.
+    """
 
     pictures: Sequence[Picture]
-    stacked: bool = False
+    layout: Literal["grid", "pairs", "rows"] = "grid"
     legends: Sequence[Legend] = ()
     kind: ClassVar[str] = "pictures"
 

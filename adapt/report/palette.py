@@ -7,7 +7,7 @@ see them (Machado et al., 2009).
 
 from __future__ import annotations
 
-COLOURS = ("#4477d8", "#f61d00", "#3ea368", "#ca60b3", "#824ef9", "#a79241")
+COLOURS = ("#4477d8", "#a79241", "#ca60b3", "#3ea368", "#824ef9", "#f61d00")
 
 GREY = "#888888"
 """What is not one of the coloured things."""

@@ -125,7 +125,7 @@ def _sheets(data: DecodedCrops, labels: NDArray[np.int64], material: Material) -
     if len(outside):
         sheet = draw_sheet(data, outside, SEED)
         pictures.append(Picture(jpeg_uri(sheet.image), sheet.caption, "in no cluster"))
-    return [Pictures(pictures, stacked=True)]
+    return [Pictures(pictures, "rows")]
 
 
 def _rankings(material: Material) -> list[Block]:
@@ -150,15 +150,15 @@ def _maps(material: Material) -> list[Block]:
         names = [f"cluster {i}" for i in range(int(labels.max(initial=OUTLIER)) + 1)]
         codes["by cluster"] = (labels[rows], tuple(names), "smaller ones and no cluster")
     legends = {how: legend(how, *what) for how, what in codes.items()}
+    planes = {model: lay_out(each[rows], SEED) for model, each in material.embeddings.items()}
     pictures = [
         Picture(png_uri(draw_map(places, codes[how][0], key)), "", f"{model}, coloured {how}")
-        for model, features in material.embeddings.items()
-        for places in [lay_out(features[rows], SEED)]
         for how, key in legends.items()
+        for model, places in planes.items()
     ]
     some = f"{len(rows)} of {len(data)} crops, drawn at random" if len(rows) < len(data) else ""
     told = f"{some or f'All {len(data)} crops'}; the same in each map."
-    return [*map(Note, (told, *material.notes)), Pictures(pictures, legends=[*legends.values()])]
+    return [*map(Note, (told, *material.notes)), Pictures(pictures, "pairs", [*legends.values()])]
 
 
 def _missing(material: Material, *parts: str) -> Note:

@@ -102,6 +102,7 @@ def test_a_sheet_is_ordered_by_camera() -> None:
     sheet = draw_sheet(data, np.array([0, 1, 2, 3]), seed=0)
     assert sheet.caption == "4 crops; by camera: a 2, b 1, c 1"
     image = decode(sheet.image)
+    assert image.shape == (128, 66 * 4 - 2, 3)
     shades = [image[64, 66 * i + 32, 0] for i in range(4)]
     np.testing.assert_allclose(shades, [0, 0, 10, 20], atol=3)
 
