@@ -84,7 +84,9 @@ def pretrain(
 
 def adapt(
     method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
-    target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
+    target: Annotated[
+        Path, typer.Option(help="Folder of the site's crops, or a manifest; no labels are read.")
+    ],
     init: Annotated[
         list[Path],
         typer.Option(help="Run folder of a pre-trained network; two seeds, one for hli and daal."),
