@@ -130,6 +130,19 @@ class Clustering(_Section):
     min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
 
 
+class Thinning(_Section):
+    """Which crops of a track are enough; crops without a track all stay."""
+
+    difference: float = Field(
+        10.0,
+        ge=0,
+        le=255,
+        description="grey levels of 255 by which small pictures of a track's crops have to differ "
+        "on average; 0: none are left out as near-duplicates",
+    )
+    per_track: int = Field(10, ge=0, description="most crops of a track; 0: all")
+
+
 class MethodOptions(_Section):
     """Base of what one method alone knows; each method file defines its own."""
 
@@ -155,4 +168,5 @@ class Recipe(_Section):
     augment: Augmentation = Augmentation()
     optimizer: OptimizerSettings = OptimizerSettings()
     clustering: Clustering = Clustering()
+    thinning: Thinning = Thinning()
     options: SerializeAsAny[MethodOptions] = MethodOptions()

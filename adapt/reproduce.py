@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.config import Recipe
+from adapt.config import Recipe, Thinning
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
@@ -176,8 +176,9 @@ def finished(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             f"{stage.out} holds a run that is {run.info.state} after {run.info.rounds} rounds and "
             "cannot be continued; remove it to train it again, or choose another --out"
         )
+    thinning = {"thinning": Thinning().model_dump(mode="json")}  # absent from older runs
     was: dict[str, Any] = {
-        "recipe": run.info.recipe,
+        "recipe": thinning | dict(run.info.recipe),
         "seed": run.info.seed,
         "backbone": run.info.backbone,
         "input size": run.info.preprocessing,

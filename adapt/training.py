@@ -22,6 +22,7 @@ from adapt.data.loading import load_crops
 from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.sources import merge_sources, refuse_twice
 from adapt.data.splits import Split
+from adapt.data.thinning import thin_crops
 from adapt.errors import AdaptError, ConfigError, RunError
 from adapt.features import extract
 from adapt.labels.centers import cluster_centers
@@ -141,6 +142,8 @@ def adapt(
         )
     _check_sources(method, recipe, sources)
     data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
+    thinning = recipe.thinning
+    data = thin_crops(data, difference=thinning.difference, per_track=thinning.per_track)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     source = None

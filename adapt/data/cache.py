@@ -88,6 +88,17 @@ def decode_crops(
     return DecodedCrops(crops, images[: len(kept)])
 
 
+def keep_rows(data: DecodedCrops, rows: NDArray[np.intp]) -> DecodedCrops:
+    """Some crops of a set, in its memory: `data` is used up, a second copy may not fit.
+
+    rows: (M,) rising rows of the crops to keep.
+    """
+    for place, row in enumerate(rows):
+        data.images[place] = data.images[row]
+    samples = tuple(data.crops.samples[row] for row in rows)
+    return DecodedCrops(replace(data.crops, samples=samples), data.images[: len(rows)])
+
+
 def _reorder(images: NDArray[np.uint8], order: Sequence[int]) -> None:
     """images = images[order] in place, cycle by cycle: a second copy may not fit in memory."""
     done = [False] * len(order)
