@@ -129,6 +129,13 @@ class Clustering(_Section):
     )
     min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
 
+    @property
+    def smallest_cluster(self) -> int:
+        """Images below which no cluster is expected; k-means with a K of its own may leave one."""
+        mean = 4 if self.clusters == "auto" else 1
+        fewest = {"kmeans": mean, "dbscan": self.min_samples, "hdbscan": self.min_cluster_size}
+        return fewest[self.algorithm]
+
 
 class Thinning(_Section):
     """Which crops of a track are enough; crops without a track all stay."""
