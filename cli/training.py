@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapt.evaluate.metrics import ProtocolName
+from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
@@ -110,28 +111,34 @@ def adapt(
     seed: Seed = 1,
     device: Device = "auto",
     validation: Validation = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, time and memory; write nothing.")
+    ] = False,
 ) -> None:
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
+    from adapt.plan import plan_adaptation
     from adapt.recipes import load_recipe, recipe_label
     from adapt.training import adapt as run_adapt
 
     if method not in METHODS:
         raise ConfigError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
     name = recipe or method
-    run = run_adapt(
-        target,
-        camera_pattern=camera_pattern,
-        inits=init,
-        recipe=load_recipe(name, method=method, overrides=overrides or ()),
-        recipe_name=recipe_label(name, overrides or ()),
-        out=out,
-        machine=_machine(device, seed),
-        sources=source or (),
-        splits=_splits(all_splits),
-        validation=validation,
-    )
+    settings: dict[str, Any] = {
+        "camera_pattern": camera_pattern,
+        "inits": init,
+        "recipe": load_recipe(name, method=method, overrides=overrides or ()),
+        "out": out,
+        "machine": _machine(device, seed),
+        "sources": source or (),
+        "splits": _splits(all_splits),
+        "validation": validation,
+    }
+    if plan:
+        typer.echo(plan_text(plan_adaptation(target, **settings)))
+        return
+    run = run_adapt(target, recipe_name=recipe_label(name, overrides or ()), **settings)
     typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s{_warned(run)}: {out}")
 
 
