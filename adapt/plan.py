@@ -52,14 +52,15 @@ class Seconds:
 class Memory:
     """Estimated bytes, all held at one time at most.
 
-    libraries: what Python and its packages held before anything was read. crops: decoded.
-    networks: with their averages and heads. training: gradients and the optimiser's moments.
-    activations: what a step keeps for its backward pass. labelling: embeddings, their copies
-    while they are clustered, neighbours and distances. device: bytes of these on a GPU, where
-    the run has one.
+    measured: what this process held at most when it had read everything and made its steps; crops,
+    networks, training and activations are in it.
+    crops: decoded. networks: with their averages and heads. training: gradients and the optimiser's
+    moments. activations: what a step keeps for its backward pass. labelling: embeddings, their
+    copies while they are clustered, neighbours and distances. device: bytes on a GPU when the steps
+    were made, where the run has one.
     """
 
-    libraries: int
+    measured: int
     crops: int
     networks: int
     training: int
@@ -69,10 +70,8 @@ class Memory:
 
     @property
     def host(self) -> int:
-        """Main memory: all of it, where there is no GPU."""
-        own = self.libraries + self.crops + self.labelling
-        steps = self.training + self.activations if self.device is None else 0
-        return own + self.networks + steps
+        """Main memory."""
+        return self.measured + self.labelling
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,6 @@ def plan_adaptation(
     patience: see `rehearse`.
     Raises whatever would stop the run before its first round.
     """
-    libraries = _most_memory()
     refuse_taken(out)
     torch.manual_seed(machine.seed)
     start = time.perf_counter()
@@ -143,7 +141,7 @@ def plan_adaptation(
     )
     read = time.perf_counter() - start
     measured = _rehearsed(site, clusterer, recipe, machine, patience)
-    return _put_together(site, measured, recipe, machine, (read, libraries))
+    return _put_together(site, measured, recipe, machine, read)
 
 
 def _put_together(
@@ -151,10 +149,9 @@ def _put_together(
     measured: Measured,
     recipe: Recipe,
     machine: Machine,
-    spent: tuple[float, int],
+    read: float,
 ) -> AdaptationPlan:
-    """spent: seconds of reading, and bytes held before it."""
-    read, libraries = spent
+    """read: seconds that reading took."""
     clusters = _clusters(recipe, len(site.data))
     made_up = PseudoLabels(np.arange(len(site.data)) % clusters, "made up")
     steps = steps_of_round(site.method, recipe.schedule, [made_up], recipe.batch)
@@ -178,7 +175,7 @@ def _put_together(
             train=steps * measured.step_seconds,
             scoring=_scored(site) * measured.embed_seconds,
         ),
-        memory=_memory(site, measured, libraries),
+        memory=_memory(site, measured),
     )
 
 
@@ -235,7 +232,7 @@ def _scored(site: PreparedSite) -> int:
     return len(labelled.query) + (0 if alone else len(labelled.gallery))
 
 
-def _memory(site: PreparedSite, measured: Measured, libraries: int) -> Memory:
+def _memory(site: PreparedSite, measured: Measured) -> Memory:
     decoded = [site.data, *([site.source] if site.source is not None else [])]
     if site.labelled is not None:
         decoded += {id(d): d for d in (site.labelled.query, site.labelled.gallery)}.values()
@@ -243,7 +240,7 @@ def _memory(site: PreparedSite, measured: Measured, libraries: int) -> Memory:
     # One table for each network, their mean, the centred one, and the copy that is searched.
     tables = len(site.method.extractors()) + 3
     return Memory(
-        libraries=libraries,
+        measured=_most_memory(),
         crops=sum(each.images.nbytes for each in decoded),
         networks=measured.networks,
         training=measured.gradients + measured.optimizer,

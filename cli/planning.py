@@ -100,8 +100,8 @@ def _memory(memory: Memory) -> str:
         "gradients and optimiser": memory.training,
         "a step": memory.activations,
         "labelling": memory.labelling,
-        "libraries": memory.libraries,
     }
     shown = ", ".join(f"{name} {amount(size)}" for name, size in parts.items())
-    gpu = "" if memory.device is None else f" and {amount(memory.device)} on the GPU"
-    return f"about {amount(memory.host)}{gpu}: {shown}"
+    if memory.device is None:
+        return f"about {amount(memory.host)}: {shown}, the rest libraries and workspace"
+    return f"about {amount(memory.host)}, and {amount(memory.device)} on the GPU: {shown}"

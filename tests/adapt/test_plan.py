@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,10 +84,9 @@ def test_memory_adds_up(plan: AdaptationPlan) -> None:
     m = plan.memory
     assert m.crops == 24 * 32 * 16 * 3
     assert m.labelling == 24 * (5 * 512 * 4 + 2048), "two tables, mean, centred, searched"
-    parts = m.libraries + m.crops + m.networks + m.training + m.activations + m.labelling
-    assert m.host == parts
-    gpu = replace(m, device=10**9)
-    assert gpu.host == parts - m.training - m.activations, "those are on the GPU"
+    assert m.host == m.measured + m.labelling
+    assert m.measured > m.crops + m.networks + m.training + m.activations
+    assert m.device is None
 
 
 def test_source_crops_and_scoring_count(

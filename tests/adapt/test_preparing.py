@@ -82,6 +82,20 @@ def test_a_manifests_tracks_are_thinned_and_the_run_says_so(
     assert site.data.crops.fingerprint == target["fingerprint"], "of what was read"
 
 
+def test_names_of_tracks_and_order_of_rows_decide_nothing(listed: Path, init: Path) -> None:
+    """A track may be named after its person; the names run backwards here, and so do the rows."""
+    first = prepared(listed, init).data
+    header, *rows = (listed / "manifest.csv").read_text().splitlines()
+    cells = [row.split(",") for row in reversed(rows)]
+    renamed = [
+        f"{path},{camera},{9 - int(track[-1])}{camera},{t}" for path, camera, track, t in cells
+    ]
+    (listed / "manifest.csv").write_text("\n".join([header, *renamed]))
+    second = prepared(listed, init).data
+    assert first.images.tobytes() == second.images.tobytes()
+    assert [s.key for s in first.crops.samples] == [s.key for s in second.crops.samples]
+
+
 def test_thinning_may_leave_too_few(listed: Path, init: Path) -> None:
     wide = MMT.model_copy(update={"batch": BatchShape(identities=8, instances=2)})
     with pytest.raises(TooFewCropsError, match="has 12 crops, this recipe needs at least 16"):

@@ -41,7 +41,7 @@ PLAN = AdaptationPlan(
     device="cpu",
     seconds=Seconds(read=60, extract=60, label=12, train=700, scoring=0),
     memory=Memory(
-        libraries=500 * MB,
+        measured=1870 * MB,
         crops=100 * MB,
         networks=40 * MB,
         training=30 * MB,
@@ -66,7 +66,7 @@ mmt on site: a plan, nothing is written
   rounds    7 x 3 steps
   time      about 91 min on cpu; a round: extract 60 s, label 12 s, train 12 min
   memory    about 1.9 GB: crops 100 MB, networks 40 MB, gradients and optimiser 30 MB, \
-a step 1.2 GB, labelling 20 MB, libraries 500 MB"""
+a step 1.2 GB, labelling 20 MB, the rest libraries and workspace"""
     )
 
 
@@ -83,7 +83,7 @@ def test_what_is_not_always_there() -> None:
     text = plan_text(replace(PLAN, recipe=passes))
     assert "about 3 steps (2 passes; 6 clusters supposed)" in text
     gpu = plan_text(replace(PLAN, memory=replace(PLAN.memory, device=2000 * MB)))
-    assert "about 660 MB and 2.0 GB on the GPU: " in gpu, "steps happen on the GPU"
+    assert "about 1.9 GB, and 2.0 GB on the GPU: crops 100 MB" in gpu
 
 
 def test_many_cameras() -> None:
