@@ -57,7 +57,9 @@ class _Record(BaseModel):
 class DataInfo(_Record):
     """One folder of crops as it was read.
 
-    fingerprint: sha256 over key and content of every crop that was used.
+    fingerprint: `CropSet.fingerprint`, of every crop that was read. crops: used, after thinning.
+    manifest: the file that listed them, by its name in root; empty for a folder that was searched.
+    thinned: crops left out because their track has others like them.
     unreadable: crops left out because they cannot be read. not_images: other files, by their
     names no images, as Thumbs.db. dropped: both, by key, with the reason.
     """
@@ -67,6 +69,8 @@ class DataInfo(_Record):
     fingerprint: str
     crops: int
     cameras: tuple[str, ...]
+    manifest: str = ""
+    thinned: int = 0
     unreadable: int = 0
     not_images: int = 0
     dropped: Mapping[str, str]
@@ -80,6 +84,8 @@ class DataInfo(_Record):
             fingerprint=crops.fingerprint,
             crops=len(crops),
             cameras=crops.cameras,
+            manifest=crops.manifest,
+            thinned=crops.thinned,
             unreadable=sum(drop.image for drop in crops.dropped),
             not_images=sum(not drop.image for drop in crops.dropped),
             dropped={drop.key: drop.reason for drop in crops.dropped},
