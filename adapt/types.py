@@ -24,6 +24,9 @@ OUTLIER = -1
 UNLABELLED = -1
 """`Sample.person` of an image whose identity is not known (every image of a target site)."""
 
+UNTRACKED = -1
+"""`Sample.track` of a crop that no tracker followed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -33,12 +36,16 @@ class Sample:
         cameras may hold files of the same name, keys never collide.
     camera: code >= 0 of the camera that saw it; `CropSet.cameras[camera]` is its name.
     person: identity >= 0, or `UNLABELLED`.
+    track: code >= 0 of the track it is from, or `UNTRACKED`; a track is of one camera.
+    time: seconds since 1970 (UTC), or None.
     """
 
     path: Path
     key: str
     camera: int
     person: int = UNLABELLED
+    track: int = UNTRACKED
+    time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,16 @@ class CropSet:
     def camera_codes(self) -> NDArray[np.int64]:
         """(N,) camera codes."""
         return np.array([s.camera for s in self.samples], np.int64)
+
+    @property
+    def tracks(self) -> NDArray[np.int64]:
+        """(N,) track codes, `UNTRACKED` where there is none."""
+        return np.array([s.track for s in self.samples], np.int64)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(N,) seconds since 1970 (UTC), nan where unknown."""
+        return np.array([np.nan if s.time is None else s.time for s in self.samples], np.float64)
 
 
 @dataclass(frozen=True)
