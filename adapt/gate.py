@@ -39,7 +39,7 @@ class Rule:
     confidence: float = 0.95
     least_crops: int = 100
     least_groups: int = 30
-    least_spread: float = 0.001
+    least_spread: float = 0.02
     most_in_one_cluster: float = 0.5
 
     def __post_init__(self) -> None:

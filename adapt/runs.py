@@ -96,6 +96,7 @@ class RunInfo(_Record):
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
     it learnt from, with what those networks had learnt from, and what it was validated on.
+    hold_back: share of the site's crops that it was kept from.
     state: `running` also means that the process died. reason, error: what a failed run stopped on,
     as `AdaptError.reason` or `INTERRUPTED`, and for people.
     """
@@ -112,6 +113,7 @@ class RunInfo(_Record):
     weights: WeightsInfo | None = None
     parsing: WeightsInfo | None = None
     camera_pattern: str | None = None
+    hold_back: float = 0.0
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]
     device: str

@@ -18,6 +18,7 @@ from adapt.clustering import Clusterer
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.folders import read_labelled, read_site
+from adapt.data.holdback import without_held_back
 from adapt.data.loading import load_crops
 from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.sources import merge_sources, refuse_twice
@@ -111,13 +112,15 @@ def adapt(
     sources: Sequence[Path] = (),
     splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
+    hold_back: float = 0.0,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
 
     target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
     architecture and input size. sources, splits: labelled crops as in `pretrain`, for a method
     that learns from them, too. validation: labelled set scored after each round, for the
-    curves only; nothing is chosen by it.
+    curves only; nothing is chosen by it. hold_back: share of the crops to leave out, in [0, 1);
+    see `adapt.data.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
     refuse_taken(out)
@@ -140,7 +143,8 @@ def adapt(
             len(nets),
         )
     _check_sources(method, recipe, sources)
-    data = load_crops(read_site(target, camera_pattern), first.preprocessing, forget_names=True)
+    listing = without_held_back(read_site(target, camera_pattern), hold_back)
+    data = load_crops(listing, first.preprocessing, forget_names=True)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     source = None
@@ -163,6 +167,7 @@ def adapt(
         attention=method.embedder().attention is not None,
         preprocessing=first.preprocessing,
         camera_pattern=camera_pattern,
+        hold_back=hold_back,
         init=prints,
         data=(
             DataInfo.of(data.crops, "target"),

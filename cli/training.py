@@ -101,6 +101,9 @@ def adapt(
         str | None,
         typer.Option(help="Regular expression that finds the camera in a crop's path."),
     ] = None,
+    hold_back: Annotated[
+        float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
+    ] = 0.0,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
     ] = None,
@@ -121,6 +124,7 @@ def adapt(
     run = run_adapt(
         target,
         camera_pattern=camera_pattern,
+        hold_back=hold_back,
         inits=init,
         recipe=load_recipe(name, method=method, overrides=overrides or ()),
         recipe_name=recipe_label(name, overrides or ()),

@@ -19,6 +19,9 @@ from adapt.types import UNTRACKED
 LEAST_SECONDS = 2.0
 """A crop of the same track that is nearer in time is nearly the same picture and no test."""
 
+ROUNDING = 1e-6
+"""Similarities this close count as equal: it is what matrix products round by."""
+
 
 def track_retrieval(feature_ND: NDArray[np.float32], sightings: Sightings) -> Measured | None:
     """Mean reciprocal rank of a crop's own track among people seen beside it.
@@ -59,7 +62,7 @@ def track_retrieval(feature_ND: NDArray[np.float32], sightings: Sightings) -> Me
         to_match = np.einsum("qd,qd->q", feature_ND[query], feature_ND[match])
         to_others = feature_ND[query] @ feature_ND[others].T
         queries.append(query)
-        parts.append(1 / (1 + (to_others >= to_match[:, None]).sum(axis=1)))
+        parts.append(1 / (1 + (to_others >= to_match[:, None] - ROUNDING).sum(axis=1)))
     if not queries:
         return None
     row = np.concatenate(queries)
