@@ -99,6 +99,7 @@ def _row(each: Comparison) -> tuple[str, ...]:
 
     interval = f"{figure(each.low, '+.3f')} to {figure(each.high, '+.3f')}"
     between = interval if each.low is not None and each.low != each.high else ""
-    cast = {1: "better", -1: "worse", 0: "unclear"}[each.vote] if each.voter else ""
+    counts = each.voter and each.difference is not None
+    cast = {1: "better", -1: "worse", 0: "unclear"}[each.vote] if counts else ""
     difference = figure(each.difference, "+.3f")
     return each.name, figure(each.old), figure(each.new), difference, between, cast

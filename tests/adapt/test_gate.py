@@ -71,10 +71,15 @@ def broken(rows: slice) -> NDArray[np.float32]:
 
 
 def one_cluster() -> NDArray[np.float32]:
-    """Two crops in three are copies, nearly; the others are people as before."""
+    """Two crops in three get one vector; the others are people as before."""
     found = GOOD.copy()
-    found[:300] = GOOD[0] + 0.01 * np.random.default_rng(0).normal(size=(300, GOOD.shape[1]))
+    found[:300] = GOOD[0]
     return found
+
+
+def nearly_alike() -> NDArray[np.float32]:
+    """All crops at a cosine of some 0.99 with each other."""
+    return GOOD[0] + 0.02 * np.random.default_rng(0).normal(size=GOOD.shape).astype(np.float32)
 
 
 ALIKE = np.tile(GOOD[:1], (len(GOOD), 1))
@@ -85,9 +90,10 @@ ALIKE = np.tile(GOOD[:1], (len(GOOD), 1))
     [
         (broken(slice(4, 6)), "NaN or infinity in 2 of its 450 embeddings"),
         (ALIKE, "all its embeddings are alike"),
+        (nearly_alike(), "all its embeddings are alike (spread 0.0"),
         (one_cluster(), "one cluster holds 67% of the crops"),
     ],
-    ids=["nan", "alike", "one cluster"],
+    ids=["nan", "alike", "nearly alike", "one cluster"],
 )
 def test_collapse(collapsed: NDArray[np.float32], why: str) -> None:
     for old in (GOOD, BAD, collapsed):
