@@ -111,11 +111,15 @@ def export_bundle(
     )
 
 
-def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
-    """Export the network that a run kept, with the run's origin on its card.
+def export_run(
+    run: Run, out: Path, *, name: str, version: str, round_number: int | None = None
+) -> Bundle:
+    """Export a network that a run kept, with the run's origin on its card.
 
-    The card's data are the sets that were learnt from. Its scores are those of the last round, if
-    the run had a validation set and was not killed: then the network may be one round ahead.
+    round_number: from 1, of a round whose network was kept; the last one unless given.
+    The card's data are the sets that were learnt from. Its scores are those of the round, if
+    the run had a validation set and, of the last, was not killed: then the network may be one
+    round ahead.
 
     Raises:
         RunError, ExportError, BundleError.
@@ -130,7 +134,10 @@ def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
             f"{version!r} is no version of a model: give --version as one to three numbers, 1.2.0"
         )
     info = run.info
-    rounds = run.metrics()[: info.rounds] if info.state != "running" else []
+    net = run.network(round_number)
+    rounds = run.metrics()[: round_number or info.rounds]
+    if round_number is None and info.state == "running":
+        rounds = []
     learnt = [data for data in info.data if data.role != "validation"]
     card = ModelCard(
         name=name,
@@ -143,7 +150,7 @@ def export_run(run: Run, out: Path, *, name: str, version: str) -> Bundle:
         scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
         created=datetime.now(UTC),
     )
-    return export_bundle(run.network(), out, card=card)
+    return export_bundle(net, out, card=card)
 
 
 def bundle_name(folder: Path) -> str:

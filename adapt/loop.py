@@ -226,10 +226,12 @@ class _Draw:
     device: torch.device
 
     def batches(
-        self, data: DecodedCrops, labels: NDArray[np.int64], rng: np.random.Generator
+        self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...]
     ) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        for rows in self._sampler(data, labels, rng):
+        """Each batch is augmented from a seed of its own, so that one can begin at any."""
+        for number, rows in enumerate(self._sampler(data, labels, np.random.default_rng(seed))):
+            own = np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(own >> np.uint64(1)))
             images = torch.from_numpy(data.images[rows]).to(self.device)
             yield Batch(
                 tuple(augment(images, self.augmentation, generator) for _ in range(self.views)),
@@ -257,10 +259,7 @@ def _streams(
     seed: tuple[int, int],
 ) -> list[Iterator[Batch]]:
     """Batches of each set, drawn independently of how many sets there are."""
-    return [
-        draw.batches(data, labels, np.random.default_rng(seed if not i else (*seed, i)))
-        for i, (data, labels) in enumerate(sets)
-    ]
+    return [draw.batches(data, labels, (*seed, i)) for i, (data, labels) in enumerate(sets)]
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 RUN/run.json             everything that decides the run, and how it ended (`RunInfo`)
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
+RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from models.image import Preprocessing
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
+_ROUNDS = "rounds"
 FORMAT = 1
 
 
@@ -186,15 +188,20 @@ class Run:
             raise RunError(f"{file} has format {info.format}, this version reads {FORMAT}")
         return cls(path, info)
 
-    def record(self, metrics: Mapping[str, Any], net: ReIDNet) -> None:
+    def record(self, metrics: Mapping[str, Any], net: ReIDNet, *, keep_round: bool = False) -> None:
         """Keep a finished round: append its figures, replace the network.
 
+        keep_round: keep its network for good, too, see `network`.
         Raises RunError when that cannot be written; the network of the round before then stays.
         """
         with self._writing():
             with (self.path / _METRICS).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
             save_network(net, self.path / _NETWORK)
+            if keep_round:
+                kept = self._round_file(self.info.rounds + 1)
+                kept.parent.mkdir(exist_ok=True)
+                save_network(net, kept)
         self._update(rounds=self.info.rounds + 1)
 
     def finish(
@@ -218,15 +225,36 @@ class Run:
             os.close(self._lock)
             self._lock = None
 
-    def network(self) -> ReIDNet:
-        """Build the kept network, in eval mode, on the CPU; warns if the run did not finish."""
-        if self.info.state != "finished":
+    def network(self, round_number: int | None = None) -> ReIDNet:
+        """Build the kept network, in eval mode, on the CPU; warns if the run did not finish.
+
+        round_number: from 1, that of a round; the last one unless given.
+        Raises RunError when it is not there or damaged.
+        """
+        file = self.path / _NETWORK
+        if round_number is not None:
+            file = self._round_file(round_number)
+            if round_number not in self.kept_rounds():
+                kept = ", ".join(map(str, self.kept_rounds())) or "none"
+                raise RunError(
+                    f"{self.path} did not keep the network of round {round_number} (kept: {kept}); "
+                    "--keep-rounds keeps them all"
+                )
+        elif self.info.state != "finished":
             log.warning(
                 "%s did not finish: its network is of round %d", self.path, self.info.rounds
             )
         net = ReIDNet(self.info.backbone, attention=self.info.attention)
-        load_network(net, self.path / _NETWORK)
+        load_network(net, file)
         return net.eval()
+
+    def kept_rounds(self) -> list[int]:
+        """Numbers of the finished rounds whose networks were kept."""
+        rounds = range(1, self.info.rounds + 1)
+        return [number for number in rounds if self._round_file(number).is_file()]
+
+    def _round_file(self, number: int) -> Path:
+        return self.path / _ROUNDS / f"{number:04d}.safetensors"
 
     def network_hash(self) -> str:
         """sha256 of the kept network's file. Raises RunError when there is none."""

@@ -112,6 +112,7 @@ def adapt(
     sources: Sequence[Path] = (),
     splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
+    keep_rounds: bool = False,
     hold_back: float = 0.0,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
@@ -119,8 +120,8 @@ def adapt(
     target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
     architecture and input size. sources, splits: labelled crops as in `pretrain`, for a method
     that learns from them, too. validation: labelled set scored after each round, for the
-    curves only; nothing is chosen by it. hold_back: share of the crops to leave out, in [0, 1);
-    see `adapt.data.holdback`.
+    curves only; nothing is chosen by it. keep_rounds: keep the network of every round. hold_back:
+    share of the crops to leave out, in [0, 1), see `adapt.data.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
     refuse_taken(out)
@@ -175,7 +176,8 @@ def adapt(
             *_validation_infos(labelled),
         ),
     )
-    return train_into(Run.create(out, info), method, data, recipe, machine, labelled, source)
+    run = Run.create(out, info)
+    return train_into(run, method, data, recipe, machine, labelled, source, keep_rounds=keep_rounds)
 
 
 def _start(
@@ -273,11 +275,13 @@ def train_into(
     machine: Machine,
     labelled: LabelledCrops | None,
     source: DecodedCrops | None = None,
+    keep_rounds: bool = False,
 ) -> Run:
     """Train a method as its recipe says and keep each round in the run folder.
 
     Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
-    labelled: scored after each round. source: see `adapt.loop.train`.
+    labelled: scored after each round. source: see `adapt.loop.train`. keep_rounds: keep the
+    network of every round.
     Raises what the loop raises, and RunError when the folder cannot be written.
     """
     start = time.monotonic()
@@ -305,6 +309,7 @@ def train_into(
                     **scores,
                 },
                 method.embedder(),
+                keep_round=keep_rounds,
             )
             _log_round(result, recipe.schedule.rounds, scores)
         run.finish(time.monotonic() - start)

@@ -43,9 +43,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "nrmt": {
         "nrmt_small": (),
-        "nrmt 16 identities": ("batch.identities=16",),
         "nrmt clusters from 8": ("clustering.min_cluster_size=8", "clustering.min_samples=8"),
-        "nrmt clusters from 4": ("clustering.min_cluster_size=4", "clustering.min_samples=4"),
         "nrmt raw thresholds": ("options.thresholds=raw",),
     },
     "hli": {
@@ -54,23 +52,21 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aml": {
         "aml_small": (),
-        "aml radius found by itself": ("clustering.radius=auto",),
-        "aml radius found by itself, 5 merged across cameras": (
-            "clustering.radius=auto",
-            "options.merge_cross_camera=5",
+        "aml 5 pairs per image": ("clustering.radius=pairs", "clustering.pairs_per_image=5"),
+        "aml 5 pairs per image, 15 across cameras": (
+            "clustering.radius=pairs",
+            "clustering.pairs_per_image=5",
+            "options.merge_cross_camera=15",
         ),
         "aml HDBSCAN clusters from 4": (
             "clustering.algorithm=hdbscan",
             "clustering.min_cluster_size=4",
         ),
-        "aml similarity of the pooled feature": ("options.similarity=pooled",),
         "aml similarity of the neck feature": ("options.similarity=neck",),
-        "aml 5 merged across cameras": ("options.merge_cross_camera=5",),
         "aml 15 merged across cameras": ("options.merge_cross_camera=15",),
     },
     "daal": {
         "daal_small": (),
-        "daal weights as printed": ("options.normalise=false",),
         "daal weights that sum to 1": ("options.normalise=true",),
     },
 }

@@ -111,6 +111,9 @@ def adapt(
     seed: Seed = 1,
     device: Device = "auto",
     validation: Validation = None,
+    keep_rounds: Annotated[
+        bool, typer.Option("--keep-rounds", help="Keep the network of every round.")
+    ] = False,
 ) -> None:
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
@@ -133,6 +136,7 @@ def adapt(
         sources=source or (),
         splits=_splits(all_splits),
         validation=validation,
+        keep_rounds=keep_rounds,
     )
     typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s{_warned(run)}: {out}")
 
@@ -144,12 +148,21 @@ def export(
         str | None, typer.Option(help="Name of the model; default: made of the bundle folder's.")
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
+    round_number: Annotated[
+        int | None, typer.Option("--round", help="A kept round, not the last network.")
+    ] = None,
 ) -> None:
     """Export the network of a run as an ONNX bundle and prove that both agree."""
     from adapt.export import bundle_name, export_run
     from adapt.runs import Run
 
-    bundle = export_run(Run.open(run), out, name=name or bundle_name(out), version=version)
+    bundle = export_run(
+        Run.open(run),
+        out,
+        name=name or bundle_name(out),
+        version=version,
+        round_number=round_number,
+    )
     typer.echo(f"exported {bundle.manifest.reference}: {out}")
 
 

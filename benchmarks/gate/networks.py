@@ -5,43 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt.checkpoint import load_network
 from adapt.runs import Run
 from models.backbones.net import ReIDNet
-
-ROUNDS = "rounds"
-LAST = "model"
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class KeptNetwork:
-    """A network of one round. round: its number as in the file's name, or `model` for the last."""
+    """A network of a run. round: its number; None for the last one of a run that kept no rounds."""
 
     run: Run
-    round: str
-    file: Path
+    round: int | None
 
     @property
     def name(self) -> str:
         """For tables."""
-        return f"{self.run.path.name}/{self.round}"
+        return self.run.path.name + ("" if self.round is None else f"/{self.round:02d}")
+
+    @property
+    def file(self) -> Path:
+        """Its weights on disk."""
+        if self.round is None:
+            return self.run.path / "model.safetensors"
+        return self.run.path / "rounds" / f"{self.round:04d}.safetensors"
 
     def load(self) -> ReIDNet:
         """The network, in eval mode, on the CPU."""
-        info = self.run.info
-        net = ReIDNet(info.backbone, attention=info.attention)
-        load_network(net, self.file)
-        return net.eval()
+        return self.run.network(self.round)
 
 
 def kept_networks(path: Path) -> list[KeptNetwork]:
-    """Every round's network in RUN/rounds/ROUND.safetensors, in order; else the last one alone.
+    """Every kept round's network, oldest first; else the last network alone.
 
     None where the run left no network. Raises RunError when `path` is no run folder.
     """
     run = Run.open(path)
-    files = sorted((path / ROUNDS).glob(f"*{SUFFIX}"), key=lambda file: (len(file.stem), file.stem))
-    if not files:
-        files = [file for file in [path / f"{LAST}{SUFFIX}"] if file.exists()]
-    return [KeptNetwork(run, file.stem, file) for file in files]
+    rounds = [KeptNetwork(run, number) for number in run.kept_rounds()]
+    last = KeptNetwork(run, None)
+    return rounds or ([last] if last.file.exists() else [])

@@ -170,6 +170,7 @@ def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
             inits=[run.path for run in inits],
             sources=sources,
             splits=site.splits,
+            keep_rounds=True,
             **common,
         ),
     )

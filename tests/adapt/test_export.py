@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 import torch
 
-from adapt.errors import ExportError
+from adapt.errors import ExportError, RunError
 from adapt.export import bundle_name, export_bundle, export_run
 from adapt.runs import DataInfo, Run, RunInfo
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
@@ -277,6 +277,29 @@ def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path
         file.write('{"round": 2, "val_mAP": 0.3')
     bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1")
     assert bundle.manifest.scores == {}
+
+
+def test_a_kept_round_is_exported_with_its_own_scores(
+    run: Run, net: ReIDNet, tmp_path: Path
+) -> None:
+    other = Run.create(tmp_path / "kept", run.info.model_copy(update={"rounds": 0}))
+    other.record({"round": 1, "val_mAP": 0.5}, net, keep_round=True)
+    later = copy.deepcopy(net)
+    with torch.no_grad():
+        next(later.backbone.parameters()).neg_()
+    other.record({"round": 2, "val_mAP": 0.1}, later)
+    other.finish(1.0)
+    images, bundles = pixels(2), []
+    for number in (1, None):
+        out = tmp_path / f"bundle-{number}"
+        bundles.append(export_run(other, out, name="lobby", version="1", round_number=number))
+    assert [b.manifest.scores for b in bundles] == [{"val_mAP": 0.5}, {"val_mAP": 0.1}]
+    with torch.no_grad():
+        expected = copy.deepcopy(net).eval().embed(network_input(images)).numpy()
+    np.testing.assert_allclose(embedder(bundles[0])(images), expected, atol=1e-4)
+    assert np.abs(embedder(bundles[1])(images) - expected).max() > 0.01
+    with pytest.raises(RunError, match=r"kept: 1\); --keep-rounds"):
+        export_run(other, tmp_path / "none", name="lobby", version="1", round_number=2)
 
 
 def test_a_run_with_attention_is_exported_with_it(run: Run, tmp_path: Path) -> None:

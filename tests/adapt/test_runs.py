@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
@@ -139,6 +140,29 @@ def test_the_network_is_that_of_the_recorded_rounds(tmp_path: Path) -> None:
         run.record({"round": 2}, ReIDNet("mobilenet_v2"))
     assert run.network_hash() == before
     assert run.info.rounds == 1
+
+
+def test_networks_of_rounds_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    nets = [ReIDNet("mobilenet_v2") for _ in range(3)]
+    for number, net in enumerate(nets, start=1):
+        run.record({"round": number}, net, keep_round=number != 2)
+    run.finish(1.0)
+    run = Run.open(run.path)
+    assert run.kept_rounds() == [1, 3]
+    for number, found in ((1, run.network(1)), (3, run.network(3)), (3, run.network())):
+        wanted = nets[number - 1].state_dict()
+        assert all(torch.equal(wanted[k], v) for k, v in found.state_dict().items())
+    for missing in (0, 2, 4):
+        with pytest.raises(RunError, match=rf"network of round {missing} \(kept: 1, 3\)"):
+            run.network(missing)
+
+
+def test_a_round_that_was_not_counted_is_not_kept(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"), keep_round=True)
+    shutil.copyfile(run.path / "rounds/0001.safetensors", run.path / "rounds/0002.safetensors")
+    assert run.kept_rounds() == [1], "the process died before run.json counted round 2"
 
 
 def test_weights_are_told_apart_by_content(tmp_path: Path) -> None:

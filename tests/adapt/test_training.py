@@ -194,6 +194,20 @@ def test_adapt_takes_over_architecture_and_names_its_origin(
     assert weights(run.path) != weights(init)
 
 
+def test_every_round_is_kept_where_that_is_asked_for(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    run = site_run(market("site", seed=5), init, tmp_path / "kept", keep_rounds=True)
+    assert run.kept_rounds() == list(range(1, run.info.rounds + 1)) != []
+    last = (run.path / f"rounds/{run.info.rounds:04d}.safetensors").read_bytes()
+    assert last == weights(run.path)
+    first, *_ = run.kept_rounds()
+    assert (run.path / f"rounds/{first:04d}.safetensors").read_bytes() != last
+    plain = site_run(market("site", seed=5), init, tmp_path / "plain")
+    assert plain.kept_rounds() == []
+    assert weights(plain.path) == last
+
+
 def test_options_may_want_fewer_networks(
     market: Callable[..., Path], tmp_path: Path, init: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.checkpoint import save_network  # noqa: E402
 from adapt.proxies.measure import PROXIES  # noqa: E402
 from benchmarks.gate.__main__ import main  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
@@ -23,13 +22,12 @@ def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
     """A run that kept each round's network, more and more noise in it."""
     run = source_run(data, out, seed=1)
     net = run.network()
-    (out / "rounds").mkdir()
     torch.manual_seed(0)
-    for number in range(1, rounds + 1):
+    for number in range(2, rounds + 1):
         with torch.no_grad():
             for weight in net.parameters():
                 weight.add_(0.1 * weight.std() * torch.randn_like(weight))
-        save_network(net, out / "rounds" / f"{number}.safetensors")
+        run.record({"round": number}, net, keep_round=True)
     return out
 
 
@@ -39,7 +37,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_market(root / "source", persons=3)
     for number in (1, 2):
         write_market(root / f"site{number}", persons=8, seed=number)
-    run_of_rounds(root / "source", root / "many", 3)
+    run_of_rounds(root / "source", root / "many", 4)
     source_run(root / "source", root / "last", seed=2)
     return root
 
@@ -49,14 +47,14 @@ def experiment(*arguments: object) -> None:
 
 
 def test_networks_of_a_run(work: Path, tmp_path: Path) -> None:
-    shutil.copytree(work / "many", tmp_path / "many")
-    for number in (10, 9, 11):
-        (tmp_path / "many" / "rounds" / f"{number}.safetensors").touch()
-    many = kept_networks(tmp_path / "many")
-    assert [kept.round for kept in many] == ["1", "2", "3", "9", "10", "11"]
-    assert many[0].name == "many/1"
+    many = kept_networks(work / "many")
+    assert [kept.round for kept in many] == [2, 3, 4]
+    assert many[0].name == "many/02"
+    assert many[0].file.is_file()
+    first, second = (kept.load().state_dict() for kept in many[:2])
+    assert any(not torch.equal(first[key], second[key]) for key in first)
     (last,) = kept_networks(work / "last")
-    assert last.round == "model"
+    assert (last.round, last.name) == (None, "last")
     assert last.load().backbone_name == "resnet18"
     shutil.copytree(work / "last", tmp_path / "none")
     (tmp_path / "none" / "model.safetensors").unlink()
