@@ -40,12 +40,15 @@ class Neighbourhood:
     cross_camera: NDArray[np.int64]
 
 
-def neighbourhood(feature_ND: NDArray[np.float32], sightings: Sightings) -> Neighbourhood:
+def neighbourhood(
+    feature_ND: NDArray[np.float32], sightings: Sightings, *, block_entries: int = BLOCK_ENTRIES
+) -> Neighbourhood:
     """Find neighbours and entropies by blocks; exact but for float32 rounding.
 
     Args:
         feature_ND: rows of length 1.
         sightings: of the same crops.
+        block_entries: similarities to hold at a time; at least one row is.
 
     Raises:
         ValueError: the lengths differ.
@@ -56,7 +59,7 @@ def neighbourhood(feature_ND: NDArray[np.float32], sightings: Sightings) -> Neig
     entropy = np.zeros(total)
     nearest, across = np.full(total, NONE), np.full(total, NONE)
     groups, cameras = sightings.groups, sightings.cameras
-    rows = max(1, BLOCK_ENTRIES // max(1, total))
+    rows = max(1, block_entries // max(1, total))
     for start in range(0, total, rows):
         part = slice(start, start + rows)
         likeness_BN = feature_ND[part] @ feature_ND.T

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.proxies.neighbourhood import BLOCK_ENTRIES
 from adapt.proxies.sightings import Measured, Sightings
 from adapt.types import UNTRACKED
 
@@ -23,7 +24,9 @@ ROUNDING = 1e-6
 """Similarities this close count as equal: it is what matrix products round by."""
 
 
-def track_retrieval(feature_ND: NDArray[np.float32], sightings: Sightings) -> Measured | None:
+def track_retrieval(
+    feature_ND: NDArray[np.float32], sightings: Sightings, *, block_entries: int = BLOCK_ENTRIES
+) -> Measured | None:
     """Mean reciprocal rank of a crop's own track among people seen beside it.
 
         query i, of track t;    match m: the crop of t farthest from i in time, >= 2 s away
@@ -42,6 +45,7 @@ def track_retrieval(feature_ND: NDArray[np.float32], sightings: Sightings) -> Me
     Args:
         feature_ND: rows of length 1.
         sightings: of the same crops.
+        block_entries: similarities to hold at a time; at least one row is.
 
     Returns:
         In (0, 1], a part for each query; None where no crop can be a query.
@@ -59,10 +63,14 @@ def track_retrieval(feature_ND: NDArray[np.float32], sightings: Sightings) -> Me
         query, match = _farthest_in_time(members, sightings.times)
         if not len(query):
             continue
-        to_match = np.einsum("qd,qd->q", feature_ND[query], feature_ND[match])
-        to_others = feature_ND[query] @ feature_ND[others].T
         queries.append(query)
-        parts.append(1 / (1 + (to_others >= to_match[:, None] - ROUNDING).sum(axis=1)))
+        rows = max(1, block_entries // len(others))
+        for start in range(0, len(query), rows):
+            block = slice(start, start + rows)
+            asked = feature_ND[query[block]]
+            to_match = np.einsum("qd,qd->q", asked, feature_ND[match[block]])
+            nearer = asked @ feature_ND[others].T >= to_match[:, None] - ROUNDING
+            parts.append(1 / (1 + nearer.sum(axis=1)))
     if not queries:
         return None
     row = np.concatenate(queries)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-import adapt.proxies.neighbourhood as module
 from adapt.proxies.neighbourhood import (
     mutual_neighbours,
     nearest_camera_bias,
@@ -149,16 +148,15 @@ def test_bounds_and_order_of_crops(seed: int) -> None:
         assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
-def test_blocks_do_not_show() -> None:
+@pytest.mark.parametrize("block_entries", [1, 5000])
+def test_blocks_do_not_show(block_entries: int) -> None:
+    """One row at a time, and eleven with a shorter last block."""
     feature, of = people(noise=1, shift=0.5)
     whole = neighbourhood(feature, of)
-    assert len(of) ** 2 > 100_000
-    rows = module.BLOCK_ENTRIES // len(of)
-    assert rows > len(of), "one block here; below, each crop against all alone"
-    for i in (0, 7, len(of) - 1):
-        alone = np.delete(np.arange(len(of)), np.flatnonzero(of.groups == of.groups[i]))
-        best = alone[(feature[alone] @ feature[i]).argmax()]
-        assert whole.nearest[i] == best
+    parts = neighbourhood(feature, of, block_entries=block_entries)
+    assert parts.entropy == pytest.approx(whole.entropy, abs=1e-5)
+    assert parts.nearest.tolist() == whole.nearest.tolist()
+    assert parts.cross_camera.tolist() == whole.cross_camera.tolist()
 
 
 def test_pinned() -> None:

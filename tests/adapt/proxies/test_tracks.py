@@ -146,6 +146,18 @@ def test_pinned() -> None:
     assert found.value == pytest.approx(0.8073, abs=1e-3)
 
 
+@pytest.mark.parametrize("block_entries", [1, 12])
+def test_blocks_do_not_show(block_entries: int) -> None:
+    feature, of = people(noise=1.5, shift=0.5)
+    whole = track_retrieval(feature, of)
+    parts = track_retrieval(feature, of, block_entries=block_entries)
+    assert whole is not None
+    assert parts is not None
+    assert whole.part is not None
+    assert parts.part is not None
+    assert parts.part.tolist() == whole.part.tolist()
+
+
 def test_lengths_have_to_fit() -> None:
     with pytest.raises(ValueError, match="do not fit 3 crops"):
         track_retrieval(at(0, 1), sightings([0, 1, 1]))
