@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import ConfigError, DataError
+from adapt.evaluate.bootstrap import resampled_means
 from adapt.gate import DEFAULT_RULE, Comparison, GateReport, Rule, compare, decide, vote
-from adapt.proxies.measure import PROXIES
+from adapt.proxies.measure import PROXIES, measure
 from adapt.proxies.sightings import Sightings
 from tests.support.numbered_sites import people, sightings
 
@@ -50,6 +51,28 @@ def test_turned_round_every_figure_turns_its_sign() -> None:
         assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
         assert there.low <= there.difference <= there.high
         assert there.vote == -back.vote
+
+
+def test_intervals_are_over_tracks() -> None:
+    """A track's crops rise and fall together: drawn alone, they would seem surer than they are."""
+    report = compare(BAD, GOOD, SITE, seed=3)
+    old, new = measure(BAD, SITE, seed=3), measure(GOOD, SITE, seed=3)
+    for each in report.comparisons:
+        before, after = old.proxies[each.name], new.proxies[each.name]
+        assert before is not None
+        assert after is not None
+        if before.part is None or after.part is None or after.row is None:
+            assert (each.low, each.high) == (each.difference, each.difference)
+            continue
+        gain = (after.part - before.part)[:, None]
+        ends = []
+        for group in (SITE.tracks[after.row], after.row):
+            means = resampled_means(gain, group, rng=np.random.default_rng(3))
+            ends.append(np.quantile(means, [0.025, 0.975]))
+        over_tracks, over_crops = ends
+        assert [each.low, each.high] == pytest.approx(over_tracks.tolist())
+        if each.name == "stability":
+            assert np.ptp(over_crops) < 0.8 * np.ptp(over_tracks)
 
 
 def test_the_number_of_dimensions_is_no_matter() -> None:
