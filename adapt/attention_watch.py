@@ -14,11 +14,14 @@ PATIENCE = 10
 
 
 class AttentionWatch:
-    """Looks at the attention of every step."""
+    """Looks at the attention of every step.
+
+    stuck_steps: steps, without a break, for which it has been stuck.
+    """
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
-        self._stuck_steps = 0
+        self.stuck_steps = 0
 
     def __call__(self, attention: Tensor) -> dict[str, float]:
         """Give mean and spread of an attention in (0, 1), of any shape, for logs.
@@ -28,8 +31,8 @@ class AttentionWatch:
         attention = attention.detach()
         mean, std = float(attention.mean()), float(attention.std())
         stuck = std < STUCK or not STUCK < mean < 1 - STUCK
-        self._stuck_steps = self._stuck_steps + 1 if stuck else 0
-        if self._stuck_steps == PATIENCE:
+        self.stuck_steps = self.stuck_steps + 1 if stuck else 0
+        if self.stuck_steps == PATIENCE:
             raise AttentionError(
                 f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it tells "
                 "no domain-specific part apart; set options.attention_start nearer to 0.5, "

@@ -1,16 +1,21 @@
-"""Networks on disk: safetensors, written atomically."""
+"""Networks and states of runs on disk: safetensors, written atomically."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from adapt.errors import RunError
+from adapt.errors import CheckpointError, RunError
 from models.backbones.net import ReIDNet
 
 _CLASSIFIER = "classifier."
@@ -47,13 +52,43 @@ def load_network(net: ReIDNet, path: Path) -> None:
         raise RunError(f"{path} does not fit the network: {error}") from error
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write tensors on the CPU and what JSON holds, as one file. Raises OSError."""
+    metadata = {"notes": json.dumps(notes)}
+    with _whole_file(path) as temporary:
+        try:
+            safetensors.torch.save_file(dict(tensors), temporary, metadata)
+        except safetensors.SafetensorError as error:  # wraps the system's own
+            named = re.search(r"os error (\d+)", str(error))
+            code = int(named[1]) if named else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote. Raises CheckpointError when it is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            notes = json.loads(file.metadata()["notes"])
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: there is nothing to continue") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); start the run again") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none: temporary file beside it, fsync, rename, fsync the folder."""
+    """Write a whole file or none."""
+    with _whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside a path, to be written: fsync, rename, fsync the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

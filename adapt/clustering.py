@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,6 +91,14 @@ class Clusterer:
         return (
             self._hdbscan(graph) if self._settings.algorithm == "hdbscan" else self._dbscan(graph)
         )
+
+    def memory(self) -> dict[str, NDArray[np.float64]]:
+        """The radius, once it was found, for a checkpoint."""
+        return {} if self.radius is None else {"radius": np.array(self.radius)}
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave."""
+        self.radius = float(memory["radius"]) if "radius" in memory else None
 
     def _measure(self, features: NDArray[np.float32]) -> JaccardGraph:
         s = self._settings

@@ -6,6 +6,8 @@ AdaptError
 │   └── NonFiniteFeaturesError  NaN or infinity in features
 ├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
+│   └── CheckpointError       a checkpoint that does not fit
+├── StoppedError              a run that was asked to stop, and can be continued
 ├── ClusteringError           clusters that cannot be trained on (collapse)
 ├── TrainingError             training that leads nowhere
 │   ├── DivergedError         a loss or a network that is NaN or infinite
@@ -63,6 +65,16 @@ class RunError(AdaptError):
     """A run folder that cannot be read or continued."""
 
     reason = "RUN_FOLDER_UNUSABLE"
+
+
+class CheckpointError(RunError):
+    """A checkpoint that does not fit."""
+
+
+class StoppedError(AdaptError):
+    """A run that was asked to stop, and can be continued."""
+
+    reason = "STOPPED"
 
 
 class ClusteringError(AdaptError):

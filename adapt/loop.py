@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,16 @@ from adapt.data.transforms import augment
 from adapt.errors import DivergedError
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
+from adapt.loop_state import (
+    Checkpoints,
+    LoopState,
+    Means,
+    NoCheckpoints,
+    Standing,
+    freeze,
+    restore_networks,
+    thaw,
+)
 from adapt.methods.base import Method
 from adapt.progress import progress
 from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
@@ -56,68 +66,114 @@ def train(
     seed: int,
     device: torch.device,
     source: DecodedCrops | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: LoopState | None = None,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
     source: labelled crops that every step gets a batch of, for a method that wants them.
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
+    checkpoints: asked after each step, and given the state between rounds. resume: a state of this
+    very run, which goes on from there as if it had never stopped.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
-    refuses after a round. What was yielded last is the last good round.
+    refuses after a round. What was yielded last is the last good round. StoppedError comes from
+    `checkpoints`.
     """
+    checkpoints = checkpoints or NoCheckpoints()
     for net in method.networks().values():
         group_batch_norm(net, batch.ghost)
-        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    at = Standing()
+    if resume is not None:
+        restore_networks(method, resume)
+    _place(method, device)
+    if resume is not None:
+        kept = resume.notes["optimizer"]
+        at = thaw(method, resume, build_optimizer(method, optimizer) if kept else None)
+    else:
+        checkpoints.keep(partial(freeze, method, at))
     cameras = data.crops.camera_codes
-    opt: torch.optim.Optimizer | None = None
-    previous: tuple[PseudoLabels, ...] = ()
-    step = 0
-    for number in range(schedule.rounds):
+    while at.number < schedule.rounds:
         clock = _Clock()
-        with progress(f"round {number + 1}/{schedule.rounds}: extract", len(data)) as tick:
-            features = extract(
-                method.extractors(),
-                data.images,
-                device=device,
-                cameras=cameras if camera_statistics else None,
-                progress=tick,
-            )
-        clock.lap("extract")
-        labels = method.relabel(FeatureTable(features, cameras), RoundOf(number, schedule.rounds))
-        fewest = batch.identities if method.sampling == "identities" else 2
-        reports = [
-            check_labels(now, cameras, identities_per_batch=fewest, previous=before)
-            for now, before in zip(labels, previous or [None] * len(labels), strict=True)
-        ]
-        previous = labels
-        clock.lap("relabel")
+        if not at.done:
+            title = f"round {at.number + 1}/{schedule.rounds}: extract"
+            by_camera = cameras if camera_statistics else None
+            features = _extract(method, data, by_camera, device, title, checkpoints)
+            clock.lap("extract")
+            fewest = batch.identities if method.sampling == "identities" else 2
+            _relabel(method, FeatureTable(features, cameras), at, schedule.rounds, fewest)
+            clock.lap("relabel")
+            checkpoints.pulse()
+            _place(method, device)  # a new classifier starts on the CPU
+            before = None if method.fresh_optimizer else at.optimizer
+            at.optimizer = build_optimizer(method, optimizer, before)
+            at.means = Means()
+        opt = cast(torch.optim.Optimizer, at.optimizer)  # made when the round began
         for net in method.networks().values():
-            net.to(device=device)  # a new classifier starts on the CPU
             net.train()
-        opt = build_optimizer(method, optimizer, None if method.fresh_optimizer else opt)
-        means = _Means()
-        sets = [(data, each.labels) for each in labels]
+        sets = [(data, each.labels) for each in at.labels]
         if source is not None:
             sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
         draw = _Draw(batch, augmentation, method.views, method.sampling, device)
-        streams = zip(*_streams(draw, sets, (seed, number)), strict=True)
-        steps = _steps(method, schedule, labels, batch)
-        with progress(f"round {number + 1}/{schedule.rounds}: train", steps) as tick:
-            for done in range(1, steps + 1):
-                _set_rates(opt, learning_rate(optimizer, number, (done - 1) / steps))
-                means.add(_step(method, next(streams), opt))
-                method.after_step(step)
-                step += 1
-                tick(done)
+        streams = zip(*_streams(draw, sets, (seed, at.number), at.done), strict=True)
+        steps = _steps(method, schedule, at.labels, batch)
+        with progress(f"round {at.number + 1}/{schedule.rounds}: train", steps) as tick:
+            while at.done < steps:
+                _set_rates(opt, learning_rate(optimizer, at.number, at.done / steps))
+                at.means.add(_step(method, next(streams), opt))
+                method.after_step(at.step)
+                at.step += 1
+                at.done += 1
+                tick(at.done)
+                if checkpoints.due():
+                    checkpoints.keep(partial(freeze, method, at))
         _refuse_not_finite(method)
         clock.lap("train")
-        lr = learning_rate(optimizer, number)
-        trained = means.result()
-        metrics = {**_figures(reports), **trained, "lr": lr, **clock.seconds}
-        warnings = [warning for report in reports for warning in report.warnings]
-        warnings += method.after_round(trained)
-        yield Round(number + 1, labels, metrics, tuple(dict.fromkeys(warnings)))
+        lr = learning_rate(optimizer, at.number)
+        trained = at.means.result()
+        metrics = {**at.figures, **trained, "lr": lr, **clock.seconds}
+        warnings = (*at.warnings, *method.after_round(trained))
+        at.number, at.done = at.number + 1, 0
+        yield Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
+        if at.number < schedule.rounds:
+            checkpoints.keep(partial(freeze, method, at))
+
+
+def _place(method: Method, device: torch.device) -> None:
+    for net in method.networks().values():
+        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _extract(
+    method: Method,
+    data: DecodedCrops,
+    cameras: NDArray[np.int64] | None,
+    device: torch.device,
+    title: str,
+    checkpoints: Checkpoints,
+) -> tuple[NDArray[np.float32], ...]:
+    with progress(title, len(data)) as tick:
+
+        def pulse(done: int) -> None:
+            checkpoints.pulse()
+            tick(done)
+
+        return extract(
+            method.extractors(), data.images, device=device, cameras=cameras, progress=pulse
+        )
+
+
+def _relabel(method: Method, table: FeatureTable, at: Standing, rounds: int, fewest: int) -> None:
+    """Label a round anew. fewest: clusters that batches need."""
+    labels = method.relabel(table, RoundOf(at.number, rounds))
+    reports = [
+        check_labels(now, table.cameras, identities_per_batch=fewest, previous=before)
+        for now, before in zip(labels, at.labels or [None] * len(labels), strict=True)
+    ]
+    at.labels = labels
+    at.figures = _figures(reports)
+    at.warnings = tuple(warning for report in reports for warning in report.warnings)
 
 
 def build_optimizer(
@@ -226,10 +282,12 @@ class _Draw:
     device: torch.device
 
     def batches(
-        self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...]
+        self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...], start: int
     ) -> Iterator[Batch]:
-        """Each batch is augmented from a seed of its own, so that one can begin at any."""
+        """From batch number `start` on; each is augmented from a seed of its own."""
         for number, rows in enumerate(self._sampler(data, labels, np.random.default_rng(seed))):
+            if number < start:
+                continue
             own = np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0]
             generator = torch.Generator().manual_seed(int(own >> np.uint64(1)))
             images = torch.from_numpy(data.images[rows]).to(self.device)
@@ -257,9 +315,10 @@ def _streams(
     draw: _Draw,
     sets: Sequence[tuple[DecodedCrops, NDArray[np.int64]]],
     seed: tuple[int, int],
+    start: int,
 ) -> list[Iterator[Batch]]:
     """Batches of each set, drawn independently of how many sets there are."""
-    return [draw.batches(data, labels, (*seed, i)) for i, (data, labels) in enumerate(sets)]
+    return [draw.batches(data, labels, (*seed, i), start) for i, (data, labels) in enumerate(sets)]
 
 
 class _Clock:
@@ -273,17 +332,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[f"seconds_{stage}"] = now - self._last
         self._last = now
-
-
-class _Means:
-    """Mean of each named figure over the steps of a round."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = defaultdict(list)
-
-    def add(self, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
-            self._values[name].append(value)
-
-    def result(self) -> dict[str, float]:
-        return {name: float(np.mean(values)) for name, values in self._values.items()}

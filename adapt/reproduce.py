@@ -25,7 +25,7 @@ from adapt.recipes import apply_override, explain, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt, pretrain
+from adapt.training import Machine, adapt, pretrain, resume
 from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.image import Preprocessing
@@ -160,21 +160,22 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     return rows
 
 
-def finished(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
-    """The run in a stage's folder, if it is finished; None if there is none worth keeping.
+def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
+    """The run in a stage's folder, finished or to be continued; None if none is worth keeping.
 
     roots: the folders it learnt from.
-    Raises RunError when the folder holds an unfinished network or a run of another kind.
+    Raises RunError when the folder holds a run that ended for good or one of another kind.
     """
     if not (stage.out / "run.json").is_file():
         return None
     run = Run.open(stage.out)
-    if run.info.state != "finished":
+    if run.info.state != "finished" and not run.can_continue:
         if run.info.rounds == 0:
             return None
         raise RunError(
-            f"{stage.out} holds a run that is {run.info.state} after {run.info.rounds} rounds and "
-            "cannot be continued; remove it to train it again, or choose another --out"
+            f"{stage.out} holds a run that ended after {run.info.rounds} rounds "
+            f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
+            "another --out"
         )
     was: dict[str, Any] = {
         "recipe": run.info.recipe,
@@ -196,15 +197,24 @@ def finished(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
     other = [name for name in wanted if was[name] != wanted[name]]
     if other:
         raise RunError(
-            f"{stage.out} holds a finished run with other settings ({', '.join(other)}); choose "
-            "another --out or remove it"
+            f"{stage.out} holds a run with other settings ({', '.join(other)}); choose another "
+            "--out or remove it"
         )
-    log.info("%s is finished: used again", stage.out)
     return run
 
 
+def _finished(run: Run, machine: Machine) -> Run:
+    if run.info.state == "finished":
+        log.info("%s is finished: used again", run.path)
+        return run
+    return resume(run.path, machine.device)
+
+
 def _pretrained(plan: Plan, stage: Stage, machine: Machine) -> Run:
-    return finished(plan, stage, [plan.source]) or pretrain(
+    run = kept(plan, stage, [plan.source])
+    if run is not None:
+        return _finished(run, machine)
+    return pretrain(
         [plan.source],
         splits=("train",),
         backbone=plan.backbone,
@@ -219,7 +229,7 @@ def _pretrained(plan: Plan, stage: Stage, machine: Machine) -> Run:
 
 def _adapted(plan: Plan, sources: Sequence[Run], machine: Machine) -> Run:
     stage = plan.adaptation
-    run = finished(plan, stage, [plan.target])
+    run = kept(plan, stage, [plan.target])
     if run is None:
         return adapt(
             plan.target,
@@ -236,7 +246,7 @@ def _adapted(plan: Plan, sources: Sequence[Run], machine: Machine) -> Run:
             f"{stage.out} started from other source networks than those beside it; remove it to "
             "adapt again"
         )
-    return run
+    return _finished(run, machine)
 
 
 def _by_stage(overrides: Sequence[str]) -> dict[str, list[str]]:

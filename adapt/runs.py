@@ -4,6 +4,7 @@ RUN/run.json             everything that decides the run, and how it ended (`Run
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
 RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
+RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
-from adapt.checkpoint import load_network, save_network, write_atomically
-from adapt.errors import AdaptError, RunError
+from adapt.checkpoint import (
+    load_network,
+    load_tensors,
+    save_network,
+    save_tensors,
+    write_atomically,
+)
+from adapt.data.splits import Split
+from adapt.errors import AdaptError, CheckpointError, RunError, StoppedError
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.backbones.weights import weights_file
@@ -34,8 +43,11 @@ from models.image import Preprocessing
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
-_ROUNDS = "rounds"
+_ROUNDS, _CHECKPOINT = "rounds", "checkpoint.safetensors"
 FORMAT = 1
+
+CONTINUED = (StoppedError.reason, RunError.reason, "INTERRUPTED")
+"""Reasons after which a run can go on; so it can when its process died and it says `running`."""
 
 
 class _Record(BaseModel):
@@ -90,6 +102,19 @@ class WeightsInfo(_Record):
         return cls(source=source, sha256=sha256_file(weights_file(backbone, source)))
 
 
+class Inputs(_Record):
+    """Folders that a run reads, absolute, to be read again when it goes on.
+
+    target: the site's; empty in pre-training. sources, splits: labelled crops. validation: the
+    labelled set that is scored after each round; may be empty.
+    """
+
+    target: str = ""
+    sources: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
+    validation: str = ""
+
+
 class RunInfo(_Record):
     """Contents of run.json.
 
@@ -99,8 +124,10 @@ class RunInfo(_Record):
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
     it learnt from, with what those networks had learnt from, and what it was validated on.
     hold_back: share of the site's crops that it was kept from.
-    state: `running` also means that the process died. reason, error: what a failed run stopped on,
-    as `AdaptError.reason` or `INTERRUPTED`, and for people.
+    inputs: where all that is read from; null in runs that were written before it was kept.
+    keep_rounds: whether the network of every round is kept.
+    state: `running` also means that the process died; `stopped`, that it was asked to. reason,
+    error: what a failed run stopped on, as `AdaptError.reason` or `INTERRUPTED`, and for people.
     """
 
     format: int = FORMAT
@@ -118,10 +145,12 @@ class RunInfo(_Record):
     hold_back: float = 0.0
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]
+    inputs: Inputs | None = None
+    keep_rounds: bool = False
     device: str
     versions: Mapping[str, str]
     started: datetime
-    state: Literal["running", "finished", "failed"] = "running"
+    state: Literal["running", "stopped", "finished", "failed"] = "running"
     reason: str = ""
     error: str = ""
     rounds: int = 0
@@ -188,17 +217,67 @@ class Run:
             raise RunError(f"{file} has format {info.format}, this version reads {FORMAT}")
         return cls(path, info)
 
-    def record(self, metrics: Mapping[str, Any], net: ReIDNet, *, keep_round: bool = False) -> None:
+    @property
+    def can_continue(self) -> bool:
+        """Whether the run is not over, and left a checkpoint to go on from."""
+        info = self.info
+        over = info.state == "finished" or (info.state == "failed" and info.reason not in CONTINUED)
+        return not over and (self.path / _CHECKPOINT).exists()
+
+    @classmethod
+    def reopen(cls, path: Path) -> Run:
+        """Open the folder of a run that is not over, to go on with it.
+
+        Raises RunError when it is over, was written before that was possible, or is in use.
+        """
+        cls.open(path)
+        lock = _locked(path)
+        try:
+            run = cls(path, cls.open(path).info, lock)  # as its last process left it
+            info = run.info
+            if info.state == "finished":
+                raise RunError(f"{path} is finished: there is nothing to continue")
+            if info.state == "failed" and info.reason not in CONTINUED:
+                raise RunError(
+                    f"{path} ended for good ({info.reason}): {info.error}; start a new run"
+                )
+            if info.inputs is None:
+                raise RunError(f"{path} was written by a version that kept no checkpoints")
+        except BaseException:
+            os.close(lock)
+            raise
+        return run
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Where the run stands: tensors and notes. Raises CheckpointError."""
+        file = self.path / _CHECKPOINT
+        tensors, notes = load_tensors(file)
+        if notes.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{file} is of another version of resight: start the run again")
+        return tensors, notes
+
+    def keep_checkpoint(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Replace the checkpoint. Raises RunError as `record` does; the last one then stays."""
+        with self._writing():
+            save_tensors(self.path / _CHECKPOINT, tensors, {**notes, "format": FORMAT})
+
+    def rewind(self, rounds: int) -> None:
+        """Go back to the end of an earlier round: forget the figures of those after it."""
+        kept = "".join(json.dumps(row) + "\n" for row in self.metrics()[:rounds])
+        with self._writing():
+            write_atomically(self.path / _METRICS, kept.encode())
+        self._update(rounds=rounds, state="running", reason="", error="")
+
+    def record(self, metrics: Mapping[str, Any], net: ReIDNet) -> None:
         """Keep a finished round: append its figures, replace the network.
 
-        keep_round: keep its network for good, too, see `network`.
         Raises RunError when that cannot be written; the network of the round before then stays.
         """
         with self._writing():
             with (self.path / _METRICS).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
             save_network(net, self.path / _NETWORK)
-            if keep_round:
+            if self.info.keep_rounds:
                 kept = self._round_file(self.info.rounds + 1)
                 kept.parent.mkdir(exist_ok=True)
                 save_network(net, kept)
@@ -207,15 +286,20 @@ class Run:
     def finish(
         self, seconds: float, stopped_by: AdaptError | KeyboardInterrupt | None = None
     ) -> None:
-        """Close the run; `stopped_by` is why it failed. Raises RunError as `record` does."""
+        """Close the run; `stopped_by` is why it is not finished. Raises RunError as `record` does.
+
+        The checkpoint stays where the run can go on.
+        """
         ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
         if stopped_by is not None:
-            ended |= {"state": "failed", "error": str(stopped_by) or "interrupted"}
-            ended["reason"] = (
-                stopped_by.reason if isinstance(stopped_by, AdaptError) else "INTERRUPTED"
-            )
+            reason = stopped_by.reason if isinstance(stopped_by, AdaptError) else "INTERRUPTED"
+            asked = isinstance(stopped_by, StoppedError)
+            ended |= {"state": "stopped" if asked else "failed", "reason": reason}
+            ended["error"] = str(stopped_by) or "interrupted"
         try:
             self._update(**ended)
+            if self.info.reason not in CONTINUED:
+                (self.path / _CHECKPOINT).unlink(missing_ok=True)
         finally:
             self.release()
 
@@ -314,6 +398,11 @@ def refuse_taken(path: Path) -> None:
 def _refuse_worth(path: Path) -> None:
     """Raise RunError if a folder holds more than a run that ended without a network."""
     taken = RunError(f"{path} exists and is not empty; choose another --out or remove it")
+    if (path / _CHECKPOINT).exists():
+        raise RunError(
+            f"{path} holds a run that is not over: continue it with --resume {path}, choose "
+            "another --out, or remove it"
+        )
     for entry in path.iterdir():
         leftover = entry.name.startswith(".") and entry.name.endswith(".tmp")
         if entry.name not in (_INFO, _METRICS) and not leftover:

@@ -27,10 +27,21 @@ from adapt.errors import AdaptError, ConfigError, RunError
 from adapt.features import extract
 from adapt.labels.centers import cluster_centers
 from adapt.loop import Round, train
+from adapt.loop_state import LoopState
 from adapt.methods import METHODS, Method, SiteMethod, Source, SourceMethod
 from adapt.methods.source import SourceOptions
 from adapt.progress import progress
-from adapt.runs import DataInfo, Run, RunInfo, WeightsInfo, library_versions, refuse_taken
+from adapt.recipes import parse_recipe
+from adapt.run_checkpoints import RunCheckpoints, StopRequest
+from adapt.runs import (
+    DataInfo,
+    Inputs,
+    Run,
+    RunInfo,
+    WeightsInfo,
+    library_versions,
+    refuse_taken,
+)
 from adapt.scoring import LabelledCrops, network_embedder
 from models.backbones.net import ReIDNet
 from models.backbones.weights import load_weights
@@ -60,6 +71,7 @@ def pretrain(
     out: Path,
     machine: Machine,
     validation: Path | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """Train one network on labelled crops.
 
@@ -75,11 +87,7 @@ def pretrain(
     torch.manual_seed(machine.seed)
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
-    parser, parsing = None, None
-    if options.parts == "masks":
-        path = Path(options.parts_model)
-        parser = PartParser(path, (options.upper_classes, options.lower_classes))
-        parsing = WeightsInfo(source=str(path), sha256=sha256_file(path))
+    parser, parsing = _part_parser(options)
     data = _read_sources(sources, splits, preprocessing)
     if parser is not None:
         data = with_part_masks(data, parser)
@@ -96,8 +104,9 @@ def pretrain(
         parsing=parsing,
         init=(),
         data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
+        inputs=_inputs(None, sources, splits, validation),
     )
-    return train_into(Run.create(out, info), method, data, recipe, machine, labelled)
+    return train_into(Run.create(out, info), method, data, recipe, machine, labelled, stop=stop)
 
 
 def adapt(
@@ -113,6 +122,7 @@ def adapt(
     splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
     keep_rounds: bool = False,
+    stop: StopRequest | None = None,
     hold_back: float = 0.0,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
@@ -130,13 +140,7 @@ def adapt(
     runs = [Run.open(path) for path in inits]
     nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
     first = runs[0].info
-    clusterer = Clusterer(
-        recipe.clustering,
-        identities_per_batch=recipe.batch.identities,
-        seed=machine.seed,
-        device=None if machine.device.type == "cpu" else machine.device,
-    )
-    method = method_type(nets, recipe.options, clusterer)
+    method = method_type(nets, recipe.options, _clusterer(recipe, machine))
     if len(runs) < len(nets):
         log.warning(
             "one --init for %d networks: they start equal; pre-train a second seed for the full "
@@ -144,8 +148,7 @@ def adapt(
             len(nets),
         )
     _check_sources(method, recipe, sources)
-    listing = without_held_back(read_site(target, camera_pattern), hold_back)
-    data = load_crops(listing, first.preprocessing, forget_names=True)
+    data = _read_target(target, camera_pattern, hold_back, first.preprocessing)
     if len(data.crops.cameras) == 1:
         log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
     source = None
@@ -175,9 +178,130 @@ def adapt(
             *{d.fingerprint: d for d in learnt}.values(),
             *_validation_infos(labelled),
         ),
+        inputs=_inputs(target, sources, splits, validation),
+        keep_rounds=keep_rounds,
     )
-    run = Run.create(out, info)
-    return train_into(run, method, data, recipe, machine, labelled, source, keep_rounds=keep_rounds)
+    return train_into(
+        Run.create(out, info), method, data, recipe, machine, labelled, source, stop=stop
+    )
+
+
+def resume(path: Path, device: torch.device, stop: StopRequest | None = None) -> Run:
+    """Go on with a run that was stopped or died, as if it never had.
+
+    On the same machine it ends with the network of an unbroken run, bit for bit.
+    Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
+    """
+    run = Run.reopen(path)
+    try:
+        info = run.info
+        state = LoopState(*run.checkpoint())
+        if device.type != torch.device(info.device).type:
+            raise RunError(
+                f"{path} was trained on {info.device}: give --device {info.device}, or start anew"
+            )
+        changed = {k for k, v in library_versions().items() if info.versions.get(k) != v}
+        if changed:
+            log.warning(
+                "other versions of %s than the run began with: it may end otherwise",
+                ", ".join(sorted(changed)),
+            )
+        machine = Machine(device, info.seed)
+        recipe = parse_recipe(info.recipe)
+        inputs = cast(Inputs, info.inputs)
+        prepare = _prepare_pretraining if info.kind == "pretrain" else _prepare_adaptation
+        method, data, source = prepare(info, inputs, recipe, machine)
+        labelled = _read_validation(
+            Path(inputs.validation) if inputs.validation else None, info.preprocessing
+        )
+        run.rewind(state.rounds)
+    except BaseException:
+        run.release()
+        raise
+    log.info("%s goes on in round %d", path, state.rounds + 1)
+    return train_into(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
+
+
+def _prepare_pretraining(
+    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+) -> tuple[Method, DecodedCrops, None]:
+    """What `pretrain` trains, but for its weights."""
+    options = cast(SourceOptions, recipe.options)
+    parser, parsing = _part_parser(options)
+    if parsing != info.parsing:
+        raise RunError(f"{options.parts_model} is another model than the run began with")
+    data = _read_sources([Path(root) for root in inputs.sources], inputs.splits, info.preprocessing)
+    _check_unchanged(info, data, "source")
+    if parser is not None:
+        data = with_part_masks(data, parser)
+    return Source(ReIDNet(info.backbone), options, data.crops.persons), data, None
+
+
+def _prepare_adaptation(
+    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+) -> tuple[Method, DecodedCrops, DecodedCrops | None]:
+    """What `adapt` trains, but for its weights."""
+    method_type = METHODS[recipe.method]
+    wanted = recipe.options.students_wanted(method_type.students_wanted)
+    nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
+    method = method_type(nets, recipe.options, _clusterer(recipe, machine))
+    data = _read_target(
+        Path(inputs.target), info.camera_pattern, info.hold_back, info.preprocessing
+    )
+    _check_unchanged(info, data, "target")
+    source = None
+    if inputs.sources:
+        roots = [Path(root) for root in inputs.sources]
+        source = _read_sources(roots, inputs.splits, info.preprocessing)
+        _check_unchanged(info, source, "source")
+    return method, data, source
+
+
+def _check_unchanged(info: RunInfo, data: DecodedCrops, role: Literal["source", "target"]) -> None:
+    known = {each.fingerprint for each in info.data if each.role == role}
+    if data.crops.fingerprint not in known:
+        raise RunError(
+            f"the crops below {data.crops.root} are not those that the run began with: restore "
+            "them, or start a new run"
+        )
+
+
+def _inputs(
+    target: Path | None,
+    sources: Sequence[Path],
+    splits: Sequence[Split],
+    validation: Path | None,
+) -> Inputs:
+    return Inputs(
+        target="" if target is None else str(target.resolve()),
+        sources=tuple(str(root.resolve()) for root in sources),
+        splits=tuple(splits),
+        validation="" if validation is None else str(validation.resolve()),
+    )
+
+
+def _part_parser(options: SourceOptions) -> tuple[PartParser | None, WeightsInfo | None]:
+    if options.parts != "masks":
+        return None, None
+    path = Path(options.parts_model)
+    parser = PartParser(path, (options.upper_classes, options.lower_classes))
+    return parser, WeightsInfo(source=str(path), sha256=sha256_file(path))
+
+
+def _clusterer(recipe: Recipe, machine: Machine) -> Clusterer:
+    return Clusterer(
+        recipe.clustering,
+        identities_per_batch=recipe.batch.identities,
+        seed=machine.seed,
+        device=None if machine.device.type == "cpu" else machine.device,
+    )
+
+
+def _read_target(
+    target: Path, camera_pattern: str | None, hold_back: float, preprocessing: Preprocessing
+) -> DecodedCrops:
+    listing = without_held_back(read_site(target, camera_pattern), hold_back)
+    return load_crops(listing, preprocessing, forget_names=True)
 
 
 def _start(
@@ -275,16 +399,19 @@ def train_into(
     machine: Machine,
     labelled: LabelledCrops | None,
     source: DecodedCrops | None = None,
-    keep_rounds: bool = False,
+    *,
+    stop: StopRequest | None = None,
+    state: LoopState | None = None,
 ) -> Run:
     """Train a method as its recipe says and keep each round in the run folder.
 
     Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
-    labelled: scored after each round. source: see `adapt.loop.train`. keep_rounds: keep the
-    network of every round.
+    labelled: scored after each round. source: see `adapt.loop.train`. stop: asks the run to end
+    after the step it is in. state: where to go on.
     Raises what the loop raises, and RunError when the folder cannot be written.
     """
-    start = time.monotonic()
+    start = time.monotonic() - (0.0 if state is None else float(state.notes["seconds"]))
+    checkpoints = RunCheckpoints(run, stop or StopRequest(), start)
     try:
         rounds = train(
             method,
@@ -297,6 +424,8 @@ def train_into(
             seed=machine.seed,
             device=machine.device,
             source=source,
+            checkpoints=checkpoints,
+            resume=state,
         )
         for result in rounds:
             scores = _validate(method.embedder(), labelled, machine)
@@ -309,7 +438,6 @@ def train_into(
                     **scores,
                 },
                 method.embedder(),
-                keep_round=keep_rounds,
             )
             _log_round(result, recipe.schedule.rounds, scores)
         run.finish(time.monotonic() - start)

@@ -13,7 +13,7 @@ import cli.gating
 import cli.reproducing
 import cli.serving
 import cli.training
-from adapt.errors import AdaptError
+from adapt.errors import AdaptError, StoppedError
 from models.errors import ModelError
 from service.errors import ServiceError
 
@@ -24,6 +24,9 @@ TRAINING_PACKAGES = {
 
 RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
 """Absent where only `resight[adapt]` is installed."""
+
+EXIT_STOPPED = 75
+"""A run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
 
 app = typer.Typer(
     help="Person re-identification that adapts itself to each new camera site.",
@@ -41,11 +44,14 @@ cli.demo.register(app)
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on stderr and exit code 1."""
+    """Run the command line; an error of ours is one line on stderr and exit code 1, a stop 75."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("resight").setLevel(logging.INFO)
     try:
         app()
+    except StoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except (AdaptError, ModelError, ServiceError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

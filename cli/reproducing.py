@@ -98,7 +98,7 @@ def _compared(rows: Sequence[tuple[str, Figures | None, RetrievalScores | None]]
 
 def _planned(plan: Plan) -> str:
     from adapt.data.folders import read_labelled
-    from adapt.reproduce import finished
+    from adapt.reproduce import kept
 
     lines = [_heading(plan)]
     for role, root in (("source", plan.source), ("target", plan.target)):
@@ -108,7 +108,11 @@ def _planned(plan: Plan) -> str:
         lines.append(f"{role}  {root}: {train} training, {query} query, {gallery} gallery crops")
 
     def line(stage: Stage, root: Path) -> str:
-        state = "finished" if finished(plan, stage, [root]) else "to do"
+        run = kept(plan, stage, [root])
+        state = "to do"
+        if run is not None:
+            done = run.info.state == "finished"
+            state = "finished" if done else f"goes on in round {run.info.rounds + 1}"
         return f"{state}  {stage.out}: {stage.label}, seed {stage.seed}"
 
     size = plan.preprocessing

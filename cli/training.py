@@ -6,6 +6,10 @@ torch is imported inside the commands: the rest of `resight` runs without it.
 from __future__ import annotations
 
 import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +21,22 @@ from models.image import Interpolation, Preprocessing
 if TYPE_CHECKING:
     from adapt.data.splits import Split
     from adapt.evaluate.metrics import RetrievalScores
+    from adapt.run_checkpoints import StopRequest
     from adapt.runs import Run
     from adapt.training import Machine
+
+log = logging.getLogger("resight")
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
 ]
-Out = Annotated[Path, typer.Option(help="Run folder to write; must not hold a network yet.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder to write; must not hold a network yet.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Run folder of a run that was stopped or died: go on with it."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
 Validation = Annotated[
@@ -44,11 +55,14 @@ def register(app: typer.Typer) -> None:
 
 
 def pretrain(
+    ctx: typer.Context,
     source: Annotated[
-        list[Path], typer.Option(help="Labelled crops, see docs/data.md; repeatable.")
-    ],
-    backbone: Annotated[str, typer.Option(help="Such as resnet50_ibn_a; see docs/models.md.")],
-    out: Out,
+        list[Path] | None, typer.Option(help="Labelled crops, see docs/data.md; repeatable.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Such as resnet50_ibn_a; see docs/models.md.")
+    ] = None,
+    out: Out = None,
     weights: Annotated[
         str | None,
         typer.Option(help="State dict file, run folder, or `torchvision` (ImageNet, downloaded)."),
@@ -62,34 +76,45 @@ def pretrain(
     seed: Seed = 1,
     device: Device = "auto",
     validation: Validation = None,
+    resume: Resume = None,
 ) -> None:
     """Train a network on labelled source crops."""
     from adapt.recipes import load_recipe, recipe_label
     from adapt.training import pretrain as run_pretrain
 
-    run = run_pretrain(
-        source,
-        splits=_splits(all_splits),
-        backbone=backbone,
-        weights=weights,
-        preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
-        recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
-        recipe_name=recipe_label(recipe, overrides or ()),
-        out=out,
-        machine=_machine(device, seed),
-        validation=validation,
-    )
-    typer.echo(f"pre-trained {backbone} in {run.info.seconds:.0f} s: {out}")
+    if resume is not None:
+        _go_on(ctx, resume, device, "pretrain")
+        return
+    if source is None or backbone is None or out is None:
+        raise typer.BadParameter("give --source, --backbone and --out, or --resume RUN")
+    with _stopped_by_sigterm() as stop:
+        run = run_pretrain(
+            source,
+            splits=_splits(all_splits),
+            backbone=backbone,
+            weights=weights,
+            preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
+            recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
+            recipe_name=recipe_label(recipe, overrides or ()),
+            out=out,
+            machine=_machine(device, seed),
+            validation=validation,
+            stop=stop,
+        )
+    _say_finished(run)
 
 
 def adapt(
-    method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
-    target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
+    ctx: typer.Context,
+    method: Annotated[str | None, typer.Option(help="aml, daal, hli, mmt or nrmt.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Folder of the site's crops; no labels are read.")
+    ] = None,
     init: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(help="Run folder of a pre-trained network; two seeds, one for hli and daal."),
-    ],
-    out: Out,
+    ] = None,
+    out: Out = None,
     source: Annotated[
         list[Path] | None,
         typer.Option(help="Labelled crops as in pretrain, for DAAL; repeatable."),
@@ -114,6 +139,7 @@ def adapt(
     keep_rounds: Annotated[
         bool, typer.Option("--keep-rounds", help="Keep the network of every round.")
     ] = False,
+    resume: Resume = None,
 ) -> None:
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
@@ -121,24 +147,31 @@ def adapt(
     from adapt.recipes import load_recipe, recipe_label
     from adapt.training import adapt as run_adapt
 
+    if resume is not None:
+        _go_on(ctx, resume, device, "adapt")
+        return
+    if method is None or target is None or init is None or out is None:
+        raise typer.BadParameter("give --method, --target, --init and --out, or --resume RUN")
     if method not in METHODS:
         raise ConfigError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
     name = recipe or method
-    run = run_adapt(
-        target,
-        camera_pattern=camera_pattern,
-        hold_back=hold_back,
-        inits=init,
-        recipe=load_recipe(name, method=method, overrides=overrides or ()),
-        recipe_name=recipe_label(name, overrides or ()),
-        out=out,
-        machine=_machine(device, seed),
-        sources=source or (),
-        splits=_splits(all_splits),
-        validation=validation,
-        keep_rounds=keep_rounds,
-    )
-    typer.echo(f"adapted by {method} in {run.info.seconds:.0f} s{_warned(run)}: {out}")
+    with _stopped_by_sigterm() as stop:
+        run = run_adapt(
+            target,
+            camera_pattern=camera_pattern,
+            hold_back=hold_back,
+            inits=init,
+            recipe=load_recipe(name, method=method, overrides=overrides or ()),
+            recipe_name=recipe_label(name, overrides or ()),
+            out=out,
+            machine=_machine(device, seed),
+            sources=source or (),
+            splits=_splits(all_splits),
+            validation=validation,
+            keep_rounds=keep_rounds,
+            stop=stop,
+        )
+    _say_finished(run)
 
 
 def export(
@@ -213,6 +246,61 @@ def recipes(
         return
     for name, source in describe_recipes():
         typer.echo(f"{name:<16}{source}")
+
+
+def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
+    """Go on with a run, with nothing changed but, perhaps, the name of its device."""
+    from adapt.device import pick_device
+    from adapt.errors import ConfigError
+    from adapt.runs import Run
+    from adapt.training import resume
+
+    given = [
+        next(name for name in parameter.opts if name.startswith("--"))
+        for parameter in ctx.command.params
+        if parameter.name not in ("resume", "device") and _given(ctx, str(parameter.name))
+    ]
+    if given:
+        raise ConfigError(
+            f"--resume goes on with what the run began with: leave out {', '.join(given)}, or "
+            "start a new run in another --out"
+        )
+    info = Run.open(path).info
+    if info.kind != kind:
+        raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
+    with _stopped_by_sigterm() as stop:
+        run = resume(path, pick_device(device if _given(ctx, "device") else info.device), stop)
+    _say_finished(run)
+
+
+def _given(ctx: typer.Context, parameter: str) -> bool:
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[StopRequest]:
+    """SIGTERM asks the run to keep its state and end."""
+    from adapt.run_checkpoints import StopRequest
+
+    request = StopRequest()
+
+    def ask(number: int, frame: object) -> None:
+        log.info("asked to stop: the state is kept as soon as this step is done")
+        request.make()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say_finished(run: Run) -> None:
+    info = run.info
+    adapted = info.kind == "adapt"
+    what = f"adapted by {info.method}" if adapted else f"pre-trained {info.backbone}"
+    typer.echo(f"{what} in {info.seconds:.0f} s{_warned(run)}: {run.path}")
 
 
 def _warned(run: Run) -> str:

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -210,6 +210,21 @@ class AML:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Nothing to warn of."""
         return ()
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """The clusterer's radius, the phase and the figures of this round's merging."""
+        figures = {f"figures/{name}": np.array(value) for name, value in self._figures.items()}
+        return {**self.clusterer.memory(), "weighted": np.array(self._weighted), **figures}
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave."""
+        self.clusterer.recall(memory)
+        self._weighted = bool(memory["weighted"])
+        self._figures = {
+            name.removeprefix("figures/"): float(value)
+            for name, value in memory.items()
+            if name.startswith("figures/")
+        }
 
     def embedder(self) -> ReIDNet:
         """One of the networks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,14 @@ class Method(Protocol):
         figures: means of the round's loss terms and stats, by the names they are logged under.
         Raises TrainingError where nothing was learned.
         """
+        ...
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """What the rest of a run follows from besides networks and labels, for a checkpoint."""
+        ...
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave in an earlier process, before networks are loaded."""
         ...
 
     def embedder(self) -> ReIDNet:

@@ -33,7 +33,7 @@ Departures from the paper (docs/methods/daal.md argues each)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -169,6 +169,31 @@ class DAAL:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Nothing to warn of."""
         return ()
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """f_sh and C_k of this round, sizes of the classifiers, what was seen of the attention."""
+        sizes = {
+            f"{name}_classes": np.array(cast(nn.Linear, self.heads[name]).out_features)
+            for name in ("source", "target")
+            if name in self.heads
+        }
+        return {
+            **self.clusterer.memory(),
+            **sizes,
+            "features": self._feat_ND,
+            "centers": self._center_KD,
+            "stuck_steps": np.array(self._watch.stuck_steps),
+        }
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave; the classifiers are filled as all networks are."""
+        self.clusterer.recall(memory)
+        self._feat_ND, self._center_KD = memory["features"], memory["centers"]
+        self._watch.stuck_steps = int(memory["stuck_steps"])
+        for name in ("source", "target"):
+            if f"{name}_classes" in memory:
+                classes = int(memory[f"{name}_classes"])
+                self.heads[name] = nn.Linear(self.net.dimension, classes, bias=False)
 
     def embedder(self) -> ReIDNet:
         """The shared branch."""

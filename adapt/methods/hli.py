@@ -34,9 +34,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -177,6 +178,14 @@ class HLI:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Nothing to warn of."""
         return ()
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """The clusterer's radius."""
+        return self.clusterer.memory()
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave."""
+        self.clusterer.recall(memory)
 
     def embedder(self) -> ReIDNet:
         """One of the averages."""

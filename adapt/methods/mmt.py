@@ -32,10 +32,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from adapt.classifiers import start_from_centers
@@ -167,6 +168,14 @@ class MMT:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Nothing to warn of."""
         return ()
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """The clusterer's radius."""
+        return self.clusterer.memory()
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave."""
+        self.clusterer.recall(memory)
 
     def embedder(self) -> ReIDNet:
         """One of the averages."""

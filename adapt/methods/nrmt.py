@@ -34,10 +34,11 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from adapt.clustering import Clusterer
@@ -191,6 +192,25 @@ class NRMT:
             for name, share in kept.items()
             if share < WARN_KEPT_SHARE
         )
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """Both clusterers' radius, whether instances are selected, how alike the labels are."""
+        radii = {
+            f"{name}_{k}": value
+            for k, clusterer in enumerate(self.clusterers)
+            for name, value in clusterer.memory().items()
+        }
+        agreement = {name: np.array(value) for name, value in self._agreement.items()}
+        return {**radii, "selecting": np.array(self.selecting), **agreement}
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `memory` gave."""
+        for k, clusterer in enumerate(self.clusterers):
+            own = f"radius_{k}"
+            clusterer.recall({"radius": memory[own]} if own in memory else {})
+        self.selecting = bool(memory["selecting"])
+        name = "agreement_of_nets"
+        self._agreement = {name: float(memory[name])} if name in memory else {}
 
     def embedder(self) -> ReIDNet:
         """One of the two; the paper finds them alike."""

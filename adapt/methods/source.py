@@ -14,7 +14,7 @@ masks, each through a head as in PCB (models.backbones.parts). The heads are not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -144,6 +144,13 @@ class Source:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Nothing to warn of."""
         return ()
+
+    def memory(self) -> Mapping[str, NDArray[Any]]:
+        """Nothing: the labels are known."""
+        return {}
+
+    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing was kept."""
 
     def embedder(self) -> ReIDNet:
         """The one network."""

@@ -7,7 +7,7 @@ fields.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,16 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
     found = raw.get("method")
     if found != method:
         raise ConfigError(f"recipe {name_or_file} is for method {found!r}, not for {method!r}")
+    return parse_recipe(raw, name_or_file)
+
+
+def parse_recipe(raw: Mapping[str, Any], name: str = "of a run") -> Recipe:
+    """Check a recipe whose method is known. Raises ConfigError, which calls it by `name`."""
     try:
-        options = _OPTIONS[method].model_validate(raw.pop("options", {}))
+        options = _OPTIONS[raw["method"]].model_validate(raw.get("options", {}))
         return Recipe.model_validate({**raw, "options": options})
     except ValidationError as error:
-        raise ConfigError(f"recipe {name_or_file}: {explain(error)}") from None
+        raise ConfigError(f"recipe {name}: {explain(error)}") from None
 
 
 def recipe_label(name_or_file: str, overrides: Sequence[str] = ()) -> str:

@@ -282,8 +282,11 @@ def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path
 def test_a_kept_round_is_exported_with_its_own_scores(
     run: Run, net: ReIDNet, tmp_path: Path
 ) -> None:
-    other = Run.create(tmp_path / "kept", run.info.model_copy(update={"rounds": 0}))
-    other.record({"round": 1, "val_mAP": 0.5}, net, keep_round=True)
+    other = Run.create(
+        tmp_path / "kept", run.info.model_copy(update={"rounds": 0, "keep_rounds": True})
+    )
+    other.record({"round": 1, "val_mAP": 0.5}, net)
+    other.info = other.info.model_copy(update={"keep_rounds": False})
     later = copy.deepcopy(net)
     with torch.no_grad():
         next(later.backbone.parameters()).neg_()

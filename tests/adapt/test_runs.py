@@ -146,7 +146,8 @@ def test_networks_of_rounds_are_kept_where_that_is_asked_for(tmp_path: Path) -> 
     run = Run.create(tmp_path / "run", INFO)
     nets = [ReIDNet("mobilenet_v2") for _ in range(3)]
     for number, net in enumerate(nets, start=1):
-        run.record({"round": number}, net, keep_round=number != 2)
+        run.info = run.info.model_copy(update={"keep_rounds": number != 2})
+        run.record({"round": number}, net)
     run.finish(1.0)
     run = Run.open(run.path)
     assert run.kept_rounds() == [1, 3]
@@ -159,8 +160,8 @@ def test_networks_of_rounds_are_kept_where_that_is_asked_for(tmp_path: Path) -> 
 
 
 def test_a_round_that_was_not_counted_is_not_kept(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", INFO)
-    run.record({"round": 1}, ReIDNet("mobilenet_v2"), keep_round=True)
+    run = Run.create(tmp_path / "run", INFO.model_copy(update={"keep_rounds": True}))
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"))
     shutil.copyfile(run.path / "rounds/0001.safetensors", run.path / "rounds/0002.safetensors")
     assert run.kept_rounds() == [1], "the process died before run.json counted round 2"
 

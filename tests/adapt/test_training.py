@@ -282,7 +282,7 @@ def test_a_full_disk_is_an_error_of_ours(market: Callable[..., Path], tmp_path: 
     info = Run.open(tmp_path / "run").info
     assert (info.state, info.rounds) == ("failed", 0)
     assert "make room" in info.error
-    assert {e.name for e in (tmp_path / "run").iterdir()} == {"run.json", "metrics.jsonl"}
+    assert {e.name for e in (tmp_path / "run").iterdir()} == {"run.json"}
     assert source_run(root, tmp_path / "run").info.state == "finished", "there was no network yet"
     assert len(Run.open(tmp_path / "run").metrics()) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from adapt.errors import AdaptError, ConfigError, NoImagesError, RunError
+from adapt.errors import AdaptError, ConfigError, NoImagesError, RunError, StoppedError
 from adapt.methods import METHODS
+from adapt.recipes import parse_recipe
 from adapt.recipes.papers import load_paper
+from adapt.run_checkpoints import StopRequest
 from adapt.runs import Run
+from adapt.training import Machine, adapt
 from cli.main import app
 from models.backbones.net import ReIDNet
 from models.errors import WeightsError
@@ -157,8 +161,37 @@ def test_an_interrupted_call_goes_on_where_it_stopped(work: Path, printed: str) 
     adapted = out / f"{TASK}-seed1" / "run.json"
     content = json.loads(adapted.read_text())
     adapted.write_text(json.dumps({**content, "state": "running"}))
-    with pytest.raises(RunError, match=r"running after 1 rounds .* remove it"):
+    with pytest.raises(RunError, match=r"ended after 1 rounds \(running\); remove it"):
         reproduce(work, out="stopped")
+    for state, reason in (("failed", "DIVERGED"), ("failed", "CLUSTERS_COLLAPSED")):
+        adapted.write_text(json.dumps({**content, "state": state, "reason": reason}))
+        with pytest.raises(RunError, match=rf"ended after 1 rounds \({reason}\); remove it"):
+            reproduce(work, out="stopped")
+
+
+def test_a_stage_that_was_stopped_goes_on(work: Path, printed: str) -> None:
+    out = work / "killed"
+    shutil.copytree(work / "out", out)
+    stage = out / f"{TASK}-seed1"
+    wanted = Run.open(stage).network_hash()
+    info = Run.open(stage).info
+    shutil.rmtree(stage)
+    request = StopRequest()
+    request.make()
+    with pytest.raises(StoppedError):
+        adapt(
+            Path(info.inputs.target),  # type: ignore[union-attr]
+            camera_pattern=None,
+            inits=[out / f"mmt-duke-resnet18-seed{seed}" for seed in (1, 2)],
+            recipe=parse_recipe(info.recipe),
+            recipe_name=info.recipe_name,
+            out=stage,
+            machine=Machine(torch.device("cpu"), info.seed),
+            stop=request,
+        )
+    assert "goes on in round 1" in reproduce(work, "--dry-run", out="killed")
+    assert reproduce(work, out="killed") == printed.replace("out/", "killed/")
+    assert Run.open(stage).network_hash() == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,217 @@
+"""Where a training run stands between two steps, as plain tensors and figures.
+
+What the rest of a run follows from: networks, optimiser, the round's labels, what the method keeps,
+and torch's random numbers. Samplers and augmentation follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adapt.errors import CheckpointError
+from adapt.methods.base import Method
+from adapt.types import PseudoLabels
+from models.backbones.net import ReIDNet
+
+Optimizer = torch.optim.Optimizer
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """A frozen `Standing`. tensors: by name. notes: what JSON holds, floats exactly."""
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+    @property
+    def rounds(self) -> int:
+        """Finished rounds."""
+        return int(self.notes["round"])
+
+
+class Means:
+    """Mean of each named figure over the steps of a round."""
+
+    def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
+        self._values = defaultdict(list, values or {})
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Take the figures of a step."""
+        for name, value in figures.items():
+            self._values[name].append(value)
+
+    def result(self) -> dict[str, float]:
+        """The means."""
+        return {name: float(np.mean(values)) for name, values in self._values.items()}
+
+    def values(self) -> dict[str, list[float]]:
+        """All figures."""
+        return dict(self._values)
+
+
+@dataclass
+class Standing:
+    """Where a run stands; the loop moves it on.
+
+    number: of the round, from 0. done: its steps that are behind; at 0 the round has not begun.
+    step: steps of all rounds. labels: of this round, or of the one before if it has not begun.
+    figures, warnings: what labelling gave. means: of the steps so far.
+    """
+
+    number: int = 0
+    done: int = 0
+    step: int = 0
+    labels: tuple[PseudoLabels, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    means: Means = field(default_factory=Means)
+    optimizer: Optimizer | None = None
+
+
+class Checkpoints(Protocol):
+    """Who keeps the states of a run, and tells it to stop."""
+
+    def due(self) -> bool:
+        """Whether a state is wanted now."""
+        ...
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        """Keep the state of now.
+
+        Raises StoppedError if the run is to stop, RunError if the state cannot be kept.
+        """
+        ...
+
+    def pulse(self) -> None:
+        """Between two states. Raises StoppedError if the run is to stop."""
+        ...
+
+
+class NoCheckpoints:
+    """For a run that is not kept."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        """Go on."""
+
+    def pulse(self) -> None:
+        """Go on."""
+
+
+def freeze(method: Method, at: Standing) -> LoopState:
+    """Copy all that the rest of the run follows from."""
+    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    for name, net in method.networks().items():
+        tensors |= {f"network/{name}/{key}": v for key, v in net.state_dict().items()}
+    if at.optimizer is not None:
+        for name, slots in _slots(method, at.optimizer):
+            tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
+    for number, labels in enumerate(at.labels):
+        tensors[f"labels/{number}"] = torch.from_numpy(labels.labels)
+    for name, array in method.memory().items():
+        tensors[f"memory/{name}"] = torch.from_numpy(np.asarray(array))
+    notes = {
+        "round": at.number,
+        "done": at.done,
+        "step": at.step,
+        "rules": [labels.rule for labels in at.labels],
+        "label_warnings": [labels.warnings for labels in at.labels],
+        "figures": at.figures,
+        "warnings": at.warnings,
+        "means": at.means.values(),
+        "optimizer": at.optimizer is not None,
+    }
+    frozen = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    return LoopState(frozen, notes)
+
+
+def thaw(method: Method, state: LoopState, optimizer: Optimizer | None) -> Standing:
+    """Put networks, method and random numbers back to where they stood.
+
+    optimizer: a new one over the method's networks, to be filled; see `restore_networks`.
+    Raises CheckpointError when the state does not fit.
+    """
+    notes = state.notes
+    if optimizer is not None:
+        _fill(method, optimizer, state)
+    labels = tuple(
+        PseudoLabels(state.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings))
+        for n, (rule, warnings) in enumerate(
+            zip(notes["rules"], notes["label_warnings"], strict=True)
+        )
+    )
+    torch.set_rng_state(state.tensors["random"])
+    return Standing(
+        number=notes["round"],
+        done=notes["done"],
+        step=notes["step"],
+        labels=labels,
+        figures=dict(notes["figures"]),
+        warnings=tuple(notes["warnings"]),
+        means=Means(notes["means"]),
+        optimizer=optimizer,
+    )
+
+
+def restore_networks(method: Method, state: LoopState) -> None:
+    """Put the method's memory and its networks back, classifiers in the size they had.
+
+    Raises CheckpointError when they do not fit.
+    """
+    method.recall({k: v.numpy() for k, v in _below(state, "memory/").items()})
+    for name, net in method.networks().items():
+        kept = _below(state, f"network/{name}/")
+        if isinstance(net, ReIDNet) and "classifier.weight" in kept:
+            net.reset_classifier(len(kept["classifier.weight"]))
+        _load(net, kept, name)
+
+
+def _load(net: nn.Module, kept: Mapping[str, Tensor], name: str) -> None:
+    try:
+        net.load_state_dict(dict(kept))
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's {name} does not fit: {error}") from error
+
+
+def _below(state: LoopState, prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
+
+
+def _named_parameters(method: Method) -> Iterator[tuple[str, nn.Parameter]]:
+    for number, net in enumerate(method.trained()):
+        for name, parameter in net.named_parameters():
+            yield f"{number}.{name}", parameter
+
+
+def _slots(method: Method, optimizer: Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What the optimiser holds of each parameter that is still trained, by its name."""
+    for name, parameter in _named_parameters(method):
+        held = optimizer.state.get(parameter, {})
+        slots = {slot: value for slot, value in held.items() if value is not None}
+        if slots:
+            yield name, slots
+
+
+def _fill(method: Method, optimizer: Optimizer, state: LoopState) -> None:
+    kept = _below(state, "optimizer/")
+    slots: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in kept.items():
+        name, slot = key.rsplit("/", 1)
+        slots[name][slot] = value
+    for name, parameter in _named_parameters(method):
+        for slot, value in slots.pop(name, {}).items():
+            moment = value.shape == parameter.shape and value.dim() > 0
+            placed = torch.empty_like(parameter).copy_(value) if moment else value.clone()
+            optimizer.state[parameter][slot] = placed
+    if slots:
+        raise CheckpointError(f"the checkpoint's optimiser has other parameters: {min(slots)}")

@@ -1,0 +1,65 @@
+"""When a run's state is kept in its folder, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from adapt.errors import StoppedError
+from adapt.loop_state import LoopState
+from adapt.runs import Run
+
+SECONDS = 300.0
+"""A state is kept so often within a round, and after each round."""
+
+
+class StopRequest:
+    """Asks a run to keep its state and end; may be made from a signal handler."""
+
+    def __init__(self) -> None:
+        """Nobody asked yet."""
+        self.made = False
+
+    def make(self) -> None:
+        """Ask."""
+        self.made = True
+
+
+class RunCheckpoints:
+    """Keeps the states of a run; `adapt.loop_state.Checkpoints`."""
+
+    def __init__(
+        self,
+        run: Run,
+        stop: StopRequest,
+        start: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        seconds: float = SECONDS,
+    ) -> None:
+        """start: when the run began, by the clock, less the time between its processes."""
+        self._run = run
+        self._stop = stop
+        self._start = start
+        self._clock = clock
+        self._seconds = seconds
+        self._last = clock()
+
+    def due(self) -> bool:
+        """Some time after the last one, or when the run is to stop."""
+        return self._stop.made or self._clock() - self._last >= self._seconds
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        """See `Checkpoints`."""
+        state = make_state()
+        notes = {**state.notes, "seconds": self._clock() - self._start}
+        self._run.keep_checkpoint(state.tensors, notes)
+        self._last = self._clock()
+        self.pulse()
+
+    def pulse(self) -> None:
+        """See `Checkpoints`."""
+        if self._stop.made:
+            raise StoppedError(
+                f"{self._run.path} was asked to stop: it goes on with --resume {self._run.path}"
+            )

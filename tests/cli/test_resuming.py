@@ -1,0 +1,94 @@
+"""Runs that are killed, stopped and continued from the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from adapt.errors import ConfigError  # noqa: E402
+from adapt.runs import Run  # noqa: E402
+from cli.main import app  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+
+ENOUGH_S = 120.0
+SMALL = (
+    *("--height", "32", "--width", "16", "--backbone", "mobilenet_v2", "--recipe", "source_small"),
+    *("--set", "schedule.rounds=3", "--set", "schedule.iterations=30", "--set", "augment.pad=1"),
+    *("--set", "batch.identities=3", "--set", "batch.instances=2", "--device", "cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_market(tmp_path_factory.mktemp("set") / "source")
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_rounds(path: Path, rounds: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + ENOUGH_S
+    while time.monotonic() < deadline:
+        file = path / "metrics.jsonl"
+        if file.exists() and file.read_bytes().count(b"\n") >= rounds:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError(f"no {rounds} rounds in {ENOUGH_S} s")
+
+
+def test_killed_then_stopped_then_continued_is_the_unbroken_run(
+    source: Path, tmp_path: Path
+) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    unbroken = started("pretrain", "--source", source, "--out", whole, *SMALL)
+    first = started("pretrain", "--source", source, "--out", pieces, *SMALL)
+    wait_for_rounds(pieces, 1, first)
+    first.kill()
+    first.communicate()
+    assert Run.open(pieces).info.state == "running"
+    second = started("pretrain", "--resume", pieces)
+    wait_for_rounds(pieces, 2, second)
+    second.send_signal(signal.SIGTERM)
+    _, said = second.communicate(timeout=ENOUGH_S)
+    assert second.returncode == 75, said
+    assert f"stopped: {pieces} was asked to stop: it goes on with --resume {pieces}" in said
+    assert Run.open(pieces).info.state == "stopped"
+    third = started("pretrain", "--resume", pieces)
+    _, said = third.communicate(timeout=ENOUGH_S)
+    assert third.returncode == 0, said
+    assert unbroken.wait(ENOUGH_S) == 0
+    unbroken.communicate()
+    assert Run.open(pieces).network_hash() == Run.open(whole).network_hash()
+    assert [row["loss"] for row in Run.open(pieces).metrics()] == [
+        row["loss"] for row in Run.open(whole).metrics()
+    ]
+
+
+def test_a_continued_run_cannot_be_changed(tmp_path: Path) -> None:
+    asked = ["adapt", "--resume", str(tmp_path), "--set", "optimizer.lr=1", "--seed", "2"]
+    with pytest.raises(ConfigError, match="leave out --set, --seed, or start a new run"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["adapt", "pretrain"])
+def test_a_new_run_needs_all_that_decides_it(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--out", "run"])
+    assert done.exit_code == 2
+    assert "or --resume RUN" in done.output
