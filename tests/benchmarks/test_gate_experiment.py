@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.proxies.measure import PROXIES  # noqa: E402
+from adapt.runs import Run  # noqa: E402
 from benchmarks.gate.__main__ import main  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
 from benchmarks.gate.networks import kept_networks  # noqa: E402
@@ -20,14 +21,15 @@ from tests.support.tiny_site import source_run  # noqa: E402
 
 def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
     """A run that kept each round's network, more and more noise in it."""
-    run = source_run(data, out, seed=1)
+    made = source_run(data, out, seed=1)
+    run = Run(out, made.info.model_copy(update={"keep_rounds": True}))
     net = run.network()
     torch.manual_seed(0)
     for number in range(2, rounds + 1):
         with torch.no_grad():
             for weight in net.parameters():
                 weight.add_(0.1 * weight.std() * torch.randn_like(weight))
-        run.record({"round": number}, net, keep_round=True)
+        run.record({"round": number}, net)
     return out
 
 
