@@ -182,28 +182,30 @@ class Case:
         return judge(promotions(self.votes, rule.proxies, rule.least_votes), self.true, margin)
 
 
-def choose(cases: Sequence[Case], margin: float) -> Candidate:
+def choose(cases: Sequence[Case], margin: float) -> Candidate | None:
     """The rule with the highest mean F-measure over the sites; of equal ones the simplest.
 
-    Only proxies that some of the sites allow are tried.
+    Only proxies that some of the sites allow are tried. A site whose models are all equally good
+    has no F-measure and no say; None where no other site is left.
     """
+    cases = [case for case in cases if np.ptp(case.true) > margin]
     known = [name for name in PROXIES if any(name in case.votes.of for case in cases)]
     best, score = None, -1.0
     for rule in candidates(known):
         found = float(np.mean([case.judge(rule, margin).f_measure for case in cases]))
         if found > score + 1e-9:
             best, score = rule, found
-    if best is None:
-        raise SystemExit("no rule to choose: measure some sites first")
     return best
 
 
 def leave_one_out(cases: Sequence[Case], margin: float) -> dict[str, tuple[Candidate, Judged]]:
-    """By site: the rule that the other sites choose, and how often it is right on this one."""
+    """By site: the rule that the other sites choose, and how often it is right on this one.
+
+    Sites are missing where the others can choose none.
+    """
     found = {}
     for case in cases:
-        others = [other for other in cases if other is not case]
-        if others:
-            rule = choose(others, margin)
+        rule = choose([other for other in cases if other is not case], margin)
+        if rule is not None:
             found[case.name] = (rule, case.judge(rule, margin))
     return found

@@ -54,7 +54,9 @@ def _protocol(
     sites: Sequence[SiteResult], cases: Sequence[Case], protocol: str, margin: float
 ) -> dict[str, Any]:
     default = Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)
-    chosen = choose(cases, margin)
+    rules = {"default": default}
+    if (chosen := choose(cases, margin)) is not None:
+        rules["chosen on all sites"] = chosen
     alone = {
         name: {case.name: _figures(case.judge(Candidate((name,), 1), margin)) for case in cases}
         for name in PROXIES
@@ -66,8 +68,8 @@ def _protocol(
         },
         "alone": alone,
         "rules": {
-            "default": _rule(default, {c.name: c.judge(default, margin) for c in cases}),
-            "chosen on all sites": _rule(chosen, {c.name: c.judge(chosen, margin) for c in cases}),
+            name: _rule(rule, {case.name: case.judge(rule, margin) for case in cases})
+            for name, rule in rules.items()
         },
         "left_out": {
             name: _rule(rule, {name: judged})

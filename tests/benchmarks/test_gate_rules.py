@@ -124,6 +124,9 @@ def test_choice_and_leaving_a_site_out() -> None:
     assert rule == Candidate(("silhouette",), 1)
     assert (judged.right, judged.harmful) == (0, 3), "judged on the site that was left out"
     assert leave_one_out([odd], 0.01) == {}
+    equal = case("d", [0.5, 0.5, 0.505], silhouette=worse_after, spread=BETTER_AFTER)
+    assert choose([good[0], equal, equal], 0.01) == Candidate(("silhouette",), 1), "no say"
+    assert choose([equal], 0.01) is None
 
 
 def site_of(tables: list[NDArray[np.float32]], of: Sightings, true: list[float]) -> SiteResult:
