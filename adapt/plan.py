@@ -108,6 +108,7 @@ def plan_adaptation(
     target: Path,
     *,
     camera_pattern: str | None,
+    hold_back: float = 0.0,
     inits: Sequence[Path],
     recipe: Recipe,
     out: Path,
@@ -132,6 +133,7 @@ def plan_adaptation(
     site = prepare(
         target,
         camera_pattern=camera_pattern,
+        hold_back=hold_back,
         inits=inits,
         recipe=recipe,
         clusterer=clusterer,

@@ -14,6 +14,7 @@ from adapt.clustering import Clusterer
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.folders import read_labelled, read_site
+from adapt.data.holdback import without_held_back
 from adapt.data.loading import load_crops
 from adapt.data.minimum import check_amount
 from adapt.data.sources import merge_sources, refuse_twice
@@ -49,6 +50,7 @@ def prepare(
     target: Path,
     *,
     camera_pattern: str | None,
+    hold_back: float = 0.0,
     inits: Sequence[Path],
     recipe: Recipe,
     clusterer: Clusterer,
@@ -62,7 +64,7 @@ def prepare(
     any is opened. Args, errors: those of `adapt.training.adapt`.
     """
     runs = tuple(Run.open(path) for path in inits)
-    listing = read_site(target, camera_pattern)
+    listing = list_site(target, camera_pattern, hold_back)
     _check_amount(listing, recipe)
     method_type = METHODS[recipe.method]
     nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
@@ -84,6 +86,11 @@ def prepare(
     if len({run.network_hash() for run in runs}) < len(runs):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
     return PreparedSite(method, runs, data, source, read_validation(validation, preprocessing))
+
+
+def list_site(target: Path, camera_pattern: str | None, hold_back: float) -> CropSet:
+    """A site's crops but for the share that is held back (`adapt.data.holdback`)."""
+    return without_held_back(read_site(target, camera_pattern), hold_back)
 
 
 def read_crops(listing: CropSet, recipe: Recipe, preprocessing: Preprocessing) -> DecodedCrops:

@@ -10,13 +10,12 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import read_site
 from adapt.data.part_masks import with_part_masks
 from adapt.errors import RunError
 from adapt.loop_state import LoopState
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
-from adapt.preparing import read_crops, read_sources, read_validation, site_clusterer
+from adapt.preparing import list_site, read_crops, read_sources, read_validation, site_clusterer
 from adapt.recipes import parse_recipe
 from adapt.run_checkpoints import StopRequest
 from adapt.runs import Inputs, Run, RunInfo, library_versions
@@ -85,7 +84,7 @@ def _adaptation(
     nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
     clusterer = site_clusterer(recipe, machine.seed, machine.device)
     method = method_type(nets, recipe.options, clusterer)
-    listing = read_site(Path(inputs.target), info.camera_pattern)
+    listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
     data = read_crops(listing, recipe, info.preprocessing)
     _check_unchanged(info, data, "target")
     source = None

@@ -129,6 +129,7 @@ class RunInfo(_Record):
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
     it learnt from, with what those networks had learnt from, and what it was validated on.
+    hold_back: share of the site's crops that it was kept from.
     inputs: where all that is read from; null in runs that were written before it was kept.
     keep_rounds: whether the network of every round is kept.
     state: `running` also means that the process died; `stopped`, that it was asked to. reason,
@@ -147,6 +148,7 @@ class RunInfo(_Record):
     weights: WeightsInfo | None = None
     parsing: WeightsInfo | None = None
     camera_pattern: str | None = None
+    hold_back: float = 0.0
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]
     inputs: Inputs | None = None

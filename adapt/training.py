@@ -117,13 +117,15 @@ def adapt(
     validation: Path | None = None,
     keep_rounds: bool = False,
     stop: StopRequest | None = None,
+    hold_back: float = 0.0,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
 
     target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
     architecture and input size. sources, splits: labelled crops as in `pretrain`, for a method
     that learns from them, too. validation: labelled set scored after each round, for the
-    curves only; nothing is chosen by it. keep_rounds: keep the network of every round.
+    curves only; nothing is chosen by it. keep_rounds: keep the network of every round. hold_back:
+    share of the crops to leave out, in [0, 1), see `adapt.data.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
     refuse_taken(out)
@@ -131,6 +133,7 @@ def adapt(
     site = prepare(
         target,
         camera_pattern=camera_pattern,
+        hold_back=hold_back,
         inits=inits,
         recipe=recipe,
         clusterer=site_clusterer(recipe, machine.seed, machine.device),
@@ -154,6 +157,7 @@ def adapt(
         attention=site.method.embedder().attention is not None,
         preprocessing=first.preprocessing,
         camera_pattern=camera_pattern,
+        hold_back=hold_back,
         init=tuple(run.network_hash() for run in site.inits),
         data=(
             DataInfo.of(site.data.crops, "target"),

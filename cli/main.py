@@ -9,6 +9,7 @@ import typer
 
 import cli.clustering
 import cli.demo
+import cli.gating
 import cli.reproducing
 import cli.serving
 import cli.training
@@ -35,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 cli.training.register(app)
+cli.gating.register(app)
 cli.reproducing.register(app)
 cli.clustering.register(app)
 cli.serving.register(app)

@@ -128,6 +128,9 @@ def adapt(
         str | None,
         typer.Option(help="Regular expression that finds the camera in a crop's path."),
     ] = None,
+    hold_back: Annotated[
+        float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
+    ] = 0.0,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
     ] = None,
@@ -160,6 +163,7 @@ def adapt(
     name = recipe or method
     settings: dict[str, Any] = {
         "camera_pattern": camera_pattern,
+        "hold_back": hold_back,
         "inits": init,
         "recipe": load_recipe(name, method=method, overrides=overrides or ()),
         "out": out,
