@@ -4,6 +4,8 @@ VENV := .venv
 SERVE_VENV := .venv-serve
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+# A file's tests share what they made, so they stay in one process; tiny networks need one thread.
+PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo check test test-serving bench proto format clean
 
@@ -34,13 +36,15 @@ check: setup
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate_proto.py --check
 
+test test-serving: export OMP_NUM_THREADS ?= 1
+
 test: setup test-serving
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # What serves, again where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready
 	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
-	$(SERVE_VENV)/bin/pytest tests/models tests/service tests/contract tests/e2e tests/cli
+	$(SERVE_VENV)/bin/$(PYTEST) tests/models tests/service tests/contract tests/e2e tests/cli
 
 bench: setup
 	$(BIN)/python -m benchmarks

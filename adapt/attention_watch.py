@@ -34,8 +34,8 @@ class AttentionWatch:
         self.stuck_steps = self.stuck_steps + 1 if stuck else 0
         if self.stuck_steps == PATIENCE:
             raise AttentionError(
-                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it tells "
-                "no domain-specific part apart; set options.attention_start nearer to 0.5, "
+                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it "
+                "weights all channels and places alike; set options.attention_start nearer to 0.5, "
                 "another optimizer.new_layers, or options.attention=none"
             )
         return {"attention_mean": mean, "attention_std": std}

@@ -129,6 +129,26 @@ class Clustering(_Section):
     )
     min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
 
+    @property
+    def smallest_cluster(self) -> int:
+        """Images below which no cluster is expected; k-means with a K of its own may leave one."""
+        mean = 4 if self.clusters == "auto" else 1
+        fewest = {"kmeans": mean, "dbscan": self.min_samples, "hdbscan": self.min_cluster_size}
+        return fewest[self.algorithm]
+
+
+class Thinning(_Section):
+    """Which crops of a track are enough; crops without a track all stay."""
+
+    difference: float = Field(
+        10.0,
+        ge=0,
+        le=255,
+        description="grey levels of 255 by which small pictures of a track's crops have to differ "
+        "on average; 0: none are left out as near-duplicates",
+    )
+    per_track: int = Field(10, ge=0, description="most crops of a track; 0: all")
+
 
 class MethodOptions(_Section):
     """Base of what one method alone knows; each method file defines its own."""
@@ -155,4 +175,5 @@ class Recipe(_Section):
     augment: Augmentation = Augmentation()
     optimizer: OptimizerSettings = OptimizerSettings()
     clustering: Clustering = Clustering()
+    thinning: Thinning = Thinning()
     options: SerializeAsAny[MethodOptions] = MethodOptions()

@@ -3,6 +3,7 @@
 AdaptError
 ├── DataError                 a folder, file or table that cannot be used
 │   ├── NoImagesError         nothing readable below a folder
+│   ├── TooFewCropsError      a site that is too small to learn from
 │   └── NonFiniteFeaturesError  NaN or infinity in features
 ├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
@@ -38,6 +39,10 @@ class DataError(AdaptError):
 
 class NoImagesError(DataError):
     """Nothing readable below a folder."""
+
+
+class TooFewCropsError(DataError):
+    """A site that is too small to learn from, or shows one person only."""
 
 
 class NonFiniteFeaturesError(DataError):

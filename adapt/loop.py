@@ -117,7 +117,7 @@ def train(
             sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
         draw = _Draw(batch, augmentation, method.views, method.sampling, device)
         streams = zip(*_streams(draw, sets, (seed, at.number), at.done), strict=True)
-        steps = _steps(method, schedule, at.labels, batch)
+        steps = steps_of_round(method, schedule, at.labels, batch)
         with progress(f"round {at.number + 1}/{schedule.rounds}: train", steps) as tick:
             while at.done < steps:
                 _set_rates(opt, learning_rate(optimizer, at.number, at.done / steps))
@@ -224,9 +224,10 @@ def _set_rates(opt: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["factor"]
 
 
-def _steps(
+def steps_of_round(
     method: Method, schedule: Schedule, labels: Sequence[PseudoLabels], batch: BatchShape
 ) -> int:
+    """Training steps of a round with these labels."""
     if not schedule.passes:
         return schedule.iterations
     if method.sampling == "images":

@@ -16,16 +16,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.config import Recipe
+from adapt.config import Recipe, Thinning
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
 from adapt.methods import METHODS
 from adapt.recipes import apply_override, explain, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
+from adapt.resuming import resume
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt, pretrain, resume
+from adapt.training import Machine, adapt, pretrain
 from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.image import Preprocessing
@@ -177,8 +178,9 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )
+    thinning = {"thinning": Thinning().model_dump(mode="json")}  # absent from older runs
     was: dict[str, Any] = {
-        "recipe": run.info.recipe,
+        "recipe": thinning | dict(run.info.recipe),
         "seed": run.info.seed,
         "backbone": run.info.backbone,
         "input size": run.info.preprocessing,

@@ -64,7 +64,9 @@ class _Record(BaseModel):
 class DataInfo(_Record):
     """One folder of crops as it was read.
 
-    fingerprint: sha256 over key and content of every crop that was used.
+    fingerprint: `CropSet.fingerprint`, of every crop that was read. crops: used, after thinning.
+    manifest: the file that listed them, by its name in root; empty for a folder that was searched.
+    thinned: crops left out because their track has others like them.
     unreadable: crops left out because they cannot be read. not_images: other files, by their
     names no images, as Thumbs.db. dropped: both, by key, with the reason.
     """
@@ -74,6 +76,8 @@ class DataInfo(_Record):
     fingerprint: str
     crops: int
     cameras: tuple[str, ...]
+    manifest: str = ""
+    thinned: int = 0
     unreadable: int = 0
     not_images: int = 0
     dropped: Mapping[str, str]
@@ -87,6 +91,8 @@ class DataInfo(_Record):
             fingerprint=crops.fingerprint,
             crops=len(crops),
             cameras=crops.cameras,
+            manifest=crops.manifest,
+            thinned=crops.thinned,
             unreadable=sum(drop.image for drop in crops.dropped),
             not_images=sum(not drop.image for drop in crops.dropped),
             dropped={drop.key: drop.reason for drop in crops.dropped},
@@ -130,6 +136,7 @@ class RunInfo(_Record):
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
     it learnt from, with what those networks had learnt from, and what it was validated on.
+    hold_back: share of the site's crops that it was kept from.
     inputs: where all that is read from; null in runs that were written before it was kept.
     keep_rounds: whether the network of every round is kept.
     state: `running` also means that the process died; `stopped`, that it was asked to. reason,
@@ -148,6 +155,7 @@ class RunInfo(_Record):
     weights: WeightsInfo | None = None
     parsing: WeightsInfo | None = None
     camera_pattern: str | None = None
+    hold_back: float = 0.0
     init: tuple[str, ...]
     data: tuple[DataInfo, ...]
     inputs: Inputs | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -14,23 +13,19 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
-from adapt.clustering import Clusterer
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import read_labelled, read_site
-from adapt.data.loading import load_crops
 from adapt.data.part_masks import PartParser, with_part_masks
-from adapt.data.sources import merge_sources, refuse_twice
 from adapt.data.splits import Split
-from adapt.errors import AdaptError, ConfigError, RunError
+from adapt.errors import AdaptError, RunError
 from adapt.features import extract
 from adapt.labels.centers import cluster_centers
 from adapt.loop import Round, train
 from adapt.loop_state import LoopState
-from adapt.methods import METHODS, Method, SiteMethod, Source, SourceMethod
+from adapt.methods import Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
+from adapt.preparing import prepare, read_sources, read_validation, site_clusterer
 from adapt.progress import progress
-from adapt.recipes import parse_recipe
 from adapt.run_checkpoints import RunCheckpoints, StopRequest
 from adapt.runs import (
     DataInfo,
@@ -86,12 +81,12 @@ def pretrain(
     torch.manual_seed(machine.seed)
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
-    parser, parsing = _part_parser(options)
-    data = _read_sources(sources, splits, preprocessing)
+    parser, parsing = part_parser(options)
+    data = read_sources(sources, splits, preprocessing)
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)
-    labelled = _read_validation(validation, preprocessing)
+    labelled = read_validation(validation, preprocessing)
     info = _describe(
         "pretrain",
         recipe,
@@ -122,142 +117,66 @@ def adapt(
     validation: Path | None = None,
     keep_rounds: bool = False,
     stop: StopRequest | None = None,
+    hold_back: float = 0.0,
 ) -> Run:
     """Adapt source-trained networks to the unlabelled crops of a site.
 
     target: see `adapt.data.folders.read_site`; no identity is read. inits: run folders of one
     architecture and input size. sources, splits: labelled crops as in `pretrain`, for a method
     that learns from them, too. validation: labelled set scored after each round, for the
-    curves only; nothing is chosen by it. keep_rounds: keep the network of every round.
+    curves only; nothing is chosen by it. keep_rounds: keep the network of every round. hold_back:
+    share of the crops to leave out, in [0, 1), see `adapt.data.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
     refuse_taken(out)
     torch.manual_seed(machine.seed)
-    method_type = METHODS[recipe.method]
-    runs = [Run.open(path) for path in inits]
-    nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
-    first = runs[0].info
-    method = method_type(nets, recipe.options, _clusterer(recipe, machine))
-    if len(runs) < len(nets):
-        log.warning(
-            "one --init for %d networks: they start equal; pre-train a second seed for the full "
-            "method",
-            len(nets),
-        )
-    _check_sources(method, recipe, sources)
-    data = _read_target(target, camera_pattern, first.preprocessing)
-    if len(data.crops.cameras) == 1:
-        log.warning("the crops of %s do not tell cameras apart: treated as one camera", target)
-    source = None
-    if sources and isinstance(method, SourceMethod):
-        source = _read_sources(sources, splits, first.preprocessing)
-        _start_source(method, source, machine.device)
-    prints = tuple(run.network_hash() for run in runs)
-    if len(set(prints)) < len(prints):
-        log.warning("two --init runs hold the same network; give two that differ by their seed")
-    learnt = [d for run in runs for d in run.info.data if d.role == "source"]
+    site = prepare(
+        target,
+        camera_pattern=camera_pattern,
+        hold_back=hold_back,
+        inits=inits,
+        recipe=recipe,
+        clusterer=site_clusterer(recipe, machine.seed, machine.device),
+        sources=sources,
+        splits=splits,
+        validation=validation,
+    )
+    source = site.source
+    if source is not None and isinstance(site.method, SourceMethod):
+        _start_source(site.method, source, machine.device)
+    learnt = [d for run in site.inits for d in run.info.data if d.role == "source"]
     if source is not None:
         learnt.append(DataInfo.of(source.crops, "source"))
-    labelled = _read_validation(validation, first.preprocessing)
+    first = site.inits[0].info
     info = _describe(
         "adapt",
         recipe,
         recipe_name,
         machine,
         backbone=first.backbone,
-        attention=method.embedder().attention is not None,
+        attention=site.method.embedder().attention is not None,
         preprocessing=first.preprocessing,
         camera_pattern=camera_pattern,
-        init=prints,
+        hold_back=hold_back,
+        init=tuple(run.network_hash() for run in site.inits),
         data=(
-            DataInfo.of(data.crops, "target"),
+            DataInfo.of(site.data.crops, "target"),
             *{d.fingerprint: d for d in learnt}.values(),
-            *_validation_infos(labelled),
+            *_validation_infos(site.labelled),
         ),
         inputs=_inputs(target, sources, splits, validation),
         keep_rounds=keep_rounds,
     )
     return train_into(
-        Run.create(out, info), method, data, recipe, machine, labelled, source, stop=stop
+        Run.create(out, info),
+        site.method,
+        site.data,
+        recipe,
+        machine,
+        site.labelled,
+        source,
+        stop=stop,
     )
-
-
-def resume(path: Path, device: torch.device, stop: StopRequest | None = None) -> Run:
-    """Go on with a run that was stopped or died, as if it never had.
-
-    On the same machine it ends with the network of an unbroken run, bit for bit.
-    Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
-    """
-    run = Run.reopen(path)
-    try:
-        info = run.info
-        state = LoopState(*run.checkpoint())
-        if device.type != torch.device(info.device).type:
-            raise RunError(
-                f"{path} was trained on {info.device}: give --device {info.device}, or start anew"
-            )
-        changed = {k for k, v in library_versions().items() if info.versions.get(k) != v}
-        if changed:
-            log.warning(
-                "other versions of %s than the run began with: it may end otherwise",
-                ", ".join(sorted(changed)),
-            )
-        machine = Machine(device, info.seed)
-        recipe = parse_recipe(info.recipe)
-        inputs = cast(Inputs, info.inputs)
-        prepare = _prepare_pretraining if info.kind == "pretrain" else _prepare_adaptation
-        method, data, source = prepare(info, inputs, recipe, machine)
-        labelled = _read_validation(
-            Path(inputs.validation) if inputs.validation else None, info.preprocessing
-        )
-        run.rewind(state.rounds)
-    except BaseException:
-        run.release()
-        raise
-    log.info("%s goes on in round %d", path, state.rounds + 1)
-    return train_into(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
-
-
-def _prepare_pretraining(
-    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
-) -> tuple[Method, DecodedCrops, None]:
-    """What `pretrain` trains, but for its weights."""
-    options = cast(SourceOptions, recipe.options)
-    parser, parsing = _part_parser(options)
-    if parsing != info.parsing:
-        raise RunError(f"{options.parts_model} is another model than the run began with")
-    data = _read_sources([Path(root) for root in inputs.sources], inputs.splits, info.preprocessing)
-    _check_unchanged(info, data, "source")
-    if parser is not None:
-        data = with_part_masks(data, parser)
-    return Source(ReIDNet(info.backbone), options, data.crops.persons), data, None
-
-
-def _prepare_adaptation(
-    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
-) -> tuple[Method, DecodedCrops, DecodedCrops | None]:
-    """What `adapt` trains, but for its weights."""
-    method_type = METHODS[recipe.method]
-    wanted = recipe.options.students_wanted(method_type.students_wanted)
-    nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
-    method = method_type(nets, recipe.options, _clusterer(recipe, machine))
-    data = _read_target(Path(inputs.target), info.camera_pattern, info.preprocessing)
-    _check_unchanged(info, data, "target")
-    source = None
-    if inputs.sources:
-        roots = [Path(root) for root in inputs.sources]
-        source = _read_sources(roots, inputs.splits, info.preprocessing)
-        _check_unchanged(info, source, "source")
-    return method, data, source
-
-
-def _check_unchanged(info: RunInfo, data: DecodedCrops, role: Literal["source", "target"]) -> None:
-    known = {each.fingerprint for each in info.data if each.role == role}
-    if data.crops.fingerprint not in known:
-        raise RunError(
-            f"the crops below {data.crops.root} are not those that the run began with: restore "
-            "them, or start a new run"
-        )
 
 
 def _inputs(
@@ -274,27 +193,13 @@ def _inputs(
     )
 
 
-def _part_parser(options: SourceOptions) -> tuple[PartParser | None, WeightsInfo | None]:
+def part_parser(options: SourceOptions) -> tuple[PartParser | None, WeightsInfo | None]:
+    """The model that finds body parts, and which one it is; none unless `parts = masks`."""
     if options.parts != "masks":
         return None, None
     path = Path(options.parts_model)
     parser = PartParser(path, (options.upper_classes, options.lower_classes))
     return parser, WeightsInfo(source=str(path), sha256=sha256_file(path))
-
-
-def _clusterer(recipe: Recipe, machine: Machine) -> Clusterer:
-    return Clusterer(
-        recipe.clustering,
-        identities_per_batch=recipe.batch.identities,
-        seed=machine.seed,
-        device=None if machine.device.type == "cpu" else machine.device,
-    )
-
-
-def _read_target(
-    target: Path, camera_pattern: str | None, preprocessing: Preprocessing
-) -> DecodedCrops:
-    return load_crops(read_site(target, camera_pattern), preprocessing, forget_names=True)
 
 
 def _start(
@@ -318,49 +223,11 @@ def _start(
     return net, WeightsInfo.of(backbone, weights), ()
 
 
-def _read_sources(
-    sources: Sequence[Path], splits: Sequence[Split], preprocessing: Preprocessing
-) -> DecodedCrops:
-    refuse_twice(sources)
-    sets = [read_labelled(root, splits) for root in sources]
-    return load_crops(merge_sources(sets), preprocessing)
-
-
-def _check_sources(method: SiteMethod, recipe: Recipe, sources: Sequence[Path]) -> None:
-    """Raise ConfigError unless source crops are given where they are used, and only there."""
-    name, wanted = recipe.method, recipe.options.source_wanted()
-    if wanted and not sources:
-        raise ConfigError(
-            f"{name} learns from labelled source crops, too: give --source, the folder that the "
-            "--init network was pre-trained on; without one, --set options.source=none"
-        )
-    if sources and not wanted:
-        why = "options.source is none" if isinstance(method, SourceMethod) else "it uses none"
-        raise ConfigError(f"--source is given, but {name} learns from no source crops: {why}")
-    if isinstance(method, SourceMethod) and not wanted:
-        log.warning(
-            "%s without source crops is a degraded mode: only its losses on the site are left", name
-        )
-
-
 def _start_source(method: SourceMethod, source: DecodedCrops, device: torch.device) -> None:
     with progress("extract source", len(source)) as tick:
         (features,) = extract([method.embedder()], source.images, device=device, progress=tick)
     _, persons = np.unique(source.crops.persons, return_inverse=True)
     method.start_source(cluster_centers(features, persons, normalise=True))
-
-
-def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
-    if not 1 <= len(runs) <= wanted:
-        most = f"1 to {wanted} networks" if wanted > 1 else "1 network"
-        raise RunError(f"this method starts from {most}, --init gave {len(runs)}")
-    kinds = {(run.info.backbone, run.info.attention, run.info.preprocessing) for run in runs}
-    if len(kinds) > 1:
-        raise RunError(
-            "the --init runs differ in backbone, attention or input size; pre-train them alike"
-        )
-    nets = [run.network() for run in runs]
-    return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
 
 
 def _describe(
@@ -446,10 +313,6 @@ def train_into(
     finally:
         run.release()
     return run
-
-
-def _read_validation(root: Path | None, preprocessing: Preprocessing) -> LabelledCrops | None:
-    return None if root is None else LabelledCrops.read(root, preprocessing)
 
 
 def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:

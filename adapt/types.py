@@ -24,6 +24,9 @@ OUTLIER = -1
 UNLABELLED = -1
 """`Sample.person` of an image whose identity is not known (every image of a target site)."""
 
+UNTRACKED = -1
+"""`Sample.track` of a crop that no tracker followed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -33,12 +36,16 @@ class Sample:
         cameras may hold files of the same name, keys never collide.
     camera: code >= 0 of the camera that saw it; `CropSet.cameras[camera]` is its name.
     person: identity >= 0, or `UNLABELLED`.
+    track: code >= 0 of the track within its set, or `UNTRACKED`; a track is of one camera.
+    time: seconds since 1970-01-01 UTC, or None where unknown.
     """
 
     path: Path
     key: str
     camera: int
     person: int = UNLABELLED
+    track: int = UNTRACKED
+    time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,12 @@ class CropSet:
     """The readable crops of a folder, in a fixed order, and what was left out.
 
     cameras: camera names; `Sample.camera` indexes it. One entry when cameras are unknown.
-    fingerprint: sha256 over (key, content) of all crops: the identity of the data.
+    fingerprint: sha256 over (key, content) of all crops that were read, and over (camera, track,
+        time) of those of a manifest: the identity of the data.
+    manifest: name of the file that lists the crops; empty where a folder was searched.
+    thinned: crops left out because their track has others like them.
+
+    Raises DataError when two crops share one key, or one track two cameras.
     """
 
     root: Path
@@ -66,11 +78,16 @@ class CropSet:
     cameras: tuple[str, ...]
     dropped: tuple[Dropped, ...] = ()
     fingerprint: str = ""
+    manifest: str = ""
+    thinned: int = 0
 
     def __post_init__(self) -> None:
         keys = {sample.key for sample in self.samples}
         if len(keys) != len(self.samples):
             raise DataError(f"{self.root}: two crops share one key")
+        seen = {(s.track, s.camera) for s in self.samples if s.track != UNTRACKED}
+        if len(seen) != len({track for track, _ in seen}):
+            raise DataError(f"{self.root}: a track is of two cameras; name tracks by their camera")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -84,6 +101,16 @@ class CropSet:
     def camera_codes(self) -> NDArray[np.int64]:
         """(N,) camera codes."""
         return np.array([s.camera for s in self.samples], np.int64)
+
+    @property
+    def tracks(self) -> NDArray[np.int64]:
+        """(N,) track codes, `UNTRACKED` where there is none."""
+        return np.array([s.track for s in self.samples], np.int64)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(N,) seconds since 1970-01-01 UTC, nan where unknown."""
+        return np.array([np.nan if s.time is None else s.time for s in self.samples], np.float64)
 
 
 @dataclass(frozen=True)

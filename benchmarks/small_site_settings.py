@@ -44,26 +44,16 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     "nrmt": {
         "nrmt_small": (),
         "nrmt clusters from 8": ("clustering.min_cluster_size=8", "clustering.min_samples=8"),
-        "nrmt raw thresholds": ("options.thresholds=raw",),
-    },
-    "hli": {
-        "hli_small": (),
-        "hli random erasing": ("options.erase=0", "augment.erase=0.5"),
     },
     "aml": {
         "aml_small": (),
-        "aml 5 pairs per image": ("clustering.radius=pairs", "clustering.pairs_per_image=5"),
+        "aml 15 merged across cameras": ("options.merge_cross_camera=15",),
         "aml 5 pairs per image, 15 across cameras": (
             "clustering.radius=pairs",
             "clustering.pairs_per_image=5",
             "options.merge_cross_camera=15",
         ),
-        "aml HDBSCAN clusters from 4": (
-            "clustering.algorithm=hdbscan",
-            "clustering.min_cluster_size=4",
-        ),
         "aml similarity of the neck feature": ("options.similarity=neck",),
-        "aml 15 merged across cameras": ("options.merge_cross_camera=15",),
     },
     "daal": {
         "daal_small": (),

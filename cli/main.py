@@ -9,6 +9,7 @@ import typer
 
 import cli.clustering
 import cli.demo
+import cli.gating
 import cli.reporting
 import cli.reproducing
 import cli.runs
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 cli.training.register(app)
+cli.gating.register(app)
 cli.reproducing.register(app)
 cli.runs.register(app)
 cli.reporting.register(app)

@@ -11,11 +11,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapt.evaluate.metrics import ProtocolName
+from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def adapt(
     ctx: typer.Context,
     method: Annotated[str | None, typer.Option(help="aml, daal, hli, mmt or nrmt.")] = None,
     target: Annotated[
-        Path | None, typer.Option(help="Folder of the site's crops; no labels are read.")
+        Path | None,
+        typer.Option(help="Folder of the site's crops, or a manifest; no labels are read."),
     ] = None,
     init: Annotated[
         list[Path] | None,
@@ -126,6 +128,9 @@ def adapt(
         str | None,
         typer.Option(help="Regular expression that finds the camera in a crop's path."),
     ] = None,
+    hold_back: Annotated[
+        float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
+    ] = 0.0,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
     ] = None,
@@ -137,10 +142,14 @@ def adapt(
         bool, typer.Option("--keep-rounds", help="Keep the network of every round.")
     ] = False,
     resume: Resume = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, time and memory; write nothing.")
+    ] = False,
 ) -> None:
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
+    from adapt.plan import plan_adaptation
     from adapt.recipes import load_recipe, recipe_label
     from adapt.training import adapt as run_adapt
 
@@ -152,20 +161,27 @@ def adapt(
     if method not in METHODS:
         raise ConfigError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
     name = recipe or method
+    settings: dict[str, Any] = {
+        "camera_pattern": camera_pattern,
+        "hold_back": hold_back,
+        "inits": init,
+        "recipe": load_recipe(name, method=method, overrides=overrides or ()),
+        "out": out,
+        "machine": _machine(device, seed),
+        "sources": source or (),
+        "splits": _splits(all_splits),
+        "validation": validation,
+    }
+    if plan:
+        typer.echo(plan_text(plan_adaptation(target, **settings)))
+        return
     with _stopped_by_sigterm() as stop:
         run = run_adapt(
             target,
-            camera_pattern=camera_pattern,
-            inits=init,
-            recipe=load_recipe(name, method=method, overrides=overrides or ()),
             recipe_name=recipe_label(name, overrides or ()),
-            out=out,
-            machine=_machine(device, seed),
-            sources=source or (),
-            splits=_splits(all_splits),
-            validation=validation,
             keep_rounds=keep_rounds,
             stop=stop,
+            **settings,
         )
     _say_finished(run)
 
@@ -248,8 +264,8 @@ def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
     """Go on with a run, with nothing changed but, perhaps, the name of its device."""
     from adapt.device import pick_device
     from adapt.errors import ConfigError
+    from adapt.resuming import resume
     from adapt.runs import Run
-    from adapt.training import resume
 
     given = [
         next(name for name in parameter.opts if name.startswith("--"))

@@ -50,7 +50,8 @@ def decode_crops(
         into the order of the crops, and so into what is drawn from it.
     progress: called with the number of crops done after each of them.
     Returns the readable crops with `dropped` extended by path and reason, and `fingerprint` set
-    to the sha256 over key and content of each crop in order.
+    to the sha256 over key and content of each crop in order; of a manifest's crops also over
+    camera, track and time, which no file name tells.
     Raises NoImagesError when nothing is left.
     """
     digest = hashlib.sha256()
@@ -65,6 +66,9 @@ def decode_crops(
             else:
                 hashes[row] = result
                 digest.update(os.fsencode(sample.key) + b"\0" + result)
+                if listing.manifest:
+                    told = (listing.cameras[sample.camera], sample.track, sample.time)
+                    digest.update(repr(told).encode())
             progress(row + 1)
     if not hashes:
         raise NoImagesError(
@@ -82,6 +86,17 @@ def decode_crops(
         fingerprint=digest.hexdigest(),
     )
     return DecodedCrops(crops, images[: len(kept)])
+
+
+def keep_rows(data: DecodedCrops, rows: NDArray[np.intp]) -> DecodedCrops:
+    """Some crops of a set, in its memory: `data` is used up, a second copy may not fit.
+
+    rows: (M,) rising rows of the crops to keep.
+    """
+    for place, row in enumerate(rows):
+        data.images[place] = data.images[row]
+    samples = tuple(data.crops.samples[row] for row in rows)
+    return DecodedCrops(replace(data.crops, samples=samples), data.images[: len(rows)])
 
 
 def _reorder(images: NDArray[np.uint8], order: Sequence[int]) -> None:

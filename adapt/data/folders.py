@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapt.data.manifest import (
+    Manifest,
+    Problems,
+    find_manifest,
+    note_shared_tracks,
+    read_manifest,
+)
 from adapt.data.msmt17 import LISTS, msmt17_splits, read_msmt17
 from adapt.data.splits import Split, camera_codes
 from adapt.errors import DataError, NoImagesError
-from adapt.types import UNLABELLED, CropSet, Dropped, Sample
+from adapt.types import UNLABELLED, UNTRACKED, CropSet, Dropped, Sample
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -96,15 +103,20 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
 def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     """List the unlabelled crops of a site; identities in file names are never read.
 
-    Of a labelled set (see `read_labelled`) these are its training crops, with their cameras.
-    Cameras, by the first rule that applies: `camera_pattern` (regular expression searched in
-    the path below `root`; its group `camera`, or its first group, names the camera); Market-1501
-    file names (`PPPP_cC...`, all of them, in one folder); the first folder
-    below `root`; otherwise one camera for all.
+    root: a folder, or a manifest (`adapt.data.manifest`); a folder that holds one is read by it,
+    and the manifest's crops have tracks and times. Of a labelled set (see `read_labelled`) the
+    crops are those for training, with their cameras.
+    Cameras, by the manifest's column; else by the first rule that applies: `camera_pattern`
+    (regular expression searched in the path below `root`; its group `camera`, or its first group,
+    names the camera); Market-1501 file names (`PPPP_cC...`, all of them, in one folder); the first
+    folder below `root`; otherwise one camera for all.
     Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
-    does not match every file, or when a folder has the name of the camera of crops outside
-    folders.
+    does not match every file, when a folder has the name of the camera of crops outside
+    folders, or as `read_manifest`.
     """
+    file = find_manifest(root)
+    if file is not None:
+        return _manifest_site(read_manifest(file), camera_pattern)
     market = root / SPLIT_FOLDERS["train"]
     if not market.is_dir() and "train" in msmt17_splits(root):
         found, names = _listed_site(root, camera_pattern)
@@ -118,6 +130,37 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
         for path, name in zip(found.images, names, strict=True)
     )
     return CropSet(root, samples, tuple(cameras), found.ignored)
+
+
+def _manifest_site(manifest: Manifest, pattern: str | None) -> CropSet:
+    root, entries = manifest.file.parent, manifest.entries
+    if manifest.has_cameras and pattern is not None:
+        raise DataError(
+            f"{manifest.file} has a column 'camera', and --camera-pattern is given, too: leave out "
+            "the one that is wrong"
+        )
+    found = _Found(root, tuple(root / entry.path for entry in entries), ())
+    if manifest.has_cameras:
+        names = [entry.camera for entry in entries]
+    else:
+        names = _camera_names(found, root, pattern)
+        problems = Problems(manifest.file)
+        rows = [(e.row, e.track, name) for e, name in zip(entries, names, strict=True)]
+        note_shared_tracks(rows, problems)
+        problems.refuse()
+    cameras = camera_codes(names)
+    tracks = {name: code for code, name in enumerate(sorted({e.track for e in entries} - {""}))}
+    samples = tuple(
+        Sample(
+            root / entry.path,
+            entry.path,
+            cameras[name],
+            track=tracks.get(entry.track, UNTRACKED),
+            time=entry.time,
+        )
+        for entry, name in zip(entries, names, strict=True)
+    )
+    return CropSet(root, samples, tuple(cameras), manifest=manifest.file.name)
 
 
 def _listed_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:

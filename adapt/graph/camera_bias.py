@@ -22,11 +22,37 @@ def camera_bias(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> float:
     Raises:
         ValueError: the lengths differ.
     """
-    if cameras.shape != (len(rank),):
+    each = camera_bias_of_each(rank, cameras)
+    return float(each.mean()) if len(each) else 0.0
+
+
+def camera_bias_of_each(
+    rank: NDArray[np.integer],
+    cameras: NDArray[np.int64],
+    left_out: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Give what `camera_bias` is the mean of.
+
+    Args:
+        rank: (N, K) nearest neighbours of N images, the image itself first; with `left_out`, none
+            of an image's others that were left out.
+        cameras: (N,) camera codes.
+        left_out: (N,) images of i's own camera that could not be its neighbours, i itself
+            included; only i itself unless given. The chance is then (n_{c_i} - l_i) / (N - l_i).
+
+    Returns:
+        (N,) in [-1, 1].
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if cameras.shape != (len(rank),) or (left_out is not None and left_out.shape != cameras.shape):
         raise ValueError(f"cameras {cameras.shape} do not fit {len(rank)} images")
     others = rank[:, 1:]
     if not others.size:
-        return 0.0
+        return np.zeros(len(rank))
     same = (cameras[others] == cameras[:, None]).mean(axis=1)
     _, code, size = np.unique(cameras, return_inverse=True, return_counts=True)
-    return float((same - (size[code] - 1) / (len(cameras) - 1)).mean())
+    out = np.ones(len(cameras), np.int64) if left_out is None else left_out
+    bias: NDArray[np.float64] = same - (size[code] - out) / np.maximum(len(cameras) - out, 1)
+    return bias

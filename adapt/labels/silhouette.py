@@ -26,10 +26,25 @@ def silhouette(distances: csr_array, labels: NDArray[np.int64]) -> float:
 
     Source: Rousseeuw, J. Comput. Appl. Math. 20 (1987).
     """
+    return float(_of_clustered(distances, labels)[1].sum() / max(len(labels), 1))
+
+
+def silhouette_of_each(distances: csr_array, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) silhouettes, whose mean `silhouette` is; arguments as there."""
+    kept, each = _of_clustered(distances, labels)
+    found = np.zeros(len(labels))
+    found[kept] = each
+    return found
+
+
+def _of_clustered(
+    distances: csr_array, labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Images in clusters of two or more, and their silhouettes; all others have 0."""
     images, clusters = len(labels), int(labels.max(initial=OUTLIER)) + 1
     kept = np.flatnonzero(labels != OUTLIER)
     if clusters < 2:
-        return 0.0
+        return kept[:0], np.zeros(0)
     size = np.bincount(labels[kept])
     member = csr_array((np.ones(len(kept)), (kept, labels[kept])), (images, clusters))
     near = csr_array((1 - distances.data, distances.indices, distances.indptr), distances.shape)
@@ -42,4 +57,4 @@ def silhouette(distances: csr_array, labels: NDArray[np.int64]) -> float:
     kept = kept[size[labels[kept]] > 1]
     a = 1 - to_own[kept] / (size[labels[kept]] - 1)
     b = 1 - to_other[kept]
-    return float(((b - a) / np.maximum(np.maximum(a, b), 1e-12)).sum() / images)
+    return kept, (b - a) / np.maximum(np.maximum(a, b), 1e-12)

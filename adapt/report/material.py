@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.data.cache import DecodedCrops
-from adapt.data.folders import read_site
-from adapt.data.loading import load_crops
 from adapt.errors import ConfigError, DataError, RunError
+from adapt.preparing import list_site, read_crops
+from adapt.recipes import parse_recipe
 from adapt.runs import Run
 from adapt.scoring import network_embedder
 
@@ -57,7 +57,7 @@ def gather(run: Run, target: Path | None, old: Run | None, device: torch.device)
     data: DecodedCrops | None = None
     try:
         data = _crops(run, target)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         problems["crops"] = str(error)
     labels: tuple[NDArray[np.int64], ...] = ()
     try:
@@ -81,12 +81,17 @@ def gather(run: Run, target: Path | None, old: Run | None, device: torch.device)
 
 
 def _crops(run: Run, target: Path | None) -> DecodedCrops:
-    """The run's crops. Raises DataError when they are gone or are not the same."""
+    """The run's crops.
+
+    Raises DataError when they are gone or are not the same, ConfigError when the recipe that
+    thinned them is of another version.
+    """
     info = run.info
     known = next((d for d in info.data if d.role == "target"), None)
     kept = info.inputs.target if info.inputs else ""
     root = target or Path(kept or (known.root if known else ""))
-    data = load_crops(read_site(root, info.camera_pattern), info.preprocessing, forget_names=True)
+    listing = list_site(root, info.camera_pattern, info.hold_back)
+    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing)
     if known is None or data.crops.fingerprint != known.fingerprint:
         was = f" ({known.crops} then, {len(data)} now)" if known else ""
         raise DataError(

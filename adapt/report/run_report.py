@@ -172,10 +172,11 @@ def _warnings(rounds: RoundRows) -> list[Block]:
 
 
 def _crops(data: Sequence[DataInfo]) -> list[Block]:
-    head = ("used as", "crops", "cameras", "unreadable", "other files", "fingerprint", "folder")
+    head = ("used as", "crops", "cameras", "thinned out", "unreadable", "other files",
+            "fingerprint", "folder or list")  # fmt: skip
     rows = [
-        (d.role, str(d.crops), str(len(d.cameras)), str(d.unreadable), str(d.not_images),
-         d.fingerprint[:12], d.root)
+        (d.role, str(d.crops), str(len(d.cameras)), str(d.thinned), str(d.unreadable),
+         str(d.not_images), d.fingerprint[:12], f"{d.root}/{d.manifest}" if d.manifest else d.root)
         for d in data
     ]  # fmt: skip
     left_out = [(key, reason) for d in data for key, reason in d.dropped.items()]
@@ -212,6 +213,7 @@ def _settings(info: RunInfo) -> Block:
         "seed": str(info.seed),
         "started from": ", ".join(each[:12] for each in info.init) or weights or "random numbers",
         "camera pattern": info.camera_pattern or "",
+        "held back": f"{info.hold_back:.0%} of the crops, for the gate" if info.hold_back else "",
         **{name: _value(value) for name, value in flatten(info.recipe).items()},
         "versions": ", ".join(f"{name} {number}" for name, number in info.versions.items()),
     }

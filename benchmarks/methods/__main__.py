@@ -8,8 +8,9 @@ ablations  each paper's switches, on the sites of `synthetic`
 pictures   draws the figures in `--results` into `--pictures`
 
 Each run has a process of its own. What is there, finished or stopped by a collapse, is used again
-if it is the same run. Tables are printed in Markdown after each run, and their figures kept in
-PART.json below `--out`. The site's labels are read only to score, and by the ceiling.
+if it is the same run; what was interrupted goes on. Tables are printed in Markdown after each run,
+and their figures kept in PART.json below `--out`. The site's labels are read only to score, and by
+the ceiling.
 """
 
 from __future__ import annotations

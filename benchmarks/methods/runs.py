@@ -27,6 +27,7 @@ from adapt.errors import (
     TrainingError,
 )
 from adapt.methods import METHODS
+from adapt.resuming import resume
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops
 from adapt.training import Machine, adapt, pretrain
@@ -121,10 +122,14 @@ class Outcome:
 def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     """The run that is there, or `work` done in a fresh process, which leaves it there.
 
-    work: has to be picklable. Raises SystemExit when a run is there that is another one, or one
-    that was interrupted after some rounds.
+    A run that was interrupted goes on. work: has to be picklable. Raises SystemExit when a run is
+    there that is another one.
     """
-    if not (wanted.out / "run.json").exists() or not _usable(wanted):
+    there = (wanted.out / "run.json").exists()
+    if there and Run.open(wanted.out).can_continue:
+        _refuse_other(wanted)
+        alone(_measured, partial(resume, wanted.out, CPU), _cost_file(wanted.out))
+    elif not there or not _usable(wanted):
         alone(_measured, work, _cost_file(wanted.out))
     file = _cost_file(wanted.out)
     peak = json.loads(file.read_text())["peak"] if file.exists() else None
@@ -200,9 +205,13 @@ def _usable(wanted: Wanted) -> bool:
         if run.info.rounds:
             raise SystemExit(f"{wanted.out} did not finish: remove it, unless it still runs")
         return False
-    if other := differences(run, wanted):
-        raise SystemExit(f"{wanted.out} is of another {', '.join(other)}: remove it")
+    _refuse_other(wanted)
     return True
+
+
+def _refuse_other(wanted: Wanted) -> None:
+    if other := differences(Run.open(wanted.out), wanted):
+        raise SystemExit(f"{wanted.out} is of another {', '.join(other)}: remove it")
 
 
 def differences(run: Run, wanted: Wanted) -> list[str]:

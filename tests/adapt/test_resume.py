@@ -20,9 +20,10 @@ from adapt.errors import CheckpointError, RunError, StoppedError  # noqa: E402
 from adapt.methods import METHODS  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
+from adapt.resuming import resume  # noqa: E402
 from adapt.run_checkpoints import StopRequest  # noqa: E402
 from adapt.runs import Run  # noqa: E402
-from adapt.training import Machine, adapt, pretrain, resume  # noqa: E402
+from adapt.training import Machine, adapt, pretrain  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
@@ -91,7 +92,9 @@ class World:
             stop=stop,
         )
 
-    def adapted(self, name: str, out: Path, stop: StopRequest | None = None) -> Run:
+    def adapted(
+        self, name: str, out: Path, stop: StopRequest | None = None, hold_back: float = 0.0
+    ) -> Run:
         recipe = load_recipe(f"{name}_small", method=name, overrides=(*TINY, *OWN.get(name, ())))
         wanted = recipe.options.students_wanted(METHODS[name].students_wanted)
         return adapt(
@@ -106,6 +109,7 @@ class World:
             validation=self.site,
             keep_rounds=True,
             stop=stop,
+            hold_back=hold_back,
         )
 
 
@@ -150,6 +154,19 @@ def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
     assert not (path / "checkpoint.safetensors").exists()
     with pytest.raises(RunError, match="is finished: there is nothing to continue"):
         resume(path, CPU)
+
+
+def test_crops_held_back_stay_so(world: World, tmp_path: Path) -> None:
+    whole = world.adapted("mmt", tmp_path / "whole", hold_back=0.2)
+    path = tmp_path / "pieces"
+    run, pieces = in_pieces(
+        lambda stop: world.adapted("mmt", path, stop, hold_back=0.2), path, STEPS + 5
+    )
+    assert pieces > 1
+    assert outcome(run) == outcome(whole)
+    (target,) = (data for data in run.info.data if data.role == "target")
+    assert target.crops < 8 * 2 * 4
+    assert run.info.hold_back == 0.2
 
 
 def test_pretraining_in_pieces_is_the_unbroken_one(world: World) -> None:

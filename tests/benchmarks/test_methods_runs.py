@@ -12,7 +12,9 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.folders import read_market
 from adapt.data.sources import merge_sources
+from adapt.errors import StoppedError
 from adapt.recipes import load_recipe
+from adapt.run_checkpoints import StopRequest
 from adapt.runs import Run
 from benchmarks.methods.arms import ARMS, SUPERVISED
 from benchmarks.methods.runs import Wanted, adapted, differences, made, same_recipe
@@ -52,6 +54,20 @@ def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) 
         )
         with pytest.raises(SystemExit, match="did not finish"):
             made(wanted, nothing)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    data = write_market(tmp_path / "a", persons=3, seed=0)
+    crops = merge_sources([read_market(data, ("train",))])
+    asked = StopRequest()
+    asked.make()
+    with pytest.raises(StoppedError):
+        source_run(data, tmp_path / "run", 1, asked)
+    wanted = Wanted(tmp_path / "run", RECIPE, 1, "resnet18", SIZE, (crops,))
+    with pytest.raises(SystemExit, match="another seed: remove it"):
+        made(replace(wanted, seed=2), nothing)
+    assert Run.open(wanted.out).info.state == "stopped"
+    assert made(wanted, nothing).finished().info.state == "finished"
 
 
 def test_fields_that_came_after_a_run_count_as_their_defaults() -> None:

@@ -135,6 +135,18 @@ def test_finished_runs_are_used_again(work: Path, printed: str) -> None:
     assert {path: (path / "run.json").stat().st_mtime_ns for path in folders} == before
 
 
+def test_runs_from_before_tracks_were_thinned_are_used_again(work: Path, printed: str) -> None:
+    files = sorted((work / "out").glob("*/run.json"))
+    kept = [file.read_text() for file in files]
+    for file, text in zip(files, kept, strict=True):
+        info = json.loads(text)
+        del info["recipe"]["thinning"]
+        file.write_text(json.dumps(info))
+    assert reproduce(work) == printed
+    for file, text in zip(files, kept, strict=True):
+        file.write_text(text)
+
+
 def test_other_tasks_share_the_source_networks(work: Path, printed: str) -> None:
     before = (work / "out" / "mmt-duke-resnet18-seed1" / "run.json").stat().st_mtime_ns
     text = reproduce(work, task="mmt-duke-msmt17-resnet50-1000")

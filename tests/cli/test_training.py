@@ -113,6 +113,18 @@ def test_adapt_with_source_crops(source: Path, tmp_path: Path) -> None:
         assert info["attention"]
 
 
+def test_a_plan_is_printed_and_nothing_written(source: Path, tmp_path: Path) -> None:
+    pretrain(source, tmp_path / "init")
+    printed = resight(
+        *("adapt", "--method", "hli", "--target", source, "--init", tmp_path / "init"),
+        *("--out", tmp_path / "run", "--recipe", "hli_small", "--plan"),
+        *("--set", "batch.identities=3", "--set", "batch.instances=2"),
+    )
+    assert printed.startswith(f"hli on {source}: a plan, nothing is written\n  crops     24\n")
+    assert "  memory    about " in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["init"]
+
+
 def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path) -> None:
     """One network brings all crops together, so it confirms nothing to the other one."""
     for seed in (1, 2):

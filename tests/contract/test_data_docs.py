@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.folders import SPLIT_FOLDERS
 from adapt.data.known_sets import FOLDER_NAMES
+from adapt.data.manifest import COLUMNS, MANIFEST_NAMES
 from adapt.data.msmt17 import LISTS
 from adapt.recipes.papers import Paper, Task
 
@@ -26,6 +27,11 @@ def test_every_part_of_a_set_is_documented() -> None:
     text = (DOCS / "data.md").read_text()
     parts = [*SPLIT_FOLDERS.values(), *(name for names in LISTS.values() for name in names)]
     assert not [part for part in parts if f"`{part}`" not in text]
+
+
+def test_every_name_and_column_of_a_manifest_is_documented() -> None:
+    text = (DOCS / "data.md").read_text().partition("## Manifest of a site")[2]
+    assert not [name for name in (*COLUMNS, *MANIFEST_NAMES) if f"`{name}`" not in text]
 
 
 @pytest.mark.parametrize("record", [Paper, Task])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapt.recipes import load_recipe
+from adapt.run_checkpoints import StopRequest
 from adapt.runs import Run
 from adapt.scoring import LabelledCrops
 from adapt.training import Machine, pretrain
@@ -23,7 +24,7 @@ SHORT = (
 KMEANS = ("clustering.algorithm=kmeans", "clustering.clusters=4")
 
 
-def source_run(data: Path, out: Path, seed: int) -> Run:
+def source_run(data: Path, out: Path, seed: int, stop: StopRequest | None = None) -> Run:
     return pretrain(
         [data],
         splits=("train",),
@@ -34,6 +35,7 @@ def source_run(data: Path, out: Path, seed: int) -> Run:
         recipe_name="test",
         out=out,
         machine=Machine(CPU, seed),
+        stop=stop,
     )
 
 

@@ -67,6 +67,29 @@ def test_fingerprint_follows_names_and_content_only(tmp_path: Path) -> None:
     assert fingerprint("w", "1.png", 2) != first
 
 
+def test_fingerprint_of_a_folder_is_of_keys_and_content(tmp_path: Path) -> None:
+    expected = hashlib.sha256()
+    for n, key in enumerate(("a/1.png", "b/1.png")):
+        write(tmp_path / key, n)
+        content = (tmp_path / key).read_bytes()
+        expected.update(key.encode() + b"\0" + hashlib.sha256(content).digest())
+    assert decode_crops(read_site(tmp_path), SIZE).crops.fingerprint == expected.hexdigest()
+
+
+def test_fingerprint_of_a_manifest_follows_what_it_says(tmp_path: Path) -> None:
+    for n in range(2):
+        write(tmp_path / f"{n}.png", n)
+
+    def fingerprint(second: str, columns: str = "path,camera,track,time") -> str:
+        (tmp_path / "manifest.csv").write_text(f"{columns}\n0.png,a,x,1\n1.png,{second}\n")
+        return decode_crops(read_site(tmp_path), SIZE).crops.fingerprint
+
+    first = fingerprint("a,x,2")
+    assert fingerprint("a,x,2.0") == first, "the same moment"
+    assert len({first, fingerprint("b,y,2"), fingerprint("a,y,2"), fingerprint("a,x,3")}) == 4
+    assert fingerprint("a,x,") not in (first, fingerprint("a,,"))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_forgetting_names_orders_by_content_and_keeps_pixels_with_their_crops(
     tmp_path: Path, seed: int

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapt.evaluate.bootstrap import paired_bootstrap
+from adapt.evaluate.bootstrap import paired_bootstrap, percentile_interval, resampled_means
 from adapt.evaluate.metrics import RetrievalScores
 
 
@@ -95,3 +95,30 @@ def test_what_does_not_fit_is_refused() -> None:
         paired_bootstrap(one, one, np.array([1, 2, 3]), rng=rng())
     with pytest.raises(ValueError, match="confidence"):
         paired_bootstrap(one, one, ids, rng=rng(), confidence=1.0)
+
+
+def test_resampled_means_by_hand() -> None:
+    # groups of one and of two values; drawn twice: 0 0, 0 1 or 1 0, 1 1
+    means = resampled_means(np.array([[3.0], [0.0], [6.0]]), np.array([9, 4, 4]), rng=rng())
+    assert set(means[:, 0].tolist()) == {3.0}
+    means = resampled_means(np.array([[1.0], [4.0], [6.0]]), np.array([9, 4, 4]), rng=rng())
+    assert set(np.round(means[:, 0], 6).tolist()) == {1.0, round(11 / 3, 6), 5.0}
+    assert percentile_interval(means[:, 0], 0.95) == (1.0, 5.0)
+
+
+def test_resampled_means_of_two_models_are_paired() -> None:
+    value, group = rng(1).uniform(size=(60, 3)), np.repeat(np.arange(20), 3)
+    together = resampled_means(value, group, rng=rng(), resamples=700)
+    alone = [resampled_means(v[:, None], group, rng=rng(), resamples=700)[:, 0] for v in value.T]
+    assert together == pytest.approx(np.stack(alone, axis=1))
+    gain = resampled_means(value[:, :1] - value[:, 1:2], group, rng=rng(), resamples=700)
+    assert gain[:, 0] == pytest.approx(together[:, 0] - together[:, 1])
+
+
+def test_resampled_means_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be"):
+        resampled_means(np.zeros((0, 1)), np.zeros(0, np.int64), rng=rng())
+    with pytest.raises(ValueError, match="must be"):
+        resampled_means(np.zeros((2, 1)), np.zeros(3, np.int64), rng=rng())
+    with pytest.raises(ValueError, match="resamples"):
+        resampled_means(np.zeros((2, 1)), np.zeros(2, np.int64), rng=rng(), resamples=0)

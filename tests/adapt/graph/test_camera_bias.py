@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapt.graph.camera_bias import camera_bias
+from adapt.graph.camera_bias import camera_bias, camera_bias_of_each
 
 
 def lists(rank: NDArray[np.integer] | list[list[int]]) -> NDArray[np.int32]:
@@ -45,3 +45,19 @@ def test_one_camera_or_no_neighbours() -> None:
 def test_cameras_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit 2 images"):
         camera_bias(lists([[0, 1], [1, 0]]), np.zeros(3, np.int64))
+
+
+def test_each_with_images_left_out_by_hand() -> None:
+    # 0 and 1 are one track: their nearest are others, one of two for each of them
+    near = lists([[0, 2], [1, 2], [2, 1], [3, 2]])
+    cameras = np.array([4, 4, 7, 7])
+    found = camera_bias_of_each(near, cameras, np.array([2, 2, 1, 1]))
+    assert found == pytest.approx([0 - 0, 0 - 0, 0 - 1 / 3, 1 - 1 / 3])
+    plain = camera_bias_of_each(near, cameras)
+    assert plain == pytest.approx([-1 / 3, -1 / 3, -1 / 3, 2 / 3])
+    assert camera_bias(near, cameras) == pytest.approx(plain.mean())
+
+
+def test_left_out_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit 2 images"):
+        camera_bias_of_each(lists([[0, 1], [1, 0]]), np.zeros(2, np.int64), np.ones(3, np.int64))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.metrics import silhouette_samples
 
-from adapt.labels.silhouette import silhouette
+from adapt.labels.silhouette import silhouette, silhouette_of_each
 
 
 def sparse(dense: NDArray[np.floating]) -> csr_array:
@@ -64,3 +64,10 @@ def test_equals_scikit_learn(seed: int, clusters: int, outliers: int) -> None:
         return
     samples = silhouette_samples(dense[np.ix_(kept, kept)], labels[kept], metric="precomputed")
     assert silhouette(sparse(dense), labels) == pytest.approx(samples.sum() / 40, abs=1e-6)
+    each = silhouette_of_each(sparse(dense), labels)
+    assert each[kept] == pytest.approx(samples, abs=1e-6)
+    assert not each[~kept].any()
+
+
+def test_each_without_clusters_is_zero() -> None:
+    assert silhouette_of_each(sparse(np.zeros((3, 3))), np.full(3, -1)).tolist() == [0, 0, 0]

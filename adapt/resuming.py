@@ -1,0 +1,104 @@
+"""Go on with a run that was stopped, or whose process died."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from adapt.config import Recipe
+from adapt.data.cache import DecodedCrops
+from adapt.data.part_masks import with_part_masks
+from adapt.errors import RunError
+from adapt.loop_state import LoopState
+from adapt.methods import METHODS, Method, Source
+from adapt.methods.source import SourceOptions
+from adapt.preparing import list_site, read_crops, read_sources, read_validation, site_clusterer
+from adapt.recipes import parse_recipe
+from adapt.run_checkpoints import StopRequest
+from adapt.runs import Inputs, Run, RunInfo, library_versions
+from adapt.training import Machine, part_parser, train_into
+from models.backbones.net import ReIDNet
+
+log = logging.getLogger("resight")
+
+
+def resume(path: Path, device: torch.device, stop: StopRequest | None = None) -> Run:
+    """Go on with a run that was stopped or died, as if it never had.
+
+    On the same machine it ends with the network of an unbroken run, bit for bit.
+    Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
+    """
+    run = Run.reopen(path)
+    try:
+        info = run.info
+        state = LoopState(*run.checkpoint())
+        if device.type != torch.device(info.device).type:
+            raise RunError(
+                f"{path} was trained on {info.device}: give --device {info.device}, or start anew"
+            )
+        changed = {k for k, v in library_versions().items() if info.versions.get(k) != v}
+        if changed:
+            log.warning(
+                "other versions of %s than the run began with: it may end otherwise",
+                ", ".join(sorted(changed)),
+            )
+        machine = Machine(device, info.seed)
+        recipe = parse_recipe(info.recipe)
+        inputs = cast(Inputs, info.inputs)
+        rebuild = _pretraining if info.kind == "pretrain" else _adaptation
+        method, data, source = rebuild(info, inputs, recipe, machine)
+        validation = Path(inputs.validation) if inputs.validation else None
+        labelled = read_validation(validation, info.preprocessing)
+        run.rewind(state.rounds)
+    except BaseException:
+        run.release()
+        raise
+    log.info("%s goes on in round %d", path, state.rounds + 1)
+    return train_into(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
+
+
+def _pretraining(
+    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+) -> tuple[Method, DecodedCrops, None]:
+    """What `pretrain` trains, but for its weights."""
+    options = cast(SourceOptions, recipe.options)
+    parser, parsing = part_parser(options)
+    if parsing != info.parsing:
+        raise RunError(f"{options.parts_model} is another model than the run began with")
+    data = read_sources([Path(root) for root in inputs.sources], inputs.splits, info.preprocessing)
+    _check_unchanged(info, data, "source")
+    if parser is not None:
+        data = with_part_masks(data, parser)
+    return Source(ReIDNet(info.backbone), options, data.crops.persons), data, None
+
+
+def _adaptation(
+    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+) -> tuple[Method, DecodedCrops, DecodedCrops | None]:
+    """What `adapt` trains, but for its weights."""
+    method_type = METHODS[recipe.method]
+    wanted = recipe.options.students_wanted(method_type.students_wanted)
+    nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
+    clusterer = site_clusterer(recipe, machine.seed, machine.device)
+    method = method_type(nets, recipe.options, clusterer)
+    listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
+    data = read_crops(listing, recipe, info.preprocessing)
+    _check_unchanged(info, data, "target")
+    source = None
+    if inputs.sources:
+        roots = [Path(root) for root in inputs.sources]
+        source = read_sources(roots, inputs.splits, info.preprocessing)
+        _check_unchanged(info, source, "source")
+    return method, data, source
+
+
+def _check_unchanged(info: RunInfo, data: DecodedCrops, role: Literal["source", "target"]) -> None:
+    known = {each.fingerprint for each in info.data if each.role == role}
+    if data.crops.fingerprint not in known:
+        raise RunError(
+            f"the crops below {data.crops.root} are not those that the run began with: restore "
+            "them, or start a new run"
+        )

@@ -1,0 +1,1 @@
+"""Which label-free proxies tell the better of two models, and the rule made of them."""

@@ -1,0 +1,211 @@
+"""Part `choose`: what each proxy is worth, and the rule that two models are best told apart by.
+
+Shape suffixes: M models of a site, ordered; pairs (old, new) are (M, M).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from adapt.evaluate.bootstrap import resampled_means
+from adapt.gate import RESAMPLES, Rule, collapse
+from adapt.proxies.measure import PROXIES
+from adapt.proxies.sightings import Measured
+from benchmarks.gate.measuring import SiteResult
+
+MOST_PROXIES = 4
+"""Of a rule: more are hard to explain, and fit the sites they were chosen on."""
+
+BETA = 0.5
+"""Of the F-measure that rules are chosen by: precision counts more than recall, since a model that
+is wrongly promoted harms, and one that is wrongly held can be adapted again."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """All that a site's models say of each other.
+
+    of: by proxy, (M, M) int8 vote for new (column) against old (row), 0 where one of them was not
+    measured; without proxies that the site does not allow. collapsed: (M,).
+    """
+
+    of: Mapping[str, NDArray[np.int8]]
+    collapsed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How often a rule is right on the ordered pairs of a site.
+
+    promoted: pairs. better: pairs whose new model is better by more than the margin. right: pairs
+    that are both. harmful: promoted pairs whose new model is worse by more than the margin.
+    """
+
+    promoted: int
+    better: int
+    right: int
+    harmful: int
+
+    @property
+    def precision(self) -> float:
+        """Of those promoted, how many are better; nan where none is promoted."""
+        return self.right / self.promoted if self.promoted else math.nan
+
+    @property
+    def recall(self) -> float:
+        """Of those that are better, how many are promoted; nan where none is better."""
+        return self.right / self.better if self.better else math.nan
+
+    @property
+    def f_measure(self) -> float:
+        """(1 + b^2) P R / (b^2 P + R) with b = 0.5; 0 where nothing is right (van Rijsbergen)."""
+        if not self.right:
+            return 0.0
+        p, r = self.precision, self.recall
+        return (1 + BETA**2) * p * r / (BETA**2 * p + r)
+
+
+def correlation(site: SiteResult, proxy: str, protocol: str) -> float:
+    """Spearman correlation of sign * proxy with true mAP over a site's models; nan if unknown."""
+    measured = [model.figures.proxies[proxy] for model in site.models]
+    pairs = [
+        (PROXIES[proxy].sign * each.value, model.scores[protocol])
+        for each, model in zip(measured, site.models, strict=True)
+        if each is not None
+    ]
+    if len(pairs) < 3 or any(len(set(values)) < 2 for values in zip(*pairs, strict=True)):
+        return math.nan
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+
+
+def votes_of(site: SiteResult, rule: Rule, *, seed: int = 0) -> Votes:
+    """Compare every model of a site with every other, as `adapt.gate` does, by each proxy.
+
+    rule: its confidence and its limits of a collapse are used.
+    """
+    found = {}
+    for name, proxy in PROXIES.items():
+        measured = [model.figures.proxies[name] for model in site.models]
+        which = [i for i, each in enumerate(measured) if each is not None]
+        if which:
+            means = _means([each for each in measured if each is not None], site.groups, seed)
+            clear = np.zeros((len(measured), len(measured)), np.int8)
+            clear[np.ix_(which, which)] = _clear_differences(means, rule.confidence)
+            found[name] = proxy.sign * clear
+    collapsed = np.array([bool(collapse(model.figures, rule)) for model in site.models], bool)
+    return Votes(found, collapsed)
+
+
+def _means(
+    measured: Sequence[Measured], groups: NDArray[np.int64], seed: int
+) -> NDArray[np.float64]:
+    """(R, M) means of the resamples, paired; one row of values for figures without parts."""
+    rows = measured[0].row
+    if rows is None:
+        return np.array([[each.value for each in measured]])
+    parts = np.stack([each.part for each in measured if each.part is not None], axis=1)
+    rng = np.random.default_rng(seed)
+    return resampled_means(parts, groups[rows], rng=rng, resamples=RESAMPLES)
+
+
+def _clear_differences(mean_RM: NDArray[np.float64], confidence: float) -> NDArray[np.int8]:
+    """(M, M) +1 where the interval of new (column) minus old (row) is above 0, -1 below."""
+    tail = (1 - confidence) / 2
+    count = mean_RM.shape[1]
+    found = np.zeros((count, count), np.int8)
+    for old in range(count):
+        low, high = np.quantile(mean_RM - mean_RM[:, [old]], [tail, 1 - tail], axis=0)
+        found[old] = (low > 0).astype(np.int8) - (high < 0)
+    return found
+
+
+def promotions(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
+    """(M, M) pairs (old, new) that a rule promotes."""
+    score = np.zeros((len(votes.collapsed),) * 2, np.int64)
+    for name in proxies:
+        if name in votes.of:
+            score += votes.of[name]
+    promoted = (score >= least_votes) | votes.collapsed[:, None]
+    promoted[:, votes.collapsed] = False
+    np.fill_diagonal(promoted, False)
+    return promoted
+
+
+def judge(promoted: NDArray[np.bool_], true_M: NDArray[np.float64], margin: float) -> Judged:
+    """Compare promotions (M, M) with what the labels say."""
+    gain = true_M[None, :] - true_M[:, None]
+    better, worse = gain > margin, gain < -margin
+    return Judged(
+        int(promoted.sum()),
+        int(better.sum()),
+        int((promoted & better).sum()),
+        int((promoted & worse).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A rule that may be chosen."""
+
+    proxies: tuple[str, ...]
+    least_votes: int
+
+    def __str__(self) -> str:
+        return f"{self.least_votes} of {', '.join(self.proxies)}"
+
+
+def candidates(proxies: Sequence[str]) -> Iterator[Candidate]:
+    """Every rule of up to `MOST_PROXIES` proxies, the simplest first."""
+    for size in range(1, MOST_PROXIES + 1):
+        for chosen in combinations(proxies, size):
+            for least in range(1, size + 1):
+                yield Candidate(chosen, least)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A site as rules are tried on it. true: (M,) mAP."""
+
+    name: str
+    votes: Votes
+    true: NDArray[np.float64]
+
+    def judge(self, rule: Candidate, margin: float) -> Judged:
+        """How often the rule is right here."""
+        return judge(promotions(self.votes, rule.proxies, rule.least_votes), self.true, margin)
+
+
+def choose(cases: Sequence[Case], margin: float) -> Candidate | None:
+    """The rule with the highest mean F-measure over the sites; of equal ones the simplest.
+
+    Only proxies that some of the sites allow are tried. A site whose models are all equally good
+    has no F-measure and no say; None where no other site is left.
+    """
+    cases = [case for case in cases if np.ptp(case.true) > margin]
+    known = [name for name in PROXIES if any(name in case.votes.of for case in cases)]
+    best, score = None, -1.0
+    for rule in candidates(known):
+        found = float(np.mean([case.judge(rule, margin).f_measure for case in cases]))
+        if found > score + 1e-9:
+            best, score = rule, found
+    return best
+
+
+def leave_one_out(cases: Sequence[Case], margin: float) -> dict[str, tuple[Candidate, Judged]]:
+    """By site: the rule that the other sites choose, and how often it is right on this one.
+
+    Sites are missing where the others can choose none.
+    """
+    found = {}
+    for case in cases:
+        rule = choose([other for other in cases if other is not case], margin)
+        if rule is not None:
+            found[case.name] = (rule, case.judge(rule, margin))
+    return found

@@ -1,0 +1,105 @@
+"""`resight gate`: whether a new model should replace an old one, judged without labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.common import table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adapt.gate import Comparison, GateReport
+    from adapt.scoring import Embed
+    from adapt.types import CropSet
+    from models.image import Preprocessing
+
+    Opened = tuple[Embed, Preprocessing]
+
+EXIT_CODES = {"promote": 0, "hold": 3, "reject": 4}
+"""1 is an error and 2 wrong usage, as everywhere."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(gate)
+
+
+def gate(
+    old: Annotated[Path, typer.Option(help="Bundle or run folder of the model in use.")],
+    new: Annotated[Path, typer.Option(help="Bundle or run folder of the model to judge.")],
+    target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
+    hold_back: Annotated[
+        float | None,
+        typer.Option(help="Judge by the crops that `adapt` left out with this --hold-back."),
+    ] = None,
+    camera_pattern: Annotated[
+        str | None,
+        typer.Option(help="Regular expression that finds the camera in a crop's path."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File to write figures and verdict to.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Compare two models on a site without labels: promote, hold or reject the new one."""
+    from adapt.checkpoint import write_atomically
+    from adapt.data.folders import read_site
+    from adapt.data.holdback import only_held_back
+    from adapt.gate import compare
+    from adapt.proxies.sightings import Sightings
+    from adapt.scoring import open_model
+
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"--json {json_file}: {json_file.parent} is not a folder")
+    models = [open_model(path, device) for path in (old, new)]
+    listing = read_site(target, camera_pattern)
+    if hold_back is not None:
+        listing = only_held_back(listing, hold_back)
+    crops, (old_ND, new_NE) = _embedded(listing, models)
+    report = compare(old_ND, new_NE, Sightings.of(crops), seed=seed)
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
+    typer.echo(_described(report))
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def _embedded(listing: CropSet, models: list[Opened]) -> tuple[CropSet, list[NDArray[np.float32]]]:
+    """The readable crops, and each model's embeddings; pixels are held for one input size only."""
+    from adapt.data.loading import load_crops
+
+    (embed_old, size), (embed_new, new_size) = models
+    data = load_crops(listing, size)
+    tables = [embed_old(data.images)]
+    if new_size != size:
+        del data
+        data = load_crops(listing, new_size)
+    return data.crops, [*tables, embed_new(data.images)]
+
+
+def _described(report: GateReport) -> str:
+    lines = []
+    if report.comparisons:
+        header = ("proxy", "old", "new", "new - old", "interval", "vote")
+        lines.append(table(header, [_row(each) for each in report.comparisons], (1, 2, 3)))
+    lines.append(f"{report.crops} crops, {report.groups} tracks and crops without one")
+    lines.append(f"verdict: {report.verdict}")
+    return "\n".join(lines + [f"  {reason}" for reason in report.reasons])
+
+
+def _row(each: Comparison) -> tuple[str, ...]:
+    def figure(value: float | None, form: str = ".3f") -> str:
+        return "" if value is None else format(value, form)
+
+    interval = f"{figure(each.low, '+.3f')} to {figure(each.high, '+.3f')}"
+    between = interval if each.low is not None and each.low != each.high else ""
+    counts = each.voter and each.difference is not None
+    cast = {1: "better", -1: "worse", 0: "unclear"}[each.vote] if counts else ""
+    difference = figure(each.difference, "+.3f")
+    return each.name, figure(each.old), figure(each.new), difference, between, cast

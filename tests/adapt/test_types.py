@@ -1,0 +1,35 @@
+"""Records refuse what would be misread later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapt.errors import DataError
+from adapt.types import UNTRACKED, CropSet, Sample
+
+
+def crop(key: str, camera: int, track: int = UNTRACKED, time: float | None = None) -> Sample:
+    return Sample(Path(key), key, camera, track=track, time=time)
+
+
+def test_tracks_and_times_as_arrays() -> None:
+    crops = CropSet(Path(), (crop("a", 0, 3, 1.5), crop("b", 1), crop("c", 0, 3)), ("x", "y"))
+    assert (crops.tracks.dtype, crops.times.dtype) == (np.int64, np.float64)
+    assert crops.tracks.tolist() == [3, UNTRACKED, 3]
+    np.testing.assert_array_equal(crops.times, [1.5, np.nan, np.nan])
+    nothing = CropSet(Path(), (), ())
+    assert nothing.tracks.shape == nothing.times.shape == (0,)
+
+
+def test_a_track_is_of_one_camera() -> None:
+    CropSet(Path(), (crop("a", 0), crop("b", 1)), ("x", "y"))
+    with pytest.raises(DataError, match="a track is of two cameras"):
+        CropSet(Path(), (crop("a", 0, 3), crop("b", 1, 3)), ("x", "y"))
+
+
+def test_keys_are_unique() -> None:
+    with pytest.raises(DataError, match="share one key"):
+        CropSet(Path(), (crop("a", 0), crop("a", 1)), ("x", "y"))

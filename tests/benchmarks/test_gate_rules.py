@@ -1,0 +1,177 @@
+"""The arithmetic of the gate's experiment, by hand, and that it votes as the gate does."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.gate import DEFAULT_RULE, Rule, compare
+from adapt.proxies.measure import PROXIES, ModelFigures, measure
+from adapt.proxies.sightings import Measured, Sightings
+from benchmarks.gate.measuring import ModelResult, SiteResult
+from benchmarks.gate.rules import (
+    Candidate,
+    Case,
+    Judged,
+    Votes,
+    candidates,
+    choose,
+    correlation,
+    judge,
+    leave_one_out,
+    promotions,
+    votes_of,
+)
+from tests.support.numbered_sites import people
+
+
+def votes(**of: list[list[int]]) -> Votes:
+    return Votes(
+        {name: np.array(rows, np.int8) for name, rows in of.items()},
+        np.zeros(len(next(iter(of.values()))), bool),
+    )
+
+
+BETTER_AFTER = [[0, 1, 1], [-1, 0, 1], [-1, -1, 0]]
+ALL_UNCLEAR = [[0] * 3] * 3
+
+
+def test_promotions_by_hand() -> None:
+    found = votes(silhouette=BETTER_AFTER, spread=ALL_UNCLEAR)
+    assert promotions(found, ["silhouette"], 1).tolist() == [
+        [False, True, True],
+        [False, False, True],
+        [False, False, False],
+    ]
+    assert not promotions(found, ["silhouette", "spread"], 2).any()
+    assert not promotions(found, ["clustered"], 1).any(), "no voter on this site"
+    both = votes(silhouette=BETTER_AFTER, spread=BETTER_AFTER)
+    assert promotions(both, ["silhouette", "spread"], 2).sum() == 3
+
+
+def test_collapsed_models_by_hand() -> None:
+    found = votes(silhouette=BETTER_AFTER)
+    collapsed = Votes(found.of, np.array([False, False, True]))
+    assert promotions(collapsed, ["silhouette"], 1).tolist() == [
+        [False, True, False],
+        [False, False, False],
+        [True, True, False],
+    ]
+
+
+def test_precision_and_recall_by_hand() -> None:
+    true = np.array([0.5, 0.505, 0.6, 0.3])
+    promoted = np.zeros((4, 4), bool)
+    promoted[0, 2] = promoted[3, 0] = True  # right
+    promoted[0, 1] = True  # better, by too little
+    promoted[2, 3] = True  # harmful
+    # better by more than 0.01: 0-2, 1-2, 3-0, 3-1, 3-2
+    found = judge(promoted, true, 0.01)
+    assert found == Judged(promoted=4, better=5, right=2, harmful=1)
+    assert (found.precision, found.recall) == (0.5, 0.4)
+    assert found.f_measure == pytest.approx(1.25 * 0.5 * 0.4 / (0.25 * 0.5 + 0.4))
+    nothing = judge(np.zeros((4, 4), bool), true, 0.01)
+    assert math.isnan(nothing.precision)
+    assert (nothing.recall, nothing.f_measure) == (0, 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), models=st.integers(2, 7))
+def test_judge_equals_the_reference(seed: int, models: int) -> None:
+    rng = np.random.default_rng(seed)
+    promoted, true = rng.random((models, models)) < 0.4, rng.random(models)
+    counts = [0, 0, 0, 0]
+    for old in range(models):
+        for new in range(models):
+            better, worse = true[new] > true[old] + 0.1, true[new] < true[old] - 0.1
+            for i, yes in enumerate(
+                (
+                    promoted[old, new],
+                    better,
+                    promoted[old, new] and better,
+                    promoted[old, new] and worse,
+                )
+            ):
+                counts[i] += bool(yes)
+    assert judge(promoted, true, 0.1) == Judged(*counts)
+
+
+def test_every_rule_is_tried_once_and_the_simplest_first() -> None:
+    rules = list(candidates(["a", "b", "c", "d", "e"]))
+    assert len(rules) == len(set(rules)) == 5 * 1 + 10 * 2 + 10 * 3 + 5 * 4
+    sizes = [len(rule.proxies) for rule in rules]
+    assert sizes == sorted(sizes)
+
+
+def case(name: str, true: list[float], **of: list[list[int]]) -> Case:
+    return Case(name, votes(**of), np.array(true))
+
+
+def test_choice_and_leaving_a_site_out() -> None:
+    worse_after = (-np.array(BETTER_AFTER)).tolist()
+    good = [case(n, [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=worse_after) for n in "ab"]
+    odd = case("c", [0.3, 0.2, 0.1], silhouette=BETTER_AFTER, spread=worse_after)
+    assert choose(good, 0.01) == Candidate(("silhouette",), 1)
+    found = leave_one_out([*good, odd], 0.01)
+    rule, judged = found["c"]
+    assert rule == Candidate(("silhouette",), 1)
+    assert (judged.right, judged.harmful) == (0, 3), "judged on the site that was left out"
+    assert leave_one_out([odd], 0.01) == {}
+    equal = case("d", [0.5, 0.5, 0.505], silhouette=worse_after, spread=BETTER_AFTER)
+    assert choose([good[0], equal, equal], 0.01) == Candidate(("silhouette",), 1), "no say"
+    assert choose([equal], 0.01) is None
+
+
+def site_of(tables: list[NDArray[np.float32]], of: Sightings, true: list[float]) -> SiteResult:
+    models = tuple(
+        ModelResult(f"m{i}", "mmt", {"market": score}, measure(table, of))
+        for i, (table, score) in enumerate(zip(tables, true, strict=True))
+    )
+    return SiteResult("site", of.groups, models)
+
+
+def test_votes_are_those_of_the_gate() -> None:
+    made = [people(noise=n, shift=s, count=12) for n, s in ((0.4, 0.2), (1.2, 1.0), (0.8, 0.5))]
+    of = made[0][1]
+    tables = [table for table, _ in made]
+    tables.append(np.tile(tables[0][:1], (len(of), 1)))
+    rule = Rule(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)
+    found = votes_of(site_of(tables, of, [0.9, 0.2, 0.5, 0.01]), rule)
+    assert found.collapsed.tolist() == [False, False, False, True]
+    promoted = promotions(found, rule.proxies, rule.least_votes)
+    for old in range(4):
+        for new in range(4):
+            report = compare(tables[old], tables[new], of, rule=rule)
+            if old != new:
+                assert (report.verdict == "promote") == promoted[old, new], (old, new)
+            for each in report.comparisons:
+                if each.difference is not None and not found.collapsed[[old, new]].any():
+                    assert found.of[each.name][old, new] == each.vote, each.name
+
+
+def figures(**values: float) -> ModelFigures:
+    proxies: dict[str, Measured | None] = dict.fromkeys(PROXIES)
+    return ModelFigures(proxies | {n: Measured(v) for n, v in values.items()}, 0.1, 8)
+
+
+def test_correlation_by_hand() -> None:
+    true = [0.1, 0.2, 0.3, 0.4]
+    models = [
+        ModelResult(
+            str(i), "mmt", {"market": t}, figures(silhouette=s, camera_bias=1 - s, spread=1)
+        )
+        for i, (t, s) in enumerate(zip(true, [0.2, 0.1, 0.3, 0.9], strict=True))
+    ]
+    site = SiteResult("site", np.arange(3), tuple(models))
+    # ranks 2 1 3 4 beside 1 2 3 4: 1 - 6 * 2 / (4 * 15)
+    assert correlation(site, "silhouette", "market") == pytest.approx(0.8)
+    assert correlation(site, "camera_bias", "market") == pytest.approx(0.8), "less is better"
+    assert math.isnan(correlation(site, "spread", "market")), "all the same"
+    assert math.isnan(correlation(site, "stability", "market")), "not measured"

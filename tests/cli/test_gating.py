@@ -1,0 +1,93 @@
+"""`resight gate` as typed: exit codes, the table, the file, crops held back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+pytest.importorskip("torch", reason="the gate needs adapt's packages")
+
+from typer.testing import CliRunner
+
+from adapt.errors import ConfigError
+from cli.gating import EXIT_CODES
+from cli.main import app
+from tests.support.tiny_model import write_tiny_bundle
+from tests.support.tiny_sets import write_market
+
+ALIKE = -1500.0
+"""Shift of the tiny model that brings all embeddings together."""
+
+
+def resight(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("work")
+    write_market(root / "site", persons=20, cameras=2, each=3)
+    write_tiny_bundle(root / "one")
+    write_tiny_bundle(root / "other", version="2")
+    write_tiny_bundle(root / "alike", version="3", shift=ALIKE)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [("one", "other", "hold"), ("one", "alike", "reject"), ("alike", "one", "promote")],
+)
+def test_verdicts(work: Path, tmp_path: Path, old: str, new: str, verdict: str) -> None:
+    done = resight(
+        *("gate", "--old", work / old, "--new", work / new, "--target", work / "site"),
+        *("--json", tmp_path / "gate.json"),
+    )
+    assert done.exit_code == EXIT_CODES[verdict]
+    assert f"verdict: {verdict}" in done.stdout
+    assert "120 crops, 120 tracks and crops without one" in done.stdout
+    written = json.loads((tmp_path / "gate.json").read_text())
+    assert (written["verdict"], written["crops"]) == (verdict, 120)
+    for name in written["proxies"]:
+        assert name in done.stdout
+
+
+def test_exit_codes_are_apart() -> None:
+    assert sorted(EXIT_CODES.values()) == [0, 3, 4], "1 is an error, 2 wrong usage"
+
+
+def test_only_what_was_held_back_is_judged(work: Path) -> None:
+    small = (
+        *("--set", "schedule.rounds=1", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
+        *("--set", "batch.identities=3", "--set", "batch.instances=2"),
+    )
+    resight(
+        *("pretrain", "--source", work / "site", "--backbone", "resnet18", "--out", work / "run"),
+        *("--height", 32, "--width", 16, "--recipe", "source_small", *small),
+    )
+    resight(
+        *("adapt", "--method", "mmt", "--target", work / "site", "--init", work / "run"),
+        *("--out", work / "adapted", "--hold-back", 0.3, "--recipe", "mmt_small", *small),
+        *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=4"),
+    )
+    info = json.loads((work / "adapted" / "run.json").read_text())
+    (learnt,) = (data["crops"] for data in info["data"] if data["role"] == "target")
+    assert info["hold_back"] == 0.3
+    done = resight(
+        *("gate", "--old", work / "run", "--new", work / "adapted", "--target", work / "site"),
+        *("--hold-back", 0.3),
+    )
+    assert done.exit_code == EXIT_CODES["hold"]
+    assert f"{120 - learnt} crops are too few to judge by" in done.stdout
+    assert 10 < 120 - learnt < 60
+
+
+def test_bad_input(work: Path) -> None:
+    gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
+    done = resight(*gate, "--json", work / "nowhere" / "gate.json")
+    assert done.exit_code == 2
+    assert "is not a folder" in done.output
+    with pytest.raises(ConfigError, match="share to hold back"):
+        resight(*gate, "--hold-back", 20)
