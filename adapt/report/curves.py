@@ -18,7 +18,7 @@ RoundRows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class PlannedChart:
     """One chart: base names of its figures (`adapt.run_list.series`) -> what people call them."""
 
     title: str
@@ -29,27 +29,27 @@ class _Drawn:
     log: bool = False
 
 
-_DRAWN = (
-    _Drawn(
+PLANNED = (
+    PlannedChart(
         "Loss",
         "What training pushes down, summed over its parts; it has no unit. It should fall and "
         "level out. It may rise for a round when the clusters change.",
         {"loss": "loss"},
     ),
-    _Drawn(
+    PlannedChart(
         "Clusters",
         "Groups of crops, each taken for one person. Should settle near the number of people.",
         {"clusters": "clusters"},
         "clusters",
     ),
-    _Drawn(
+    PlannedChart(
         "Crops in no cluster",
         "Share of the crops; a round does not learn from them. Should fall; above 60 % most of "
         "the site is not learnt from.",
         {"outlier_share": "in no cluster"},
         share=True,
     ),
-    _Drawn(
+    PlannedChart(
         "Size of clusters",
         "Crops per cluster: smallest, middle and largest one, on a logarithmic axis. A largest one "
         "that runs away holds several people.",
@@ -61,27 +61,27 @@ _DRAWN = (
         "crops",
         log=True,
     ),
-    _Drawn(
+    PlannedChart(
         "Clusters seen by several cameras",
         "Share of the clusters with crops of two cameras or more. Near 0 the model sorts by "
         "camera, not by person.",
         {"cross_camera_share": "seen by several"},
         share=True,
     ),
-    _Drawn(
+    PlannedChart(
         "Agreement between rounds",
         "Agreement: how alike the clusters of this round and the one before are (adjusted Rand "
         "index; 1 is equal, 0 is chance). Changed: share of crops that moved to another cluster. "
         "Agreement of 0.9 and more: the run has settled.",
         {"agreement": "agreement", "changed_share": "changed"},
     ),
-    _Drawn(
+    PlannedChart(
         "Scores on labelled crops",
         "mAP and CMC-1 on the labelled set of --validation. Nothing was chosen by them.",
         {"val_mAP": "mAP", "val_cmc1": "CMC-1"},
         share=True,
     ),
-    _Drawn(
+    PlannedChart(
         "Learning rate",
         "How large training's steps are, on a logarithmic axis, as the recipe plans it.",
         {"lr": "learning rate"},
@@ -93,7 +93,7 @@ _DRAWN = (
 def round_charts(rounds: RoundRows) -> list[Chart]:
     """Charts of all figures that the rounds have; those nobody planned for come last."""
     drawn, charts = {"round"}, []
-    for each in _DRAWN:
+    for each in PLANNED:
         names = {
             key: name + key.removeprefix(base).replace("_", " ")
             for base, name in each.figures.items()
@@ -115,7 +115,9 @@ def round_charts(rounds: RoundRows) -> list[Chart]:
     parts = _begin(rounds, "loss_")
     if parts:
         text = "The terms of the loss before they are weighted; the method's page explains them."
-        charts.insert(1, line_chart("Parts of the loss", text, rounds, parts))
+        charts.insert(
+            1 if "loss" in drawn else 0, line_chart("Parts of the loss", text, rounds, parts)
+        )
     stages = _begin(rounds, "seconds_")
     if stages:
         text = "Seconds of each round: embedding the crops, clustering them, training."

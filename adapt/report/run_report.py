@@ -33,6 +33,18 @@ from adapt.run_list import flatten
 from adapt.runs import DataInfo, Run, RunInfo
 from adapt.types import OUTLIER
 
+HEADINGS = (
+    "Over the rounds",
+    "Clusters of the last round",
+    "Who is found elsewhere",
+    "Map of the site",
+    "Warnings",
+    "Crops",
+    "Where the time went",
+    "Settings",
+)
+_OF_A_SITE = HEADINGS[1:4]
+
 QUERIES, ANSWERS = 6, 8
 CLUSTERS_EACH = 3
 """Clusters of each kind that are shown."""
@@ -50,19 +62,18 @@ def run_page(run: Run, material: Material, gate: GateVerdict | None) -> Page:
     """Tell what a run was, did and left. Raises RunError when its figures are damaged."""
     info, rounds = run.info, run.metrics()
     mark, lead, points = in_words(info, run.fate(), rounds, gate)
-    sections = [Section("Over the rounds", _curves(rounds))]
-    if info.kind == "adapt":
-        sections += [
-            Section("Clusters of the last round", _clusters(material), _CLUSTERS_NOTE),
-            Section("Who is found elsewhere", _rankings(material), _RANKINGS_NOTE),
-            Section("Map of the site", _maps(material), _MAPS_NOTE),
-        ]
-    sections += [
-        Section("Warnings", _warnings(rounds)),
-        Section("Crops", _crops(info.data)),
-        Section("Where the time went", [_times(info, rounds)]),
-        Section("Settings", [_settings(info)]),
-    ]
+    parts = {
+        "Over the rounds": (_curves(rounds), ""),
+        "Clusters of the last round": (_clusters(material), _CLUSTERS_NOTE),
+        "Who is found elsewhere": (_rankings(material), _RANKINGS_NOTE),
+        "Map of the site": (_maps(material), _MAPS_NOTE),
+        "Warnings": (_warnings(rounds), ""),
+        "Crops": (_crops(info.data), ""),
+        "Where the time went": ([_times(info, rounds)], ""),
+        "Settings": ([_settings(info)], ""),
+    }
+    shown = [t for t in HEADINGS if info.kind == "adapt" or t not in _OF_A_SITE]
+    sections = [Section(title, *parts[title]) for title in shown]
     what = f"adapted by {info.method}" if info.kind == "adapt" else "pre-trained"
     title = f"{run.path.resolve().name}: {info.backbone} {what}"
     return Page(title, lead, sections, mark, points)

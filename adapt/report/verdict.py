@@ -65,7 +65,9 @@ def in_words(
         mark, lead = _gate_lead(gate)
     elif info.kind == "adapt" and fate == "finished":
         mark = "plain"
-        lead += " Whether the new model is better than the old one, the gate has to say."
+        lead += (
+            " Whether the new model is better than the old one, the gate has to say (resight gate)."
+        )
     if rounds:
         points += _of_labels(info, rounds) if info.kind == "adapt" else []
         points += _of_loss(rounds)

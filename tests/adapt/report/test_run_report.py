@@ -2,111 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
+import torch
+
 from adapt.errors import ConfigError, RunError
-from adapt.recipes import load_recipe
 from adapt.report.material import Material, gather
 from adapt.report.page import render
 from adapt.report.run_report import ANSWERS, CLUSTERS_EACH, QUERIES, run_page
 from adapt.report.verdict import GateVerdict
 from adapt.runs import Run
-from adapt.training import Machine, adapt
-from tests.support.tiny_runs import finished
-from tests.support.tiny_sets import write_market
-from tests.support.tiny_site import KMEANS, SHORT, source_run
+from tests.support.html_outline import outline
 
 CPU = torch.device("cpu")
-HOSTILE = '<img src=x onerror=alert(1)>"&'
-ROUNDS = ("schedule.rounds=2",)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source run, and an adaptation to a site whose folders and files have nasty names."""
-    root = tmp_path_factory.mktemp("home")
-    market = write_market(root / "market", persons=6, seed=1)
-    for file in sorted((market / "bounding_box_train").iterdir()):
-        camera = file.name[5:7] + HOSTILE.replace("/", "")
-        place = root / "site" / camera / file.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, place)
-    (root / "site" / camera / "a<script>.png").write_bytes(b"no image")
-    source_run(write_market(root / "source", persons=3), root / "old", 1)
-    adapt(
-        root / "site",
-        camera_pattern=None,
-        inits=[root / "old"],
-        recipe=load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *ROUNDS, *KMEANS)),
-        recipe_name="mmt_small " + HOSTILE,
-        out=root / "new",
-        machine=Machine(CPU, 1),
-    )
-    return root
-
-
-@pytest.fixture
-def copied(home: Path, tmp_path: Path) -> Run:
-    """The adaptation, to be spoilt."""
-    shutil.copytree(home / "new", tmp_path / "new")
-    return Run.open(tmp_path / "new")
 
 
 def page_of(run: Run, material: Material, gate: GateVerdict | None = None) -> str:
     return render(run_page(run, material, gate)).decode()
-
-
-class Outline(HTMLParser):
-    """Tags that are open or closed wrongly, what is loaded, headings, scripts."""
-
-    VOID = frozenset({"meta", "img", "br", "hr"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.tags: list[str] = []
-        self.loaded: list[str] = []
-        self.headings: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            assert not name.startswith("on"), f"<{tag} {name}>"
-            if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
-                self.loaded.append(value or "")
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, text: str) -> None:
-        if self.stack and self.stack[-1] == "h2":
-            self.headings.append(text)
-
-
-def outline(page: str) -> Outline:
-    found = Outline()
-    found.feed(page)
-    assert found.stack == [], "every tag is closed"
-    assert not {"script", "link", "iframe", "object", "form", "base"} & set(found.tags)
-    assert all(each.startswith(("data:image/", "#")) for each in found.loaded), "nothing from afar"
-    assert not re.search(r"url\((?!#)|@import", page)
-    return found
 
 
 def test_a_whole_page(home: Path) -> None:
@@ -155,28 +71,12 @@ def test_the_same_run_gives_the_same_page(home: Path) -> None:
     assert len(pages) == 1
 
 
-def test_crops_that_were_moved_are_found_by_target(home: Path, tmp_path: Path) -> None:
-    shutil.copytree(home / "site", tmp_path / "moved")
-    run = Run.open(home / "new")
-    assert gather(run, tmp_path / "moved", None, CPU).problems == {}
-
-
 def test_crops_that_are_gone_leave_a_page_that_says_so(copied: Run, tmp_path: Path) -> None:
     material = gather(copied, tmp_path / "gone", None, CPU)
     page = page_of(copied, material)
     assert outline(page).tags.count("img") == 0
     assert page.count("gone is not a folder") == 3
     assert "Crops in each cluster" in page, "sizes need no crops"
-
-
-def test_crops_that_have_changed_are_not_shown_for_the_others(
-    home: Path, copied: Run, tmp_path: Path
-) -> None:
-    shutil.copytree(home / "site", tmp_path / "site")
-    next((tmp_path / "site").rglob("0001_*")).unlink()
-    material = gather(copied, tmp_path / "site", None, CPU)
-    assert material.data is None
-    assert "not those that the run learnt from (24 then, 23 now)" in material.problems["crops"]
 
 
 @pytest.mark.parametrize(
@@ -207,22 +107,6 @@ def test_figures_that_are_damaged_are_an_error(copied: Run) -> None:
     (copied.path / "metrics.jsonl").write_text("{\n")
     with pytest.raises(RunError, match="damaged"):
         run_page(copied, Material(), None)
-
-
-def test_another_old_model_is_not_called_the_start(home: Path, copied: Run) -> None:
-    material = gather(copied, None, copied, CPU)
-    assert material.notes == (
-        f"Before: the network of {copied.path}, which this run did NOT start from.",
-    )
-    np.testing.assert_array_equal(material.embeddings["before"], material.embeddings["after"])
-
-
-def test_an_old_model_of_another_size_is_refused(home: Path, tmp_path: Path) -> None:
-    run = Run.open(home / "new")
-    size = run.info.preprocessing.model_copy(update={"height": 64})
-    other = finished(tmp_path / "other", preprocessing=size)
-    with pytest.raises(ConfigError, match="another size"):
-        gather(run, None, other, CPU)
 
 
 def test_pretraining_has_no_site(home: Path) -> None:

@@ -1,0 +1,55 @@
+"""A finished adaptation of a site whose folders and files have nasty names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.tiny_sets import write_market
+
+if TYPE_CHECKING:
+    from adapt.runs import Run
+
+HOSTILE = '<img src=x onerror=alert(1)>"&'
+ROUNDS = ("schedule.rounds=2",)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source run, and an adaptation to a site whose folders and files have nasty names."""
+    from adapt.recipes import load_recipe
+    from adapt.training import Machine, adapt
+    from benchmarks.methods.runs import CPU
+    from tests.support.tiny_site import KMEANS, SHORT, source_run
+
+    root = tmp_path_factory.mktemp("home")
+    market = write_market(root / "market", persons=6, seed=1)
+    for file in sorted((market / "bounding_box_train").iterdir()):
+        camera = file.name[5:7] + HOSTILE.replace("/", "")
+        place = root / "site" / camera / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    (root / "site" / camera / "a<script>.png").write_bytes(b"no image")
+    source_run(write_market(root / "source", persons=3), root / "old", 1)
+    adapt(
+        root / "site",
+        camera_pattern=None,
+        inits=[root / "old"],
+        recipe=load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *ROUNDS, *KMEANS)),
+        recipe_name="mmt_small " + HOSTILE,
+        out=root / "new",
+        machine=Machine(CPU, 1),
+    )
+    return root
+
+
+@pytest.fixture
+def copied(home: Path, tmp_path: Path) -> Run:
+    """The adaptation, to be spoilt."""
+    from adapt.runs import Run
+
+    shutil.copytree(home / "new", tmp_path / "new")
+    return Run.open(tmp_path / "new")
