@@ -80,7 +80,7 @@ def line_chart(
             axis.plot(x, values, marker="o", ms=3, label=name)
         if log:
             axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.yaxis.set_minor_formatter(NullFormatter())
         elif share:
