@@ -209,7 +209,7 @@ def test_a_stage_that_was_stopped_goes_on(work: Path, printed: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("pretrain.optimizer.lr=1e-5", r"seed1 holds a finished run with other .*\(recipe\)"),
+        ("pretrain.optimizer.lr=1e-5", r"seed1 holds a run with other .*\(recipe\)"),
         ("input.width=24", r"other settings \(input size\)"),
     ],
 )
