@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
 pytest.importorskip("torch", reason="the gate needs adapt's packages")
 
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from adapt.errors import ConfigError
 from cli.gating import EXIT_CODES
