@@ -312,7 +312,8 @@ class Run:
             with (self.path / _METRICS).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
             if labels:
-                tensors = {f"{i:02d}": torch.from_numpy(each) for i, each in enumerate(labels)}
+                # Copies: both networks of AML may learn from one array.
+                tensors = {f"{i:02d}": torch.tensor(each) for i, each in enumerate(labels)}
                 save_tensors(self.path / _LABELS, tensors, {"round": self.info.rounds + 1})
             save_network(net, self.path / _NETWORK)
             if self.info.keep_rounds:

@@ -196,6 +196,14 @@ def test_labels_of_the_last_round_come_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second, [-1, -1, -1])
 
 
+def test_two_sets_of_labels_may_be_one_array(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    both = np.arange(4)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"), [both, both])
+    for found in run.labels():
+        np.testing.assert_array_equal(found, both)
+
+
 def test_labels_of_another_round_are_refused(tmp_path: Path) -> None:
     """The process died between writing the labels of round 2 and saying so."""
     run = Run.create(tmp_path / "run", INFO)
