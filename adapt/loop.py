@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapt.batches import Draw, LabelledSet
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
-from adapt.data.sampler import IdentitySampler, ImageSampler
-from adapt.data.transforms import augment
-from adapt.errors import DivergedError
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
 from adapt.loop_state import (
@@ -34,8 +32,15 @@ from adapt.loop_state import (
     thaw,
 )
 from adapt.methods.base import Method
+from adapt.optimization import (
+    build_optimizer,
+    learning_rate,
+    refuse_not_finite,
+    set_learning_rate,
+    train_step,
+)
 from adapt.progress import progress
-from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
+from adapt.types import FeatureTable, PseudoLabels, RoundOf
 from models.backbones.ghost_batch_norm import group_batch_norm
 
 
@@ -81,87 +86,156 @@ def train(
     refuses after a round. What was yielded last is the last good round. StoppedError comes from
     `checkpoints`.
     """
-    checkpoints = checkpoints or NoCheckpoints()
-    for net in method.networks().values():
-        group_batch_norm(net, batch.ghost)
-    at = Standing()
-    if resume is not None:
-        restore_networks(method, resume)
-    _place(method, device)
-    if resume is not None:
-        kept = resume.notes["optimizer"]
-        at = thaw(method, resume, build_optimizer(method, optimizer) if kept else None)
-    else:
-        checkpoints.keep(partial(freeze, method, at))
-    cameras = data.crops.camera_codes
-    while at.number < schedule.rounds:
-        clock = _Clock()
-        if not at.done:
-            title = f"round {at.number + 1}/{schedule.rounds}: extract"
-            by_camera = cameras if camera_statistics else None
-            features = _extract(method, data, by_camera, device, title, checkpoints)
-            clock.lap("extract")
-            fewest = batch.identities if method.sampling == "identities" else 2
-            _relabel(method, FeatureTable(features, cameras), at, schedule.rounds, fewest)
-            clock.lap("relabel")
-            checkpoints.pulse()
-            _place(method, device)  # a new classifier starts on the CPU
-            before = None if method.fresh_optimizer else at.optimizer
-            at.optimizer = build_optimizer(method, optimizer, before)
-            at.means = Means()
-        opt = cast(torch.optim.Optimizer, at.optimizer)  # made when the round began
+    draw = Draw(batch, augmentation, method.views, method.sampling, device)
+    run = _Training(
+        method,
+        data,
+        source,
+        draw,
+        schedule,
+        optimizer,
+        camera_statistics,
+        seed,
+        checkpoints or NoCheckpoints(),
+    )
+    run.start(resume)
+    while run.at.number < schedule.rounds:
+        if not run.at.done:
+            run.label()
+        run.take_steps()
+        yield run.end_round()
+        if run.at.number < schedule.rounds:
+            run.keep()
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{stage}"] = now - self._last
+        self._last = now
+
+
+@dataclass
+class _Training:
+    """A run of `train`: its arguments and where it stands."""
+
+    method: Method
+    data: DecodedCrops
+    source: DecodedCrops | None
+    draw: Draw
+    schedule: Schedule
+    settings: OptimizerSettings
+    camera_statistics: bool
+    seed: int
+    checkpoints: Checkpoints
+    at: Standing = field(default_factory=Standing)
+    clock: _Clock = field(default_factory=_Clock)
+
+    def start(self, state: LoopState | None) -> None:
+        """Networks to their device; from a state, everything to where it stood."""
+        method = self.method
+        for net in method.networks().values():
+            group_batch_norm(net, self.draw.shape.ghost)
+        if state is None:
+            self._place()
+            self.keep()
+            return
+        restore_networks(method, state)
+        self._place()
+        kept = state.notes["optimizer"]
+        self.at = thaw(method, state, build_optimizer(method, self.settings) if kept else None)
+
+    def keep(self) -> None:
+        """Give the state of now away."""
+        self.checkpoints.keep(partial(freeze, self.method, self.at))
+
+    def label(self) -> None:
+        """Extract features, label them anew and make the round's optimiser."""
+        method, at = self.method, self.at
+        self.clock = _Clock()
+        cameras = self.data.crops.camera_codes
+        features = self._extract(cameras if self.camera_statistics else None)
+        self.clock.lap("extract")
+        _relabel(
+            method,
+            FeatureTable(features, cameras),
+            at,
+            self.schedule.rounds,
+            self.draw.shape.identities if method.sampling == "identities" else 2,
+        )
+        self.clock.lap("relabel")
+        self.checkpoints.pulse()
+        self._place()  # a new classifier starts on the CPU
+        before = None if method.fresh_optimizer else at.optimizer
+        at.optimizer = build_optimizer(method, self.settings, before)
+        at.means = Means()
+
+    def take_steps(self) -> None:
+        """All steps of the round that are not behind."""
+        method, at, settings = self.method, self.at, self.settings
+        optimizer = cast(torch.optim.Optimizer, at.optimizer)  # made when the round began
         for net in method.networks().values():
             net.train()
-        sets = [(data, each.labels) for each in at.labels]
-        if source is not None:
-            sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
-        draw = _Draw(batch, augmentation, method.views, method.sampling, device)
-        streams = zip(*_streams(draw, sets, (seed, at.number), at.done), strict=True)
-        steps = steps_of_round(method, schedule, at.labels, batch)
-        with progress(f"round {at.number + 1}/{schedule.rounds}: train", steps) as tick:
+        batches = self.draw.streams(self._sets(), (self.seed, at.number), at.done)
+        steps = steps_of_round(method, self.schedule, at.labels, self.draw.shape)
+        with progress(self._title("train"), steps) as tick:
             while at.done < steps:
-                _set_rates(opt, learning_rate(optimizer, at.number, at.done / steps))
-                at.means.add(_step(method, next(streams), opt))
+                rate = learning_rate(settings, at.number, at.done / steps)
+                set_learning_rate(optimizer, rate)
+                at.means.add(train_step(method, next(batches), optimizer))
                 method.after_step(at.step)
                 at.step += 1
                 at.done += 1
                 tick(at.done)
-                if checkpoints.due():
-                    checkpoints.keep(partial(freeze, method, at))
-        _refuse_not_finite(method)
-        clock.lap("train")
-        lr = learning_rate(optimizer, at.number)
+                if self.checkpoints.due():
+                    self.keep()
+        refuse_not_finite(method)
+        self.clock.lap("train")
+
+    def end_round(self) -> Round:
+        """Count the round and tell of it."""
+        at = self.at
+        lr = learning_rate(self.settings, at.number)
         trained = at.means.result()
-        metrics = {**at.figures, **trained, "lr": lr, **clock.seconds}
-        warnings = (*at.warnings, *method.after_round(trained))
+        metrics = {**at.figures, **trained, "lr": lr, **self.clock.seconds}
+        warnings = (*at.warnings, *self.method.after_round(trained))
         at.number, at.done = at.number + 1, 0
-        yield Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
-        if at.number < schedule.rounds:
-            checkpoints.keep(partial(freeze, method, at))
+        return Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
 
+    def _title(self, stage: str) -> str:
+        return f"round {self.at.number + 1}/{self.schedule.rounds}: {stage}"
 
-def _place(method: Method, device: torch.device) -> None:
-    for net in method.networks().values():
-        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _place(self) -> None:
+        for net in self.method.networks().values():
+            net.to(device=self.draw.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _sets(self) -> list[LabelledSet]:
+        sets = [(self.data, each.labels) for each in self.at.labels]
+        if self.source is not None:
+            people = np.unique(self.source.crops.persons, return_inverse=True)[1]
+            sets.append((self.source, people))
+        return sets
 
-def _extract(
-    method: Method,
-    data: DecodedCrops,
-    cameras: NDArray[np.int64] | None,
-    device: torch.device,
-    title: str,
-    checkpoints: Checkpoints,
-) -> tuple[NDArray[np.float32], ...]:
-    with progress(title, len(data)) as tick:
+    def _extract(self, cameras: NDArray[np.int64] | None) -> tuple[NDArray[np.float32], ...]:
+        with progress(self._title("extract"), len(self.data)) as tick:
 
-        def pulse(done: int) -> None:
-            checkpoints.pulse()
-            tick(done)
+            def pulse(done: int) -> None:
+                self.checkpoints.pulse()
+                tick(done)
 
-        return extract(
-            method.extractors(), data.images, device=device, cameras=cameras, progress=pulse
-        )
+            return extract(
+                self.method.extractors(),
+                self.data.images,
+                device=self.draw.device,
+                cameras=cameras,
+                progress=pulse,
+            )
 
 
 def _relabel(method: Method, table: FeatureTable, at: Standing, rounds: int, fewest: int) -> None:
@@ -174,54 +248,6 @@ def _relabel(method: Method, table: FeatureTable, at: Standing, rounds: int, few
     at.labels = labels
     at.figures = _figures(reports)
     at.warnings = tuple(warning for report in reports for warning in report.warnings)
-
-
-def build_optimizer(
-    method: Method, settings: OptimizerSettings, before: torch.optim.Optimizer | None = None
-) -> torch.optim.Optimizer:
-    """One optimiser over every trained parameter of the method, in two groups of learning rates.
-
-    Each group's `factor` is 1 for backbones and `new_layers` for all else.
-    before: of the round before, whose moments are kept where the parameter is still trained.
-    """
-    named = [n for net in method.trained() for n in net.named_parameters() if n[1].requires_grad]
-    groups = [
-        {
-            "params": [p for name, p in named if name.startswith("backbone.") == trunk],
-            "factor": 1.0 if trunk else settings.new_layers,
-        }
-        for trunk in (True, False)
-    ]
-    opt: torch.optim.Optimizer
-    if settings.algorithm == "adam":
-        opt = torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-    else:
-        opt = torch.optim.SGD(
-            groups,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-    if before is not None:
-        opt.state.update({p: before.state[p] for _, p in named if p in before.state})
-    return opt
-
-
-def learning_rate(settings: OptimizerSettings, number: int, done: float = 0.0) -> float:
-    """Learning rate of round `number` (from 0): linear warm-up from 0.01 lr, then steps down.
-
-    done: share of the round's steps that are behind, in [0, 1).
-    """
-    passed = sum(number >= m for m in settings.milestones) + sum(done >= d for d in settings.drops)
-    lr = settings.lr * settings.decay**passed
-    if number < settings.warmup_rounds:
-        lr *= 0.01 + 0.99 * number / settings.warmup_rounds
-    return lr
-
-
-def _set_rates(opt: torch.optim.Optimizer, lr: float) -> None:
-    for group in opt.param_groups:
-        group["lr"] = lr * group["factor"]
 
 
 def steps_of_round(
@@ -244,92 +270,3 @@ def _figures(reports: Sequence[LabelReport]) -> dict[str, float]:
         for number, report in enumerate(reports, start=1)
         for name, value in report.metrics().items()
     }
-
-
-def _step(
-    method: Method, batches: tuple[Batch, ...], opt: torch.optim.Optimizer
-) -> dict[str, float]:
-    losses = method.step(batches)
-    total = losses.total()
-    figures = {f"loss_{name}": float(term.detach()) for name, term in losses.terms.items()}
-    value = float(total.detach())
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
-        )
-    if total.requires_grad:  # otherwise the batch held nothing to learn from
-        opt.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        opt.step()
-    return {"loss": value, **figures, **losses.stats}
-
-
-def _refuse_not_finite(method: Method) -> None:
-    """The last step of a round has no next loss that would show what it did."""
-    for name, net in method.networks().items():
-        for key, value in net.state_dict().items():
-            if not bool(value.isfinite().all()):
-                raise DivergedError(f"{key} of {name} is not finite; lower optimizer.lr")
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """How batches are drawn."""
-
-    shape: BatchShape
-    augmentation: Augmentation
-    views: int
-    sampling: Literal["identities", "images"]
-    device: torch.device
-
-    def batches(
-        self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...], start: int
-    ) -> Iterator[Batch]:
-        """From batch number `start` on; each is augmented from a seed of its own."""
-        for number, rows in enumerate(self._sampler(data, labels, np.random.default_rng(seed))):
-            if number < start:
-                continue
-            own = np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0]
-            generator = torch.Generator().manual_seed(int(own >> np.uint64(1)))
-            images = torch.from_numpy(data.images[rows]).to(self.device)
-            yield Batch(
-                tuple(augment(images, self.augmentation, generator) for _ in range(self.views)),
-                torch.from_numpy(labels[rows]).to(self.device),
-                torch.from_numpy(rows),
-            )
-
-    def _sampler(
-        self, data: DecodedCrops, labels: NDArray[np.int64], rng: np.random.Generator
-    ) -> Iterable[NDArray[np.int64]]:
-        if self.sampling == "images":
-            return ImageSampler(len(labels), size=self.shape.size, rng=rng)
-        return IdentitySampler(
-            labels,
-            data.crops.camera_codes,
-            identities=self.shape.identities,
-            instances=self.shape.instances,
-            rng=rng,
-        )
-
-
-def _streams(
-    draw: _Draw,
-    sets: Sequence[tuple[DecodedCrops, NDArray[np.int64]]],
-    seed: tuple[int, int],
-    start: int,
-) -> list[Iterator[Batch]]:
-    """Batches of each set, drawn independently of how many sets there are."""
-    return [draw.batches(data, labels, (*seed, i), start) for i, (data, labels) in enumerate(sets)]
-
-
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"seconds_{stage}"] = now - self._last
-        self._last = now

@@ -24,8 +24,8 @@ from adapt.data.transforms import augment
 from adapt.features import MIN_CAMERA_CROPS, extract
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.rows import DistanceGraph
-from adapt.loop import build_optimizer
 from adapt.methods import Method, SiteMethod, SourceMethod
+from adapt.optimization import build_optimizer
 from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
 from models.backbones.ghost_batch_norm import group_batch_norm
 

@@ -16,9 +16,10 @@ from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  
 from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, TrainingError  # noqa: E402
 from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
-from adapt.loop import build_optimizer, learning_rate, train  # noqa: E402
+from adapt.loop import train  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
+from adapt.optimization import build_optimizer  # noqa: E402
 from adapt.types import (  # noqa: E402
     OUTLIER,
     Batch,
@@ -139,28 +140,6 @@ def test_too_few_identities_stop_the_run() -> None:
     data = crops(persons=2)
     with pytest.raises(ClusteringError):
         run(source(data), data, batch=BatchShape(identities=3, instances=2))
-
-
-def test_learning_rate_by_hand() -> None:
-    settings = OptimizerSettings(lr=1.0, warmup_rounds=2, milestones=(3, 5), decay=0.1)
-    rates = [learning_rate(settings, n) for n in range(6)]
-    assert rates == pytest.approx([0.01, 0.505, 1.0, 0.1, 0.1, 0.01])
-
-
-def test_drops_within_a_round_by_hand() -> None:
-    settings = OptimizerSettings(lr=1.0, milestones=(1,), drops=(0.25, 0.5), decay=0.1)
-    for number, first in ((0, 1.0), (1, 0.1)):
-        rates = [learning_rate(settings, number, done / 4) / first for done in range(4)]
-        assert rates == pytest.approx([1.0, 0.1, 0.01, 0.01])
-
-
-def test_optimizer_has_every_trainable_parameter_and_no_frozen_one() -> None:
-    method = source(crops())
-    for algorithm in ("adam", "sgd"):
-        opt = build_optimizer(method, OptimizerSettings(algorithm=algorithm))
-        held = {id(p) for group in opt.param_groups for p in group["params"]}
-        assert held == {id(p) for p in method.net.parameters() if p.requires_grad}
-        assert id(method.net.neck.bias) not in held
 
 
 class _Recorder:

@@ -26,9 +26,10 @@ from adapt.config import (  # noqa: E402
 from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.ema import ema_momentum  # noqa: E402
 from adapt.errors import ClusteringError, ConfigError  # noqa: E402
-from adapt.loop import Round, build_optimizer, train  # noqa: E402
+from adapt.loop import Round, train  # noqa: E402
 from adapt.methods import MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
+from adapt.optimization import build_optimizer  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.types import (  # noqa: E402
     Batch,
