@@ -13,9 +13,10 @@ from adapt.data.loading import load_crops
 from adapt.features import with_statistics_of
 from adapt.scoring import Embed, LabelledCrops, network_embedder
 from benchmarks.methods.arms import Arm
+from benchmarks.methods.clusters import last_labels
 from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results, write
 from benchmarks.methods.runs import CPU, Site, adapted
-from benchmarks.methods.tables import print_differences, print_runs, print_scores
+from benchmarks.methods.tables import print_differences, print_labels, print_runs, print_scores
 
 Table = NDArray[np.float32]
 
@@ -42,12 +43,15 @@ def compare(
         for arm in arms:
             outcome = adapted(arm, site, file.parent / f"{arm.folder}-{seed}", seed)
             results.outcomes.setdefault(arm.name, {})[seed] = outcome
+            if labels := last_labels(outcome.run, site.target):
+                results.labels.setdefault(arm.name, {})[seed] = labels
             if not outcome.collapse:
                 embed = network_embedder(outcome.run.network(), CPU)
                 add(results, arm.name, seed, site.judged, *embedded(embed, site.judged))
             print_scores(results)
             print_differences(results)
             more(results)
+            print_labels(results)
             print_runs(results)
             write(results, file)
     return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from adapt.checkpoint import write_atomically
 from adapt.evaluate.bootstrap import Interval, paired_bootstrap
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from benchmarks.methods.arms import PLAIN, SUPERVISED
+from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.runs import Outcome
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
@@ -28,12 +29,14 @@ CENTRED = ", camera-centred"
 class Results:
     """Figures by model, protocol and seed, as far as they are there.
 
-    people: by seed, the identity of each query.
+    people: by seed, the identity of each query. labels: by model and seed, of each set of labels
+    of the last round.
     """
 
     people: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     scores: dict[tuple[str, ProtocolName], dict[int, RetrievalScores]] = field(default_factory=dict)
     outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    labels: dict[str, dict[int, tuple[LabelQuality, ...]]] = field(default_factory=dict)
 
     def add(self, model: str, protocol: ProtocolName, seed: int, scores: RetrievalScores) -> None:
         """Put scores in their place."""
@@ -154,6 +157,12 @@ def write(results: Results, file: Path) -> None:
             }
             for each in differences(results)
             for seed, interval in each.intervals.items()
+        ],
+        "labels": [
+            {"model": model, "seed": seed, "set": number, **asdict(quality)}
+            for model, found in results.labels.items()
+            for seed, sets in found.items()
+            for number, quality in enumerate(sets, start=1)
         ],
         "controls": [{"model": name} for name in results.controls],
         "closed": [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.graph.tables import head, line
 from benchmarks.methods.arms import SUPERVISED
+from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.results import (
     PROTOCOLS,
     UNADAPTED,
@@ -58,6 +59,30 @@ def print_runs(results: Results) -> None:
         for seed, outcome in found.items():
             if outcome.collapse:
                 print(f"\n{model}, seed {seed}, {outcome.ended}: {outcome.run.info.error}")
+
+
+def print_labels(results: Results) -> None:
+    """Labels of the last round beside the true ones."""
+    head(
+        "Labels of the last round; each seed, both sets where there are two. Purity: share of the "
+        "labelled crops that are of their cluster's most frequent person.",
+        *("model", "clusters", "outliers", "biggest", "purity", "adjusted Rand index"),
+    )
+    for model, found in results.labels.items():
+        line(
+            model,
+            _each(found, lambda q: f"{q.clusters} of {q.people}"),
+            _each(found, lambda q: f"{100 * q.outliers:.0f} %"),
+            _each(found, lambda q: str(q.biggest)),
+            _each(found, lambda q: f"{q.purity:.2f}"),
+            _each(found, lambda q: f"{q.rand:.2f}"),
+        )
+
+
+def _each(
+    found: Mapping[int, Sequence[LabelQuality]], figure: Callable[[LabelQuality], str]
+) -> str:
+    return ", ".join(" / ".join(map(figure, sets)) for sets in found.values())
 
 
 def print_differences(results: Results) -> None:

@@ -16,6 +16,7 @@ from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from adapt.recipes import load_recipe
 from adapt.runs import Run, RunInfo
 from benchmarks.methods.arms import ABLATIONS, ARMS, PLAIN, SUPERVISED, chosen
+from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.pictures import draw
 from benchmarks.methods.results import (
     CENTRED,
@@ -29,7 +30,13 @@ from benchmarks.methods.results import (
     write,
 )
 from benchmarks.methods.runs import Outcome
-from benchmarks.methods.tables import print_closed, print_differences, print_runs, print_scores
+from benchmarks.methods.tables import (
+    print_closed,
+    print_differences,
+    print_labels,
+    print_runs,
+    print_scores,
+)
 from models.image import Preprocessing
 
 
@@ -127,7 +134,10 @@ def test_share_of_the_way_to_the_ceiling() -> None:
 
 def test_tables_show_means_spreads_and_collapses(capsys: pytest.CaptureFixture[str]) -> None:
     found = by_hand()
-    for show in (print_scores, print_runs, print_differences, print_closed):
+    first = LabelQuality(9, 8, 0.25, 7, 0.875, 0.5)
+    second = LabelQuality(8, 8, 0.0, 4, 1.0, 1.0)
+    found.labels = {"NRMT": {1: (first, second), 2: (second,)}}
+    for show in (print_scores, print_runs, print_differences, print_closed, print_labels):
         show(found)
     out = capsys.readouterr().out
     for line in (
@@ -138,6 +148,8 @@ def test_tables_show_means_spreads_and_collapses(capsys: pytest.CaptureFixture[s
         "| MMT | unadapted, camera-centred | market | +0.375 "
         "| +0.450 [+0.300, +0.600]; +0.300 [+0.200, +0.400] |",
         "| MMT | market | 0.677 | 1: 0.688, 2: 0.667 |",
+        "| NRMT | 9 of 8 / 8 of 8, 8 of 8 | 25 % / 0 %, 0 % | 7 / 4, 4 | 0.88 / 1.00, 1.00 "
+        "| 0.50 / 1.00, 1.00 |",
     ):
         assert line in out
 
