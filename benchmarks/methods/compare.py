@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.data.cache import DecodedCrops
 from adapt.data.folders import read_site
 from adapt.data.loading import load_crops
-from adapt.features import with_statistics_of
+from adapt.features import MIN_CAMERA_CROPS, with_statistics_of
 from adapt.scoring import Embed, LabelledCrops, network_embedder
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.clusters import last_labels
 from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results, write
 from benchmarks.methods.runs import CPU, Site, adapted
 from benchmarks.methods.tables import print_differences, print_labels, print_runs, print_scores
+from models.backbones.net import ReIDNet
 
 Table = NDArray[np.float32]
 
@@ -58,17 +60,54 @@ def compare(
 
 
 def add_controls(results: Results, site: Site, seed: int) -> None:
-    """Training-free models: the source network, with the site's statistics, and both together."""
-    first, second = (run.network() for run in site.inits)
+    """Training-free models: the source network, with the site's statistics, and both together.
+
+    Statistics are of the crops that methods adapt to, not of what is judged.
+    """
+    nets = [run.network() for run in site.inits]
     crops = load_crops(read_site(site.target), site.preprocessing)
-    tables = [embedded(network_embedder(net, CPU), site.judged) for net in (first, second)]
-    adabn = embedded(
-        network_embedder(with_statistics_of(first, crops.images, CPU), CPU), site.judged
-    )
-    both = [_unit(one + other) for one, other in zip(*tables, strict=True)]
-    add(results, UNADAPTED, seed, site.judged, *tables[0])
-    add(results, "AdaBN", seed, site.judged, *adabn)
-    add(results, "ensemble of both source networks", seed, site.judged, *both)
+    plain = [embedded(network_embedder(net, CPU), site.judged) for net in nets]
+    site_wide = with_statistics_of(nets[0], crops.images, CPU)
+    by_camera = [embedded_by_camera(net, crops, site.judged) for net in nets]
+    for name, tables in (
+        (UNADAPTED, plain[0]),
+        ("AdaBN", embedded(network_embedder(site_wide, CPU), site.judged)),
+        ("AdaBN of each camera", by_camera[0]),
+        ("ensemble", _together(plain)),
+        ("ensemble, AdaBN of each camera", _together(by_camera)),
+    ):
+        add(results, name, seed, site.judged, *tables)
+
+
+def embedded_by_camera(
+    net: ReIDNet, crops: DecodedCrops, judged: LabelledCrops
+) -> tuple[Table, Table]:
+    """Queries and gallery, each camera's under the batch-norm statistics of its own crops.
+
+    What the methods cluster, without their training; see `adapt.features.extract`.
+    """
+    codes = crops.crops.camera_codes
+    own = {
+        name: with_statistics_of(net, crops.images[codes == code], CPU)
+        for code, name in enumerate(crops.crops.cameras)
+        if np.sum(codes == code) >= MIN_CAMERA_CROPS
+    }
+
+    def embed(data: DecodedCrops) -> Table:
+        table = np.empty((len(data), net.dimension), np.float32)
+        for code, name in enumerate(data.crops.cameras):
+            rows = np.flatnonzero(data.crops.camera_codes == code)
+            table[rows] = network_embedder(own.get(name, net), CPU)(data.images[rows])
+        return table
+
+    query = embed(judged.query)
+    return query, query if judged.gallery is judged.query else embed(judged.gallery)
+
+
+def _together(tables: Sequence[tuple[Table, Table]]) -> tuple[Table, Table]:
+    """Sums of both networks' embeddings, of unit length again."""
+    query, gallery = (_unit(one + other) for one, other in zip(*tables, strict=True))
+    return query, gallery
 
 
 def add(

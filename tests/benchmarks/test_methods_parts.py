@@ -38,7 +38,13 @@ def test_controls_and_a_method_from_folders_to_tables(
 ) -> None:
     site = tiny_site(tmp_path, *KMEANS)
     found = compare(tmp_path / "tiny.json", [1], lambda seed: site, [ARMS["hli"]])
-    controls = ("unadapted", "AdaBN", "ensemble of both source networks")
+    controls = (
+        "unadapted",
+        "AdaBN",
+        "AdaBN of each camera",
+        "ensemble",
+        "ensemble, AdaBN of each camera",
+    )
     named = [name + suffix for name in controls for suffix in ("", ", camera-centred")]
     assert found.controls == named
     assert found.methods == ["HLI"]
