@@ -108,6 +108,10 @@ class Registry:
             for version in self._versions(name.name)
         )
 
+    def next_version(self, name: str) -> str:
+        """The first number above all versions of a name, "1" for a name that is not here."""
+        return str(max((version_key(v)[0] for v in self._versions(name)), default=0) + 1)
+
     def resolve(self, reference: str) -> Bundle:
         """Open "name" (the newest version) or "name@version".
 

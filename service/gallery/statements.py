@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select
 
 from service.errors import (
+    AdaptationUnfinishedError,
     CallError,
     ModelMismatchError,
     RequestIdReusedError,
@@ -19,8 +20,17 @@ from service.errors import (
     call_errors,
 )
 from service.gallery.index import IndexEntry
-from service.gallery.records import Answer, NewRow, Request, SiteRow, Stored
-from service.gallery.tables import crops, embeddings, models, requests, sightings, sites
+from service.gallery.records import Answer, ModelRow, NewRow, Request, SiteRow, Stored
+from service.gallery.tables import (
+    activations,
+    adaptations,
+    crops,
+    embeddings,
+    models,
+    requests,
+    sightings,
+    sites,
+)
 from service.gallery.times import from_us, to_us
 from service.types import Sighting, SightingFilter, Vector
 
@@ -87,7 +97,7 @@ def model_mismatch(
     return ModelMismatchError(
         f"site {site} is embedded with {bound[0]} (fingerprint {bound[1][:12]}), the server runs "
         f"{running[0]} ({running[1][:12]}); embed it again with `resight site reembed {site}`, or "
-        f"start the server with {bound[0]} of this fingerprint",
+        f"start the server with {bound[0]} of this fingerprint, given or in its registry",
         metadata={"site_model": bound[0], "server_model": running[0]},
     )
 
@@ -191,6 +201,55 @@ def insert_rows(
         [{"row": number, "model": model, "vector": blob(row.vector)} for number, row in numbered],
     )
     return made
+
+
+def note_activation(
+    connection: Connection, site: str, models_: tuple[str, str], *, back: bool, now: datetime
+) -> None:
+    """Keep which models a site used, in order; models_: fingerprints before and after a change.
+
+    back: the last one is undone; else there is one more.
+    """
+    numbers = connection.execute(
+        select(activations.c.number)
+        .where(activations.c.site == site)
+        .order_by(activations.c.number.desc())
+    ).scalars()
+    last = numbers.first()
+    if back:
+        connection.execute(delete(activations).where(activations.c.number == last))
+        return
+    added = models_ if last is None else models_[1:]
+    connection.execute(
+        insert(activations),
+        [{"site": site, "model": model, "time_us": to_us(now)} for model in added],
+    )
+
+
+def earlier_model(connection: Connection, site: str) -> ModelRow | None:
+    row = connection.execute(
+        select(models.c.fingerprint, models.c.reference)
+        .join(activations, activations.c.model == models.c.fingerprint)
+        .where(activations.c.site == site)
+        .order_by(activations.c.number.desc())
+        .offset(1)
+        .limit(1)
+    ).first()
+    return None if row is None else ModelRow(row.fingerprint, row.reference)
+
+
+def refuse_unfinished(connection: Connection, site: str) -> None:
+    """Raise `AdaptationUnfinishedError` while an adaptation of the site waits or runs."""
+    unfinished = connection.execute(
+        select(adaptations.c.adaptation).where(
+            adaptations.c.site == site, adaptations.c.state.in_(["PENDING", "RUNNING"])
+        )
+    ).scalar()
+    if unfinished is not None:
+        raise AdaptationUnfinishedError(
+            f"adaptation {unfinished} of site {site} is not over; wait for it, or cancel it with "
+            f"`resight adaptations cancel {unfinished} --site {site}`"
+        )
 
 
 def earlier_answer(connection: Connection, site: str, request: Request) -> Answer | None:

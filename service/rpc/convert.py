@@ -17,6 +17,7 @@ from service.types import (
     Match,
     ModelInfo,
     NewSighting,
+    ReembedProgress,
     Sighting,
     SightingFilter,
     Site,
@@ -92,6 +93,31 @@ def parse_model(name: str) -> str:
     raise BadNameError(f"{name[:160]!r} is not of the form models/{{name}}@{{version}}")
 
 
+def parse_model_or_name(name: str) -> str:
+    """ "name" or "name@version" of "models/..."; raises `BadNameError`."""
+    match name.split("/"):
+        case ["models", reference] if reference:
+            return reference
+    raise BadNameError(
+        f"{name[:160]!r} is not of the form models/{{name}} or models/{{name}}@{{version}}"
+    )
+
+
+def adaptation_name(site: str, adaptation: str) -> str:
+    """ "sites/{site}/adaptations/{adaptation}"."""
+    return f"sites/{site}/adaptations/{adaptation}"
+
+
+def parse_adaptation(name: str) -> tuple[str, str]:
+    """(site id, adaptation id) of "sites/{site}/adaptations/{adaptation}"; `BadNameError`."""
+    match name.split("/"):
+        case ["sites", site, "adaptations", adaptation]:
+            return site, adaptation
+    raise BadNameError(
+        f"{name[:160]!r} is not of the form sites/{{site}}/adaptations/{{adaptation}}"
+    )
+
+
 # --- times
 
 
@@ -147,6 +173,26 @@ def site_from_wire(message: site_pb2.Site) -> Site:
         sightings=message.sighting_count,
         created=moment(message.create_time),
         ready=message.state == site_pb2.Site.State.STATE_READY,
+    )
+
+
+def progress_to_wire(step: ReembedProgress) -> site_pb2.ReembedSiteResponse:
+    """How far a site is moved to another model, as it is sent."""
+    return site_pb2.ReembedSiteResponse(
+        embedded_count=step.embedded,
+        total_count=step.total,
+        dropped_count=step.dropped,
+        site=site_to_wire(step.site),
+    )
+
+
+def progress_from_wire(message: site_pb2.ReembedSiteResponse) -> ReembedProgress:
+    """How far a site is moved to another model, as it was received."""
+    return ReembedProgress(
+        message.embedded_count,
+        message.total_count,
+        message.dropped_count,
+        site_from_wire(message.site),
     )
 
 

@@ -329,7 +329,7 @@ async def embed_two(images: Sequence[bytes]) -> list[Vector | CallError]:
 async def reembed(gallery: Gallery, **options: Any) -> list[Any]:
     options = {"batch": 2, "drop_unusable": False} | options
     embed = options.pop("embed", embed_two)
-    return [step async for step in gallery.reembed("lobby", embed, **options)]
+    return [step async for step in gallery.move("lobby", gallery.model, embed, **options)]
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ async def test_reembed_waits_while_the_server_is_busy(open_gallery: Open) -> Non
 @pytest.mark.usefixtures("five_of_model_one")
 async def test_two_reembeds_at_once(open_gallery: Open) -> None:
     async with open_gallery("2") as gallery:
-        first = gallery.reembed("lobby", embed_two, batch=1, drop_unusable=False)
+        first = gallery.move("lobby", gallery.model, embed_two, batch=1, drop_unusable=False)
         await anext(first)
         with pytest.raises(ReembedRunningError):
             await reembed(gallery)
