@@ -1,4 +1,4 @@
-"""Commands on registered models."""
+"""Commands on registered models, and which of them a site uses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.common import AsJson, print_json, short_time, table
+from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from cli.sites import DropUnusable, show_move
 from models.errors import ModelError
 from models.image import Interpolation
 from models.manifest import Manifest
 from models.registry import ModelReference, Registry
+from service.client import DEFAULT_SERVER, ResightClient
 from service.config import default_registry
 
 RegistryOption = Annotated[
@@ -100,6 +102,28 @@ def models_verify(
     bundle = Registry(registry or default_registry()).verify(model)
     OnnxEngine.load(bundle, provider="cpu", threads=0)
     typer.echo(f"{bundle.reference} holds: files and self-test are as recorded")
+
+
+@models.command("activate")
+def models_activate(
+    model: Annotated[str, typer.Argument(help="name, or name@version, of the server's registry.")],
+    site: SiteOption,
+    drop_unusable: DropUnusable = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Embed a site's kept crops with a registered model, and use it for the site."""
+    with ResightClient(server) as client:
+        steps = client.activate_model(site, model, drop_unusable=drop_unusable)
+        show_move(client, site, steps)
+
+
+@models.command("rollback")
+def models_rollback(
+    site: SiteOption, drop_unusable: DropUnusable = False, server: Server = DEFAULT_SERVER
+) -> None:
+    """Use the model again that a site used before."""
+    with ResightClient(server) as client:
+        show_move(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
 
 
 @models.command("wrap")
