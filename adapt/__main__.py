@@ -61,7 +61,8 @@ def _do(folder: Path) -> int:
 
 
 def _end_with_the_server() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # not by `sys.stdin`: its lock would outlive the end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(_STOPPED)
