@@ -39,7 +39,7 @@ class Job(BaseModel):
 
     recipe, overrides: as `--recipe` and `--set`. inits: run folders of pre-trained networks; a
     method takes as many as it wants, from the first on. sources: labelled crops, for methods that
-    learn from them. name, version: of the bundle.
+    learn from them. hold_back: share of the crops to leave out. name, version: of the bundle.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +51,7 @@ class Job(BaseModel):
     device: str
     inits: tuple[Path, ...]
     sources: tuple[Path, ...]
+    hold_back: float
     name: str
     version: str
 
@@ -117,6 +118,7 @@ def _new_run(folder: Path, job: Job, stop: StopRequest) -> Run:
         machine=Machine(pick_device(job.device), job.seed),
         sources=job.sources if recipe.options.source_wanted() else (),
         stop=stop,
+        hold_back=job.hold_back,
     )
 
 

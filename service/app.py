@@ -216,7 +216,11 @@ def _new_adaptations(
     metrics: Metrics,
 ) -> Adaptations:
     setup = JobSetup(
-        settings.adapt_inits, settings.adapt_sources, settings.adapt_device, settings.adapt_stop_s
+        inits=settings.adapt_inits,
+        sources=settings.adapt_sources,
+        device=settings.adapt_device,
+        hold_back=settings.adapt_hold_back,
+        stop_s=settings.adapt_stop_s,
     )
     supervisor = Supervisor(
         rows,

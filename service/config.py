@@ -156,6 +156,12 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$",
         description="Where adaptations compute: auto, cpu, cuda or cuda:N.",
     )
+    adapt_hold_back: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of the crops that adaptations do not learn from, for the gate.",
+    )
     adapt_stop_s: float = Field(
         default=20.0,
         ge=0,

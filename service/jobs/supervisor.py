@@ -43,12 +43,15 @@ class JobSetup:
     """What adaptations of this server start from.
 
     inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
-    `cpu`, `cuda` or `cuda:N`. stop_s: how long a process may take to keep its state, in seconds.
+    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that is not learnt from, and that the
+    gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a process may take to keep
+    its state, in seconds.
     """
 
     inits: tuple[Path, ...]
     sources: tuple[Path, ...]
     device: str
+    hold_back: float
     stop_s: float
 
 
@@ -202,6 +205,7 @@ class Supervisor:
                 "overrides": list(wish.overrides),
                 "seed": wish.seed,
                 "device": self._setup.device,
+                "hold_back": self._setup.hold_back,
                 "inits": [str(path) for path in self._setup.inits],
                 "sources": [str(path) for path in sources],
                 "name": name,
@@ -231,8 +235,11 @@ class Supervisor:
         if old is None:
             return NOT_JUDGED
         pair = ["--old", str(old), "--new", str(folder.bundle)]
-        rest = ["--target", str(folder.crops), "--json", str(folder.verdict)]
-        await self._run("cli.main", ["gate", *pair, *rest], folder)
+        crops = ["--target", str(folder.crops)]
+        if self._setup.hold_back:
+            crops += ["--hold-back", str(self._setup.hold_back)]
+        rest = ["--json", str(folder.verdict), "--device", self._setup.device]
+        await self._run("cli.main", ["gate", *pair, *crops, *rest], folder)
         return folder.judgement()
 
     async def _run(self, module: str, arguments: Sequence[str], folder: JobFolder) -> int:

@@ -38,6 +38,7 @@ def write_job(folder: Path, inits: list[Path]) -> Path:
         "device": "cpu",
         "inits": [str(path) for path in inits],
         "sources": [],
+        "hold_back": 0.1,
         "name": "lobby",
         "version": "2",
     }

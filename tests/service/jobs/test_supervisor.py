@@ -38,8 +38,10 @@ async def start(
     """A supervisor that works; several may follow each other, like the starts of a server."""
     made: list[Supervisor] = []
 
-    def started(bundle: Path | None = None, stop_s: float = 5.0) -> Supervisor:
-        setup = JobSetup((tmp_path / "init",), (tmp_path / "source",), "cpu", stop_s)
+    def started(
+        bundle: Path | None = None, stop_s: float = 5.0, hold_back: float = 0.2
+    ) -> Supervisor:
+        setup = JobSetup((tmp_path / "init",), (tmp_path / "source",), "cpu", hold_back, stop_s)
         supervisor = Supervisor(
             rows,
             tmp_path / "jobs",
@@ -98,6 +100,7 @@ async def test_from_crops_to_a_registered_model(
         "device": "cpu",
         "inits": [str(tmp_path / "init")],
         "sources": [],
+        "hold_back": 0.2,
         "name": "lobby",
         "version": "1",
     }
@@ -129,12 +132,27 @@ async def test_the_gate_compares_with_the_model_in_use(
     assert gate.module == "cli.main"
     assert gate.arguments == [
         *("gate", "--old", str(tiny_bundle.path), "--new", str(process.folder / "bundle")),
-        *("--target", str(process.folder / "crops"), "--json", str(process.folder / "gate.json")),
+        *("--target", str(process.folder / "crops"), "--hold-back", "0.2"),
+        *("--json", str(process.folder / "gate.json"), "--device", "cpu"),
     ]
     gate.judge("reject", "worse in all")
     done = await over(rows)
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
     assert done.judgement == Judgement("reject", ("worse in all",))
+
+
+async def test_without_crops_held_back_the_gate_looks_at_all(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path, hold_back=0.0)
+    process = await starter.number(1)
+    assert process.job["hold_back"] == 0
+    process.succeed()
+    gate = await starter.number(2)
+    assert "--hold-back" not in gate.arguments
+    gate.judge("promote")
+    assert (await over(rows)).judgement == Judgement("promote")
 
 
 async def test_a_gate_that_fails_has_not_judged(
