@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,11 +43,14 @@ class Starter(Protocol):
 
 
 class _Subprocess:
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # A thread of its own: a process takes hours, and pools are for short work.
+        threading.Thread(target=self._wait, args=(self._exit.get_loop(),), daemon=True).start()
 
     async def wait(self) -> int:
-        return await self._process.wait()
+        return await asyncio.shield(self._exit)
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
@@ -58,6 +63,11 @@ class _Subprocess:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._process.wait()
+        with suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            loop.call_soon_threadsafe(self._exit.set_result, code)
+
 
 async def start_python(module: str, arguments: Sequence[str], log: Path) -> Process:
     """`Starter` of real processes.
@@ -67,16 +77,21 @@ async def start_python(module: str, arguments: Sequence[str], log: Path) -> Proc
     server, however that ends. It runs the same installation as the server, whatever lies in the
     working folder.
     """
+    return _Subprocess(await asyncio.to_thread(_popen, module, arguments, log))
+
+
+def _popen(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    # Not by the event loop: it forks, and gRPC's threads then crash the new process before it has
+    # become another program. `subprocess` takes vfork, which knows no handlers of forks.
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", module, *arguments),
-            stdin=asyncio.subprocess.PIPE,
+        return subprocess.Popen(  # noqa: S603 - all of it is ours
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
         )
-    return _Subprocess(process)
 
 
 def _python_path() -> str:

@@ -40,6 +40,15 @@ class JobState(StrEnum):
         return self not in (JobState.PENDING, JobState.RUNNING)
 
 
+class JobReason(StrEnum):
+    """Why an adaptation failed that its run does not know of; docs/service.md explains them."""
+
+    PROCESS_DIED = "PROCESS_DIED"
+    JOB_FOLDER_UNUSABLE = "JOB_FOLDER_UNUSABLE"
+    REGISTRY_REFUSED = "REGISTRY_REFUSED"
+    INTERNAL = "INTERNAL"
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What an adaptation is asked to do.

@@ -23,7 +23,14 @@ from models.registry import Registry
 from service.errors import CallError
 from service.jobs.folder import JobFolder, tidy_all
 from service.jobs.process import Starter
-from service.jobs.records import NEEDS_SOURCES, NOT_JUDGED, Adaptation, JobState, Judgement
+from service.jobs.records import (
+    NEEDS_SOURCES,
+    NOT_JUDGED,
+    Adaptation,
+    JobReason,
+    JobState,
+    Judgement,
+)
 from service.jobs.rows import JobRows
 from service.metrics import Metrics
 
@@ -165,17 +172,19 @@ class Supervisor:
         except CallError:
             raise
         except OSError as error:
-            return _Ending(JobState.FAILED, "JOB_FOLDER_UNUSABLE", str(error))
+            return _Ending(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
         except Exception:
             log.exception("adaptation %s failed for a fault of the server", job.id)
-            return _Ending(JobState.FAILED, "INTERNAL", "a fault of the server; see its log")
+            return _Ending(
+                JobState.FAILED, JobReason.INTERNAL, "a fault of the server; see its log"
+            )
 
     async def _adapt(self, job: Adaptation) -> _Ending | None:
         folder = self.folder(job.id)
         if not folder.prepared:
             # Now, not after hours of training.
             await asyncio.to_thread(self._registry.root.mkdir, parents=True, exist_ok=True)
-            await asyncio.to_thread(self._prepare, job, folder)
+            await asyncio.to_thread(self.prepare, job)
         for _ in range(MAX_STARTS):
             folder.forget_outcome()
             code = await self._run("adapt", [str(folder.path)], folder)
@@ -189,15 +198,16 @@ class Supervisor:
             log.warning("the process of adaptation %s ended with exit code %s", job.id, code)
         return _Ending(
             JobState.FAILED,
-            "PROCESS_DIED",
+            JobReason.PROCESS_DIED,
             f"its process ended {MAX_STARTS} times before it was done, the last time with exit "
             f"code {code} ({folder.last_words() or 'without a word'}); see {folder.log}",
         )
 
-    def _prepare(self, job: Adaptation, folder: JobFolder) -> None:
+    def prepare(self, job: Adaptation) -> None:
+        """Write the folder of an adaptation; raises OSError."""
         wish, name = job.wish, job.site.lower()
         sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
-        folder.prepare(
+        self.folder(job.id).prepare(
             self._rows.kept_crops(job.site),
             {
                 "method": wish.method,
@@ -222,7 +232,7 @@ class Supervisor:
         except (ModelError, OSError) as error:
             return _Ending(
                 JobState.FAILED,
-                "REGISTRY_REFUSED",
+                JobReason.REGISTRY_REFUSED,
                 f"the model cannot be registered ({error}); it lies in {folder.bundle}: add it "
                 "with `resight models add`",
             )
