@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from service.errors import (
     SightingNotFoundError,
     SiteExistsError,
     SiteNotFoundError,
+    SwitchingError,
 )
 from service.gallery.gallery import Gallery
 from service.gallery.index import VectorIndex
 from service.gallery.records import Request
+from service.gallery.reembed import Move
 from service.gallery.search import search
 from service.gallery.store import Store
 from service.metrics import Metrics, new_metrics
@@ -463,6 +465,93 @@ async def test_two_reembeds_at_once(open_gallery: Open) -> None:
             await reembed(gallery)
         await first.aclose()
         assert (await reembed(gallery))[-1].site.ready
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_a_site_answers_as_before_while_it_moves(open_gallery: Open) -> None:
+    numbers = {f"s{n}": n for n in range(5)}
+    async with open_gallery("1") as gallery:
+        steps = gallery.move("lobby", model("2"), embed_two, batch=2, drop_unusable=False)
+        first = await anext(steps)
+        assert (first.embedded, first.site.model, first.site.ready) == (2, "m@1", True)
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand(numbers, 1)
+        # What comes meanwhile is of model 1, and moves, too.
+        await gallery.enroll("lobby", [item("new", 7), item("s0", 8)])
+        numbers |= {"new": 7, "s0": 8}
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand(numbers, 1)
+        *_, last = [step async for step in steps]
+        assert (last.embedded, last.site.model) == (6, "m@2")
+        moved = {name: 100 + number for name, number in numbers.items()}
+        with pytest.raises(ModelMismatchError):
+            await gallery.search("lobby", [vector(101)], limit=10, model="1" * 64)
+        with pytest.raises(ModelMismatchError):
+            await gallery.enroll("lobby", [item("late", 9)], model="1" * 64)
+        (found,) = await gallery.search("lobby", [vector(101)], limit=10, model="2" * 64)
+        assert matches(found) == by_hand(moved, 101)
+        assert (await gallery.require_ready("lobby")).reference == "m@2"
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_what_is_on_its_way_to_the_database_at_the_end_moves_too(
+    database: Path, make_row: Callable[..., Any]
+) -> None:
+    store = Store.open(database, new_metrics())
+    store.register_model("2" * 64, "m@2")
+    move = Move(store, "lobby", "2" * 64, embed_two, batch=2, drop_unusable=False, back=False)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    @contextmanager
+    def late() -> Iterator[None]:
+        row = make_row("late", 9, image=b"image 9")
+        store.enroll(
+            "lobby", "1" * 64, [row], request=None, now=now,
+            request_ttl=timedelta(hours=1), then=lambda _: None,
+        ).result(10)  # fmt: skip
+        yield
+
+    assert [done async for done in move.embed_crops()] == [2, 4, 5]
+    assert await move.change_over(late(), now, lambda _: None) == 0
+    assert store.count_embedded("lobby", "2" * 64) == 6
+    assert store.site("lobby").model == "2" * 64
+    store.close()
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_nothing_is_enrolled_at_the_very_end(open_gallery: Open) -> None:
+    async with open_gallery("1") as gallery:
+        with gallery._refusing_enrolment("lobby"):
+            with pytest.raises(SwitchingError) as error:
+                await gallery.enroll("lobby", [item("new", 7)])
+            assert error.value.retry_after_s == 0.2
+            (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+            assert len(matches(found)) == 5
+        await gallery.enroll("lobby", [item("new", 7)])
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_a_rollback_embeds_only_what_is_new(open_gallery: Open) -> None:
+    asked: list[bytes] = []
+
+    async def embed_one(images: Sequence[bytes]) -> list[Vector | CallError]:
+        asked.extend(images)
+        return [vector(int(image.split()[1])) for image in images]
+
+    async with open_gallery("1") as gallery:
+        assert await gallery.earlier_model("lobby") is None
+        first = {"batch": 2, "drop_unusable": False}
+        _ = [step async for step in gallery.move("lobby", model("2"), embed_two, **first)]
+        await gallery.enroll("lobby", [item("new", 107)], model="2" * 64)
+        earlier = await gallery.earlier_model("lobby")
+        assert earlier.reference == "m@1"
+        _ = [
+            step async for step in gallery.move("lobby", model("1"), embed_one, back=True, **first)
+        ]
+        assert asked == [b"image 107"]
+        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
+        assert matches(found) == by_hand({"new": 107} | {f"s{n}": n for n in range(5)}, 1)
+        assert await gallery.earlier_model("lobby") is None
 
 
 async def test_the_same_name_with_other_weights_is_another_model(
