@@ -38,6 +38,14 @@ def test_add_and_resolve(registry: Registry, make_bundle: MakeBundle, tmp_path: 
     registry.verify("toy")
 
 
+def test_next_version(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    assert registry.next_version("toy") == "1"
+    for version, following in (("1", "2"), ("2.7", "3"), ("10", "11"), ("9", "11")):
+        registry.add(make_bundle(tmp_path / version, version=version).path)
+        assert registry.next_version("toy") == following
+    assert registry.next_version("other") == "1"
+
+
 def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
     for version in ("1.10", "1.9", "1", "0.3.7"):
         registry.add(make_bundle(tmp_path / version, version=version).path)
