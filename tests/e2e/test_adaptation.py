@@ -87,7 +87,7 @@ def test_enroll_adapt_crash_go_on_activate(
     # Nothing of what adaptation saw names a person, and no crop is left behind.
     eventually(lambda: not (folder / "crops").exists() and not (folder / "bundle").exists())
     left = [path for path in folder.rglob("*") if path.is_file()]
-    assert not any(b"Ann" in path.read_bytes() for path in left)
+    assert not any(b"Ann Example" in path.read_bytes() for path in left)
 
     report = command("adaptations", "report", job, "--site", "lobby", server=server.address)
     assert "lobby@1" in report.stdout
