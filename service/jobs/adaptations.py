@@ -70,6 +70,7 @@ class Adaptations:
         name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{self._new_id()[:6]}"
         job = await asyncio.wrap_future(self._rows.add(name, site, wish, now))
         self._supervisor.changed()
+        await self._supervisor.count()
         return job
 
     async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
@@ -96,7 +97,12 @@ class Adaptations:
         check_adaptation_id(adaptation)
         job = await asyncio.wrap_future(self._rows.cancel(site, adaptation, self._clock()))
         self._supervisor.changed(cancelled=adaptation)
+        await self._supervisor.count()
         return job
+
+    def site_is_gone(self) -> None:
+        """A site was deleted: what its adaptations left goes, too."""
+        self._supervisor.changed()
 
     async def watch(
         self, site: str, adaptation: str

@@ -117,10 +117,18 @@ class Supervisor:
             await self._task
 
     def changed(self, cancelled: str = "") -> None:
-        """There is a new adaptation, or one was cancelled."""
+        """There is a new adaptation, one was cancelled, or a site is no more."""
         self._changed.set()
         if cancelled and cancelled == self._current:
             self._interrupt.set()
+
+    async def count(self) -> list[Adaptation]:
+        """Those that are not over, in the order in which they are worked on; for the metrics."""
+        jobs = await asyncio.to_thread(self._rows.unfinished)
+        for state in (JobState.PENDING, JobState.RUNNING):
+            number = sum(job.state is state for job in jobs)
+            self._metrics.adaptations.labels(state.value.lower()).set(number)
+        return jobs
 
     def folder(self, adaptation: str) -> JobFolder:
         """The folder of an adaptation, whether it is there or not."""
@@ -131,22 +139,18 @@ class Supervisor:
             self._changed.clear()
             try:
                 await asyncio.to_thread(lambda: tidy_all(self._root, self._rows.states()))
-                job = await self._next()
-                if job is None:
-                    await self._changed.wait()
+                jobs = await self.count()
+                if jobs:
+                    await self._work(jobs[0])
                 else:
-                    await self._work(job)
-            except CallError as error:
-                log.warning("adaptations wait, as the store does not answer: %s", error)
+                    await self._changed.wait()
+            except Exception as error:
+                if isinstance(error, CallError):
+                    log.warning("adaptations wait, as the store does not answer: %s", error)
+                else:
+                    log.exception("adaptations wait for a fault of the server")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), _RETRY_S)
-
-    async def _next(self) -> Adaptation | None:
-        jobs = await asyncio.to_thread(self._rows.unfinished)
-        for state in (JobState.PENDING, JobState.RUNNING):
-            count = sum(job.state is state for job in jobs)
-            self._metrics.adaptations.labels(state.value.lower()).set(count)
-        return jobs[0] if jobs else None
 
     async def _work(self, job: Adaptation) -> None:
         # Before it is marked as running: whoever cancels it from then on finds it here.
@@ -157,7 +161,7 @@ class Supervisor:
             job = await _committed(self._rows.begin(job, self._clock()))
             if job.state.over:
                 return
-            await self._next()  # for the metrics
+            await self.count()
             ending = _Ending(JobState.CANCELLED) if job.cancel else await self._ending(job)
             if ending is not None:
                 await self._finish(job, ending)

@@ -75,7 +75,7 @@ class RpcServer:
             ],
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(
-            SiteServicer(gallery, switching), self._server
+            SiteServicer(gallery, switching, adaptations), self._server
         )
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
             GalleryServicer(

@@ -23,6 +23,7 @@ from service.errors import (
 )
 from service.gallery.gallery import Gallery
 from service.gallery.records import Request
+from service.jobs.adaptations import Adaptations
 from service.loaded import Loaded, LoadedModels
 from service.rpc import convert
 from service.rpc.paging import decode_token, encode_token, page_size
@@ -66,9 +67,10 @@ def check_items(count: int, most: int, what: str) -> None:
 class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     """SiteService."""
 
-    def __init__(self, gallery: Gallery, switching: Switching) -> None:
+    def __init__(self, gallery: Gallery, switching: Switching, adaptations: Adaptations) -> None:
         self._gallery = gallery
         self._switching = switching
+        self._adaptations = adaptations
 
     async def CreateSite(  # noqa: N802
         self, request: site_pb2.CreateSiteRequest, context: Context
@@ -96,6 +98,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         self, request: site_pb2.DeleteSiteRequest, context: Context
     ) -> Empty:
         await self._gallery.delete_site(convert.parse_site(request.name), force=request.force)
+        self._adaptations.site_is_gone()
         return Empty()
 
     async def ReembedSite(  # noqa: N802

@@ -81,6 +81,14 @@ async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
     client = lobby.client
     job = await lobby.ask(client.start_adaptation, "lobby", WISH)
     process = await starter.number(1)
+    assert await lobby.metric("resight_adaptations", state="running") == 1
+    await lobby.ask(client.create_site, "yard")
+    await lobby.ask(client.enroll, "yard", [NewSighting(image=crop(1), camera="c")])
+    waiting = await lobby.ask(client.start_adaptation, "yard", WISH)
+    assert await lobby.metric("resight_adaptations", state="pending") == 1
+    gone = await lobby.ask(client.cancel_adaptation, "yard", waiting.id)
+    assert gone.state is JobState.CANCELLED
+    assert await lobby.metric("resight_adaptations", state="pending") == 0
     asked = await lobby.ask(client.cancel_adaptation, "lobby", job.id)
     assert asked.state is JobState.RUNNING
     seen = await lobby.ask(client.watch_adaptation, "lobby", job.id)
@@ -109,7 +117,12 @@ async def test_what_is_refused(lobby: Any, starter: FakeStarter) -> None:
     missing = ("NOT_FOUND", "ADAPTATION_NOT_FOUND")
     for call in (client.adaptation, client.cancel_adaptation, client.watch_adaptation):
         assert await reason(lobby, lambda call=call: list(call("lobby", "none"))) == missing
+    folder = starter.started[0].folder
+    assert folder.exists()
     await lobby.ask(client.delete_site, "lobby", force=True)
+    async with asyncio.timeout(10):
+        while folder.exists():
+            await asyncio.sleep(0.01)
 
 
 async def test_what_is_not_well_formed(lobby: Any) -> None:
