@@ -15,7 +15,7 @@ adaptations = typer.Typer(help="Adaptations of sites, by the server.", no_args_i
 Name = Annotated[str, typer.Argument(metavar="ADAPTATION", help="As `adaptations list` gives it.")]
 
 _FIGURES = ("clusters", "outlier_share", "loss")
-"""Of a round, in the order in which they are shown; `report` shows all."""
+"""Those of a round that are shown first, or alone; `report` shows all."""
 
 
 @adaptations.command("start")
@@ -142,7 +142,8 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
 
 def _rounds_table(rounds: list[Round]) -> str:
     """A row for each round, a column for each figure that any of them has."""
-    names = list(dict.fromkeys(name for round_ in rounds for name in round_.figures))
+    known = {name for round_ in rounds for name in round_.figures}
+    names = [name for name in _FIGURES if name in known] + sorted(known - set(_FIGURES))
     rows = [
         [str(r.number), *(f"{r.figures[n]:.4g}" if n in r.figures else "" for n in names)]
         for r in rounds
