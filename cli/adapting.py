@@ -108,7 +108,7 @@ def adaptations_report(
         return
     for name, value in _facts(job):
         if value:
-            typer.echo(f"{name:<10}{value}")
+            typer.echo(f"{name:<12}{value}")
     if rounds:
         typer.echo("\n" + _rounds_table(rounds))
     for round_ in rounds:
@@ -123,7 +123,7 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
     verdict = job.judgement.verdict or ("not judged" if job.model else "")
     return [
         ("site", job.site),
-        ("adaptation", f" {job.id}"),
+        ("adaptation", job.id),
         ("method", job.wish.method),
         ("recipe", job.wish.recipe),
         ("changed", ", ".join(job.wish.overrides)),
