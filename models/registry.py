@@ -108,9 +108,16 @@ class Registry:
             for version in self._versions(name.name)
         )
 
-    def next_version(self, name: str) -> str:
-        """The first number above all versions of a name, "1" for a name that is not here."""
-        return str(max((version_key(v)[0] for v in self._versions(name)), default=0) + 1)
+    def next_version(self, name: str, *used: str) -> str:
+        """The first number above all versions of a name; "1" for a name that is not here.
+
+        used: `name@version` of models elsewhere, whose versions are taken, too.
+        """
+        taken = self._versions(name)
+        for other in map(ModelReference.parse, used):
+            if other.name == name and other.version is not None:
+                taken.append(other.version)
+        return str(max((version_key(version)[0] for version in taken), default=0) + 1)
 
     def resolve(self, reference: str) -> Bundle:
         """Open "name" (the newest version) or "name@version".

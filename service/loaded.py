@@ -87,8 +87,8 @@ class LoadedModels:
     async def load(self, reference: str, wanted: str | None = None) -> Loaded:
         """The model `name` or `name@version` of the registry, loaded if it is not yet.
 
-        The server's own goes by its reference, too, whether the registry has it or not.
-        wanted: fingerprint that it has to have.
+        The server's own goes by its reference, too, where the registry has none of that.
+        wanted: fingerprint that it has to have; the reference then only says where to look.
 
         Raises:
             BadNameError: not a reference. ModelNotFoundError: there is none, or another one of
@@ -96,9 +96,12 @@ class LoadedModels:
         """
         if wanted is not None and wanted in self._loaded:
             return self._loaded[wanted]
-        if reference == self.own.info.reference and wanted is None:
-            return self.own
-        bundle = await asyncio.to_thread(self._resolve, reference)
+        try:
+            bundle = await asyncio.to_thread(self._resolve, reference)
+        except ModelNotFoundError:
+            if wanted is None and reference == self.own.info.reference:
+                return self.own
+            raise
         model = fingerprint(bundle)
         if wanted is not None and model != wanted:
             raise ModelNotFoundError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -22,17 +21,13 @@ class Switching:
         self._batch = batch
 
     async def active(self, site: str) -> Loaded:
-        """The model that a site uses, to embed with it.
+        """The model that a site uses, to embed with it; loaded as long as a site uses it.
 
         Raises:
-            SiteNotFoundError, ModelMismatchError
+            SiteNotFoundError, ModelMismatchError, and as `LoadedModels.load`.
         """
-        while True:
-            info = await self._gallery.require_ready(site)
-            loaded = self._models.get(info.fingerprint)
-            if loaded is not None:
-                return loaded
-            await asyncio.sleep(0)  # it moved and let go of this one meanwhile
+        info = await self._gallery.require_ready(site)
+        return await self._models.load(info.reference, info.fingerprint)
 
     def bundle_of(self, site: str) -> Path | None:
         """Where the bundle lies that a site uses, None where it uses none that is loaded."""

@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from service.errors import (
-    CallError,
-    ReembedRunningError,
-    SightingNotFoundError,
-    SwitchingError,
-)
-from service.gallery.index import VectorIndex
+from service.errors import CallError, SightingNotFoundError
+from service.gallery.active import ActiveSites
+from service.gallery.moves import Moves
 from service.gallery.records import (
     Answer,
     ModelRow,
@@ -36,7 +30,7 @@ from service.gallery.records import (
     Stored,
     new_rows,
 )
-from service.gallery.reembed import Embed, Move
+from service.gallery.reembed import Embed
 from service.gallery.search import search
 from service.gallery.statements import model_mismatch, sighting_not_found
 from service.gallery.store import Store
@@ -59,18 +53,6 @@ from service.types import (
 log = logging.getLogger("resight.gallery")
 
 T = TypeVar("T")
-
-
-_SWITCH_S = 0.2
-"""After how many seconds to come back while a site changes to another model."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Active:
-    """What a site answers with."""
-
-    model: ModelInfo
-    index: VectorIndex
 
 
 class Gallery:
@@ -100,9 +82,8 @@ class Gallery:
         self._keep_crops = keep_crops
         self._request_ttl = request_ttl
         self._metrics = metrics
-        self._active: dict[str, _Active] = {}
-        self._moving: dict[str, str] = {}  # site -> fingerprint of the model it moves to
-        self._switching: set[str] = set()
+        self._active = ActiveSites(store, metrics)
+        self._moves = Moves(store, self._active, clock=clock, metrics=metrics)
         self._pool = ThreadPoolExecutor(search_threads, thread_name_prefix="resight-search")
 
     @property
@@ -121,7 +102,7 @@ class Gallery:
             self._store.register_model(model.fingerprint, model.reference)
         for site in self._store.sites():
             if site.model in loaded:
-                self._build_index(site.id, loaded[site.model])
+                self._active.build(site.id, loaded[site.model])
             else:
                 log.warning(
                     "site %s is embedded with %s (fingerprint %s), not %s (%s): it "
@@ -144,38 +125,39 @@ class Gallery:
         """Make an empty site; `SiteExistsError` if the name is taken."""
         check_site_id(site)
 
-        def committed(_: None) -> None:
-            self._set_index(site, self._model, VectorIndex(self._model.dimension))
-
         await asyncio.wrap_future(
-            self._store.create_site(site, self._model.fingerprint, self._clock(), committed)
+            self._store.create_site(
+                site,
+                self._model.fingerprint,
+                self._clock(),
+                lambda _: self._active.add_empty(site, self._model),
+            )
         )
         return await self.site(site)
 
     async def site(self, site: str) -> Site:
         """One site; `SiteNotFoundError` if there is none."""
         check_site_id(site)
-        return self._as_site(await self._in_pool(lambda: self._store.site(site)))
+        return self._active.as_site(await self._in_pool(lambda: self._store.site(site)))
 
     async def sites(self) -> list[Site]:
         """All sites, ordered by id."""
-        return [self._as_site(row) for row in await self._in_pool(self._store.sites)]
+        return [self._active.as_site(row) for row in await self._in_pool(self._store.sites)]
 
     async def delete_site(self, site: str, *, force: bool) -> None:
         """Delete a site; `SiteNotEmptyError` if it has sightings and not `force`."""
         check_site_id(site)
 
-        def committed(_: None) -> None:
-            if self._active.pop(site, None) is not None:
-                self._metrics.gallery_sightings.remove(site)
-
         await self._forget_requests()
-        await asyncio.wrap_future(self._store.delete_site(site, force=force, then=committed))
+        await asyncio.wrap_future(
+            self._store.delete_site(site, force=force, then=lambda _: self._active.remove(site))
+        )
 
     # --- sightings
 
     async def repeated(self, site: str, request: Request) -> list[Enrolled | CallError] | None:
         """The answer of an earlier `enroll` with this request id, None if there was none."""
+        self._moves.check_enrolment(site)
         model = (await self.require_ready(site)).fingerprint
         answer = await self._in_pool(lambda: self._store.repeated(site, model, request))
         return None if answer is None else await self._as_enrolled(site, answer)
@@ -204,11 +186,7 @@ class Gallery:
             SwitchingError: the site changes to another model at this moment.
         """
         check_site_id(site)
-        if site in self._switching:
-            raise SwitchingError(
-                f"site {site} changes to another model; try again in {_SWITCH_S} s",
-                retry_after_s=_SWITCH_S,
-            )
+        self._moves.check_enrolment(site)
         now = self._clock()
         rows = new_rows(items, now=now, new_id=self._new_id, keep_crops=self._keep_crops)
 
@@ -216,8 +194,7 @@ class Gallery:
             if not answer.repeated:
                 stored = [row for row in rows if isinstance(row, NewRow)]
                 numbered = zip(stored, answer.numbers, strict=True)
-                self._active[site].index.upsert([row.entry(number) for row, number in numbered])
-                self._count(site)
+                self._active.upsert(site, [row.entry(number) for row, number in numbered])
 
         answer = await asyncio.wrap_future(
             self._store.enroll(
@@ -264,13 +241,12 @@ class Gallery:
         check_site_id(site)
         check_sighting_id(sighting)
 
-        def committed(_: None) -> None:
-            if site in self._active:
-                self._active[site].index.delete(sighting)
-                self._count(site)
-
         await self._forget_requests()
-        await asyncio.wrap_future(self._store.delete_sighting(site, sighting, committed))
+        await asyncio.wrap_future(
+            self._store.delete_sighting(
+                site, sighting, lambda _: self._active.delete(site, sighting)
+            )
+        )
 
     # --- search
 
@@ -330,8 +306,7 @@ class Gallery:
 
     def models_in_use(self) -> set[str]:
         """Fingerprints of the models that sites use or move to."""
-        used = {active.model.fingerprint for active in list(self._active.values())}
-        return used | set(self._moving.values())
+        return self._active.models() | self._moves.targets()
 
     def model_of(self, site: str) -> ModelInfo | None:
         """The model that a site answers with, None if it does not."""
@@ -343,7 +318,7 @@ class Gallery:
         check_site_id(site)
         return await self._in_pool(lambda: self._store.earlier_model(site))
 
-    async def move(
+    def move(
         self,
         site: str,
         model: ModelInfo,
@@ -367,58 +342,14 @@ class Gallery:
             back: this undoes the last move.
 
         Raises:
-            SiteNotFoundError, ReembedRunningError
+            SiteNotFoundError
+            ReembedRunningError: the site moves already, or did while it was to be moved back.
             CropUnusableError: a sighting has no usable crop, and may not be dropped.
         """
         check_site_id(site)
-        if site in self._moving:
-            raise ReembedRunningError(f"site {site} is being embedded again already; wait for it")
-        self._moving[site] = model.fingerprint
-        outcome = ""
-        try:
-            row = await self._in_pool(lambda: self._store.site(site))
-            dropped = 0
-            if row.model != model.fingerprint:
-                outcome = "failed"
-                await self._in_pool(
-                    lambda: self._store.register_model(model.fingerprint, model.reference)
-                )
-                move = Move(
-                    self._store,
-                    site,
-                    model.fingerprint,
-                    embed,
-                    batch=batch,
-                    drop_unusable=drop_unusable,
-                    back=back,
-                )
-                async with aclosing(move.embed_crops()) as steps:
-                    async for embedded in steps:
-                        total = max(row.sightings, embedded + move.dropped)
-                        yield ReembedProgress(embedded, total, move.dropped, self._as_site(row))
-                dropped = await move.change_over(
-                    self._refusing_enrolment(site),
-                    self._clock(),
-                    lambda _: self._build_index(site, model),
-                )
-                outcome = "done"
-            elif site not in self._active:  # its model was not there when the server started
-                built = self._store.submit(lambda _: None, lambda _: self._build_index(site, model))
-                await asyncio.wrap_future(built)
-            now = await self.site(site)
-            yield ReembedProgress(now.sightings, now.sightings, dropped, now)
-        finally:
-            del self._moving[site]
-            if outcome:
-                self._metrics.switches.labels(outcome).inc()
-
-    @contextmanager
-    def _refusing_enrolment(self, site: str) -> Iterator[None]:
-        self._switching.add(site)
-        try:
-            yield
-        finally:
-            self._switching.discard(site)
+        return self._moves.move(
+            site, model, embed, batch=batch, drop_unusable=drop_unusable, back=back
+        )
 
     # --- helpers
 
@@ -430,22 +361,6 @@ class Gallery:
 
     async def _forget_requests(self) -> None:
         await asyncio.wrap_future(self._store.forget_requests(self._oldest_request()))
-
-    def _build_index(self, site: str, model: ModelInfo) -> None:
-        index = VectorIndex(model.dimension)
-        for entries in self._store.index_entries(site, model.fingerprint, model.dimension):
-            index.upsert(entries)
-        self._set_index(site, model, index)
-
-    def _set_index(self, site: str, model: ModelInfo, index: VectorIndex) -> None:
-        self._active[site] = _Active(model, index)
-        self._count(site)
-
-    def _count(self, site: str) -> None:
-        self._metrics.gallery_sightings.labels(site).set(len(self._active[site].index))
-
-    def _as_site(self, row: SiteRow) -> Site:
-        return Site(row.id, row.reference, row.sightings, row.created, row.id in self._active)
 
     @staticmethod
     def _mismatch(row: SiteRow, at_hand: ModelInfo) -> CallError:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
+from typing import TypeVar
 
-from service.errors import BadImageError, CallError, CropUnusableError, OverloadedError
+from service.errors import (
+    BadImageError,
+    CallError,
+    CropUnusableError,
+    EngineError,
+    OverloadedError,
+)
 from service.gallery.records import KeptCrop
 from service.gallery.store import Store
 from service.types import Vector
+
+T = TypeVar("T")
 
 Embed = Callable[[Sequence[bytes]], Awaitable[list[Vector | CallError]]]
 """Image files -> embedding or error, each."""
@@ -90,16 +100,15 @@ class Move:
             while True:
                 async for _ in self.embed_crops():
                     pass
-                dropped = await asyncio.wrap_future(
-                    self._store.switch_model(
-                        self._site,
-                        self._model,
-                        unusable=sorted(self._unusable),
-                        back=self._back,
-                        now=now,
-                        then=then,
-                    )
+                switched = self._store.switch_model(
+                    self._site,
+                    self._model,
+                    unusable=sorted(self._unusable),
+                    back=self._back,
+                    now=now,
+                    then=then,
                 )
+                dropped = await _to_the_end(switched)
                 if dropped is not None:
                     return dropped
 
@@ -116,7 +125,7 @@ class Move:
                     vectors[crop.row] = result
                     continue
                 if not isinstance(result, BadImageError):
-                    raise result
+                    raise EngineError(f"the crop of sighting {crop.id}: {result}") from result
                 problem = str(result)
             if not self._drop_unusable:
                 raise CropUnusableError(
@@ -125,6 +134,22 @@ class Move:
                 )
             self._unusable.add(crop.row)
         return vectors
+
+
+async def _to_the_end(write: Future[T]) -> T:
+    """The result of a write. Who is cancelled meanwhile hears of it when the write is over: until
+    then nobody can tell which model the site has."""
+    over = asyncio.wrap_future(write)
+    cancelled: asyncio.CancelledError | None = None
+    while not over.done():
+        try:
+            await asyncio.wait({over})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = over.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
 
 
 async def _embed_patiently(images: Sequence[bytes], embed: Embed) -> list[Vector | CallError]:

@@ -20,9 +20,8 @@ from service.errors import (
     call_errors,
 )
 from service.gallery.index import IndexEntry
-from service.gallery.records import Answer, ModelRow, NewRow, Request, SiteRow, Stored
+from service.gallery.records import Answer, NewRow, Request, SiteRow, Stored
 from service.gallery.tables import (
-    activations,
     adaptations,
     crops,
     embeddings,
@@ -201,41 +200,6 @@ def insert_rows(
         [{"row": number, "model": model, "vector": blob(row.vector)} for number, row in numbered],
     )
     return made
-
-
-def note_activation(
-    connection: Connection, site: str, models_: tuple[str, str], *, back: bool, now: datetime
-) -> None:
-    """Keep which models a site used, in order; models_: fingerprints before and after a change.
-
-    back: the last one is undone; else there is one more.
-    """
-    numbers = connection.execute(
-        select(activations.c.number)
-        .where(activations.c.site == site)
-        .order_by(activations.c.number.desc())
-    ).scalars()
-    last = numbers.first()
-    if back:
-        connection.execute(delete(activations).where(activations.c.number == last))
-        return
-    added = models_ if last is None else models_[1:]
-    connection.execute(
-        insert(activations),
-        [{"site": site, "model": model, "time_us": to_us(now)} for model in added],
-    )
-
-
-def earlier_model(connection: Connection, site: str) -> ModelRow | None:
-    row = connection.execute(
-        select(models.c.fingerprint, models.c.reference)
-        .join(activations, activations.c.model == models.c.fingerprint)
-        .where(activations.c.site == site)
-        .order_by(activations.c.number.desc())
-        .offset(1)
-        .limit(1)
-    ).first()
-    return None if row is None else ModelRow(row.fingerprint, row.reference)
 
 
 def refuse_unfinished(connection: Connection, site: str) -> None:

@@ -23,6 +23,7 @@ from service.errors import (
     SiteNotEmptyError,
     StoreUnusableError,
 )
+from service.gallery.activations import earlier_model, note_activation, undo_activation
 from service.gallery.index import IndexEntry
 from service.gallery.records import (
     Answer,
@@ -39,13 +40,11 @@ from service.gallery.statements import (
     blob,
     delete_sightings,
     earlier_answer,
-    earlier_model,
     filtered,
     forget_requests,
     index_entry,
     insert_rows,
     lacks_embedding,
-    note_activation,
     refuse_unfinished,
     remember,
     require_model,
@@ -383,7 +382,8 @@ class Store:
         those of others; returns how many sightings were dropped.
 
         unusable: numbers of rows to drop, as they have no embedding of `model` and can get none.
-        back: the last activation is undone; else there is one more.
+        back: the last activation is undone (`ReembedRunningError` if it was another one's); else
+            there is one more.
 
         Returns None, and changes nothing, where a further sighting lacks an embedding of `model`:
         it was enrolled since.
@@ -403,7 +403,10 @@ class Store:
                 )
             )
             connection.execute(update(sites).where(sites.c.site == site).values(model=model))
-            note_activation(connection, site, (before, model), back=back, now=now)
+            if back:
+                undo_activation(connection, site, model)
+            else:
+                note_activation(connection, site, before, model, now)
             return len(rows)
 
         def switched(dropped: int | None) -> None:

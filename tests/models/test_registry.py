@@ -44,6 +44,9 @@ def test_next_version(registry: Registry, make_bundle: MakeBundle, tmp_path: Pat
         registry.add(make_bundle(tmp_path / version, version=version).path)
         assert registry.next_version("toy") == following
     assert registry.next_version("other") == "1"
+    assert registry.next_version("toy", "toy@11.2", "other@30") == "12"
+    assert registry.next_version("toy", "toy@3") == "11"
+    assert registry.next_version("other", "other@1") == "2"
 
 
 def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from service.errors import (
     BadImageError,
     CallError,
     ModelMismatchError,
+    ReembedRunningError,
     RequestIdReusedError,
     SightingNotFoundError,
     SiteExistsError,
@@ -414,6 +415,19 @@ def test_the_models_of_a_site_are_a_stack(lobby: Store) -> None:
     assert earlier() == "person@1"
     with pytest.raises(SiteNotFoundError):
         lobby.earlier_model("nowhere")
+
+
+def test_a_rollback_to_what_is_no_more_the_model_before_is_refused(lobby: Store) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+    with pytest.raises(ReembedRunningError):
+        switch(lobby, TWO, back=True)
+    for model in (TWO, three):  # the second while a rollback to model 1 was being prepared
+        assert switch(lobby, model) == 0
+    with pytest.raises(ReembedRunningError, match="meanwhile"):
+        switch(lobby, ONE, back=True)
+    assert lobby.site("lobby").reference == "person@3"
+    assert lobby.earlier_model("lobby").reference == "person@2"
 
 
 def test_nothing_is_told_of_a_switch_that_did_not_happen(
