@@ -1,35 +1,22 @@
 """`python -m adapt FOLDER`: do the job of a folder (`adapt.job`), for a server.
 
-It runs as long as its standard input is open: when the server is gone, however that came, it keeps
-its state and ends. So it does on SIGTERM. Exit codes: 0 finished, 1 failed, 75 stopped.
+On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
-_STOPPED = 75
-_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": _STOPPED}
-_GRACE_S = 60.0
-"""A process without a server is ended after so many seconds, wherever it stands."""
-
-_NICENESS = 10
-"""Serving goes first."""
+_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 75}
 
 
 def main(folder: Path) -> int:
     """Do the job and write down how it ended; the exit code."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("resight").setLevel(logging.INFO)
-    os.nice(_NICENESS)
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
     try:
         return _do(folder)
     except ModuleNotFoundError as error:
@@ -58,14 +45,6 @@ def _do(folder: Path) -> int:
     if outcome.error:
         print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
     return _EXIT_CODES[outcome.state]
-
-
-def _end_with_the_server() -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # not by `sys.stdin`: its lock would outlive the end
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
-    os._exit(_STOPPED)
 
 
 if __name__ == "__main__":

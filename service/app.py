@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import uvloop
 
@@ -30,7 +31,8 @@ from service.gallery.store import Store
 from service.jobs.adaptations import Adaptations
 from service.jobs.process import Starter, start_python
 from service.jobs.rows import JobRows
-from service.jobs.supervisor import JobSetup, Supervisor
+from service.jobs.supervisor import Supervisor
+from service.jobs.work import JobSetup
 from service.loaded import LoadedModels
 from service.metrics import Metrics, new_metrics
 from service.monitor import Monitor
@@ -39,6 +41,9 @@ from service.switching import Switching
 from service.types import ModelInfo
 
 log = logging.getLogger("resight")
+
+LoadEngine: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
+"""Gives the engine for a bundle, and whether it fell back to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class Server:
 async def bootstrap(
     settings: Settings,
     *,
-    load_engine: Callable[[Bundle, Settings], tuple[Engine, bool]] | None = None,
+    load_engine: LoadEngine | None = None,
     start_process: Starter = start_python,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -143,14 +148,7 @@ async def bootstrap(
     with ExitStack() as cleanup:
         # First: a model that cannot be served leaves no new folder behind.
         registry = Registry(settings.registry)
-        load = load_engine or _load_onnx
-        models = LoadedModels(
-            open_bundle(settings),
-            registry,
-            load_engine=lambda bundle: load(bundle, settings),
-            new_batcher=lambda bundle, engine: _new_batcher(bundle, engine, settings, metrics),
-            metrics=metrics,
-        )
+        models = _load_models(settings, registry, load_engine or _load_onnx, metrics)
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
         store = Store.open(data_dir.database, metrics)
@@ -169,11 +167,32 @@ async def bootstrap(
         others = await _models_of_sites(store, models)
         await asyncio.to_thread(gallery.load, others)
         switching = Switching(gallery, models, batch=settings.max_items)
-        adaptations = _new_adaptations(
-            settings, JobRows(store), registry, switching, start_process, clock, new_id, metrics
+        setup, rows = _job_setup(settings, models.own.info.reference), JobRows(store)
+        supervisor = Supervisor(
+            rows,
+            settings.data_dir / "adaptations",
+            registry,
+            setup,
+            in_use=switching.in_use,
+            start=start_process,
+            clock=clock,
+            metrics=metrics,
         )
+        adaptations = Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
         _warn_of_open_ports(settings)
         return Server(settings, metrics, gallery, models, adaptations, switching, cleanup.pop_all())
+
+
+def _load_models(
+    settings: Settings, registry: Registry, load: LoadEngine, metrics: Metrics
+) -> LoadedModels:
+    return LoadedModels(
+        open_bundle(settings),
+        registry,
+        load_engine=lambda bundle: load(bundle, settings),
+        new_batcher=lambda bundle, engine: _new_batcher(bundle, engine, settings, metrics),
+        metrics=metrics,
+    )
 
 
 async def _models_of_sites(store: Store, models: LoadedModels) -> list[ModelInfo]:
@@ -205,34 +224,15 @@ def _new_batcher(bundle: Bundle, engine: Engine, settings: Settings, metrics: Me
     )
 
 
-def _new_adaptations(
-    settings: Settings,
-    rows: JobRows,
-    registry: Registry,
-    switching: Switching,
-    start_process: Starter,
-    clock: Callable[[], datetime],
-    new_id: Callable[[], str],
-    metrics: Metrics,
-) -> Adaptations:
-    setup = JobSetup(
+def _job_setup(settings: Settings, own: str) -> JobSetup:
+    return JobSetup(
         inits=settings.adapt_inits,
         sources=settings.adapt_sources,
         device=settings.adapt_device,
         hold_back=settings.adapt_hold_back,
         stop_s=settings.adapt_stop_s,
+        own=own,
     )
-    supervisor = Supervisor(
-        rows,
-        settings.data_dir / "adaptations",
-        registry,
-        setup,
-        bundle_of=switching.bundle_of,
-        start=start_process,
-        clock=clock,
-        metrics=metrics,
-    )
-    return Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
 
 
 async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 
 from service.errors import NoEarlierModelError
 from service.gallery.gallery import Gallery
+from service.jobs.work import ModelInUse
 from service.loaded import Loaded, LoadedModels
 from service.types import ReembedProgress
 
@@ -29,11 +29,11 @@ class Switching:
         info = await self._gallery.require_ready(site)
         return await self._models.load(info.reference, info.fingerprint)
 
-    def bundle_of(self, site: str) -> Path | None:
-        """Where the bundle lies that a site uses, None where it uses none that is loaded."""
+    def in_use(self, site: str) -> ModelInUse | None:
+        """The model that a site answers with, None if it does not."""
         info = self._gallery.model_of(site)
         loaded = None if info is None else self._models.get(info.fingerprint)
-        return None if loaded is None else loaded.path
+        return None if loaded is None else ModelInUse(loaded.info.reference, loaded.path)
 
     def to_own(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[ReembedProgress]:
         """Move a site to the server's own model; raises as `Gallery.move`."""

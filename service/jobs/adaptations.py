@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from service.errors import NotConfiguredError, ShuttingDownError
 from service.jobs.records import NEEDS_SOURCES, Adaptation, JobState, Round, Wish
 from service.jobs.rows import JobRows
-from service.jobs.supervisor import JobSetup, Supervisor
+from service.jobs.supervisor import Supervisor
+from service.jobs.work import JobSetup
 from service.types import check_adaptation_id, check_site_id
 
 

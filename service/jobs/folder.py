@@ -32,7 +32,7 @@ _SUFFIXES = (
 )
 _DATES = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _LAST_WORDS = 2000
-"""Characters of the log's end that are looked at for what a dead process said."""
+"""Bytes of the log's end that are looked at for what a dead process said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,10 @@ class JobFolder:
         """Remove what an earlier process said at its end."""
         (self.path / "outcome.json").unlink(missing_ok=True)
 
+    def forget_judgement(self) -> None:
+        """Remove what the gate said before."""
+        self.verdict.unlink(missing_ok=True)
+
     def outcome(self) -> Outcome | None:
         """How the last process ended, None if it did not get to say so."""
         try:
@@ -124,7 +128,9 @@ class JobFolder:
     def last_words(self) -> str:
         """The last line of the log, empty if there is none."""
         try:
-            text = self.log.read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace")
+            with self.log.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - _LAST_WORDS, 0))
+                text = file.read().decode("utf-8", "replace")
         except OSError:
             return ""
         return next((line for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,9 +1,7 @@
-"""Works on the adaptations that are not over: one at a time, each in processes of its own.
+"""Works on the adaptations that are not over, one at a time, each in processes of its own.
 
-    crops of the site -> python -m adapt FOLDER -> gate -> registry
-
-What stands in the store and in the folder of an adaptation decides what is left to be done, so that
-the work goes on after a stop or a crash of the server.
+What stands in the store decides which, so that the work goes on after a stop or a crash of the
+server.
 """
 
 from __future__ import annotations
@@ -13,69 +11,32 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from models.errors import ModelError
 from models.registry import Registry
 from service.errors import CallError
 from service.jobs.folder import JobFolder, tidy_all
 from service.jobs.process import Starter
-from service.jobs.records import (
-    NEEDS_SOURCES,
-    NOT_JUDGED,
-    Adaptation,
-    JobReason,
-    JobState,
-    Judgement,
-)
+from service.jobs.records import Adaptation, JobReason, JobState
 from service.jobs.rows import JobRows
+from service.jobs.work import Ending, JobSetup, ModelInUse, Work, WorkInterruptedError
 from service.metrics import Metrics
 
 log = logging.getLogger("resight.jobs")
 
 T = TypeVar("T")
 
-MAX_STARTS = 3
-"""Processes that may die without a word in a row before an adaptation fails."""
-
 _RETRY_S = 5.0
 """Pause after the store refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobSetup:
-    """What adaptations of this server start from.
-
-    inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
-    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that is not learnt from, and that the
-    gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a process may take to keep
-    its state, in seconds.
-    """
-
-    inits: tuple[Path, ...]
-    sources: tuple[Path, ...]
-    device: str
-    hold_back: float
-    stop_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    state: JobState
-    reason: str = ""
-    error: str = ""
-    model: str = ""
-    judgement: Judgement = NOT_JUDGED
 
 
 class Supervisor:
     """Belongs to one event loop.
 
-    root: of the adaptations' folders. bundle_of: where the bundle lies that a site uses, None where
-    that is not known. start: starts processes. clock: the time, aware.
+    root: of the adaptations' folders. in_use: the model that a site answers with, None if it does
+    not. start: starts processes. clock: the time, aware.
     """
 
     def __init__(
@@ -85,7 +46,7 @@ class Supervisor:
         registry: Registry,
         setup: JobSetup,
         *,
-        bundle_of: Callable[[str], Path | None],
+        in_use: Callable[[str], ModelInUse | None],
         start: Starter,
         clock: Callable[[], datetime],
         metrics: Metrics,
@@ -94,7 +55,7 @@ class Supervisor:
         self._root = root
         self._registry = registry
         self._setup = setup
-        self._bundle_of = bundle_of
+        self._in_use = in_use
         self._start = start
         self._clock = clock
         self._metrics = metrics
@@ -162,105 +123,46 @@ class Supervisor:
             if job.state.over:
                 return
             await self.count()
-            ending = _Ending(JobState.CANCELLED) if job.cancel else await self._ending(job)
+            ending = Ending(JobState.CANCELLED) if job.cancel else await self._ending(job)
             if ending is not None:
                 await self._finish(job, ending)
         finally:
             self._current = ""
 
-    async def _ending(self, job: Adaptation) -> _Ending | None:
+    async def _ending(self, job: Adaptation) -> Ending | None:
         """How an adaptation ends; None when the server stops before that."""
         log.info("adaptation %s of site %s: %s", job.id, job.site, job.wish.method)
+        folder = self.folder(job.id)
+        work = Work(
+            job,
+            folder,
+            self._setup,
+            crops=self._rows,
+            registry=self._registry,
+            in_use=self._in_use,
+            run=lambda module, arguments: self._run(module, arguments, folder.log),
+            interrupted=self._interrupt.is_set,
+        )
         try:
-            return await self._adapt(job)
+            return await work.do()
+        except WorkInterruptedError:
+            # A stop of the server decides nothing, also of one that was cancelled.
+            return None if self._stopping else Ending(JobState.CANCELLED)
         except CallError:
             raise
-        except OSError as error:
-            return _Ending(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
         except Exception:
             log.exception("adaptation %s failed for a fault of the server", job.id)
-            return _Ending(
-                JobState.FAILED, JobReason.INTERNAL, "a fault of the server; see its log"
-            )
+            return Ending(JobState.FAILED, JobReason.INTERNAL, "a fault of the server; see its log")
 
-    async def _adapt(self, job: Adaptation) -> _Ending | None:
-        folder = self.folder(job.id)
-        if not folder.prepared:
-            # Now, not after hours of training.
-            await asyncio.to_thread(self._registry.root.mkdir, parents=True, exist_ok=True)
-            await asyncio.to_thread(self.prepare, job)
-        for _ in range(MAX_STARTS):
-            folder.forget_outcome()
-            code = await self._run("adapt", [str(folder.path)], folder)
-            if self._interrupt.is_set():
-                return self._interrupted()
-            outcome = folder.outcome()
-            if outcome is not None and outcome.state == "finished":
-                return await self._deliver(job, folder)
-            if outcome is not None and outcome.state == "failed":
-                return _Ending(JobState.FAILED, outcome.reason, outcome.error)
-            log.warning("the process of adaptation %s ended with exit code %s", job.id, code)
-        return _Ending(
-            JobState.FAILED,
-            JobReason.PROCESS_DIED,
-            f"its process ended {MAX_STARTS} times before it was done, the last time with exit "
-            f"code {code} ({folder.last_words() or 'without a word'}); see {folder.log}",
-        )
+    async def _run(self, module: str, arguments: Sequence[str], said: Path) -> int:
+        """The exit code of a process, whose words are appended to `said`.
 
-    def prepare(self, job: Adaptation) -> None:
-        """Write the folder of an adaptation; raises OSError."""
-        wish, name = job.wish, job.site.lower()
-        sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
-        self.folder(job.id).prepare(
-            self._rows.kept_crops(job.site),
-            {
-                "method": wish.method,
-                "recipe": wish.recipe,
-                "overrides": list(wish.overrides),
-                "seed": wish.seed,
-                "device": self._setup.device,
-                "hold_back": self._setup.hold_back,
-                "inits": [str(path) for path in self._setup.inits],
-                "sources": [str(path) for path in sources],
-                "name": name,
-                "version": self._registry.next_version(name),
-            },
-        )
-
-    async def _deliver(self, job: Adaptation, folder: JobFolder) -> _Ending | None:
-        judgement = await self._judge(job, folder)
+        Raises:
+            WorkInterruptedError: it was not begun, or ended before its time.
+        """
         if self._interrupt.is_set():
-            return self._interrupted()
-        try:
-            bundle = await asyncio.to_thread(self._registry.add, folder.bundle)
-        except (ModelError, OSError) as error:
-            return _Ending(
-                JobState.FAILED,
-                JobReason.REGISTRY_REFUSED,
-                f"the model cannot be registered ({error}); it lies in {folder.bundle}: add it "
-                "with `resight models add`",
-            )
-        return _Ending(JobState.SUCCEEDED, model=bundle.reference, judgement=judgement)
-
-    async def _judge(self, job: Adaptation, folder: JobFolder) -> Judgement:
-        """What `resight gate` says of the new model; a gate that ends without a verdict has not
-        judged, and the log of the adaptation says why."""
-        old = self._bundle_of(job.site)
-        if old is None:
-            return NOT_JUDGED
-        pair = ["--old", str(old), "--new", str(folder.bundle)]
-        crops = ["--target", str(folder.crops)]
-        if self._setup.hold_back:
-            crops += ["--hold-back", str(self._setup.hold_back)]
-        rest = ["--json", str(folder.verdict), "--device", self._setup.device]
-        await self._run("cli.main", ["gate", *pair, *crops, *rest], folder)
-        return folder.judgement()
-
-    async def _run(self, module: str, arguments: Sequence[str], folder: JobFolder) -> int:
-        """Run a process to its end, which comes early when the work is interrupted."""
-        if self._interrupt.is_set():
-            return 0
-        process = await self._start(module, arguments, folder.log)
+            raise WorkInterruptedError
+        process = await self._start(module, arguments, said)
         exit_ = asyncio.ensure_future(process.wait())
         interrupt = asyncio.ensure_future(self._interrupt.wait())
         await asyncio.wait({exit_, interrupt}, return_when=asyncio.FIRST_COMPLETED)
@@ -269,15 +171,14 @@ class Supervisor:
             process.terminate()
             await asyncio.wait({exit_}, timeout=self._setup.stop_s)
             if not exit_.done():
-                log.warning("a process of %s did not end in time: killed", folder.path.name)
+                log.warning("a process that writes to %s did not end in time: killed", said)
                 process.kill()
-        return await exit_
+        code = await exit_
+        if self._interrupt.is_set():
+            raise WorkInterruptedError
+        return code
 
-    def _interrupted(self) -> _Ending | None:
-        # A stop of the server decides nothing; a cancelled one is found in the store again.
-        return None if self._stopping else _Ending(JobState.CANCELLED)
-
-    async def _finish(self, job: Adaptation, ending: _Ending) -> None:
+    async def _finish(self, job: Adaptation, ending: Ending) -> None:
         await _committed(
             self._rows.finish(
                 job,

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.bundle import Bundle
-from models.registry import Registry
+from models.registry import ModelReference, Registry
+from service.gallery.records import SeenCrop
+from service.gallery.store import Store
 from service.jobs.records import Adaptation, JobState, Judgement, Wish
 from service.jobs.rows import JobRows
-from service.jobs.supervisor import MAX_STARTS, JobSetup, Supervisor
+from service.jobs.supervisor import Supervisor
+from service.jobs.work import MAX_STARTS, JobSetup, ModelInUse
 from service.metrics import Metrics
 from tests.service.jobs.conftest import NOW
 from tests.support.fake_process import FakeProcess, FakeStarter
+from tests.support.tiny_model import write_tiny_bundle
 
 WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
 
@@ -39,15 +46,26 @@ async def start(
     made: list[Supervisor] = []
 
     def started(
-        bundle: Path | None = None, stop_s: float = 5.0, hold_back: float = 0.2
+        bundle: Path | None = None,
+        stop_s: float = 5.0,
+        hold_back: float = 0.2,
+        own: str = "source@1",
+        rows: JobRows = rows,
     ) -> Supervisor:
-        setup = JobSetup((tmp_path / "init",), (tmp_path / "source",), "cpu", hold_back, stop_s)
+        setup = JobSetup(
+            inits=(tmp_path / "init",),
+            sources=(tmp_path / "source",),
+            device="cpu",
+            hold_back=hold_back,
+            stop_s=stop_s,
+            own=own,
+        )
         supervisor = Supervisor(
             rows,
             tmp_path / "jobs",
             registry,
             setup,
-            bundle_of=lambda site: bundle,
+            in_use=lambda site: None if bundle is None else ModelInUse("tiny@1", bundle),
             start=starter,
             clock=lambda: NOW,
             metrics=metrics,
@@ -122,7 +140,7 @@ async def test_from_crops_to_a_registered_model(
 
 
 async def test_the_gate_compares_with_the_model_in_use(
-    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
 ) -> None:
     add(rows)
     start(bundle=tiny_bundle.path)
@@ -139,6 +157,8 @@ async def test_the_gate_compares_with_the_model_in_use(
     done = await over(rows)
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
     assert done.judgement == Judgement("reject", ("worse in all",))
+    kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
+    assert kept == {"against": "tiny@1", "verdict": "reject", "reasons": ["worse in all"]}
 
 
 async def test_without_crops_held_back_the_gate_looks_at_all(
@@ -156,7 +176,7 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
 
 
 async def test_a_gate_that_fails_has_not_judged(
-    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
 ) -> None:
     add(rows)
     start(bundle=tiny_bundle.path)
@@ -164,6 +184,24 @@ async def test_a_gate_that_fails_has_not_judged(
     (await starter.number(2)).end(2)
     done = await over(rows)
     assert (done.state, done.judgement.verdict) == (JobState.SUCCEEDED, "")
+    assert registry.verdict(ModelReference("lobby", "1")) == ""
+
+
+async def test_what_an_earlier_gate_said_does_not_count(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+) -> None:
+    add(rows)
+    first = start(bundle=tiny_bundle.path)
+    process = await starter.number(1)
+    process.succeed()
+    gate = await starter.number(2)
+    (gate.folder / "gate.json").write_text('{"verdict": "promote", "reasons": []}')
+    await first.stop()
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+    start(bundle=tiny_bundle.path)
+    (await starter.number(3)).succeed()
+    (await starter.number(4)).end(1)
+    assert (await over(rows)).judgement == Judgement()
 
 
 async def test_versions_go_on(
@@ -175,6 +213,15 @@ async def test_versions_go_on(
         add(rows, f"j{number}")
         supervisor.changed()
         assert (await over(rows, f"j{number}")).model == f"lobby@{number}"
+
+
+async def test_a_model_never_goes_by_the_name_of_the_servers_own(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(own="lobby@4")
+    (await starter.number(1)).succeed()
+    assert (await over(rows)).model == "lobby@5"
 
 
 async def test_sources_are_for_methods_that_learn_from_them(
@@ -297,21 +344,66 @@ async def test_one_at_a_time(
     assert (await over(rows, "j2", "yard")).model == "yard@1"
 
 
-async def test_a_model_that_cannot_be_registered_is_not_lost(
+async def test_a_version_that_was_taken_meanwhile(
     rows: JobRows, starter: FakeStarter, start: Any, registry: Registry, tmp_path: Path
 ) -> None:
     add(rows)
     start()
     process = await starter.number(1)
-    from tests.support.tiny_model import write_tiny_bundle
-
     registry.add(write_tiny_bundle(tmp_path / "other", name="lobby", shift=9.0).path)
+    process.succeed()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
+    assert f"resight export --run {process.folder / 'run'}" in done.error
+
+
+async def test_a_model_that_cannot_be_registered_is_not_lost(
+    rows: JobRows, starter: FakeStarter, start: Any, registry: Registry
+) -> None:
+    add(rows)
+    start()
+    process = await starter.number(1)
+    (registry.root / "lobby").write_text("a file is in the way")
     process.succeed()
     done = await over(rows)
     assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
     assert str(process.folder / "bundle") in done.error
     await eventually(lambda: not (process.folder / "crops").exists())
     assert (process.folder / "bundle").exists()
+
+
+class SlowRows(JobRows):
+    """Crops come when a test says so, and have no end."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.asked = threading.Event()
+
+    def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
+        self.asked.set()
+        while True:
+            time.sleep(0.001)
+            yield []
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_crops_that_are_being_copied_hold_up_nobody(
+    rows: JobRows, start: Any, store: Store, starter: FakeStarter, tmp_path: Path, cancel: bool
+) -> None:
+    add(rows)
+    slow = SlowRows(store)
+    supervisor = start(rows=slow)
+    assert await asyncio.to_thread(slow.asked.wait, 10)
+    if cancel:
+        rows.cancel("lobby", "j1", NOW).result(10)
+        supervisor.changed(cancelled="j1")
+        assert (await over(rows)).state is JobState.CANCELLED
+    else:
+        async with asyncio.timeout(5):
+            await supervisor.stop()
+        assert rows.get("lobby", "j1").state is JobState.RUNNING
+    assert starter.started == []
+    assert not (tmp_path / "jobs" / "j1" / "job.json").exists()
 
 
 async def test_a_registry_that_cannot_be_written_is_noticed_before_training(
