@@ -125,7 +125,8 @@ def adapt(server: Server, wish: Wish, kill_after: int) -> Adaptation:
     print(f"  killed: {server.end(signal.SIGKILL)}", flush=True)
     server.start()
     with server.client() as client:
-        for job, round_ in client.watch_adaptation(SITE, job.id):
+        for now, round_ in client.watch_adaptation(SITE, job.id):
+            job = now
             if round_ is not None and round_.number > kill_after:
                 print(f"  round {round_.number}", flush=True)
     if job.state is not JobState.SUCCEEDED:

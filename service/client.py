@@ -30,7 +30,7 @@ from grpc_status import rpc_status
 from service.config import CLIENT_CHUNK_BYTES, CLIENT_CHUNK_ITEMS
 from service.errors import ServiceError
 from service.jobs.records import Adaptation, Round, Wish
-from service.rpc import convert
+from service.rpc import convert, names
 from service.rpc.adaptation_wire import adaptation_from_wire, round_from_wire
 from service.rpc.pb.resight.v1 import (
     adaptation_pb2,
@@ -147,7 +147,7 @@ class ResightClient:
 
     def site(self, site: str) -> Site:
         """One site."""
-        request = site_pb2.GetSiteRequest(name=convert.site_name(site))
+        request = site_pb2.GetSiteRequest(name=names.site_name(site))
         return convert.site_from_wire(self._call(self._sites.GetSite, request))
 
     def sites(self) -> Iterator[Site]:
@@ -162,13 +162,13 @@ class ResightClient:
 
     def delete_site(self, site: str, *, force: bool = False) -> None:
         """Delete a site; one with sightings only with `force`."""
-        request = site_pb2.DeleteSiteRequest(name=convert.site_name(site), force=force)
+        request = site_pb2.DeleteSiteRequest(name=names.site_name(site), force=force)
         self._call(self._sites.DeleteSite, request)
 
     def reembed_site(self, site: str, *, drop_unusable: bool = False) -> Iterator[ReembedProgress]:
         """Move a site to the server's own model; takes as long as it takes."""
         request = site_pb2.ReembedSiteRequest(
-            name=convert.site_name(site), drop_unusable=drop_unusable
+            name=names.site_name(site), drop_unusable=drop_unusable
         )
         return self._moving(self._sites.ReembedSite, request)
 
@@ -177,8 +177,8 @@ class ResightClient:
     ) -> Iterator[ReembedProgress]:
         """Move a site to a model of the server's registry, `name` or `name@version`."""
         request = site_pb2.ActivateModelRequest(
-            name=convert.site_name(site),
-            model=convert.model_name(model),
+            name=names.site_name(site),
+            model=names.model_name(model),
             drop_unusable=drop_unusable,
         )
         return self._moving(self._sites.ActivateModel, request)
@@ -188,7 +188,7 @@ class ResightClient:
     ) -> Iterator[ReembedProgress]:
         """Move a site to the model that it used before."""
         request = site_pb2.RollbackModelRequest(
-            name=convert.site_name(site), drop_unusable=drop_unusable
+            name=names.site_name(site), drop_unusable=drop_unusable
         )
         return self._moving(self._sites.RollbackModel, request)
 
@@ -205,7 +205,7 @@ class ResightClient:
     def start_adaptation(self, site: str, wish: Wish) -> Adaptation:
         """Ask for an adaptation of a site."""
         request = adaptation_pb2.StartAdaptationRequest(
-            parent=convert.site_name(site),
+            parent=names.site_name(site),
             method=wish.method,
             recipe=wish.recipe,
             overrides=wish.overrides,
@@ -215,14 +215,12 @@ class ResightClient:
 
     def adaptation(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
         """One adaptation and its rounds so far."""
-        request = adaptation_pb2.GetAdaptationRequest(
-            name=convert.adaptation_name(site, adaptation)
-        )
+        request = adaptation_pb2.GetAdaptationRequest(name=names.adaptation_name(site, adaptation))
         return adaptation_from_wire(self._call(self._adaptations.GetAdaptation, request))
 
     def adaptations(self, site: str) -> Iterator[Adaptation]:
         """The adaptations of a site, oldest first."""
-        request = adaptation_pb2.ListAdaptationsRequest(parent=convert.site_name(site))
+        request = adaptation_pb2.ListAdaptationsRequest(parent=names.site_name(site))
         while True:
             answer = self._call(self._adaptations.ListAdaptations, request)
             yield from (adaptation_from_wire(message)[0] for message in answer.adaptations)
@@ -233,7 +231,7 @@ class ResightClient:
     def cancel_adaptation(self, site: str, adaptation: str) -> Adaptation:
         """Cancel an adaptation; one that runs is over some seconds later."""
         request = adaptation_pb2.CancelAdaptationRequest(
-            name=convert.adaptation_name(site, adaptation)
+            name=names.adaptation_name(site, adaptation)
         )
         return adaptation_from_wire(self._call(self._adaptations.CancelAdaptation, request))[0]
 
@@ -242,7 +240,7 @@ class ResightClient:
     ) -> Iterator[tuple[Adaptation, Round | None]]:
         """Each round as soon as it is finished (None: the state changed), until it is over."""
         request = adaptation_pb2.WatchAdaptationRequest(
-            name=convert.adaptation_name(site, adaptation)
+            name=names.adaptation_name(site, adaptation)
         )
         try:
             for message in self._adaptations.WatchAdaptation(request):
@@ -271,7 +269,7 @@ class ResightClient:
         self, site: str, chunk: Sequence[gallery_pb2.EnrollItem]
     ) -> list[Enrolled | CallFailedError]:
         request = gallery_pb2.EnrollSightingsRequest(
-            parent=convert.site_name(site),
+            parent=names.site_name(site),
             items=chunk,
             request_id=uuid.uuid4().hex,
         )
@@ -313,18 +311,18 @@ class ResightClient:
     ) -> list[SearchAnswer | CallFailedError]:
         """`search` for several queries in one call; a bad one is its own error."""
         request = gallery_pb2.SearchSightingsRequest(
-            parent=convert.site_name(site),
+            parent=names.site_name(site),
             queries=[
                 gallery_pb2.SearchQuery(image=query)
                 if isinstance(query, bytes)
-                else gallery_pb2.SearchQuery(sighting=convert.sighting_name(site, query))
+                else gallery_pb2.SearchQuery(sighting=names.sighting_name(site, query))
                 for query in queries
             ],
             filter=convert.filter_to_wire(wanted),
             limit=limit,
         )
         answer = self._call(self._gallery.SearchSightings, request)
-        model = convert.parse_model(answer.model)
+        model = names.parse_model(answer.model)
         return [
             _item_failure(result.error)
             if result.HasField("error")
@@ -340,20 +338,20 @@ class ResightClient:
 
     def sighting(self, site: str, sighting: str) -> Sighting:
         """One sighting."""
-        request = gallery_pb2.GetSightingRequest(name=convert.sighting_name(site, sighting))
+        request = gallery_pb2.GetSightingRequest(name=names.sighting_name(site, sighting))
         return convert.sighting_from_wire(self._call(self._gallery.GetSighting, request))
 
     def crop(self, site: str, sighting: str) -> bytes | None:
         """The image of a sighting as it was enrolled, None if it was not kept."""
         request = gallery_pb2.GetSightingRequest(
-            name=convert.sighting_name(site, sighting), view=gallery_pb2.SIGHTING_VIEW_FULL
+            name=names.sighting_name(site, sighting), view=gallery_pb2.SIGHTING_VIEW_FULL
         )
         return self._call(self._gallery.GetSighting, request).image or None
 
     def sightings(self, site: str, wanted: SightingFilter = EVERY_SIGHTING) -> Iterator[Sighting]:
         """The sightings that pass a filter, ordered by id."""
         request = gallery_pb2.ListSightingsRequest(
-            parent=convert.site_name(site), filter=convert.filter_to_wire(wanted)
+            parent=names.site_name(site), filter=convert.filter_to_wire(wanted)
         )
         while True:
             answer = self._call(self._gallery.ListSightings, request)
@@ -364,7 +362,7 @@ class ResightClient:
 
     def delete_sighting(self, site: str, sighting: str) -> None:
         """Delete one sighting for good."""
-        request = gallery_pb2.DeleteSightingRequest(name=convert.sighting_name(site, sighting))
+        request = gallery_pb2.DeleteSightingRequest(name=names.sighting_name(site, sighting))
         self._call(self._gallery.DeleteSighting, request)
 
     # --- models

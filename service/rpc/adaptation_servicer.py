@@ -10,7 +10,7 @@ import grpc.aio
 
 from service.jobs.adaptations import Adaptations
 from service.rpc.adaptation_wire import adaptation_to_wire, round_to_wire, wish_from_wire
-from service.rpc.convert import parse_adaptation, parse_site
+from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from service.jobs.records import Adaptation, JobState, Judgement, Round, Wish
-from service.rpc.convert import (
-    adaptation_name,
-    model_name,
-    moment,
-    parse_adaptation,
-    parse_model,
-    timestamp,
-)
+from service.rpc.convert import moment, timestamp
+from service.rpc.names import adaptation_name, model_name, parse_adaptation, parse_model
 from service.rpc.pb.resight.v1 import adaptation_pb2
 
 _STATES = adaptation_pb2.Adaptation.State

@@ -34,8 +34,8 @@ from service.rpc.servicers import (
     EmbeddingServicer,
     GalleryServicer,
     ModelServicer,
-    SiteServicer,
 )
+from service.rpc.site_servicer import SiteServicer
 from service.switching import Switching
 
 SERVICES = tuple(

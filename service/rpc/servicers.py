@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import grpc.aio
@@ -23,9 +22,8 @@ from service.errors import (
 )
 from service.gallery.gallery import Gallery
 from service.gallery.records import Request
-from service.jobs.adaptations import Adaptations
 from service.loaded import Loaded, LoadedModels
-from service.rpc import convert
+from service.rpc import convert, names
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import (
     embedding_pb2,
@@ -34,8 +32,6 @@ from service.rpc.pb.resight.v1 import (
     gallery_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
-    site_pb2,
-    site_pb2_grpc,
 )
 from service.switching import Switching
 from service.types import (
@@ -64,72 +60,6 @@ def check_items(count: int, most: int, what: str) -> None:
         raise TooManyItemsError(f"{count} {what} in one call; send 1 to {most}")
 
 
-class SiteServicer(site_pb2_grpc.SiteServiceServicer):
-    """SiteService."""
-
-    def __init__(self, gallery: Gallery, switching: Switching, adaptations: Adaptations) -> None:
-        self._gallery = gallery
-        self._switching = switching
-        self._adaptations = adaptations
-
-    async def CreateSite(  # noqa: N802
-        self, request: site_pb2.CreateSiteRequest, context: Context
-    ) -> site_pb2.Site:
-        return convert.site_to_wire(await self._gallery.create_site(request.site_id))
-
-    async def GetSite(  # noqa: N802
-        self, request: site_pb2.GetSiteRequest, context: Context
-    ) -> site_pb2.Site:
-        return convert.site_to_wire(await self._gallery.site(convert.parse_site(request.name)))
-
-    async def ListSites(  # noqa: N802
-        self, request: site_pb2.ListSitesRequest, context: Context
-    ) -> site_pb2.ListSitesResponse:
-        size = page_size(request.page_size)
-        after = decode_token(b"sites", request.page_token)
-        sites = [site for site in await self._gallery.sites() if site.id > after]
-        more = len(sites) > size
-        return site_pb2.ListSitesResponse(
-            sites=[convert.site_to_wire(site) for site in sites[:size]],
-            next_page_token=encode_token(b"sites", sites[size - 1].id) if more else "",
-        )
-
-    async def DeleteSite(  # noqa: N802
-        self, request: site_pb2.DeleteSiteRequest, context: Context
-    ) -> Empty:
-        await self._gallery.delete_site(convert.parse_site(request.name), force=request.force)
-        self._adaptations.site_is_gone()
-        return Empty()
-
-    async def ReembedSite(  # noqa: N802
-        self, request: site_pb2.ReembedSiteRequest, context: Context
-    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
-        site = convert.parse_site(request.name)
-        steps = self._switching.to_own(site, drop_unusable=request.drop_unusable)
-        async with aclosing(steps):
-            async for step in steps:
-                yield convert.progress_to_wire(step)
-
-    async def ActivateModel(  # noqa: N802
-        self, request: site_pb2.ActivateModelRequest, context: Context
-    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
-        site = convert.parse_site(request.name)
-        model = convert.parse_model_or_name(request.model)
-        steps = self._switching.activate(site, model, drop_unusable=request.drop_unusable)
-        async with aclosing(steps):
-            async for step in steps:
-                yield convert.progress_to_wire(step)
-
-    async def RollbackModel(  # noqa: N802
-        self, request: site_pb2.RollbackModelRequest, context: Context
-    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
-        site = convert.parse_site(request.name)
-        steps = self._switching.rollback(site, drop_unusable=request.drop_unusable)
-        async with aclosing(steps):
-            async for step in steps:
-                yield convert.progress_to_wire(step)
-
-
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     """GalleryService. max_items: per call. max_limit: matches per query."""
 
@@ -144,7 +74,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def EnrollSightings(  # noqa: N802
         self, request: gallery_pb2.EnrollSightingsRequest, context: Context
     ) -> gallery_pb2.EnrollSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         check_items(len(request.items), self._max_items, "items")
         retry = _retry_key(request)
         results, model = await self._with_the_model_of(
@@ -152,7 +82,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         )
         return gallery_pb2.EnrollSightingsResponse(
             results=[convert.enroll_result(site, result) for result in results],
-            model=convert.model_name(model.info.reference),
+            model=names.model_name(model.info.reference),
         )
 
     async def _with_the_model_of(
@@ -196,7 +126,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def SearchSightings(  # noqa: N802
         self, request: gallery_pb2.SearchSightingsRequest, context: Context
     ) -> gallery_pb2.SearchSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         check_items(len(request.queries), self._max_items, "queries")
         limit = self._limit(request.limit, len(request.queries))
         wanted = convert.filter_from_wire(request.filter)
@@ -209,7 +139,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         )
         return gallery_pb2.SearchSightingsResponse(
             results=converted,
-            model=convert.model_name(model.info.reference),
+            model=names.model_name(model.info.reference),
         )
 
     async def _search(
@@ -240,7 +170,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def GetSighting(  # noqa: N802
         self, request: gallery_pb2.GetSightingRequest, context: Context
     ) -> gallery_pb2.Sighting:
-        site, sighting = convert.parse_sighting(request.name)
+        site, sighting = names.parse_sighting(request.name)
         found = convert.sighting_to_wire(site, await self._gallery.sighting(site, sighting))
         if request.view == gallery_pb2.SIGHTING_VIEW_FULL:
             found.image = await self._gallery.crop(site, sighting) or b""
@@ -249,7 +179,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def ListSightings(  # noqa: N802
         self, request: gallery_pb2.ListSightingsRequest, context: Context
     ) -> gallery_pb2.ListSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         size = page_size(request.page_size)
         wanted = convert.filter_from_wire(request.filter)
         call = request.parent.encode() + _bytes(request.filter)
@@ -263,7 +193,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def DeleteSighting(  # noqa: N802
         self, request: gallery_pb2.DeleteSightingRequest, context: Context
     ) -> Empty:
-        site, sighting = convert.parse_sighting(request.name)
+        site, sighting = names.parse_sighting(request.name)
         await self._gallery.delete_sighting(site, sighting)
         return Empty()
 
@@ -301,7 +231,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 else embedding_pb2.EmbedResult(vector=result)
                 for result in results
             ],
-            model=convert.model_name(self._model.info.reference),
+            model=names.model_name(self._model.info.reference),
         )
 
 
@@ -314,7 +244,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def GetModel(  # noqa: N802
         self, request: model_pb2.GetModelRequest, context: Context
     ) -> model_pb2.Model:
-        reference = convert.parse_model(request.name)
+        reference = names.parse_model(request.name)
         loaded = [model.info for model in self._models.all()]
         for model in loaded:
             if model.reference == reference:
@@ -360,7 +290,7 @@ def _parse_query(site: str, query: gallery_pb2.SearchQuery) -> str | CallError:
     try:
         if query.WhichOneof("query") is None:
             raise BadNameError("the query has neither an image nor a sighting; set one")
-        of_site, sighting = convert.parse_sighting(query.sighting)
+        of_site, sighting = names.parse_sighting(query.sighting)
         if of_site != site:
             raise BadNameError(f"sighting {query.sighting[:160]!r} is not of site {site}")
         return check_sighting_id(sighting)

@@ -57,7 +57,19 @@ async def test_each_embeds_with_its_own(models: LoadedModels) -> None:
     assert await models.load("tiny@2") is other
     assert await models.load("tiny") is other
     assert await models.load("anything", other.info.fingerprint) is other
-    assert await models.load("tiny@1") is models.own, "whether the registry has it or not"
+    assert await models.load("tiny@1") is models.own, "the registry has none of this name"
+
+
+async def test_a_registered_model_that_has_the_name_of_the_servers_own(
+    models: LoadedModels, registry: Registry, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    registry.add(write_tiny_bundle(tmp_path / "namesake", shift=9.0).path)
+    namesake = await models.load("tiny@1")
+    assert namesake is not models.own
+    (vector,) = await namesake.embed([crop(1)])
+    assert vector == pytest.approx(embed_files([crop(1)], 9.0)[0], abs=1e-6)
+    # Who is bound to the server's own by its fingerprint, keeps it.
+    assert await models.load("tiny@1", fingerprint(tiny_bundle)) is models.own
 
 
 async def test_a_model_of_the_same_name_is_not_enough(

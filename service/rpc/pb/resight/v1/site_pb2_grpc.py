@@ -164,8 +164,10 @@ class SiteServiceServicer:
         what was enrolled since then has to be embedded again.
 
         FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+        FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+        this call was being prepared.
         NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE, REEMBED_RUNNING: as for ActivateModel.
+        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

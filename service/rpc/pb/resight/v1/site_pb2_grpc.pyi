@@ -95,8 +95,10 @@ class SiteServiceStub:
     what was enrolled since then has to be embedded again.
 
     FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+    FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+      this call was being prepared.
     NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE, REEMBED_RUNNING: as for ActivateModel.
+    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
     """
 
 @_typing.type_check_only
@@ -165,8 +167,10 @@ class SiteServiceAsyncStub(SiteServiceStub):
     what was enrolled since then has to be embedded again.
 
     FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+    FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+      this call was being prepared.
     NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE, REEMBED_RUNNING: as for ActivateModel.
+    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
     """
 
 class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -274,8 +278,10 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         what was enrolled since then has to be embedded again.
 
         FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+        FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+          this call was being prepared.
         NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE, REEMBED_RUNNING: as for ActivateModel.
+        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
         """
 
 def add_SiteServiceServicer_to_server(servicer: SiteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
