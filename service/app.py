@@ -154,16 +154,7 @@ async def bootstrap(
         store = Store.open(data_dir.database, metrics)
         cleanup.callback(store.close)
         _watch_files(data_dir.database, metrics)
-        gallery = Gallery(
-            store,
-            models.own.info,
-            clock=clock,
-            new_id=new_id,
-            keep_crops=settings.keep_crops,
-            request_ttl=timedelta(seconds=settings.request_ttl_s),
-            search_threads=threads_or_cores(settings.search_threads),
-            metrics=metrics,
-        )
+        gallery = _new_gallery(settings, store, models.own.info, clock, new_id, metrics)
         others = await _models_of_sites(store, models)
         await asyncio.to_thread(gallery.load, others)
         switching = Switching(gallery, models, batch=settings.max_items)
@@ -181,6 +172,26 @@ async def bootstrap(
         adaptations = Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
         _warn_of_open_ports(settings)
         return Server(settings, metrics, gallery, models, adaptations, switching, cleanup.pop_all())
+
+
+def _new_gallery(
+    settings: Settings,
+    store: Store,
+    own: ModelInfo,
+    clock: Callable[[], datetime],
+    new_id: Callable[[], str],
+    metrics: Metrics,
+) -> Gallery:
+    return Gallery(
+        store,
+        own,
+        clock=clock,
+        new_id=new_id,
+        keep_crops=settings.keep_crops,
+        request_ttl=timedelta(seconds=settings.request_ttl_s),
+        search_threads=threads_or_cores(settings.search_threads),
+        metrics=metrics,
+    )
 
 
 def _load_models(

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from service.errors import ReembedRunningError
 from service.gallery.records import ModelRow
-from service.gallery.tables import activations, models
+from service.gallery.statements import lacks_embedding, require_site
+from service.gallery.tables import activations, embeddings, models, sightings, sites
 from service.gallery.times import to_us
+
+
+def switch(
+    connection: Connection,
+    site: str,
+    model: str,
+    *,
+    unusable: Collection[int],
+    back: bool,
+    now: datetime,
+) -> int | None:
+    """See `Store.switch_model`."""
+    before = require_site(connection, site)
+    lacking = (sightings.c.site == site) & lacks_embedding(model)
+    rows = list(connection.execute(select(sightings.c.row).where(lacking)).scalars())
+    if not set(rows) <= set(unusable):
+        return None
+    connection.execute(delete(sightings).where(lacking))
+    of_site = select(sightings.c.row).where(sightings.c.site == site)
+    others = embeddings.c.model.not_in([model, before])
+    connection.execute(delete(embeddings).where(embeddings.c.row.in_(of_site), others))
+    connection.execute(update(sites).where(sites.c.site == site).values(model=model))
+    if back:
+        undo_activation(connection, site, model)
+    else:
+        note_activation(connection, site, before, model, now)
+    return len(rows)
 
 
 def note_activation(

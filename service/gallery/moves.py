@@ -9,7 +9,7 @@ from datetime import datetime
 
 from service.errors import ReembedRunningError, SwitchingError
 from service.gallery.active import ActiveSites
-from service.gallery.reembed import Embed, Move
+from service.gallery.reembed import Embed, Move, to_the_end
 from service.gallery.statements import require_model
 from service.gallery.store import Store
 from service.metrics import Metrics
@@ -105,7 +105,7 @@ class Moves:
             lambda connection: require_model(connection, site, model.fingerprint),
             lambda _: self._active.build(site, model),
         )
-        await asyncio.wrap_future(built)
+        await to_the_end(built)
 
     @contextmanager
     def _counted(self, site: str, model: ModelInfo) -> Iterator[None]:

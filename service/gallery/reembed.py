@@ -108,7 +108,7 @@ class Move:
                     now=now,
                     then=then,
                 )
-                dropped = await _to_the_end(switched)
+                dropped = await to_the_end(switched)
                 if dropped is not None:
                     return dropped
 
@@ -136,7 +136,7 @@ class Move:
         return vectors
 
 
-async def _to_the_end(write: Future[T]) -> T:
+async def to_the_end(write: Future[T]) -> T:
     """The result of a write. Who is cancelled meanwhile hears of it when the write is over: until
     then nobody can tell which model the site has."""
     over = asyncio.wrap_future(write)

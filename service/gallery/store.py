@@ -23,7 +23,7 @@ from service.errors import (
     SiteNotEmptyError,
     StoreUnusableError,
 )
-from service.gallery.activations import earlier_model, note_activation, undo_activation
+from service.gallery.activations import earlier_model, switch
 from service.gallery.index import IndexEntry
 from service.gallery.records import (
     Answer,
@@ -390,24 +390,7 @@ class Store:
         """
 
         def apply(connection: Connection) -> int | None:
-            before = require_site(connection, site)
-            lacking = (sightings.c.site == site) & lacks_embedding(model)
-            rows = list(connection.execute(select(sightings.c.row).where(lacking)).scalars())
-            if not set(rows) <= set(unusable):
-                return None
-            connection.execute(delete(sightings).where(lacking))
-            of_site = select(sightings.c.row).where(sightings.c.site == site)
-            connection.execute(
-                delete(embeddings).where(
-                    embeddings.c.row.in_(of_site), embeddings.c.model.not_in([model, before])
-                )
-            )
-            connection.execute(update(sites).where(sites.c.site == site).values(model=model))
-            if back:
-                undo_activation(connection, site, model)
-            else:
-                note_activation(connection, site, before, model, now)
-            return len(rows)
+            return switch(connection, site, model, unusable=set(unusable), back=back, now=now)
 
         def switched(dropped: int | None) -> None:
             if dropped is not None:

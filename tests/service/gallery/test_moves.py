@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from service.errors import (
 )
 from service.gallery.gallery import Gallery
 from service.gallery.index import IndexEntry
-from service.gallery.records import Request
+from service.gallery.records import NewRow, Request
 from service.gallery.reembed import Move
 from service.gallery.store import Store
 from service.metrics import Metrics, new_metrics
@@ -228,6 +229,37 @@ async def test_what_is_on_its_way_to_the_database_at_the_end_moves_too(
     assert await move.change_over(late(), now, lambda _: None) == 0
     assert store.count_embedded("lobby", "2" * 64) == 6
     assert store.site("lobby").model == "2" * 64
+    store.close()
+
+
+class LateStore(Store):
+    """A sighting is stored just before the first attempt to change over."""
+
+    late: NewRow | None = None
+
+    def switch_model(self, site: str, model: str, **options: Any) -> Future[int | None]:
+        if self.late is not None:
+            now = self.late.sighting.created
+            ttl = timedelta(hours=1)
+            self.enroll(
+                site, "1" * 64, [self.late], request=None, now=now, request_ttl=ttl,
+                then=lambda _: None,
+            ).result(10)  # fmt: skip
+            self.late = None
+        return super().switch_model(site, model, **options)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_what_comes_after_the_last_look_is_not_left_behind(
+    database: Path, make_row: Callable[..., Any]
+) -> None:
+    store = LateStore.open(database, new_metrics())
+    store.register_model("2" * 64, "m@2")
+    store.late = make_row("late", 9, image=b"image 9")  # type: ignore[attr-defined]
+    move = Move(store, "lobby", "2" * 64, embed_two, batch=9, drop_unusable=True, back=False)
+    assert [done async for done in move.embed_crops()] == [5]
+    assert await move.change_over(nullcontext(), datetime.now(UTC), lambda _: None) == 0
+    assert store.site("lobby").sightings == store.count_embedded("lobby", "2" * 64) == 6
     store.close()
 
 

@@ -196,3 +196,21 @@ async def test_a_watch_does_not_hold_up_a_stop(lobby: Any, starter: FakeStarter)
     with pytest.raises(CallFailedError) as error:
         await watching
     assert (error.value.code, error.value.reason) == ("UNAVAILABLE", "SHUTTING_DOWN")
+
+
+async def test_a_watch_ends_with_the_client_who_asked_for_it(
+    lobby: Any, starter: FakeStarter
+) -> None:
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+    await starter.number(1)
+    async with grpc.aio.insecure_channel(lobby.ready.grpc_address) as channel:
+        stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)
+        request = adaptation_pb2.WatchAdaptationRequest(name=f"sites/lobby/adaptations/{job.id}")
+        watching = stub.WatchAdaptation(request)
+        await watching.read()
+        assert await lobby.metric("resight_rpc_in_flight") == 1
+        watching.cancel()
+    async with asyncio.timeout(10):
+        while await lobby.metric("resight_rpc_in_flight"):
+            await asyncio.sleep(0.01)
+    assert (await lobby.ask(lobby.client.adaptation, "lobby", job.id))[0].state is JobState.RUNNING
