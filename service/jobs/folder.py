@@ -90,7 +90,7 @@ class JobFolder:
         is not left in a copy, and what is large and of no more use; what tells of it stays."""
         shutil.rmtree(self.crops, ignore_errors=True)
         (self.path / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
-        if state is JobState.SUCCEEDED:  # the registry has it
+        if state is not JobState.FAILED:  # it is in the registry, or nobody wants it
             shutil.rmtree(self.bundle, ignore_errors=True)
 
     def forget_outcome(self) -> None:

@@ -117,11 +117,13 @@ def test_last_words(folder: JobFolder) -> None:
     assert folder.last_words() == ""
     folder.log.write_bytes(b"first\nMemoryError: \xff\n\n")
     assert folder.last_words() == "MemoryError: \ufffd"
+    folder.log.write_bytes(b"long\n" * 10_000 + b"the end\n")
+    assert folder.last_words() == "the end"
 
 
 def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
     root = folder.path.parent
-    for name in ("runs", "done", "failed", "of-no-site"):
+    for name in ("runs", "done", "failed", "cancelled", "of-no-site"):
         job = JobFolder(root / name)
         job.prepare([[seen(1, "door")]], {})
         (job.path / "run").mkdir()
@@ -135,16 +137,18 @@ def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
             "runs": JobState.RUNNING,
             "done": JobState.SUCCEEDED,
             "failed": JobState.FAILED,
+            "cancelled": JobState.CANCELLED,
             "waits": JobState.PENDING,
         },
     )
-    assert {path.name for path in root.iterdir()} == {"runs", "done", "failed"}
+    assert {path.name for path in root.iterdir()} == {"runs", "done", "failed", "cancelled"}
     left = {
         name: {p.name for p in (root / name).rglob("*")} - {"job.json", "run", "metrics.jsonl"}
-        for name in ("runs", "done", "failed")
+        for name in ("runs", "done", "failed", "cancelled")
     }
     crops = {"crops", "0001", "00000001.jpg", "manifest.csv"}
     assert left["runs"] == crops | {"bundle", "checkpoint.safetensors"}
     assert left["done"] == set()
     assert left["failed"] == {"bundle"}
+    assert left["cancelled"] == set()
     tidy_all(root / "nowhere", {})
