@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.jobs.process import start_python
+
+ROOT = Path(__file__).resolve().parents[3]
 
 HELPER = """
 import os, signal, subprocess, sys, time
@@ -42,6 +46,22 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "log.txt"
 
 
+SERVER = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from service.jobs.process import start_python
+
+async def main():
+    log = Path(sys.argv[1])
+    await start_python("helper", ["sleep"], log)
+    while not log.read_text().endswith("\\n"):
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
 async def said(log: Path) -> str:
     async with asyncio.timeout(20):
         while not log.exists() or not log.read_text().endswith("\n"):
@@ -56,7 +76,7 @@ async def test_it_runs_what_the_server_runs_in_a_group_of_its_own(log: Path) -> 
     first, second = log.read_text().splitlines()
     path, leads = second.split()
     assert (first, leads) == ("before", "True")
-    assert Path(path) == Path(__file__).parents[3] / "service" / "__init__.py"
+    assert Path(path) == ROOT / "service" / "__init__.py"
 
 
 async def test_its_input_stays_open_while_the_server_lives(log: Path) -> None:
@@ -65,6 +85,19 @@ async def test_its_input_stays_open_while_the_server_lives(log: Path) -> None:
         await asyncio.wait_for(process.wait(), 1)
     process.kill()
     assert await process.wait() == -signal.SIGKILL
+
+
+async def test_it_does_not_outlive_a_server_that_is_killed(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{log.parent / 'path'}")
+    monkeypatch.chdir(log.parent)
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, str(log))
+    assert await server.wait() == -signal.SIGKILL
+    child = int(log.read_text())
+    async with asyncio.timeout(20):
+        while _lives(child):
+            await asyncio.sleep(0.01)
 
 
 async def test_it_is_ended_with_all_that_it_started(log: Path) -> None:
