@@ -20,6 +20,7 @@ COPY --from=build /opt/resight /opt/resight
 ENV PATH=/opt/resight/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RESIGHT_DATA_DIR=/var/lib/resight \
+    RESIGHT_REGISTRY=/var/lib/resight/models \
     RESIGHT_LISTEN=0.0.0.0:50051 \
     RESIGHT_HTTP=0.0.0.0:9464
 USER resight

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from adapt.errors import StoppedError
 from adapt.loop_state import LoopState
 from adapt.runs import Run
+
+log = logging.getLogger("resight")
 
 SECONDS = 300.0
 """A state is kept so often within a round, and after each round."""
@@ -23,6 +28,22 @@ class StopRequest:
     def make(self) -> None:
         """Ask."""
         self.made = True
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[StopRequest]:
+    """Within the block SIGTERM asks a run to keep its state and end."""
+    request = StopRequest()
+
+    def ask(number: int, frame: object) -> None:
+        log.info("asked to stop: the state is kept as soon as this step is done")
+        request.make()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class RunCheckpoints:

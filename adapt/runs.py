@@ -272,6 +272,8 @@ class Run:
                 )
             if info.inputs is None:
                 raise RunError(f"{path} was written by a version that kept no checkpoints")
+            for entry in filter(_half_written, path.iterdir()):
+                entry.unlink()
         except BaseException:
             os.close(lock)
             raise
@@ -462,8 +464,7 @@ def _refuse_worth(path: Path) -> None:
             "another --out, or remove it"
         )
     for entry in path.iterdir():
-        leftover = entry.name.startswith(".") and entry.name.endswith(".tmp")
-        if entry.name not in (_INFO, _METRICS, REPORT) and not leftover:
+        if entry.name not in (_INFO, _METRICS, REPORT) and not _half_written(entry):
             raise taken
     if not (path / _INFO).is_file():
         raise taken
@@ -473,6 +474,11 @@ def _refuse_worth(path: Path) -> None:
         raise taken from None
     if info.state == "finished" or info.rounds > 0:
         raise taken
+
+
+def _half_written(path: Path) -> bool:
+    """Whether a killed process left it: a file of ours, or one that safetensors has of its own."""
+    return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")
 
 
 def _locked(path: Path) -> int:

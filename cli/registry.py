@@ -1,4 +1,4 @@
-"""Commands on registered models."""
+"""Commands on registered models, and which of them a site uses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.common import AsJson, print_json, short_time, table
+from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from cli.sites import DropUnusable, show_move
 from models.errors import ModelError
 from models.image import Interpolation
 from models.manifest import Manifest
 from models.registry import ModelReference, Registry
+from service.client import DEFAULT_SERVER, ResightClient
 from service.config import default_registry
 
 RegistryOption = Annotated[
@@ -30,53 +32,67 @@ models = typer.Typer(help="Registered models.", no_args_is_help=True)
 def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> None:
     """List the registered models."""
     known = Registry(registry or default_registry())
-    manifests: list[Manifest] = []
-    damaged: list[tuple[ModelReference, ModelError]] = []
+    found: list[tuple[ModelReference, Manifest | ModelError]] = []
     for reference in known.references():
         try:
-            manifests.append(known.resolve(str(reference)).manifest)
+            found.append((reference, known.resolve(str(reference)).manifest))
         except ModelError as error:
-            damaged.append((reference, error))
+            found.append((reference, error))
             typer.echo(f"damaged: {reference}: {error}", err=True)
+    found.sort(key=lambda pair: isinstance(pair[1], ModelError))  # sound ones first
     if as_json:
-        print_json(
-            [
-                {
-                    "name": manifest.name,
-                    "version": manifest.version,
-                    "dimension": manifest.dimension,
-                    "height": manifest.preprocessing.height,
-                    "width": manifest.preprocessing.width,
-                    "backbone": manifest.backbone,
-                    "method": manifest.method,
-                    "scores": dict(manifest.scores),
-                    "created": manifest.created.isoformat(),
-                }
-                for manifest in manifests
-            ]
-            + [
-                {"name": reference.name, "version": reference.version, "error": str(fault)}
-                for reference, fault in damaged
-            ]
-        )
-    elif not manifests and not damaged:
+        print_json([_model_json(each, of, known.verdict(each)) for each, of in found])
+    elif not found:
         typer.echo(f"no models in {known.root}; add one with `resight models add BUNDLE`")
     else:
-        rows = [
-            [
-                manifest.reference,
-                str(manifest.dimension),
-                f"{manifest.preprocessing.height}x{manifest.preprocessing.width}",
-                manifest.backbone,
-                manifest.method,
-                short_time(manifest.created),
-                "",
-            ]
-            for manifest in manifests
+        header = [
+            "model",
+            "dimension",
+            "input",
+            "backbone",
+            "method",
+            "created",
+            "verdict",
+            "state",
         ]
-        rows += [[str(reference), "", "", "", "", "", "damaged"] for reference, _ in damaged]
-        header = ["model", "dimension", "input", "backbone", "method", "created", "state"]
+        rows = [_model_row(each, of, known.verdict(each)) for each, of in found]
         typer.echo(table(header, rows, right=[1]))
+
+
+def _model_json(
+    reference: ModelReference, manifest: Manifest | ModelError, verdict: str
+) -> dict[str, object]:
+    if isinstance(manifest, ModelError):
+        return {"name": reference.name, "version": reference.version, "error": str(manifest)}
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "dimension": manifest.dimension,
+        "height": manifest.preprocessing.height,
+        "width": manifest.preprocessing.width,
+        "backbone": manifest.backbone,
+        "method": manifest.method,
+        "scores": dict(manifest.scores),
+        "created": manifest.created.isoformat(),
+        "verdict": verdict,
+    }
+
+
+def _model_row(
+    reference: ModelReference, manifest: Manifest | ModelError, verdict: str
+) -> list[str]:
+    if isinstance(manifest, ModelError):
+        return [str(reference), "", "", "", "", "", "", "damaged"]
+    return [
+        manifest.reference,
+        str(manifest.dimension),
+        f"{manifest.preprocessing.height}x{manifest.preprocessing.width}",
+        manifest.backbone,
+        manifest.method,
+        short_time(manifest.created),
+        verdict,
+        "",
+    ]
 
 
 @models.command("add")
@@ -100,6 +116,28 @@ def models_verify(
     bundle = Registry(registry or default_registry()).verify(model)
     OnnxEngine.load(bundle, provider="cpu", threads=0)
     typer.echo(f"{bundle.reference} holds: files and self-test are as recorded")
+
+
+@models.command("activate")
+def models_activate(
+    model: Annotated[str, typer.Argument(help="name, or name@version, of the server's registry.")],
+    site: SiteOption,
+    drop_unusable: DropUnusable = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Embed a site's kept crops with a registered model, and use it for the site."""
+    with ResightClient(server) as client:
+        steps = client.activate_model(site, model, drop_unusable=drop_unusable)
+        show_move(client, site, steps)
+
+
+@models.command("rollback")
+def models_rollback(
+    site: SiteOption, drop_unusable: DropUnusable = False, server: Server = DEFAULT_SERVER
+) -> None:
+    """Use the model again that a site used before."""
+    with ResightClient(server) as client:
+        show_move(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
 
 
 @models.command("wrap")

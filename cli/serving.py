@@ -1,4 +1,5 @@
-"""Commands that serve and use galleries: serve, site, enroll, search, sighting, models."""
+"""Commands that serve and use galleries: serve, site, enroll, search, sighting, models,
+adaptations."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli.adapting import adaptations
 from cli.enrolling import enroll
 from cli.registry import RegistryOption, models
 from cli.searching import search, sightings
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(search)
     app.add_typer(sightings, name="sighting")
     app.add_typer(models, name="models")
+    app.add_typer(adaptations, name="adaptations")
 
 
 def serve(

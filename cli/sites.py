@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,11 @@ import typer
 from adapt.progress import progress
 from cli.common import AsJson, Server, SiteName, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
-from service.types import Site
+from service.types import ReembedProgress, Site
+
+DropUnusable = Annotated[
+    bool, typer.Option("--drop-unusable", help="Delete sightings without a usable kept crop.")
+]
 
 sites = typer.Typer(help="Sites: one gallery each.", no_args_is_help=True)
 
@@ -68,20 +73,21 @@ def site_delete(
 @sites.command("reembed")
 def site_reembed(
     name: SiteName,
-    drop_unusable: Annotated[
-        bool,
-        typer.Option("--drop-unusable", help="Delete sightings without a usable kept crop."),
-    ] = False,
+    drop_unusable: DropUnusable = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Embed a site's kept crops again with the server's model."""
+    """Embed a site's kept crops with the server's own model, and use it."""
     with ResightClient(server) as client:
-        total = client.site(name).sightings
-        with progress(f"re-embedding {name}", total) as report:
-            for step in client.reembed_site(name, drop_unusable=drop_unusable):
-                report(step.embedded + step.dropped)
+        show_move(client, name, client.reembed_site(name, drop_unusable=drop_unusable))
+
+
+def show_move(client: ResightClient, site: str, steps: Iterable[ReembedProgress]) -> None:
+    """Show how a site moves to another model, and what came of it."""
+    with progress(f"re-embedding {site}", client.site(site).sightings) as report:
+        for step in steps:
+            report(step.embedded + step.dropped)
     dropped = f", {step.dropped} dropped" if step.dropped else ""
-    typer.echo(f"site {name} uses {step.site.model}: {step.embedded} sightings{dropped}")
+    typer.echo(f"site {site} uses {step.site.model}: {step.embedded} sightings{dropped}")
 
 
 def _site_json(site: Site) -> dict[str, Any]:

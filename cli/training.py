@@ -6,10 +6,7 @@ torch is imported inside the commands: the rest of `resight` runs without it.
 from __future__ import annotations
 
 import json
-import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from adapt.run_checkpoints import StopRequest
     from adapt.runs import Run
     from adapt.training import Machine
-
-log = logging.getLogger("resight")
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
 Overrides = Annotated[
@@ -290,22 +285,10 @@ def _given(ctx: typer.Context, parameter: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[StopRequest]:
-    """SIGTERM asks the run to keep its state and end."""
-    from adapt.run_checkpoints import StopRequest
+def _stopped_by_sigterm() -> AbstractContextManager[StopRequest]:
+    from adapt.run_checkpoints import stopped_by_sigterm
 
-    request = StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        log.info("asked to stop: the state is kept as soon as this step is done")
-        request.make()
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield request
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return stopped_by_sigterm()
 
 
 def _say_finished(run: Run) -> None:

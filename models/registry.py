@@ -1,4 +1,5 @@
-"""A folder of bundles with versions: ROOT/NAME/VERSION. No torch.
+"""A folder of bundles with versions: ROOT/NAME/VERSION, and beside those that were judged
+ROOT/NAME/VERSION.gate.json. No torch.
 
 Several processes may add at once (one lock file); readers need no lock, because a version appears
 by a rename and never changes afterwards.
@@ -7,6 +8,7 @@ by a rename and never changes afterwards.
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -68,8 +70,12 @@ class Registry:
 
     root: Path
 
-    def add(self, path: Path) -> Bundle:
+    def add(self, path: Path, *, verdict: bytes | None = None) -> Bundle:
         """Verify a bundle and copy it in; adding the same content again changes nothing.
+
+        Args:
+            path: of the bundle.
+            verdict: what `resight gate --json` wrote of it, None if it was not judged.
 
         Returns:
             The bundle inside the registry.
@@ -98,7 +104,17 @@ class Registry:
                     raise BundleHashMismatchError(
                         f"{path} changed while it was copied; add it again"
                     )
+                # Before the model appears: who sees it, sees how it was judged.
+                self._keep_verdict(target, verdict)
         return Bundle.open(target)
+
+    def verdict(self, reference: ModelReference) -> str:
+        """The gate's verdict on "name@version": `promote`, `hold` or `reject`; "" if unknown."""
+        try:
+            raw = _verdict_file(self._folder(reference.name, str(reference.version))).read_bytes()
+            return str(json.loads(raw)["verdict"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest."""
@@ -107,6 +123,17 @@ class Registry:
             for name in sorted(_folders(self.root, NAME_PATTERN))
             for version in self._versions(name.name)
         )
+
+    def next_version(self, name: str, *used: str) -> str:
+        """The first number above all versions of a name; "1" for a name that is not here.
+
+        used: `name@version` of models elsewhere, whose versions are taken, too.
+        """
+        taken = self._versions(name)
+        for other in map(ModelReference.parse, used):
+            if other.name == name and other.version is not None:
+                taken.append(other.version)
+        return str(max((version_key(version)[0] for version in taken), default=0) + 1)
 
     def resolve(self, reference: str) -> Bundle:
         """Open "name" (the newest version) or "name@version".
@@ -151,6 +178,13 @@ class Registry:
         return self.root / name / version
 
     @staticmethod
+    def _keep_verdict(target: Path, verdict: bytes | None) -> None:
+        file = _verdict_file(target)
+        file.unlink(missing_ok=True)  # of a model that was here before
+        if verdict is not None:
+            write_synced(file, verdict)
+
+    @staticmethod
     def _same_content(source: Bundle, target: Path) -> Bundle:
         present = Bundle.open(target)
         if present.digest != source.digest:
@@ -167,6 +201,10 @@ class Registry:
         with (self.root / _LOCK_FILE).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also by a crash
             yield
+
+
+def _verdict_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.gate.json")
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:

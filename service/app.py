@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import uvloop
 
@@ -24,15 +25,25 @@ from service.config import Settings, split_address, threads_or_cores, unknown_va
 from service.data_dir import DataDir
 from service.decode import Decoder
 from service.engine import Engine, OnnxEngine
-from service.errors import ModelLoadError
+from service.errors import CallError, ModelLoadError
 from service.gallery.gallery import Gallery
 from service.gallery.store import Store
+from service.jobs.adaptations import Adaptations
+from service.jobs.process import Starter, start_python
+from service.jobs.rows import JobRows
+from service.jobs.supervisor import Supervisor
+from service.jobs.work import JobSetup
+from service.loaded import LoadedModels
 from service.metrics import Metrics, new_metrics
 from service.monitor import Monitor
 from service.rpc.server import RpcServer
+from service.switching import Switching
 from service.types import ModelInfo
 
 log = logging.getLogger("resight")
+
+LoadEngine: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
+"""Gives the engine for a bundle, and whether it fell back to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +81,19 @@ class Server:
         settings: Settings,
         metrics: Metrics,
         gallery: Gallery,
-        batcher: Batcher,
-        fallback: bool,
+        models: LoadedModels,
+        adaptations: Adaptations,
+        switching: Switching,
         cleanup: ExitStack,
     ) -> None:
         self._settings = settings
         self._gallery = gallery
-        self._batcher = batcher
-        self._fallback = fallback
+        self._models = models
+        self._adaptations = adaptations
         self._cleanup = cleanup
         self._serving = False
         self._metrics = metrics
-        self._rpc = RpcServer(gallery, batcher, settings, metrics)
+        self._rpc = RpcServer(gallery, models, switching, adaptations, settings, metrics)
 
     async def start(self) -> Ready:
         """Listen on both ports; raises `PortError`."""
@@ -89,21 +101,25 @@ class Server:
         self._cleanup.callback(monitor.close)
         grpc_address = await self._rpc.start()
         self._serving = True
+        self._adaptations.begin()
         sites = await self._gallery.sites()
         return Ready(
             grpc_address=grpc_address,
             http_address=monitor.address,
             model=self._gallery.model,
-            fallback=self._fallback,
+            fallback=self._models.own.fallback,
             sites=len(sites),
             sightings=sum(site.sightings for site in sites),
         )
 
     async def stop(self) -> None:
-        """Refuse new calls, let running ones end within `drain_s`, close everything."""
+        """Refuse new calls, let running ones end within `drain_s`, close everything.
+
+        Meanwhile an adaptation has `adapt_stop_s` to keep its state.
+        """
         self._serving = False
-        await self._rpc.stop(self._settings.drain_s)
-        await self._batcher.close(drain_s=1.0)
+        await asyncio.gather(self._adaptations.stop(), self._rpc.stop(self._settings.drain_s))
+        await self._models.close(drain_s=1.0)
         self._gallery.close()
         await asyncio.to_thread(self._cleanup.close)
 
@@ -111,7 +127,8 @@ class Server:
 async def bootstrap(
     settings: Settings,
     *,
-    load_engine: Callable[[Bundle, Settings], tuple[Engine, bool]] | None = None,
+    load_engine: LoadEngine | None = None,
+    start_process: Starter = start_python,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Server:
@@ -120,6 +137,7 @@ async def bootstrap(
     Args:
         settings: of the server.
         load_engine: gives the engine for a bundle, and whether it fell back to the CPU.
+        start_process: starts the processes of adaptations.
         clock: the time, aware.
         new_id: a fresh sighting id.
 
@@ -129,40 +147,103 @@ async def bootstrap(
     metrics = new_metrics()
     with ExitStack() as cleanup:
         # First: a model that cannot be served leaves no new folder behind.
-        bundle = open_bundle(settings)
-        engine, fallback = (load_engine or _load_onnx)(bundle, settings)
+        registry = Registry(settings.registry)
+        models = _load_models(settings, registry, load_engine or _load_onnx, metrics)
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
-        _describe(engine.model, fallback, metrics)
         store = Store.open(data_dir.database, metrics)
         cleanup.callback(store.close)
         _watch_files(data_dir.database, metrics)
-        gallery = Gallery(
-            store,
-            engine.model,
+        gallery = _new_gallery(settings, store, models.own.info, clock, new_id, metrics)
+        others = await _models_of_sites(store, models)
+        await asyncio.to_thread(gallery.load, others)
+        switching = Switching(gallery, models, batch=settings.max_items)
+        setup, rows = _job_setup(settings, models.own.info.reference), JobRows(store)
+        supervisor = Supervisor(
+            rows,
+            settings.data_dir / "adaptations",
+            registry,
+            setup,
+            in_use=switching.in_use,
+            start=start_process,
             clock=clock,
-            new_id=new_id,
-            keep_crops=settings.keep_crops,
-            request_ttl=timedelta(seconds=settings.request_ttl_s),
-            search_threads=threads_or_cores(settings.search_threads),
             metrics=metrics,
         )
-        await asyncio.to_thread(gallery.load)
-        batcher = Batcher(
-            engine,
-            Decoder(
-                bundle.manifest.preprocessing,
-                max_bytes=settings.max_image_bytes,
-                max_pixels=settings.max_image_pixels,
-                threads=threads_or_cores(settings.decode_threads),
-                metrics=metrics,
-            ),
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            metrics=metrics,
-        )
+        adaptations = Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
         _warn_of_open_ports(settings)
-        return Server(settings, metrics, gallery, batcher, fallback, cleanup.pop_all())
+        return Server(settings, metrics, gallery, models, adaptations, switching, cleanup.pop_all())
+
+
+def _new_gallery(
+    settings: Settings,
+    store: Store,
+    own: ModelInfo,
+    clock: Callable[[], datetime],
+    new_id: Callable[[], str],
+    metrics: Metrics,
+) -> Gallery:
+    return Gallery(
+        store,
+        own,
+        clock=clock,
+        new_id=new_id,
+        keep_crops=settings.keep_crops,
+        request_ttl=timedelta(seconds=settings.request_ttl_s),
+        search_threads=threads_or_cores(settings.search_threads),
+        metrics=metrics,
+    )
+
+
+def _load_models(
+    settings: Settings, registry: Registry, load: LoadEngine, metrics: Metrics
+) -> LoadedModels:
+    return LoadedModels(
+        open_bundle(settings),
+        registry,
+        load_engine=lambda bundle: load(bundle, settings),
+        new_batcher=lambda bundle, engine: _new_batcher(bundle, engine, settings, metrics),
+        metrics=metrics,
+    )
+
+
+async def _models_of_sites(store: Store, models: LoadedModels) -> list[ModelInfo]:
+    """Load the models that sites use besides the server's own, as far as they can be had."""
+    found: dict[str, ModelInfo] = {}
+    for site in await asyncio.to_thread(store.sites):
+        if site.model in found:
+            continue
+        try:
+            found[site.model] = (await models.load(site.reference, site.model)).info
+        except CallError as error:
+            log.warning("the model of site %s is not at hand: %s", site.id, error)
+    return list(found.values())
+
+
+def _new_batcher(bundle: Bundle, engine: Engine, settings: Settings, metrics: Metrics) -> Batcher:
+    return Batcher(
+        engine,
+        Decoder(
+            bundle.manifest.preprocessing,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            threads=threads_or_cores(settings.decode_threads),
+            metrics=metrics,
+        ),
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+    )
+
+
+def _job_setup(settings: Settings, own: str) -> JobSetup:
+    return JobSetup(
+        inits=settings.adapt_inits,
+        sources=settings.adapt_sources,
+        device=settings.adapt_device,
+        hold_back=settings.adapt_hold_back,
+        stop_s=settings.adapt_stop_s,
+        own=own,
+    )
 
 
 async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
@@ -197,13 +278,6 @@ def _load_onnx(bundle: Bundle, settings: Settings) -> tuple[Engine, bool]:
         bundle, provider=settings.provider, threads=threads_or_cores(settings.engine_threads)
     )
     return engine, engine.fallback
-
-
-def _describe(model: ModelInfo, fallback: bool, metrics: Metrics) -> None:
-    metrics.model_info.labels(model.name, model.version, model.provider).set(1)
-    metrics.provider_fallback.set(fallback)
-    if fallback:
-        log.warning("the runtime has CUDA, but the model runs on the CPU; check the driver")
 
 
 def _watch_files(database: Path, metrics: Metrics) -> None:

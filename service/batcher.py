@@ -135,11 +135,11 @@ class Batcher:
             )
         self._pending += images
         self._idle.clear()
-        self._metrics.queue_depth.set(self._pending)
+        self._metrics.queue_depth.inc(images)
 
     def _release(self, images: int) -> None:
         self._pending -= images
-        self._metrics.queue_depth.set(self._pending)
+        self._metrics.queue_depth.dec(images)
         if self._pending == 0:
             self._idle.set()
 

@@ -29,8 +29,12 @@ from grpc_status import rpc_status
 
 from service.config import CLIENT_CHUNK_BYTES, CLIENT_CHUNK_ITEMS
 from service.errors import ServiceError
-from service.rpc import convert
+from service.jobs.records import Adaptation, Round, Wish
+from service.rpc import convert, names
+from service.rpc.adaptation_wire import adaptation_from_wire, round_from_wire
 from service.rpc.pb.resight.v1 import (
+    adaptation_pb2,
+    adaptation_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     gallery_pb2,
@@ -117,6 +121,7 @@ class ResightClient:
         self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
         self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._adaptations = adaptation_pb2_grpc.AdaptationServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +147,7 @@ class ResightClient:
 
     def site(self, site: str) -> Site:
         """One site."""
-        request = site_pb2.GetSiteRequest(name=convert.site_name(site))
+        request = site_pb2.GetSiteRequest(name=names.site_name(site))
         return convert.site_from_wire(self._call(self._sites.GetSite, request))
 
     def sites(self) -> Iterator[Site]:
@@ -157,22 +162,90 @@ class ResightClient:
 
     def delete_site(self, site: str, *, force: bool = False) -> None:
         """Delete a site; one with sightings only with `force`."""
-        request = site_pb2.DeleteSiteRequest(name=convert.site_name(site), force=force)
+        request = site_pb2.DeleteSiteRequest(name=names.site_name(site), force=force)
         self._call(self._sites.DeleteSite, request)
 
     def reembed_site(self, site: str, *, drop_unusable: bool = False) -> Iterator[ReembedProgress]:
-        """Embed a site's kept crops with the server's model; takes as long as it takes."""
+        """Move a site to the server's own model; takes as long as it takes."""
         request = site_pb2.ReembedSiteRequest(
-            name=convert.site_name(site), drop_unusable=drop_unusable
+            name=names.site_name(site), drop_unusable=drop_unusable
+        )
+        return self._moving(self._sites.ReembedSite, request)
+
+    def activate_model(
+        self, site: str, model: str, *, drop_unusable: bool = False
+    ) -> Iterator[ReembedProgress]:
+        """Move a site to a model of the server's registry, `name` or `name@version`."""
+        request = site_pb2.ActivateModelRequest(
+            name=names.site_name(site),
+            model=names.model_name(model),
+            drop_unusable=drop_unusable,
+        )
+        return self._moving(self._sites.ActivateModel, request)
+
+    def rollback_model(
+        self, site: str, *, drop_unusable: bool = False
+    ) -> Iterator[ReembedProgress]:
+        """Move a site to the model that it used before."""
+        request = site_pb2.RollbackModelRequest(
+            name=names.site_name(site), drop_unusable=drop_unusable
+        )
+        return self._moving(self._sites.RollbackModel, request)
+
+    def _moving(
+        self, method: Callable[[Any], Iterable[site_pb2.ReembedSiteResponse]], request: Any
+    ) -> Iterator[ReembedProgress]:
+        try:
+            yield from map(convert.progress_from_wire, method(request))
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+
+    # --- adaptations
+
+    def start_adaptation(self, site: str, wish: Wish) -> Adaptation:
+        """Ask for an adaptation of a site."""
+        request = adaptation_pb2.StartAdaptationRequest(
+            parent=names.site_name(site),
+            method=wish.method,
+            recipe=wish.recipe,
+            overrides=wish.overrides,
+            seed=wish.seed,
+        )
+        return adaptation_from_wire(self._call(self._adaptations.StartAdaptation, request))[0]
+
+    def adaptation(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
+        """One adaptation and its rounds so far."""
+        request = adaptation_pb2.GetAdaptationRequest(name=names.adaptation_name(site, adaptation))
+        return adaptation_from_wire(self._call(self._adaptations.GetAdaptation, request))
+
+    def adaptations(self, site: str) -> Iterator[Adaptation]:
+        """The adaptations of a site, oldest first."""
+        request = adaptation_pb2.ListAdaptationsRequest(parent=names.site_name(site))
+        while True:
+            answer = self._call(self._adaptations.ListAdaptations, request)
+            yield from (adaptation_from_wire(message)[0] for message in answer.adaptations)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def cancel_adaptation(self, site: str, adaptation: str) -> Adaptation:
+        """Cancel an adaptation; one that runs is over some seconds later."""
+        request = adaptation_pb2.CancelAdaptationRequest(
+            name=names.adaptation_name(site, adaptation)
+        )
+        return adaptation_from_wire(self._call(self._adaptations.CancelAdaptation, request))[0]
+
+    def watch_adaptation(
+        self, site: str, adaptation: str
+    ) -> Iterator[tuple[Adaptation, Round | None]]:
+        """Each round as soon as it is finished (None: the state changed), until it is over."""
+        request = adaptation_pb2.WatchAdaptationRequest(
+            name=names.adaptation_name(site, adaptation)
         )
         try:
-            for step in self._sites.ReembedSite(request):
-                yield ReembedProgress(
-                    step.embedded_count,
-                    step.total_count,
-                    step.dropped_count,
-                    convert.site_from_wire(step.site),
-                )
+            for message in self._adaptations.WatchAdaptation(request):
+                job, _ = adaptation_from_wire(message.adaptation)
+                yield job, round_from_wire(message.round) if message.HasField("round") else None
         except grpc.RpcError as error:
             raise self._failure(error) from error
 
@@ -196,7 +269,7 @@ class ResightClient:
         self, site: str, chunk: Sequence[gallery_pb2.EnrollItem]
     ) -> list[Enrolled | CallFailedError]:
         request = gallery_pb2.EnrollSightingsRequest(
-            parent=convert.site_name(site),
+            parent=names.site_name(site),
             items=chunk,
             request_id=uuid.uuid4().hex,
         )
@@ -238,18 +311,18 @@ class ResightClient:
     ) -> list[SearchAnswer | CallFailedError]:
         """`search` for several queries in one call; a bad one is its own error."""
         request = gallery_pb2.SearchSightingsRequest(
-            parent=convert.site_name(site),
+            parent=names.site_name(site),
             queries=[
                 gallery_pb2.SearchQuery(image=query)
                 if isinstance(query, bytes)
-                else gallery_pb2.SearchQuery(sighting=convert.sighting_name(site, query))
+                else gallery_pb2.SearchQuery(sighting=names.sighting_name(site, query))
                 for query in queries
             ],
             filter=convert.filter_to_wire(wanted),
             limit=limit,
         )
         answer = self._call(self._gallery.SearchSightings, request)
-        model = convert.parse_model(answer.model)
+        model = names.parse_model(answer.model)
         return [
             _item_failure(result.error)
             if result.HasField("error")
@@ -265,20 +338,20 @@ class ResightClient:
 
     def sighting(self, site: str, sighting: str) -> Sighting:
         """One sighting."""
-        request = gallery_pb2.GetSightingRequest(name=convert.sighting_name(site, sighting))
+        request = gallery_pb2.GetSightingRequest(name=names.sighting_name(site, sighting))
         return convert.sighting_from_wire(self._call(self._gallery.GetSighting, request))
 
     def crop(self, site: str, sighting: str) -> bytes | None:
         """The image of a sighting as it was enrolled, None if it was not kept."""
         request = gallery_pb2.GetSightingRequest(
-            name=convert.sighting_name(site, sighting), view=gallery_pb2.SIGHTING_VIEW_FULL
+            name=names.sighting_name(site, sighting), view=gallery_pb2.SIGHTING_VIEW_FULL
         )
         return self._call(self._gallery.GetSighting, request).image or None
 
     def sightings(self, site: str, wanted: SightingFilter = EVERY_SIGHTING) -> Iterator[Sighting]:
         """The sightings that pass a filter, ordered by id."""
         request = gallery_pb2.ListSightingsRequest(
-            parent=convert.site_name(site), filter=convert.filter_to_wire(wanted)
+            parent=names.site_name(site), filter=convert.filter_to_wire(wanted)
         )
         while True:
             answer = self._call(self._gallery.ListSightings, request)
@@ -289,7 +362,7 @@ class ResightClient:
 
     def delete_sighting(self, site: str, sighting: str) -> None:
         """Delete one sighting for good."""
-        request = gallery_pb2.DeleteSightingRequest(name=convert.sighting_name(site, sighting))
+        request = gallery_pb2.DeleteSightingRequest(name=names.sighting_name(site, sighting))
         self._call(self._gallery.DeleteSighting, request)
 
     # --- models

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsError
 
@@ -47,6 +47,23 @@ def _check_address(address: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+
+
+def _split_folders(value: object) -> object:
+    """Like PATH: folders with a colon between them (the system's separator)."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _check_folders(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; several have a {os.pathsep!r} between")
+    return tuple(folder.resolve() for folder in folders)
+
+
+Folders = Annotated[
+    tuple[Path, ...], NoDecode, BeforeValidator(_split_folders), AfterValidator(_check_folders)
+]
 
 
 def default_registry() -> Path:
@@ -124,6 +141,31 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(
         default=10.0, ge=0, description="How long running calls may take at shutdown, in seconds."
+    )
+
+    adapt_inits: Folders = Field(
+        default=(),
+        description="Run folders of pre-trained networks that adaptations start from.",
+    )
+    adapt_sources: Folders = Field(
+        default=(),
+        description="Folders of labelled crops, for methods that learn from them (DAAL).",
+    )
+    adapt_device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$",
+        description="Where adaptations compute: auto, cpu, cuda or cuda:N.",
+    )
+    adapt_hold_back: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of the crops that adaptations do not learn from, for the gate.",
+    )
+    adapt_stop_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long an adaptation may take to keep its state at shutdown, in seconds.",
     )
 
     @model_validator(mode="after")

@@ -11,21 +11,31 @@ ServiceError
 │   │   ├── BadSightingError
 │   │   ├── BadImageError
 │   │   ├── DuplicateIdError
-│   │   └── RequestIdReusedError
+│   │   ├── RequestIdReusedError
+│   │   └── BadAdaptationError
 │   ├── MissingError              NOT_FOUND
 │   │   ├── SiteNotFoundError
 │   │   ├── SightingNotFoundError
-│   │   └── ModelNotFoundError
+│   │   ├── ModelNotFoundError
+│   │   └── AdaptationNotFoundError
 │   ├── SiteExistsError           ALREADY_EXISTS
 │   ├── PreconditionError         FAILED_PRECONDITION
 │   │   ├── SiteNotEmptyError
 │   │   ├── ModelMismatchError
 │   │   ├── CropUnusableError
-│   │   └── ReembedRunningError
+│   │   ├── ReembedRunningError
+│   │   ├── ModelUnusableError
+│   │   ├── NoEarlierModelError
+│   │   ├── NotConfiguredError
+│   │   ├── AdaptationUnfinishedError
+│   │   ├── AdaptationOverError
+│   │   └── NoCropsError
 │   ├── ExhaustedError            RESOURCE_EXHAUSTED
 │   │   ├── OverloadedError
 │   │   └── StoreFullError
-│   ├── ShuttingDownError         UNAVAILABLE
+│   ├── UnavailableError          UNAVAILABLE
+│   │   ├── ShuttingDownError
+│   │   └── SwitchingError
 │   └── InternalError             INTERNAL
 │       ├── EngineError
 │       └── StoreError
@@ -144,6 +154,12 @@ class RequestIdReusedError(InvalidCallError):
     reason = "REQUEST_ID_REUSED"
 
 
+class BadAdaptationError(InvalidCallError):
+    """What an adaptation is asked to do is not well formed."""
+
+    reason = "BAD_ADAPTATION"
+
+
 class MissingError(CallError):
     """Something that is not there."""
 
@@ -164,9 +180,15 @@ class SightingNotFoundError(MissingError):
 
 
 class ModelNotFoundError(MissingError):
-    """The server has not loaded this model."""
+    """The server has neither loaded this model, nor is it in its registry."""
 
     reason = "MODEL_NOT_FOUND"
+
+
+class AdaptationNotFoundError(MissingError):
+    """No such adaptation."""
+
+    reason = "ADAPTATION_NOT_FOUND"
 
 
 class SiteExistsError(CallError):
@@ -190,7 +212,7 @@ class SiteNotEmptyError(PreconditionError):
 
 
 class ModelMismatchError(PreconditionError):
-    """The site was embedded with another model than the server runs."""
+    """The site was embedded with another model than is at hand."""
 
     reason = "MODEL_MISMATCH"
 
@@ -205,6 +227,42 @@ class ReembedRunningError(PreconditionError):
     """The site is being embedded again."""
 
     reason = "REEMBED_RUNNING"
+
+
+class ModelUnusableError(PreconditionError):
+    """A registered model that cannot be served."""
+
+    reason = "MODEL_UNUSABLE"
+
+
+class NoEarlierModelError(PreconditionError):
+    """A site to be rolled back that has used one model only."""
+
+    reason = "NO_EARLIER_MODEL"
+
+
+class NotConfiguredError(PreconditionError):
+    """The server lacks what an adaptation starts from."""
+
+    reason = "ADAPTATION_NOT_CONFIGURED"
+
+
+class AdaptationUnfinishedError(PreconditionError):
+    """An adaptation of the site waits or runs."""
+
+    reason = "ADAPTATION_UNFINISHED"
+
+
+class AdaptationOverError(PreconditionError):
+    """An adaptation to be cancelled that has succeeded or failed."""
+
+    reason = "ADAPTATION_OVER"
+
+
+class NoCropsError(PreconditionError):
+    """A site without kept crops, to be learnt from."""
+
+    reason = "NO_CROPS"
 
 
 class ExhaustedError(CallError):
@@ -226,11 +284,23 @@ class StoreFullError(ExhaustedError):
     reason = "STORE_FULL"
 
 
-class ShuttingDownError(CallError):
-    """The server is stopping."""
+class UnavailableError(CallError):
+    """The call can be repeated, here or at the server's next start."""
 
     code = Code.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class ShuttingDownError(UnavailableError):
+    """The server is stopping."""
+
     reason = "SHUTTING_DOWN"
+
+
+class SwitchingError(UnavailableError):
+    """The site changes to another model at this moment; `retry_after_s` is set."""
+
+    reason = "SITE_SWITCHING"
 
 
 class InternalError(CallError):

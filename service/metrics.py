@@ -79,9 +79,27 @@ class Metrics:
             ("site",),
             registry=registry,
         )
+        self.adaptations = Gauge(
+            "resight_adaptations",
+            "Adaptations that are not over, by state: pending, running.",
+            ("state",),
+            registry=registry,
+        )
+        self.adaptations_ended = Counter(
+            "resight_adaptations_ended_total",
+            "Adaptations that are over, by outcome: succeeded, failed, cancelled.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.switches = Counter(
+            "resight_site_switches_total",
+            "Changes of a site to another model, by outcome: done, failed (ended early included).",
+            ("outcome",),
+            registry=registry,
+        )
         self.model_info = Gauge(
             "resight_model_info",
-            "1 for the loaded model.",
+            "1 for each loaded model.",
             ("model", "version", "provider"),
             registry=registry,
         )

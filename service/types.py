@@ -17,6 +17,7 @@ from service.errors import BadFilterError, BadNameError, BadSightingError
 
 SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 SIGHTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}", re.ASCII)
+ADAPTATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -37,6 +38,11 @@ def check_site_id(site: str) -> str:
 def check_sighting_id(sighting: str) -> str:
     """Return `sighting` if it is well formed; raises `BadNameError`."""
     return _check_id(sighting, SIGHTING_ID, "sighting id", "1 to 128 of A-Z a-z 0-9 . _ ~ -")
+
+
+def check_adaptation_id(adaptation: str) -> str:
+    """Return `adaptation` if it is well formed; raises `BadNameError`."""
+    return _check_id(adaptation, ADAPTATION_ID, "adaptation id", "1 to 63 of A-Z a-z 0-9 -")
 
 
 def _check_id(value: str, pattern: re.Pattern[str], what: str, form: str) -> str:
@@ -82,7 +88,7 @@ class ModelInfo:
 class Site:
     """A site and what it holds.
 
-    model: reference of the model it is embedded with. ready: whether the server runs that model.
+    model: reference of the model it is embedded with. ready: whether the server has loaded it.
     """
 
     id: str

@@ -1,8 +1,12 @@
-"""Galleries: the store and its index as one, always of one model.
+"""Galleries: the store and its index as one, each site always of one model.
 
 The index follows the store: the writer's thread applies each change after its commit, in the order
-of the commits. A site that was embedded with another model than the loaded one has no index, and
-neither enrolls nor searches until `reembed` has run.
+of the commits. A site of a model that is not loaded has no index, and neither enrolls nor searches
+until it has moved to one that is.
+
+Vectors come with the fingerprint of the model that made them. Where the site uses another one, as
+it moved meanwhile, they are refused with `ModelMismatchError`: embed again, with the model that
+`require_ready` names.
 """
 
 from __future__ import annotations
@@ -11,18 +15,22 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from service.errors import (
-    CallError,
-    ReembedRunningError,
-    SightingNotFoundError,
+from service.errors import CallError, SightingNotFoundError
+from service.gallery.active import ActiveSites
+from service.gallery.moves import Moves
+from service.gallery.records import (
+    Answer,
+    ModelRow,
+    NewRow,
+    Request,
+    SiteRow,
+    Stored,
+    new_rows,
 )
-from service.gallery.index import VectorIndex
-from service.gallery.records import Answer, NewRow, Request, SiteRow, Stored, new_rows
-from service.gallery.reembed import Embed, embed_kept_crops
+from service.gallery.reembed import Embed
 from service.gallery.search import search
 from service.gallery.statements import model_mismatch, sighting_not_found
 from service.gallery.store import Store
@@ -50,8 +58,9 @@ T = TypeVar("T")
 class Gallery:
     """All galleries of a server.
 
-    clock: the time, aware. new_id: a fresh sighting id. keep_crops: store the images.
-    request_ttl: how long a request id is remembered. search_threads: searches at a time.
+    model: the server's own, of new sites. clock: the time, aware. new_id: a fresh sighting id.
+    keep_crops: store the images. request_ttl: how long a request id is remembered.
+    search_threads: searches at a time.
     """
 
     def __init__(
@@ -73,22 +82,27 @@ class Gallery:
         self._keep_crops = keep_crops
         self._request_ttl = request_ttl
         self._metrics = metrics
-        self._indexes: dict[str, VectorIndex] = {}
-        self._reembedding: set[str] = set()
+        self._active = ActiveSites(store, metrics)
+        self._moves = Moves(store, self._active, clock=clock, metrics=metrics)
         self._pool = ThreadPoolExecutor(search_threads, thread_name_prefix="resight-search")
 
     @property
     def model(self) -> ModelInfo:
-        """The model that all vectors in the index are of."""
+        """The server's own model."""
         return self._model
 
-    def load(self) -> None:
-        """Register the model and build the index of every site that uses it."""
+    def load(self, others: Sequence[ModelInfo] = ()) -> None:
+        """Register the models and build the index of every site that uses one of them.
+
+        others: loaded models besides the server's own.
+        """
         self._store.forget_requests(self._oldest_request()).result()
-        self._store.register_model(self._model.fingerprint, self._model.reference)
+        loaded = {model.fingerprint: model for model in (*others, self._model)}
+        for model in loaded.values():
+            self._store.register_model(model.fingerprint, model.reference)
         for site in self._store.sites():
-            if site.model == self._model.fingerprint:
-                self._build_index(site.id)
+            if site.model in loaded:
+                self._active.build(site.id, loaded[site.model])
             else:
                 log.warning(
                     "site %s is embedded with %s (fingerprint %s), not %s (%s): it "
@@ -111,42 +125,41 @@ class Gallery:
         """Make an empty site; `SiteExistsError` if the name is taken."""
         check_site_id(site)
 
-        def committed(_: None) -> None:
-            self._set_index(site, VectorIndex(self._model.dimension))
-
         await asyncio.wrap_future(
-            self._store.create_site(site, self._model.fingerprint, self._clock(), committed)
+            self._store.create_site(
+                site,
+                self._model.fingerprint,
+                self._clock(),
+                lambda _: self._active.add_empty(site, self._model),
+            )
         )
         return await self.site(site)
 
     async def site(self, site: str) -> Site:
         """One site; `SiteNotFoundError` if there is none."""
         check_site_id(site)
-        return self._as_site(await self._in_pool(lambda: self._store.site(site)))
+        return self._active.as_site(await self._in_pool(lambda: self._store.site(site)))
 
     async def sites(self) -> list[Site]:
         """All sites, ordered by id."""
-        return [self._as_site(row) for row in await self._in_pool(self._store.sites)]
+        return [self._active.as_site(row) for row in await self._in_pool(self._store.sites)]
 
     async def delete_site(self, site: str, *, force: bool) -> None:
         """Delete a site; `SiteNotEmptyError` if it has sightings and not `force`."""
         check_site_id(site)
 
-        def committed(_: None) -> None:
-            if self._indexes.pop(site, None) is not None:
-                self._metrics.gallery_sightings.remove(site)
-
         await self._forget_requests()
-        await asyncio.wrap_future(self._store.delete_site(site, force=force, then=committed))
+        await asyncio.wrap_future(
+            self._store.delete_site(site, force=force, then=lambda _: self._active.remove(site))
+        )
 
     # --- sightings
 
     async def repeated(self, site: str, request: Request) -> list[Enrolled | CallError] | None:
         """The answer of an earlier `enroll` with this request id, None if there was none."""
-        check_site_id(site)
-        answer = await self._in_pool(
-            lambda: self._store.repeated(site, self._model.fingerprint, request)
-        )
+        self._moves.check_enrolment(site)
+        model = (await self.require_ready(site)).fingerprint
+        answer = await self._in_pool(lambda: self._store.repeated(site, model, request))
         return None if answer is None else await self._as_enrolled(site, answer)
 
     async def enroll(
@@ -154,6 +167,8 @@ class Gallery:
         site: str,
         items: Sequence[tuple[NewSighting, Vector] | CallError],
         request: Request | None = None,
+        *,
+        model: str | None = None,
     ) -> list[Enrolled | CallError]:
         """Store sightings durably, in one transaction; one of a known id is replaced.
 
@@ -161,14 +176,17 @@ class Gallery:
             site: where to.
             items: sightings with their embeddings; items that failed before pass through.
             request: of an earlier call that did the same: its answer is given.
+            model: fingerprint of what embedded them; the server's own if not given.
 
         Returns:
             What became of each item.
 
         Raises:
             SiteNotFoundError, ModelMismatchError, RequestIdReusedError, StoreFullError
+            SwitchingError: the site changes to another model at this moment.
         """
         check_site_id(site)
+        self._moves.check_enrolment(site)
         now = self._clock()
         rows = new_rows(items, now=now, new_id=self._new_id, keep_crops=self._keep_crops)
 
@@ -176,13 +194,12 @@ class Gallery:
             if not answer.repeated:
                 stored = [row for row in rows if isinstance(row, NewRow)]
                 numbered = zip(stored, answer.numbers, strict=True)
-                self._indexes[site].upsert([row.entry(number) for row, number in numbered])
-                self._count(site)
+                self._active.upsert(site, [row.entry(number) for row, number in numbered])
 
         answer = await asyncio.wrap_future(
             self._store.enroll(
                 site,
-                self._model.fingerprint,
+                model or self._model.fingerprint,
                 rows,
                 request=request,
                 now=now,
@@ -224,22 +241,24 @@ class Gallery:
         check_site_id(site)
         check_sighting_id(sighting)
 
-        def committed(_: None) -> None:
-            if site in self._indexes:
-                self._indexes[site].delete(sighting)
-                self._count(site)
-
         await self._forget_requests()
-        await asyncio.wrap_future(self._store.delete_sighting(site, sighting, committed))
+        await asyncio.wrap_future(
+            self._store.delete_sighting(
+                site, sighting, lambda _: self._active.delete(site, sighting)
+            )
+        )
 
     # --- search
 
-    async def require_ready(self, site: str) -> None:
-        """Raise what a search would: `SiteNotFoundError` or `ModelMismatchError`."""
+    async def require_ready(self, site: str) -> ModelInfo:
+        """The model that a site uses; `SiteNotFoundError`, or `ModelMismatchError` where it is not
+        loaded."""
         check_site_id(site)
-        if site not in self._indexes:
+        active = self._active.get(site)
+        if active is None:
             row = await self._in_pool(lambda: self._store.site(site))
-            raise self._mismatch(row)
+            raise self._mismatch(row, self._model)
+        return active.model
 
     async def search(
         self,
@@ -248,6 +267,7 @@ class Gallery:
         *,
         limit: int,
         wanted: SightingFilter = EVERY_SIGHTING,
+        model: str | None = None,
     ) -> list[list[Match] | SightingNotFoundError]:
         """The sightings most similar to each query, best first, equal scores by id.
 
@@ -256,72 +276,80 @@ class Gallery:
             queries: embeddings, or ids of sightings (which are not among their own matches).
             limit: the most matches per query, >= 1.
             wanted: which sightings to consider.
+            model: fingerprint of what embedded the queries; the server's own if not given.
 
         Raises:
             SiteNotFoundError, ModelMismatchError
         """
         await self.require_ready(site)
-        return await self._in_pool(lambda: self._search(site, queries, limit, wanted))
+        made_by = model or self._model.fingerprint
+        return await self._in_pool(lambda: self._search(site, queries, limit, wanted, made_by))
 
     def _search(
-        self, site: str, queries: Sequence[Vector | str], limit: int, wanted: SightingFilter
+        self,
+        site: str,
+        queries: Sequence[Vector | str],
+        limit: int,
+        wanted: SightingFilter,
+        model: str,
     ) -> list[list[Match] | SightingNotFoundError]:
-        index = self._indexes.get(site)
-        if index is None:  # deleted meanwhile
-            raise self._mismatch(self._store.site(site))
+        # One look: a move that ends from here on does not touch this index any more.
+        active = self._active.get(site)
+        if active is None:  # deleted meanwhile
+            raise self._mismatch(self._store.site(site), self._model)
+        if active.model.fingerprint != model:
+            raise self._mismatch(self._store.site(site), active.model)
         with self._metrics.stage("search"):
-            return search(index, self._store, site, queries, limit, wanted)
+            return search(active.index, self._store, site, queries, limit, wanted)
 
     # --- another model
 
-    async def reembed(
-        self, site: str, embed: Embed, *, batch: int, drop_unusable: bool
-    ) -> AsyncGenerator[ReembedProgress]:
-        """Embed the kept crops of a site with the loaded model, then bind the site to it.
+    def models_in_use(self) -> set[str]:
+        """Fingerprints of the models that sites use or move to."""
+        return self._active.models() | self._moves.targets()
 
-        What is embedded is stored as it goes: a further call continues after an interruption.
+    def model_of(self, site: str) -> ModelInfo | None:
+        """The model that a site answers with, None if it does not."""
+        active = self._active.get(site)
+        return None if active is None else active.model
+
+    async def earlier_model(self, site: str) -> ModelRow | None:
+        """The model that a site used before the one in use; `SiteNotFoundError`."""
+        check_site_id(site)
+        return await self._in_pool(lambda: self._store.earlier_model(site))
+
+    def move(
+        self,
+        site: str,
+        model: ModelInfo,
+        embed: Embed,
+        *,
+        batch: int,
+        drop_unusable: bool,
+        back: bool = False,
+    ) -> AsyncGenerator[ReembedProgress]:
+        """Embed the kept crops of a site with a model, then bind the site to it.
+
+        Until then the site answers as before. What is embedded is stored as it goes: a further call
+        continues after an interruption.
 
         Args:
             site: whose crops.
-            embed: images -> embedding or error, each.
+            model: where to.
+            embed: of this model, images -> embedding or error, each.
             batch: crops per step.
             drop_unusable: delete sightings without a usable crop, at the end.
+            back: this undoes the last move.
 
         Raises:
-            SiteNotFoundError, ReembedRunningError
+            SiteNotFoundError
+            ReembedRunningError: the site moves already, or did while it was to be moved back.
             CropUnusableError: a sighting has no usable crop, and may not be dropped.
         """
-        row = await self._in_pool(lambda: self._store.site(check_site_id(site)))
-        if site in self._reembedding:
-            raise ReembedRunningError(f"site {site} is being embedded again already; wait for it")
-        self._reembedding.add(site)
-        try:
-            if row.model != self._model.fingerprint:
-                steps = embed_kept_crops(
-                    self._store,
-                    row,
-                    self._model.fingerprint,
-                    embed,
-                    batch=batch,
-                    drop_unusable=drop_unusable,
-                )
-                async with aclosing(steps):
-                    async for embedded, dropped in steps:
-                        yield ReembedProgress(embedded, row.sightings, dropped, self._as_site(row))
-                dropped = await asyncio.wrap_future(
-                    self._store.switch_model(
-                        site,
-                        self._model.fingerprint,
-                        drop_unusable=drop_unusable,
-                        then=lambda _: self._build_index(site),
-                    )
-                )
-            else:
-                dropped = 0
-            now = await self.site(site)
-            yield ReembedProgress(now.sightings, now.sightings, dropped, now)
-        finally:
-            self._reembedding.discard(site)
+        check_site_id(site)
+        return self._moves.move(
+            site, model, embed, batch=batch, drop_unusable=drop_unusable, back=back
+        )
 
     # --- helpers
 
@@ -334,30 +362,12 @@ class Gallery:
     async def _forget_requests(self) -> None:
         await asyncio.wrap_future(self._store.forget_requests(self._oldest_request()))
 
-    def _build_index(self, site: str) -> None:
-        index = VectorIndex(self._model.dimension)
-        for entries in self._store.index_entries(
-            site, self._model.fingerprint, self._model.dimension
-        ):
-            index.upsert(entries)
-        self._set_index(site, index)
-
-    def _set_index(self, site: str, index: VectorIndex) -> None:
-        self._indexes[site] = index
-        self._count(site)
-
-    def _count(self, site: str) -> None:
-        self._metrics.gallery_sightings.labels(site).set(len(self._indexes[site]))
-
-    def _as_site(self, row: SiteRow) -> Site:
-        ready = row.model == self._model.fingerprint
-        return Site(row.id, row.reference, row.sightings, row.created, ready)
-
-    def _mismatch(self, row: SiteRow) -> CallError:
+    @staticmethod
+    def _mismatch(row: SiteRow, at_hand: ModelInfo) -> CallError:
         return model_mismatch(
             row.id,
             (row.reference, row.model),
-            (self._model.reference, self._model.fingerprint),
+            (at_hand.reference, at_hand.fingerprint),
         )
 
     async def _as_enrolled(self, site: str, answer: Answer) -> list[Enrolled | CallError]:

@@ -68,6 +68,28 @@ class SiteRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A model that sites were bound to: fingerprint and `name@version`."""
+
+    fingerprint: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCrop:
+    """A kept crop and what was seen with it, without any identity.
+
+    row: number of the sighting's row in the store.
+    """
+
+    row: int
+    camera: str
+    track: str
+    time: datetime
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeptCrop:
     """A sighting's row number, id and crop (None: not kept)."""
 

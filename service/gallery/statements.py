@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select
 
 from service.errors import (
+    AdaptationUnfinishedError,
     CallError,
     ModelMismatchError,
     RequestIdReusedError,
@@ -20,7 +21,15 @@ from service.errors import (
 )
 from service.gallery.index import IndexEntry
 from service.gallery.records import Answer, NewRow, Request, SiteRow, Stored
-from service.gallery.tables import crops, embeddings, models, requests, sightings, sites
+from service.gallery.tables import (
+    adaptations,
+    crops,
+    embeddings,
+    models,
+    requests,
+    sightings,
+    sites,
+)
 from service.gallery.times import from_us, to_us
 from service.types import Sighting, SightingFilter, Vector
 
@@ -87,7 +96,7 @@ def model_mismatch(
     return ModelMismatchError(
         f"site {site} is embedded with {bound[0]} (fingerprint {bound[1][:12]}), the server runs "
         f"{running[0]} ({running[1][:12]}); embed it again with `resight site reembed {site}`, or "
-        f"start the server with {bound[0]} of this fingerprint",
+        f"start the server with {bound[0]} of this fingerprint, given or in its registry",
         metadata={"site_model": bound[0], "server_model": running[0]},
     )
 
@@ -191,6 +200,20 @@ def insert_rows(
         [{"row": number, "model": model, "vector": blob(row.vector)} for number, row in numbered],
     )
     return made
+
+
+def refuse_unfinished(connection: Connection, site: str) -> None:
+    """Raise `AdaptationUnfinishedError` while an adaptation of the site waits or runs."""
+    unfinished = connection.execute(
+        select(adaptations.c.adaptation).where(
+            adaptations.c.site == site, adaptations.c.state.in_(["PENDING", "RUNNING"])
+        )
+    ).scalar()
+    if unfinished is not None:
+        raise AdaptationUnfinishedError(
+            f"adaptation {unfinished} of site {site} is not over; wait for it, or cancel it with "
+            f"`resight adaptations cancel {unfinished} --site {site}`"
+        )
 
 
 def earlier_answer(connection: Connection, site: str, request: Request) -> Answer | None:

@@ -19,13 +19,21 @@ from sqlalchemy.exc import DBAPIError
 
 from service.errors import (
     CallError,
-    CropUnusableError,
     SiteExistsError,
     SiteNotEmptyError,
     StoreUnusableError,
 )
+from service.gallery.activations import earlier_model, switch
 from service.gallery.index import IndexEntry
-from service.gallery.records import Answer, KeptCrop, NewRow, Request, SiteRow, Stored
+from service.gallery.records import (
+    Answer,
+    KeptCrop,
+    ModelRow,
+    NewRow,
+    Request,
+    SiteRow,
+    Stored,
+)
 from service.gallery.sqlite import empty_log, open_sqlite
 from service.gallery.statements import (
     CHUNK,
@@ -37,6 +45,7 @@ from service.gallery.statements import (
     index_entry,
     insert_rows,
     lacks_embedding,
+    refuse_unfinished,
     remember,
     require_model,
     require_site,
@@ -107,12 +116,12 @@ class Store:
 
     def sites(self) -> list[SiteRow]:
         """All sites, ordered by id."""
-        with self._read() as connection:
+        with self.reading() as connection:
             return site_rows(connection, None)
 
     def site(self, site: str) -> SiteRow:
         """One site; raises `SiteNotFoundError`."""
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = site_rows(connection, site)
         if not rows:
             raise site_not_found(site)
@@ -120,7 +129,7 @@ class Store:
 
     def sighting(self, site: str, sighting: str) -> Sighting:
         """One sighting; raises `SiteNotFoundError` or `SightingNotFoundError`."""
-        with self._read() as connection:
+        with self.reading() as connection:
             require_site(connection, site)
             found = connection.execute(
                 select_sightings(sightings.c.site == site, sightings.c.sighting == sighting)
@@ -136,13 +145,13 @@ class Store:
             .join(sightings, sightings.c.row == crops.c.row)
             .where(sightings.c.site == site, sightings.c.sighting == sighting)
         )
-        with self._read() as connection:
+        with self.reading() as connection:
             return connection.execute(query).scalar()
 
     def sightings_by_id(self, site: str, ids: Sequence[str]) -> dict[str, Sighting]:
         """Those of the named sightings that exist."""
         found: dict[str, Sighting] = {}
-        with self._read() as connection:
+        with self.reading() as connection:
             for start in range(0, len(ids), CHUNK):
                 query = select_sightings(
                     sightings.c.site == site, sightings.c.sighting.in_(ids[start : start + CHUNK])
@@ -153,7 +162,7 @@ class Store:
     def sightings_by_number(self, numbers: Sequence[int]) -> dict[int, Sighting]:
         """Those of the rows that exist: one that was replaced is in another row."""
         found: dict[int, Sighting] = {}
-        with self._read() as connection:
+        with self.reading() as connection:
             for start in range(0, len(numbers), CHUNK):
                 query = select_sightings(sightings.c.row.in_(numbers[start : start + CHUNK]))
                 found |= {row.row: to_sighting(row) for row in connection.execute(query)}
@@ -169,7 +178,7 @@ class Store:
             .order_by(sightings.c.sighting)
             .limit(limit)
         )
-        with self._read() as connection:
+        with self.reading() as connection:
             require_site(connection, site)
             return [to_sighting(row) for row in connection.execute(query)]
 
@@ -192,7 +201,7 @@ class Store:
             .join(embeddings, embeddings.c.row == sightings.c.row)
             .where(sightings.c.site == site, embeddings.c.model == model)
         )
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execution_options(yield_per=_LOAD_CHUNK).execute(query)
             for chunk in rows.partitions():
                 yield [index_entry(row, site, dimension) for row in chunk]
@@ -208,7 +217,7 @@ class Store:
             .order_by(sightings.c.row)
             .limit(limit)
         )
-        with self._read() as connection:
+        with self.reading() as connection:
             return [KeptCrop(row.row, row.sighting, row.image) for row in connection.execute(query)]
 
     def count_embedded(self, site: str, model: str) -> int:
@@ -218,8 +227,14 @@ class Store:
             .select_from(sightings)
             .where(sightings.c.site == site, ~lacks_embedding(model))
         )
-        with self._read() as connection:
+        with self.reading() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def earlier_model(self, site: str) -> ModelRow | None:
+        """The model that a site used before the one in use, None if there was none."""
+        with self.reading() as connection:
+            require_site(connection, site)
+            return earlier_model(connection, site)
 
     def repeated(self, site: str, model: str, request: Request) -> Answer | None:
         """The answer of an earlier call with this request id, None if there was none.
@@ -228,7 +243,7 @@ class Store:
             SiteNotFoundError, ModelMismatchError: as for `enroll`.
             RequestIdReusedError: the earlier call had another content.
         """
-        with self._read() as connection:
+        with self.reading() as connection:
             require_model(connection, site, model)
             return earlier_answer(connection, site, request)
 
@@ -248,7 +263,7 @@ class Store:
                     insert(models).values(fingerprint=fingerprint, reference=reference)
                 )
 
-        self._submit(apply).result()
+        self.submit(apply).result()
 
     def create_site(
         self, site: str, model: str, now: datetime, then: Callable[[None], None]
@@ -260,10 +275,11 @@ class Store:
                 raise SiteExistsError(f"there is a site {site} already; choose another name")
             connection.execute(insert(sites).values(site=site, model=model, created_us=to_us(now)))
 
-        return self._submit(apply, then)
+        return self.submit(apply, then)
 
     def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
-        """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`."""
+        """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`,
+        `AdaptationUnfinishedError` while an adaptation waits or runs."""
 
         def apply(connection: Connection) -> None:
             require_site(connection, site)
@@ -274,9 +290,10 @@ class Store:
                 raise SiteNotEmptyError(
                     f"site {site} has {held} sightings; delete it with force to delete them too"
                 )
+            refuse_unfinished(connection, site)
             connection.execute(delete(sites).where(sites.c.site == site))
 
-        return self._submit(apply, then, deletes=True)
+        return self.submit(apply, then, deletes=True)
 
     def enroll(
         self,
@@ -317,11 +334,11 @@ class Store:
                 remember(connection, site, request, answer, now, request_ttl)
             return answer
 
-        return self._submit(apply, then)
+        return self.submit(apply, then)
 
     def forget_requests(self, before: datetime) -> Future[None]:
         """Forget the request ids of earlier calls."""
-        return self._submit(lambda connection: forget_requests(connection, before))
+        return self.submit(lambda connection: forget_requests(connection, before))
 
     def delete_sighting(
         self, site: str, sighting: str, then: Callable[[None], None]
@@ -333,7 +350,7 @@ class Store:
             if not delete_sightings(connection, site, [sighting]):
                 raise sighting_not_found(site, sighting)
 
-        return self._submit(apply, then, deletes=True)
+        return self.submit(apply, then, deletes=True)
 
     def add_embeddings(self, model: str, vectors: Mapping[int, Vector]) -> Future[None]:
         """Add embeddings by row number; rows that have been deleted meanwhile are left out."""
@@ -349,42 +366,51 @@ class Store:
                     [{"row": row, "model": model, "vector": blob(vectors[row])} for row in rows],
                 )
 
-        return self._submit(apply)
+        return self.submit(apply)
 
     def switch_model(
-        self, site: str, model: str, *, drop_unusable: bool, then: Callable[[int], None]
-    ) -> Future[int]:
-        """Bind a site to `model` and delete its embeddings of others; returns sightings dropped.
+        self,
+        site: str,
+        model: str,
+        *,
+        unusable: Sequence[int],
+        back: bool,
+        now: datetime,
+        then: Callable[[int], None],
+    ) -> Future[int | None]:
+        """Bind a site to `model`, keep its embeddings of this model and of the one before, delete
+        those of others; returns how many sightings were dropped.
 
-        Raises (in the future):
-            CropUnusableError: sightings lack an embedding of `model`, and may not be dropped.
+        unusable: numbers of rows to drop, as they have no embedding of `model` and can get none.
+        back: the last activation is undone (`ReembedRunningError` if it was another one's); else
+            there is one more.
+
+        Returns None, and changes nothing, where a further sighting lacks an embedding of `model`:
+        it was enrolled since.
         """
 
-        def apply(connection: Connection) -> int:
-            require_site(connection, site)
-            lacking = (sightings.c.site == site) & lacks_embedding(model)
-            dropped = connection.execute(
-                select(func.count()).select_from(sightings).where(lacking)
-            ).scalar_one()
-            if dropped and not drop_unusable:
-                raise CropUnusableError(f"{dropped} sightings of site {site} are not embedded yet")
-            connection.execute(delete(sightings).where(lacking))
-            of_site = select(sightings.c.row).where(sightings.c.site == site)
-            connection.execute(
-                delete(embeddings).where(embeddings.c.row.in_(of_site), embeddings.c.model != model)
-            )
-            connection.execute(update(sites).where(sites.c.site == site).values(model=model))
-            return int(dropped)
+        def apply(connection: Connection) -> int | None:
+            return switch(connection, site, model, unusable=set(unusable), back=back, now=now)
 
-        return self._submit(apply, then, deletes=True)
+        def switched(dropped: int | None) -> None:
+            if dropped is not None:
+                then(dropped)
 
-    def _submit(
+        return self.submit(apply, switched, deletes=True)
+
+    def submit(
         self,
         apply: Callable[[Connection], T],
         then: Callable[[T], None] | None = None,
         *,
         deletes: bool = False,
     ) -> Future[T]:
+        """Run `apply` in a transaction; see `Writer.submit`.
+
+        then: told the result in the order of the commits, before the future is done.
+        deletes: what is overwritten must not stay in the write-ahead log.
+        """
+
         def after_commit(result: T) -> None:
             self._log_holds_deleted |= deletes
             if then is not None:
@@ -406,7 +432,8 @@ class Store:
             )
 
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of all tables; raises `StoreError`."""
         try:
             with self._reader.begin() as connection:
                 yield connection

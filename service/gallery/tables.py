@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -81,4 +82,38 @@ requests = Table(
     Column("answer", JSON, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Index("requests_by_time", "created_us"),
+)
+
+# The models that a site used, in order; the last row is the one in use. Empty for a site that has
+# used one model only.
+activations = Table(
+    "activations",
+    metadata,
+    Column("number", _RowId, primary_key=True, autoincrement=True),
+    Column("site", ForeignKey("sites.site", ondelete="CASCADE"), nullable=False, index=True),
+    Column("model", ForeignKey("models.fingerprint"), nullable=False),
+    Column("time_us", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# model: reference of the model that it gave, empty unless it succeeded.
+adaptations = Table(
+    "adaptations",
+    metadata,
+    Column("adaptation", String(64), primary_key=True),
+    Column("site", ForeignKey("sites.site", ondelete="CASCADE"), nullable=False, index=True),
+    Column("method", String(32), nullable=False),
+    Column("recipe", String(64), nullable=False),
+    Column("overrides", JSON, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("cancel", Boolean, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("error", String, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("started_us", BigInteger),
+    Column("ended_us", BigInteger),
+    Column("model", String(200), nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("verdict_reasons", JSON, nullable=False),
 )

@@ -10,13 +10,22 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
-from service.errors import BadFilterError, BadNameError, BadSightingError, CallError
+from service.errors import BadFilterError, BadSightingError, CallError
+from service.rpc.names import (
+    model_name,
+    parse_model,
+    parse_sighting,
+    parse_site,
+    sighting_name,
+    site_name,
+)
 from service.rpc.pb.resight.v1 import gallery_pb2, model_pb2, site_pb2
 from service.types import (
     Enrolled,
     Match,
     ModelInfo,
     NewSighting,
+    ReembedProgress,
     Sighting,
     SightingFilter,
     Site,
@@ -48,48 +57,6 @@ def _packed(detail: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -
     packed = AnyMessage()
     packed.Pack(detail)
     return packed
-
-
-# --- names
-
-
-def site_name(site: str) -> str:
-    """ "sites/{site}"."""
-    return f"sites/{site}"
-
-
-def sighting_name(site: str, sighting: str) -> str:
-    """ "sites/{site}/sightings/{sighting}"."""
-    return f"sites/{site}/sightings/{sighting}"
-
-
-def model_name(reference: str) -> str:
-    """ "models/{name}@{version}"."""
-    return f"models/{reference}"
-
-
-def parse_site(name: str) -> str:
-    """The site id of "sites/{site}"; raises `BadNameError`."""
-    match name.split("/"):
-        case ["sites", site]:
-            return site
-    raise BadNameError(f"{name[:160]!r} is not of the form sites/{{site}}")
-
-
-def parse_sighting(name: str) -> tuple[str, str]:
-    """(site id, sighting id) of "sites/{site}/sightings/{sighting}"; raises `BadNameError`."""
-    match name.split("/"):
-        case ["sites", site, "sightings", sighting]:
-            return site, sighting
-    raise BadNameError(f"{name[:160]!r} is not of the form sites/{{site}}/sightings/{{sighting}}")
-
-
-def parse_model(name: str) -> str:
-    """The reference of "models/{name}@{version}"; raises `BadNameError`."""
-    match name.split("/"):
-        case ["models", reference] if reference.count("@") == 1:
-            return reference
-    raise BadNameError(f"{name[:160]!r} is not of the form models/{{name}}@{{version}}")
 
 
 # --- times
@@ -147,6 +114,26 @@ def site_from_wire(message: site_pb2.Site) -> Site:
         sightings=message.sighting_count,
         created=moment(message.create_time),
         ready=message.state == site_pb2.Site.State.STATE_READY,
+    )
+
+
+def progress_to_wire(step: ReembedProgress) -> site_pb2.ReembedSiteResponse:
+    """How far a site is moved to another model, as it is sent."""
+    return site_pb2.ReembedSiteResponse(
+        embedded_count=step.embedded,
+        total_count=step.total,
+        dropped_count=step.dropped,
+        site=site_to_wire(step.site),
+    )
+
+
+def progress_from_wire(message: site_pb2.ReembedSiteResponse) -> ReembedProgress:
+    """How far a site is moved to another model, as it was received."""
+    return ReembedProgress(
+        message.embedded_count,
+        message.total_count,
+        message.dropped_count,
+        site_from_wire(message.site),
     )
 
 

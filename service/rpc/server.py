@@ -10,13 +10,17 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.batcher import Batcher
 from service.config import Settings, join_address, split_address
 from service.errors import PortError
 from service.gallery.gallery import Gallery
+from service.jobs.adaptations import Adaptations
+from service.loaded import LoadedModels
 from service.metrics import Metrics
+from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.pb.resight.v1 import (
+    adaptation_pb2,
+    adaptation_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     gallery_pb2,
@@ -30,12 +34,13 @@ from service.rpc.servicers import (
     EmbeddingServicer,
     GalleryServicer,
     ModelServicer,
-    SiteServicer,
 )
+from service.rpc.site_servicer import SiteServicer
+from service.switching import Switching
 
 SERVICES = tuple(
     service.full_name
-    for module in (site_pb2, gallery_pb2, embedding_pb2, model_pb2)
+    for module in (site_pb2, gallery_pb2, embedding_pb2, model_pb2, adaptation_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 """Full names of our services."""
@@ -51,7 +56,13 @@ class RpcServer:
     """All services on one address. Not SERVING before `start` and from `stop` on."""
 
     def __init__(
-        self, gallery: Gallery, batcher: Batcher, settings: Settings, metrics: Metrics
+        self,
+        gallery: Gallery,
+        models: LoadedModels,
+        switching: Switching,
+        adaptations: Adaptations,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self._calls = CallInterceptor(metrics, max_concurrent=settings.max_concurrent_calls)
         self._server = grpc.aio.server(
@@ -64,19 +75,22 @@ class RpcServer:
             ],
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(
-            SiteServicer(gallery, batcher, reembed_batch=settings.max_items), self._server
+            SiteServicer(gallery, switching, adaptations), self._server
         )
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
             GalleryServicer(
-                gallery, batcher, max_items=settings.max_items, max_limit=settings.max_limit
+                gallery, switching, max_items=settings.max_items, max_limit=settings.max_limit
             ),
             self._server,
         )
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
-            EmbeddingServicer(batcher, gallery.model.reference, max_items=settings.max_items),
+            EmbeddingServicer(models.own, max_items=settings.max_items),
             self._server,
         )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(gallery), self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models), self._server)
+        adaptation_pb2_grpc.add_AdaptationServiceServicer_to_server(
+            AdaptationServicer(adaptations), self._server
+        )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # lacks in the stubs
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

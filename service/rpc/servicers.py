@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from service.batcher import Batcher
 from service.errors import (
     BadLimitError,
     BadNameError,
     CallError,
+    ModelMismatchError,
     ModelNotFoundError,
+    ShuttingDownError,
     TooManyItemsError,
 )
 from service.gallery.gallery import Gallery
 from service.gallery.records import Request
-from service.rpc import convert
+from service.loaded import Loaded, LoadedModels
+from service.rpc import convert, names
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import (
     embedding_pb2,
@@ -31,14 +32,14 @@ from service.rpc.pb.resight.v1 import (
     gallery_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
-    site_pb2,
-    site_pb2_grpc,
 )
+from service.switching import Switching
 from service.types import (
     REQUEST_ID,
     Enrolled,
     Match,
     NewSighting,
+    SightingFilter,
     Vector,
     check_sighting_id,
 )
@@ -47,6 +48,8 @@ DEFAULT_LIMIT = 10
 
 MAX_MATCHES = 10_000
 """Most matches asked for by one call, all queries together."""
+
+T = TypeVar("T")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -57,93 +60,60 @@ def check_items(count: int, most: int, what: str) -> None:
         raise TooManyItemsError(f"{count} {what} in one call; send 1 to {most}")
 
 
-class SiteServicer(site_pb2_grpc.SiteServiceServicer):
-    """SiteService. reembed_batch: crops per step of ReembedSite."""
-
-    def __init__(self, gallery: Gallery, batcher: Batcher, *, reembed_batch: int) -> None:
-        self._gallery = gallery
-        self._batcher = batcher
-        self._reembed_batch = reembed_batch
-
-    async def CreateSite(  # noqa: N802
-        self, request: site_pb2.CreateSiteRequest, context: Context
-    ) -> site_pb2.Site:
-        return convert.site_to_wire(await self._gallery.create_site(request.site_id))
-
-    async def GetSite(  # noqa: N802
-        self, request: site_pb2.GetSiteRequest, context: Context
-    ) -> site_pb2.Site:
-        return convert.site_to_wire(await self._gallery.site(convert.parse_site(request.name)))
-
-    async def ListSites(  # noqa: N802
-        self, request: site_pb2.ListSitesRequest, context: Context
-    ) -> site_pb2.ListSitesResponse:
-        size = page_size(request.page_size)
-        after = decode_token(b"sites", request.page_token)
-        sites = [site for site in await self._gallery.sites() if site.id > after]
-        more = len(sites) > size
-        return site_pb2.ListSitesResponse(
-            sites=[convert.site_to_wire(site) for site in sites[:size]],
-            next_page_token=encode_token(b"sites", sites[size - 1].id) if more else "",
-        )
-
-    async def DeleteSite(  # noqa: N802
-        self, request: site_pb2.DeleteSiteRequest, context: Context
-    ) -> Empty:
-        await self._gallery.delete_site(convert.parse_site(request.name), force=request.force)
-        return Empty()
-
-    async def ReembedSite(  # noqa: N802
-        self, request: site_pb2.ReembedSiteRequest, context: Context
-    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
-        steps = self._gallery.reembed(
-            convert.parse_site(request.name),
-            self._batcher.embed,
-            batch=self._reembed_batch,
-            drop_unusable=request.drop_unusable,
-        )
-        async with aclosing(steps):
-            async for step in steps:
-                yield site_pb2.ReembedSiteResponse(
-                    embedded_count=step.embedded,
-                    total_count=step.total,
-                    dropped_count=step.dropped,
-                    site=convert.site_to_wire(step.site),
-                )
-
-
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     """GalleryService. max_items: per call. max_limit: matches per query."""
 
     def __init__(
-        self, gallery: Gallery, batcher: Batcher, *, max_items: int, max_limit: int
+        self, gallery: Gallery, switching: Switching, *, max_items: int, max_limit: int
     ) -> None:
         self._gallery = gallery
-        self._batcher = batcher
+        self._switching = switching
         self._max_items = max_items
         self._max_limit = max_limit
 
     async def EnrollSightings(  # noqa: N802
         self, request: gallery_pb2.EnrollSightingsRequest, context: Context
     ) -> gallery_pb2.EnrollSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         check_items(len(request.items), self._max_items, "items")
         retry = _retry_key(request)
-        await self._gallery.require_ready(site)
-        results = None if retry is None else await self._gallery.repeated(site, retry)
-        if results is None:
-            results = await self._enroll(site, request.items, retry)
+        results, model = await self._with_the_model_of(
+            site, lambda model: self._enroll(site, request.items, retry, model)
+        )
         return gallery_pb2.EnrollSightingsResponse(
             results=[convert.enroll_result(site, result) for result in results],
-            model=convert.model_name(self._gallery.model.reference),
+            model=names.model_name(model.info.reference),
         )
 
+    async def _with_the_model_of(
+        self, site: str, work: Callable[[Loaded], Awaitable[T]]
+    ) -> tuple[T, Loaded]:
+        """What `work` gives with the model that a site uses, and this model.
+
+        A site that moves to another model meanwhile refuses vectors of the one before, and this one
+        may be gone: then the work is done again, with the new one.
+        """
+        while True:
+            model = await self._switching.active(site)
+            try:
+                return await work(model), model
+            except (ModelMismatchError, ShuttingDownError):
+                if (await self._switching.active(site)).info == model.info:
+                    raise
+
     async def _enroll(
-        self, site: str, items: Sequence[gallery_pb2.EnrollItem], retry: Request | None
+        self,
+        site: str,
+        items: Sequence[gallery_pb2.EnrollItem],
+        retry: Request | None,
+        model: Loaded,
     ) -> list[Enrolled | CallError]:
+        results = None if retry is None else await self._gallery.repeated(site, retry)
+        if results is not None:
+            return results
         parsed = [_parse_item(item) for item in items]
         sound = [item for item in parsed if isinstance(item, NewSighting)]
-        vectors = iter(await self._batcher.embed([new.image for new in sound]) if sound else [])
+        vectors = iter(await model.embed([new.image for new in sound]) if sound else [])
         embedded: list[tuple[NewSighting, Vector] | CallError] = []
         for item in parsed:
             if isinstance(item, CallError):
@@ -151,51 +121,56 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 continue
             vector = next(vectors)
             embedded.append(vector if isinstance(vector, CallError) else (item, vector))
-        return await self._gallery.enroll(site, embedded, retry)
+        return await self._gallery.enroll(site, embedded, retry, model=model.info.fingerprint)
 
     async def SearchSightings(  # noqa: N802
         self, request: gallery_pb2.SearchSightingsRequest, context: Context
     ) -> gallery_pb2.SearchSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         check_items(len(request.queries), self._max_items, "queries")
         limit = self._limit(request.limit, len(request.queries))
         wanted = convert.filter_from_wire(request.filter)
-        await self._gallery.require_ready(site)
-        queries = await self._queries(site, request.queries)
-        found = iter(
-            await self._gallery.search(
-                site,
-                [q for q in queries if not isinstance(q, CallError)],
-                limit=limit,
-                wanted=wanted,
-            )
+        results, model = await self._with_the_model_of(
+            site, lambda model: self._search(site, request.queries, limit, wanted, model)
         )
-        results: list[Sequence[Match] | CallError] = [
-            query if isinstance(query, CallError) else next(found) for query in queries
-        ]
         # In a thread: thousands of matches would keep all other calls waiting.
         converted = await asyncio.to_thread(
             lambda: [convert.search_result(site, result) for result in results]
         )
         return gallery_pb2.SearchSightingsResponse(
             results=converted,
-            model=convert.model_name(self._gallery.model.reference),
+            model=names.model_name(model.info.reference),
         )
 
-    async def _queries(
-        self, site: str, queries: Sequence[gallery_pb2.SearchQuery]
-    ) -> list[Vector | str | CallError]:
-        images = [query.image for query in queries if query.WhichOneof("query") == "image"]
-        vectors = iter(await self._batcher.embed(images) if images else [])
-        return [
+    async def _search(
+        self,
+        site: str,
+        asked: Sequence[gallery_pb2.SearchQuery],
+        limit: int,
+        wanted: SightingFilter,
+        model: Loaded,
+    ) -> list[Sequence[Match] | CallError]:
+        images = [query.image for query in asked if query.WhichOneof("query") == "image"]
+        vectors = iter(await model.embed(images) if images else [])
+        queries = [
             next(vectors) if query.WhichOneof("query") == "image" else _parse_query(site, query)
-            for query in queries
+            for query in asked
         ]
+        found = iter(
+            await self._gallery.search(
+                site,
+                [q for q in queries if not isinstance(q, CallError)],
+                limit=limit,
+                wanted=wanted,
+                model=model.info.fingerprint,
+            )
+        )
+        return [query if isinstance(query, CallError) else next(found) for query in queries]
 
     async def GetSighting(  # noqa: N802
         self, request: gallery_pb2.GetSightingRequest, context: Context
     ) -> gallery_pb2.Sighting:
-        site, sighting = convert.parse_sighting(request.name)
+        site, sighting = names.parse_sighting(request.name)
         found = convert.sighting_to_wire(site, await self._gallery.sighting(site, sighting))
         if request.view == gallery_pb2.SIGHTING_VIEW_FULL:
             found.image = await self._gallery.crop(site, sighting) or b""
@@ -204,7 +179,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def ListSightings(  # noqa: N802
         self, request: gallery_pb2.ListSightingsRequest, context: Context
     ) -> gallery_pb2.ListSightingsResponse:
-        site = convert.parse_site(request.parent)
+        site = names.parse_site(request.parent)
         size = page_size(request.page_size)
         wanted = convert.filter_from_wire(request.filter)
         call = request.parent.encode() + _bytes(request.filter)
@@ -218,7 +193,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def DeleteSighting(  # noqa: N802
         self, request: gallery_pb2.DeleteSightingRequest, context: Context
     ) -> Empty:
-        site, sighting = convert.parse_sighting(request.name)
+        site, sighting = names.parse_sighting(request.name)
         await self._gallery.delete_sighting(site, sighting)
         return Empty()
 
@@ -240,16 +215,15 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     """EmbeddingService. max_items: per call."""
 
-    def __init__(self, batcher: Batcher, reference: str, *, max_items: int) -> None:
-        self._batcher = batcher
-        self._reference = reference
+    def __init__(self, model: Loaded, *, max_items: int) -> None:
+        self._model = model
         self._max_items = max_items
 
     async def Embed(  # noqa: N802
         self, request: embedding_pb2.EmbedRequest, context: Context
     ) -> embedding_pb2.EmbedResponse:
         check_items(len(request.images), self._max_items, "images")
-        results = await self._batcher.embed(request.images)
+        results = await self._model.embed(request.images)
         return embedding_pb2.EmbedResponse(
             results=[
                 embedding_pb2.EmbedResult(error=convert.status(result))
@@ -257,34 +231,37 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 else embedding_pb2.EmbedResult(vector=result)
                 for result in results
             ],
-            model=convert.model_name(self._reference),
+            model=names.model_name(self._model.info.reference),
         )
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """ModelService of a server with one model."""
+    """ModelService."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        self._model = gallery.model
+    def __init__(self, models: LoadedModels) -> None:
+        self._models = models
 
     async def GetModel(  # noqa: N802
         self, request: model_pb2.GetModelRequest, context: Context
     ) -> model_pb2.Model:
-        reference = convert.parse_model(request.name)
-        if reference != self._model.reference:
-            raise ModelNotFoundError(
-                f"the server has not loaded {reference}, but {self._model.reference}"
-            )
-        return convert.model_to_wire(self._model)
+        reference = names.parse_model(request.name)
+        loaded = [model.info for model in self._models.all()]
+        for model in loaded:
+            if model.reference == reference:
+                return convert.model_to_wire(model)
+        known = ", ".join(model.reference for model in loaded)
+        raise ModelNotFoundError(f"the server has not loaded {reference}, but {known}")
 
     async def ListModels(  # noqa: N802
         self, request: model_pb2.ListModelsRequest, context: Context
     ) -> model_pb2.ListModelsResponse:
-        page_size(request.page_size)
+        size = page_size(request.page_size)
         after = decode_token(b"models", request.page_token)
-        models = [self._model] if self._model.reference > after else []
+        models = [m.info for m in self._models.all() if m.info.reference > after]
+        more = len(models) > size
         return model_pb2.ListModelsResponse(
-            models=[convert.model_to_wire(model) for model in models]
+            models=[convert.model_to_wire(model) for model in models[:size]],
+            next_page_token=encode_token(b"models", models[size - 1].reference) if more else "",
         )
 
 
@@ -313,7 +290,7 @@ def _parse_query(site: str, query: gallery_pb2.SearchQuery) -> str | CallError:
     try:
         if query.WhichOneof("query") is None:
             raise BadNameError("the query has neither an image nor a sighting; set one")
-        of_site, sighting = convert.parse_sighting(query.sighting)
+        of_site, sighting = names.parse_sighting(query.sighting)
         if of_site != site:
             raise BadNameError(f"sighting {query.sighting[:160]!r} is not of site {site}")
         return check_sighting_id(sighting)

@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.errors import AdaptError, ClusteringError, RunError
-from adapt.runs import Run, RunInfo, WeightsInfo, refuse_taken
+from adapt.errors import AdaptError, ClusteringError, RunError, StoppedError
+from adapt.runs import Inputs, Run, RunInfo, WeightsInfo, refuse_taken
 from models.backbones.net import ReIDNet
 from models.backbones.weights import TORCHVISION
 from models.image import Preprocessing
@@ -94,7 +94,8 @@ def test_why_a_run_ended_is_written_down(
 def test_a_run_killed_before_its_first_round_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = killed(tmp_path / "run", metrics__jsonl=b'{"round"', __model__12__tmp=b"half")
+    half = {"__model__12__tmp": b"half", "__tmpl2kRzB": b"half"}
+    path = killed(tmp_path / "run", metrics__jsonl=b'{"round"', **half)
     refuse_taken(path)
     assert (path / "metrics.jsonl").exists(), "asking changes nothing"
     Run.create(path, INFO)
@@ -119,6 +120,16 @@ def test_what_may_be_of_worth_is_never_replaced(tmp_path: Path, files: dict[str,
         with pytest.raises(RunError, match="not empty; choose another --out or remove it"):
             attempt()
     assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
+
+
+def test_who_goes_on_with_a_run_removes_what_was_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run = Run.create(path, INFO.model_copy(update={"inputs": Inputs(target="site")}))
+    run.finish(1.0, StoppedError("stop"))
+    for name in (".tmpl2kRzB", ".checkpoint.safetensors.12.tmp", "notes.tmp"):
+        (path / name).write_bytes(b"half")
+    Run.reopen(path).finish(1.0, StoppedError("stop"))
+    assert {entry.name for entry in path.iterdir()} == {"run.json", "notes.tmp"}
 
 
 def test_a_folder_that_cannot_be_is_said_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 import cli.serving
 from models.bundle import Bundle
 from models.errors import BundleHashMismatchError, ModelNotFoundError
+from models.registry import Registry
 from service.engine import OnnxEngine
 from tests.support.tiny_model import write_tiny_bundle
 
@@ -46,6 +48,15 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     assert lines[0].split() == ["model", "dimension", "input", "backbone", "method", "created"]
     assert lines[2].split()[:4] == ["tiny@2", "24", "32x16", "block_means"]
     assert run(app, registry, "verify", "tiny").stdout.startswith("tiny@2 holds")
+    report = b'{"verdict": "promote", "against": "tiny@2", "reasons": []}'
+    judged = write_tiny_bundle(tmp_path / "3", version="3")
+    Registry(registry).add(judged.path, verdict=report)
+    lines = run(app, registry, "list").stdout.splitlines()
+    assert (lines[0].split()[-1], lines[3].split()[-1]) == ("verdict", "promote")
+    listed = json.loads(run(app, registry, "list", "--json").stdout)
+    assert [m["verdict"] for m in listed] == ["", "", "promote"]
+    run(app, registry, "verify", "tiny@3")
+    shutil.rmtree(registry / "tiny" / "3")
     damaged = registry / "tiny" / "2" / "model.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert isinstance(run(app, registry, "verify", "tiny").exception, BundleHashMismatchError)

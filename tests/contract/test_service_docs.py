@@ -14,8 +14,15 @@ import cli.serving
 from models.errors import ImageError
 from service.config import Settings
 from service.errors import CallError, call_errors
+from service.jobs.records import JobReason
 from service.metrics import new_metrics
-from service.rpc.pb.resight.v1 import embedding_pb2, gallery_pb2, model_pb2, site_pb2
+from service.rpc.pb.resight.v1 import (
+    adaptation_pb2,
+    embedding_pb2,
+    gallery_pb2,
+    model_pb2,
+    site_pb2,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "service.md").read_text()
@@ -53,7 +60,7 @@ def root_command() -> Any:
 def test_rpcs() -> None:
     offered = {
         f"{service.name}.{method.name}"
-        for module in (site_pb2, gallery_pb2, embedding_pb2, model_pb2)
+        for module in (site_pb2, gallery_pb2, embedding_pb2, model_pb2, adaptation_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
@@ -130,6 +137,11 @@ def test_errors() -> None:
 def test_codes_and_reasons_do_not_change_unseen() -> None:
     """Programs of other people rely on these; a change here needs a new version of the API."""
     assert {kind.reason: kind.code.name for kind in (CallError, *_leaves(CallError))} == {
+        "ADAPTATION_NOT_CONFIGURED": "FAILED_PRECONDITION",
+        "ADAPTATION_NOT_FOUND": "NOT_FOUND",
+        "ADAPTATION_OVER": "FAILED_PRECONDITION",
+        "ADAPTATION_UNFINISHED": "FAILED_PRECONDITION",
+        "BAD_ADAPTATION": "INVALID_ARGUMENT",
         "BAD_FILTER": "INVALID_ARGUMENT",
         "BAD_IMAGE": "INVALID_ARGUMENT",
         "BAD_LIMIT": "INVALID_ARGUMENT",
@@ -142,6 +154,9 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
         "INTERNAL": "INTERNAL",
         "MODEL_MISMATCH": "FAILED_PRECONDITION",
         "MODEL_NOT_FOUND": "NOT_FOUND",
+        "MODEL_UNUSABLE": "FAILED_PRECONDITION",
+        "NO_CROPS": "FAILED_PRECONDITION",
+        "NO_EARLIER_MODEL": "FAILED_PRECONDITION",
         "QUEUE_FULL": "RESOURCE_EXHAUSTED",
         "REEMBED_RUNNING": "FAILED_PRECONDITION",
         "REQUEST_ID_REUSED": "INVALID_ARGUMENT",
@@ -150,6 +165,7 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
         "SITE_EXISTS": "ALREADY_EXISTS",
         "SITE_NOT_EMPTY": "FAILED_PRECONDITION",
         "SITE_NOT_FOUND": "NOT_FOUND",
+        "SITE_SWITCHING": "UNAVAILABLE",
         "STORE_FAILED": "INTERNAL",
         "STORE_FULL": "RESOURCE_EXHAUSTED",
         "TOO_MANY_ITEMS": "INVALID_ARGUMENT",
@@ -162,6 +178,12 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
 def test_reasons_are_in_the_comments_of_the_protos(reason: str) -> None:
     code = call_errors()[reason].code.name
     assert re.search(rf"// .*{code} / {reason}\b", PROTOS), f"{code} / {reason} is in no comment"
+
+
+def test_every_reason_of_a_failed_adaptation() -> None:
+    text = section("Adaptation")
+    reasons = {reason.value for reason in JobReason} | {"NOT_INSTALLED"}
+    assert {reason for reason in reasons if f"| `{reason}` |" not in text} == set()
 
 
 def test_every_problem_of_an_image() -> None:

@@ -22,7 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from models.bundle import Bundle
-from service.client import CallFailedError, ClientError, ServerUnreachableError
+from service.client import CallFailedError, ClientError, ResightClient, ServerUnreachableError
 from service.types import Enrolled, NewSighting
 from tests.support.tiny_model import crop, embed_files
 
@@ -186,6 +186,41 @@ def test_another_model(start: Start, command: Command, other_bundle: Bundle) -> 
         assert [match.sighting.id for match in answer.matches] == [f"s{n:04d}" for n in order]
         np.testing.assert_allclose([m.score for m in answer.matches], scores[order], atol=1e-5)
         assert answer.model == "tiny@2"
+
+
+def test_kill_9_in_the_middle_of_a_move_leaves_the_site_as_it_was(
+    start: Start, command: Command, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    registry = tmp_path / "registry"
+    assert command("models", "add", other_bundle.path, registry=registry).returncode == 0
+    # A batch of one crop: the move is far from its end when its first step arrives.
+    settings = {"registry": registry, "max_items": 64, "max_batch": 1}
+    server = start(**settings)
+    numbers = range(400)
+    with server.client() as client:
+        client.create_site("lobby")
+        assert all(isinstance(r, Enrolled) for r in client.enroll("lobby", make(*numbers)))
+        first = next(client.activate_model("lobby", "tiny@2"))
+        assert (first.site.model, first.total) == ("tiny@1", 400)
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+
+    server = start(**settings)
+    with server.client() as client:
+        check_ranking(client, numbers, "tiny@1", shift=0.0)
+        before, *_ = list(client.activate_model("lobby", "tiny@2"))
+        assert before.embedded >= first.embedded, "it continues"
+        check_ranking(client, numbers, "tiny@2", shift=40.0)
+
+
+def check_ranking(client: ResightClient, numbers: range, model: str, shift: float) -> None:
+    """A search for crop 3 gives what one model gives, in full."""
+    answer = client.search("lobby", crop(3), limit=len(numbers))
+    vectors = embed_files([crop(n) for n in numbers], shift=shift)
+    scores = {f"s{n:04d}": score for n, score in zip(numbers, vectors @ vectors[3], strict=True)}
+    assert answer.model == model
+    assert {match.sighting.id for match in answer.matches} == set(scores)
+    for match in answer.matches:
+        assert match.score == pytest.approx(scores[match.sighting.id], abs=1e-5)
 
 
 def test_a_bundle_that_was_tampered_with(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,41 @@ def test_add_and_resolve(registry: Registry, make_bundle: MakeBundle, tmp_path: 
     assert registry.verify("toy") == added
     source.model_path.write_bytes(b"changed later")  # a copy, not a link
     registry.verify("toy")
+
+
+def test_next_version(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    assert registry.next_version("toy") == "1"
+    for version, following in (("1", "2"), ("2.7", "3"), ("10", "11"), ("9", "11")):
+        registry.add(make_bundle(tmp_path / version, version=version).path)
+        assert registry.next_version("toy") == following
+    assert registry.next_version("other") == "1"
+    assert registry.next_version("toy", "toy@11.2", "other@30") == "12"
+    assert registry.next_version("toy", "toy@3") == "11"
+    assert registry.next_version("other", "other@1") == "2"
+
+
+def test_the_verdict_is_kept_beside_the_model(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    one = ModelReference("toy", "1")
+    bundle = make_bundle(tmp_path / "one", version="1")
+    assert registry.verdict(one) == ""
+    registry.add(bundle.path, verdict=b'{"verdict": "hold"}')
+    assert registry.verdict(one) == "hold"
+    assert [str(r) for r in registry.references()] == ["toy@1"]
+    registry.verify("toy@1")
+    # The same content again changes nothing, other content less.
+    registry.add(bundle.path, verdict=b'{"verdict": "promote"}')
+    other = make_bundle(tmp_path / "other", version="1", scores={"x": 1.0})
+    with pytest.raises(ModelConflictError):
+        registry.add(other.path, verdict=b'{"verdict": "promote"}')
+    assert registry.verdict(one) == "hold"
+    # A verdict is of the model that it came with.
+    shutil.rmtree(registry.root / "toy" / "1")
+    registry.add(other.path)
+    assert registry.verdict(one) == ""
+    (registry.root / "toy" / "1.gate.json").write_text("damaged")
+    assert registry.verdict(one) == ""
 
 
 def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -40,6 +40,19 @@ def test_environment_is_read_and_what_is_given_wins(
     assert settings.listen == "127.0.0.1:2"
 
 
+def test_folders_have_a_colon_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(data_dir=tmp_path, model="m").adapt_inits == ()
+    folders = [tmp_path / name for name in ("b", "a")]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setenv("RESIGHT_ADAPT_INITS", ":".join(map(str, folders)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESIGHT_ADAPT_SOURCES", "a")
+    settings = load_settings(data_dir=tmp_path, model="m")
+    assert settings.adapt_inits == tuple(folders), "in the order given"
+    assert settings.adapt_sources == (tmp_path / "a",)
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path, model="m")
     with pytest.raises(ValidationError):
@@ -58,6 +71,9 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"max_image_bytes": 2**30}, "above max_message_bytes"),
         ({"colour": "red"}, "colour"),
         ({"max_batch": 0}, "max_batch"),
+        ({"adapt_inits": "/nowhere/at/all"}, "adapt_inits: there is no folder /nowhere/at/all"),
+        ({"adapt_hold_back": 1.0}, "adapt_hold_back"),
+        ({"adapt_device": "tpu"}, "adapt_device"),
         # What the client sends in one call must fit.
         ({"max_items": 63}, "max_items.*64"),
         ({"max_message_bytes": 4_000_000, "max_image_bytes": 1024}, "max_message_bytes"),

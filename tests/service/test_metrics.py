@@ -36,6 +36,7 @@ def test_no_label_can_hold_a_sighting_or_a_person(metrics: Metrics) -> None:
         "reason",
         "site",
         "stage",
+        "state",
         "version",
     }
 

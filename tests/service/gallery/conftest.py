@@ -1,19 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.gallery.gallery import Gallery
 from service.gallery.records import NewRow
 from service.gallery.store import Store
-from service.metrics import Metrics
+from service.metrics import Metrics, new_metrics
 from service.types import Sighting
-
-DIMENSION = 4
+from tests.support.galleries import DIMENSION, model
 
 
 class FakeClock:
@@ -77,3 +79,38 @@ def make_row() -> Callable[..., NewRow]:
         )
 
     return make
+
+
+@pytest.fixture
+def open_gallery(
+    database: Path, clock: Callable[[], datetime], new_id: Callable[[], str]
+) -> Callable[..., Any]:
+    """A gallery on the test's database; leaving the block closes it like a server that stops."""
+
+    @asynccontextmanager
+    async def opened(
+        version: str = "1",
+        keep_crops: bool = True,
+        metrics: Metrics | None = None,
+        open_store: Callable[[Path, Metrics], Store] = Store.open,
+    ) -> AsyncIterator[Gallery]:
+        metrics = metrics or new_metrics()
+        store = open_store(database, metrics)
+        gallery = Gallery(
+            store,
+            model(version),
+            clock=clock,
+            new_id=new_id,
+            keep_crops=keep_crops,
+            request_ttl=timedelta(hours=1),
+            search_threads=2,
+            metrics=metrics,
+        )
+        try:
+            gallery.load()
+            yield gallery
+        finally:
+            gallery.close()
+            store.close()
+
+    return opened

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +9,7 @@ import pytest
 from service.errors import (
     BadImageError,
     BadNameError,
-    CallError,
-    CropUnusableError,
     DuplicateIdError,
-    EngineError,
-    ModelMismatchError,
-    OverloadedError,
-    ReembedRunningError,
     RequestIdReusedError,
     SightingNotFoundError,
     SiteExistsError,
@@ -30,76 +20,12 @@ from service.gallery.index import VectorIndex
 from service.gallery.records import Request
 from service.gallery.search import search
 from service.gallery.store import Store
-from service.metrics import Metrics, new_metrics
+from service.metrics import Metrics
 from service.types import (
     Enrolled,
-    Match,
-    ModelInfo,
-    NewSighting,
     SightingFilter,
-    Vector,
 )
-
-DIMENSION = 4
-Open = Callable[..., Any]
-
-
-def model(version: str = "1") -> ModelInfo:
-    return ModelInfo("m", version, version * 64, DIMENSION, 32, 16, "b", "source", "cpu")
-
-
-def vector(number: int) -> Vector:
-    row = np.random.default_rng(number).normal(size=DIMENSION)
-    return np.asarray(row / np.linalg.norm(row), np.float32)
-
-
-def item(sighting: str, number: int, **fields: Any) -> tuple[NewSighting, Vector]:
-    new: dict[str, Any] = {"image": b"image %d" % number, "camera": f"c{number % 3}"}
-    return NewSighting(id=sighting, **(new | fields)), vector(number)
-
-
-@pytest.fixture
-def open_gallery(
-    database: Path, clock: Callable[[], datetime], new_id: Callable[[], str]
-) -> Callable[..., Any]:
-    """A gallery on the test's database; leaving the block closes it like a server that stops."""
-
-    @asynccontextmanager
-    async def opened(
-        version: str = "1", keep_crops: bool = True, metrics: Metrics | None = None
-    ) -> AsyncIterator[Gallery]:
-        metrics = metrics or new_metrics()
-        store = Store.open(database, metrics)
-        gallery = Gallery(
-            store,
-            model(version),
-            clock=clock,
-            new_id=new_id,
-            keep_crops=keep_crops,
-            request_ttl=timedelta(hours=1),
-            search_threads=2,
-            metrics=metrics,
-        )
-        try:
-            gallery.load()
-            yield gallery
-        finally:
-            gallery.close()
-            store.close()
-
-    return opened
-
-
-def matches(answer: list[Match] | SightingNotFoundError) -> list[tuple[str, float]]:
-    assert not isinstance(answer, CallError)
-    return [(match.sighting.id, match.score) for match in answer]
-
-
-def by_hand(numbers: dict[str, int], query: int) -> list[tuple[str, float]]:
-    wide = vector(query).astype(float)
-    scores = {name: float(vector(number).astype(float) @ wide) for name, number in numbers.items()}
-    ordered = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [(name, pytest.approx(score, abs=1e-6)) for name, score in ordered]
+from tests.support.galleries import DIMENSION, Open, by_hand, item, matches, vector
 
 
 async def test_enroll_then_search(open_gallery: Open, clock: Any) -> None:
@@ -316,175 +242,3 @@ async def test_crops_are_kept_or_not(open_gallery: Open) -> None:
         await gallery.enroll("lobby", [item("not", 2)])
         assert await gallery.crop("lobby", "not") is None
         assert not (await gallery.sighting("lobby", "not")).crop_kept
-
-
-# --- another model
-
-
-async def embed_two(images: Sequence[bytes]) -> list[Vector | CallError]:
-    """Model 2: the vector of the number in the image, plus 100."""
-    return [vector(100 + int(image.split()[1])) for image in images]
-
-
-async def reembed(gallery: Gallery, **options: Any) -> list[Any]:
-    options = {"batch": 2, "drop_unusable": False} | options
-    embed = options.pop("embed", embed_two)
-    return [step async for step in gallery.reembed("lobby", embed, **options)]
-
-
-@pytest.fixture
-async def five_of_model_one(open_gallery: Open) -> None:
-    async with open_gallery("1") as gallery:
-        await gallery.create_site("lobby")
-        await gallery.enroll("lobby", [item(f"s{n}", n) for n in range(5)])
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_vectors_of_two_models_never_meet(
-    open_gallery: Open, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with open_gallery("2") as gallery:
-        # Names may coincide: the fingerprints tell.
-        with pytest.raises(ModelMismatchError, match=r"fingerprint 1{12}\).*2{12}"):
-            await gallery.require_ready("lobby")
-        assert "m@1 (fingerprint 111111111111), not m@2 (222222222222)" in caplog.text
-        for call in (
-            gallery.search("lobby", [vector(1)], limit=3),
-            gallery.require_ready("lobby"),
-            gallery.enroll("lobby", [item("new", 9)]),
-            gallery.repeated("lobby", Request("r", "c")),
-        ):
-            with pytest.raises(ModelMismatchError, match="resight site reembed lobby"):
-                await call
-        site = await gallery.site("lobby")
-        assert (site.model, site.ready, site.sightings) == ("m@1", False, 5)
-        fresh = await gallery.create_site("new")
-        assert (fresh.model, fresh.ready) == ("m@2", True)
-        # Reading and forgetting need no model.
-        assert (await gallery.sighting("lobby", "s1")).id == "s1"
-        await gallery.delete_sighting("lobby", "s1")
-    async with open_gallery("1") as gallery:
-        (found,) = await gallery.search("lobby", [vector(1)], limit=10)
-        assert matches(found) == by_hand({f"s{n}": n for n in (0, 2, 3, 4)}, 1)
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_reembed(open_gallery: Open) -> None:
-    right = by_hand({f"s{n}": 100 + n for n in range(5)}, 103)
-    async with open_gallery("2") as gallery:
-        steps = await reembed(gallery)
-        assert [step.embedded for step in steps] == [2, 4, 5, 5]
-        assert {step.total for step in steps} == {5}
-        assert [step.site.ready for step in steps] == [False, False, False, True]
-        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
-        assert matches(found) == right
-        await gallery.enroll("lobby", [item("new", 7)])
-        (last,) = await reembed(gallery)
-        assert (last.embedded, last.site.model) == (6, "m@2")
-    async with open_gallery("2") as gallery:
-        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
-        assert [pair for pair in matches(found) if pair[0] != "new"] == right
-    async with open_gallery("1") as gallery:
-        with pytest.raises(ModelMismatchError):
-            await gallery.search("lobby", [vector(1)], limit=3)
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_reembed_goes_on_where_it_was_interrupted(open_gallery: Open) -> None:
-    asked: list[int] = []
-
-    async def counting(images: Sequence[bytes]) -> list[Vector | CallError]:
-        asked.append(len(images))
-        return await embed_two(images)
-
-    async def failing(images: Sequence[bytes]) -> list[Vector | CallError]:
-        if asked:
-            return [EngineError("broken") for _ in images]
-        return await counting(images)
-
-    async with open_gallery("2") as gallery:
-        with pytest.raises(EngineError):
-            await reembed(gallery, embed=failing)
-        assert not (await gallery.site("lobby")).ready
-    async with open_gallery("2") as gallery:
-        await reembed(gallery, embed=counting)
-        assert asked == [2, 2, 1]
-        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
-        assert matches(found) == by_hand({f"s{n}": 100 + n for n in range(5)}, 103)
-
-
-async def test_reembed_with_unusable_crops(open_gallery: Open) -> None:
-    async with open_gallery("1") as gallery:
-        await gallery.create_site("lobby")
-        await gallery.enroll("lobby", [item("s0", 0), item("broken", 1)])
-    async with open_gallery("1", keep_crops=False) as gallery:
-        await gallery.enroll("lobby", [item("not-kept", 2), item("not-kept-2", 3)])
-
-    async def embed(images: Sequence[bytes]) -> list[Vector | CallError]:
-        vectors = await embed_two(images)
-        return [
-            BadImageError("broken") if image == b"image 1" else result
-            for image, result in zip(images, vectors, strict=True)
-        ]
-
-    async with open_gallery("2") as gallery:
-        with pytest.raises(CropUnusableError, match=r"sighting broken .*broken"):
-            await reembed(gallery, embed=embed)
-        await gallery.delete_sighting("lobby", "broken")
-        with pytest.raises(CropUnusableError, match=r"sighting not-kept .*not kept"):
-            await reembed(gallery, embed=embed)
-        assert (await gallery.site("lobby")).sightings == 3
-        steps = await reembed(gallery, embed=embed, drop_unusable=True, batch=2)
-        assert [(step.embedded, step.dropped) for step in steps] == [(1, 1), (1, 2), (1, 2)]
-        (found,) = await gallery.search("lobby", [vector(103)], limit=10)
-        assert matches(found) == by_hand({"s0": 100}, 103)
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_reembed_waits_while_the_server_is_busy(open_gallery: Open) -> None:
-    refusals = iter([True, True, False] * 9)
-
-    async def busy(images: Sequence[bytes]) -> list[Vector | CallError]:
-        if next(refusals):
-            raise OverloadedError("busy", retry_after_s=0.001)
-        return await embed_two(images)
-
-    async with open_gallery("2") as gallery:
-        steps = await reembed(gallery, embed=busy)
-        assert steps[-1].site.ready
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_two_reembeds_at_once(open_gallery: Open) -> None:
-    async with open_gallery("2") as gallery:
-        first = gallery.reembed("lobby", embed_two, batch=1, drop_unusable=False)
-        await anext(first)
-        with pytest.raises(ReembedRunningError):
-            await reembed(gallery)
-        await first.aclose()
-        assert (await reembed(gallery))[-1].site.ready
-
-
-async def test_the_same_name_with_other_weights_is_another_model(
-    open_gallery: Open, database: Path, clock: Any, new_id: Any
-) -> None:
-    async with open_gallery("1") as gallery:
-        await gallery.create_site("lobby")
-    metrics = new_metrics()
-    store = Store.open(database, metrics)
-    changed = ModelInfo("m", "1", "9" * 64, DIMENSION, 32, 16, "b", "source", "cpu")
-    gallery = Gallery(
-        store,
-        changed,
-        clock=clock,
-        new_id=new_id,
-        keep_crops=True,
-        request_ttl=timedelta(hours=1),
-        search_threads=1,
-        metrics=metrics,
-    )
-    gallery.load()
-    with pytest.raises(ModelMismatchError, match=r"fingerprint 111111111111.*999999999999"):
-        await gallery.search("lobby", [vector(1)], limit=1)
-    gallery.close()
-    store.close()

@@ -14,8 +14,8 @@ import pytest
 from service.errors import (
     BadImageError,
     CallError,
-    CropUnusableError,
     ModelMismatchError,
+    ReembedRunningError,
     RequestIdReusedError,
     SightingNotFoundError,
     SiteExistsError,
@@ -58,6 +58,20 @@ def enroll(
     return store.enroll(
         site, model, items, request=request, now=now, request_ttl=TTL, then=ignore
     ).result(10)
+
+
+def switch(
+    store: Store, model: str, *, unusable: Sequence[int] = (), back: bool = False
+) -> int | None:
+    """Bind the lobby to a model; sightings dropped, None where some are not embedded yet."""
+    return store.switch_model(
+        "lobby", model, unusable=unusable, back=back, now=NOW, then=ignore
+    ).result(10)
+
+
+def embed_all(store: Store, model: str) -> None:
+    for crop in store.crops_without_embedding("lobby", model, after=0, limit=99):
+        store.add_embeddings(model, {crop.row: np.ones(DIMENSION, np.float32)}).result(10)
 
 
 def ids(rows: Sequence[Any]) -> list[str]:
@@ -359,14 +373,71 @@ def test_embeddings_of_another_model_are_kept_apart(
     assert lobby.count_embedded("lobby", ONE) == 3
     rest = lobby.crops_without_embedding("lobby", TWO, after=page[-1].row, limit=2)
     assert ids(rest) == ["s2"]
-    with pytest.raises(CropUnusableError):
-        lobby.switch_model("lobby", TWO, drop_unusable=False, then=ignore).result(10)
+    assert switch(lobby, TWO) is None
+    assert switch(lobby, TWO, unusable=[page[0].row]) is None
     assert lobby.site("lobby").model == ONE
-    assert lobby.switch_model("lobby", TWO, drop_unusable=True, then=ignore).result(10) == 1
+    assert switch(lobby, TWO, unusable=[rest[0].row]) == 1
     assert lobby.site("lobby").model == TWO
-    assert list(lobby.index_entries("lobby", ONE, DIMENSION)) == []
     ((first, second),) = lobby.index_entries("lobby", TWO, DIMENSION)
     np.testing.assert_array_equal(np.stack([first.vector, second.vector]), new[:2])
+
+
+def test_a_switch_keeps_the_vectors_of_the_model_before_and_of_no_other(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+    enroll(lobby, make_row("a"))
+    for model in (TWO, three):
+        embed_all(lobby, model)
+        assert switch(lobby, model) == 0
+    assert [lobby.count_embedded("lobby", model) for model in (ONE, TWO, three)] == [0, 1, 1]
+
+
+def test_the_models_of_a_site_are_a_stack(lobby: Store) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+
+    def earlier() -> str | None:
+        found = lobby.earlier_model("lobby")
+        return None if found is None else found.reference
+
+    assert earlier() is None
+    assert switch(lobby, TWO) == 0
+    assert earlier() == "person@1"
+    assert switch(lobby, three) == 0
+    assert earlier() == "person@2"
+    assert switch(lobby, TWO, back=True) == 0
+    assert (lobby.site("lobby").reference, earlier()) == ("person@2", "person@1")
+    assert switch(lobby, ONE, back=True) == 0
+    assert (lobby.site("lobby").reference, earlier()) == ("person@1", None)
+    assert switch(lobby, three) == 0
+    assert earlier() == "person@1"
+    with pytest.raises(SiteNotFoundError):
+        lobby.earlier_model("nowhere")
+
+
+def test_a_rollback_to_what_is_no_more_the_model_before_is_refused(lobby: Store) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+    with pytest.raises(ReembedRunningError):
+        switch(lobby, TWO, back=True)
+    for model in (TWO, three):  # the second while a rollback to model 1 was being prepared
+        assert switch(lobby, model) == 0
+    with pytest.raises(ReembedRunningError, match="meanwhile"):
+        switch(lobby, ONE, back=True)
+    assert lobby.site("lobby").reference == "person@3"
+    assert lobby.earlier_model("lobby").reference == "person@2"
+
+
+def test_nothing_is_told_of_a_switch_that_did_not_happen(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"))
+    told: list[int] = []
+    switched = lobby.switch_model("lobby", TWO, unusable=(), back=False, now=NOW, then=told.append)
+    assert switched.result(10) is None
+    assert (told, lobby.site("lobby").model, lobby.earlier_model("lobby")) == ([], ONE, None)
 
 
 def test_embeddings_of_deleted_sightings_are_left_out(

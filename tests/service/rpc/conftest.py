@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from service.app import Ready, Server, bootstrap
 from service.client import ResightClient
 from service.config import load_settings
+from service.jobs.process import Starter, start_python
 from tests.support.fake_engine import FakeEngine
 
 
@@ -63,7 +64,9 @@ async def start(
     running: list[Running] = []
 
     async def started(
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC), **settings: Any
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        start_process: Starter = start_python,
+        **settings: Any,
     ) -> Running:
         given = {
             "data_dir": tmp_path / "data",
@@ -77,6 +80,7 @@ async def start(
             load_settings(**given),
             load_engine=lambda bundle, settings: (engine, False),
             clock=clock,
+            start_process=start_process,
         )
         one = Running(server, await server.start())
         running.append(one)

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import BadImageError, BadNameError, OverloadedError, call_errors
+from service.errors import BadImageError, OverloadedError, call_errors
 from service.rpc import convert
 from service.types import ModelInfo, NewSighting, Sighting, SightingFilter, Site
 
@@ -37,30 +37,6 @@ def test_a_status_says_when_to_come_back() -> None:
 def test_every_error_has_the_grpc_code_of_its_name_and_number() -> None:
     for kind in call_errors().values():
         assert grpc.StatusCode[kind.code.name].value[0] == convert.status(kind("m")).code
-
-
-def test_names() -> None:
-    assert convert.parse_site(convert.site_name("a")) == "a"
-    assert convert.parse_sighting(convert.sighting_name("a", "b")) == ("a", "b")
-    assert convert.parse_model(convert.model_name("m@1.2")) == "m@1.2"
-
-
-@pytest.mark.parametrize("name", ["", "a", "sites", "sites/a/b", "/sites/a", "site/a", "models/a"])
-def test_wrong_site_names(name: str) -> None:
-    with pytest.raises(BadNameError, match=r"sites/\{site\}"):
-        convert.parse_site(name)
-
-
-@pytest.mark.parametrize("name", ["", "sites/a", "sites/a/sightings/b/c", "sites/a/crops/b"])
-def test_wrong_sighting_names(name: str) -> None:
-    with pytest.raises(BadNameError):
-        convert.parse_sighting(name)
-
-
-@pytest.mark.parametrize("name", ["m@1", "models/m", "models/m@1@2", "models/m/1"])
-def test_wrong_model_names(name: str) -> None:
-    with pytest.raises(BadNameError):
-        convert.parse_model(name)
 
 
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59), timezones=st.just(UTC)))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from service.client import CallFailedError, SearchAnswer
+from service.errors import CallError, ModelMismatchError, ShuttingDownError
 from service.rpc.pb.resight.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,
@@ -28,6 +30,7 @@ from service.rpc.pb.resight.v1 import (
     site_pb2,
     site_pb2_grpc,
 )
+from service.rpc.servicers import GalleryServicer
 from service.types import Enrolled, NewSighting, SightingFilter
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny_model import crop, embed_files
@@ -471,3 +474,29 @@ async def test_the_database_refuses(running: Any, raw: Raw, tmp_path: Path) -> N
         connection.execute("DROP TABLE crops")
     request = gallery_pb2.GetSightingRequest(name="sites/lobby/sightings/a")
     assert await refusal(raw.gallery.GetSighting, request) == ("INTERNAL", "STORE_FAILED")
+
+
+@pytest.mark.parametrize("refusal", [ModelMismatchError("moved"), ShuttingDownError("released")])
+async def test_what_a_move_overtakes_is_done_again_with_the_new_model(refusal: CallError) -> None:
+    old, new = SimpleNamespace(info="old"), SimpleNamespace(info="new")
+    uses = [old]
+
+    class Site:
+        """A site whose model a test changes."""
+
+        async def active(self, site: str) -> SimpleNamespace:
+            return uses[-1]
+
+    async def overtaken(model: object) -> str:
+        if model is old:
+            uses.append(new)
+            raise refusal
+        return "done"
+
+    async def refused(model: object) -> str:
+        raise refusal
+
+    servicer = GalleryServicer(None, Site(), max_items=1, max_limit=1)  # type: ignore[arg-type]
+    assert await servicer._with_the_model_of("lobby", overtaken) == ("done", new)
+    with pytest.raises(type(refusal)):  # it has not moved: to try again is of no use
+        await servicer._with_the_model_of("lobby", refused)

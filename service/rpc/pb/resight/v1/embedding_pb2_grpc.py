@@ -47,7 +47,7 @@ class EmbeddingServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Embeds crops with the model that the server runs.
+        """Embeds crops with the model that the server was started with.
 
         A bad image is that item's error (see EmbedResult.error); the others are embedded.
 

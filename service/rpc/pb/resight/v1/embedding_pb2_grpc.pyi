@@ -34,7 +34,7 @@ class EmbeddingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbeddingServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
-    """Embeds crops with the model that the server runs.
+    """Embeds crops with the model that the server was started with.
 
     A bad image is that item's error (see EmbedResult.error); the others are embedded.
 
@@ -51,7 +51,7 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds crops with the model that the server runs.
+    """Embeds crops with the model that the server was started with.
 
     A bad image is that item's error (see EmbedResult.error); the others are embedded.
 
@@ -71,7 +71,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.EmbedResponse, _abc.Awaitable[_embedding_pb2.EmbedResponse]]:
-        """Embeds crops with the model that the server runs.
+        """Embeds crops with the model that the server was started with.
 
         A bad image is that item's error (see EmbedResult.error); the others are embedded.
 

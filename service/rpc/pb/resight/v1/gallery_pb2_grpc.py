@@ -85,8 +85,10 @@ class GalleryServiceServicer:
         INVALID_ARGUMENT / TOO_MANY_ITEMS: more sightings than the server takes in one call
         (RESIGHT_MAX_ITEMS), or none.
         INVALID_ARGUMENT / REQUEST_ID_REUSED: request_id was used for a call with another content.
-        FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with another model than the server
-        runs: see SiteService.ReembedSite.
+        FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with a model that the server could
+        not load: see SiteService.ReembedSite.
+        UNAVAILABLE / SITE_SWITCHING: the site changes to another model at this moment;
+        google.rpc.RetryInfo says when to come back. Nothing was stored.
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
         come back. Nothing was stored.
         RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.

@@ -62,7 +62,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the loaded models, ordered by name. At this time a server loads exactly one.
+        """Lists the loaded models, ordered by name: the one that the server was started with, and those
+        that sites use.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
         """

@@ -40,7 +40,8 @@ class ModelServiceStub:
     NOT_FOUND / MODEL_NOT_FOUND: the server has not loaded this model.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
-    """Lists the loaded models, ordered by name. At this time a server loads exactly one.
+    """Lists the loaded models, ordered by name: the one that the server was started with, and those
+    that sites use.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
     """
@@ -57,7 +58,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     NOT_FOUND / MODEL_NOT_FOUND: the server has not loaded this model.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the loaded models, ordered by name. At this time a server loads exactly one.
+    """Lists the loaded models, ordered by name: the one that the server was started with, and those
+    that sites use.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
     """
@@ -83,7 +85,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ListModelsResponse, _abc.Awaitable[_model_pb2.ListModelsResponse]]:
-        """Lists the loaded models, ordered by name. At this time a server loads exactly one.
+        """Lists the loaded models, ordered by name: the one that the server was started with, and those
+        that sites use.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
         """

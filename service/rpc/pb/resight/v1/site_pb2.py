@@ -28,7 +28,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15resight/v1/site.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x02\n\x04Site\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0esighting_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x16.resight.v1.Site.StateB\x04\xe2\x41\x01\x03\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x18\n\x14STATE_MODEL_MISMATCH\x10\x02:#\xea\x41 \n\x10resight.dev/Site\x12\x0csites/{site}\"*\n\x11\x43reateSiteRequest\x12\x15\n\x07site_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"$\n\x0eGetSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"9\n\x10ListSitesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x11ListSitesResponse\x12\x1f\n\x05sites\x18\x01 \x03(\x0b\x32\x10.resight.v1.Site\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x11\x44\x65leteSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"?\n\x12ReembedSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdrop_unusable\x18\x02 \x01(\x08\"y\n\x13ReembedSiteResponse\x12\x16\n\x0e\x65mbedded_count\x18\x01 \x01(\x03\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12\x15\n\rdropped_count\x18\x03 \x01(\x03\x12\x1e\n\x04site\x18\x04 \x01(\x0b\x32\x10.resight.v1.Site2\xe6\x02\n\x0bSiteService\x12=\n\nCreateSite\x12\x1d.resight.v1.CreateSiteRequest\x1a\x10.resight.v1.Site\x12\x37\n\x07GetSite\x12\x1a.resight.v1.GetSiteRequest\x1a\x10.resight.v1.Site\x12H\n\tListSites\x12\x1c.resight.v1.ListSitesRequest\x1a\x1d.resight.v1.ListSitesResponse\x12\x43\n\nDeleteSite\x12\x1d.resight.v1.DeleteSiteRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0bReembedSite\x12\x1e.resight.v1.ReembedSiteRequest\x1a\x1f.resight.v1.ReembedSiteResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15resight/v1/site.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x02\n\x04Site\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0esighting_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x16.resight.v1.Site.StateB\x04\xe2\x41\x01\x03\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x18\n\x14STATE_MODEL_MISMATCH\x10\x02:#\xea\x41 \n\x10resight.dev/Site\x12\x0csites/{site}\"*\n\x11\x43reateSiteRequest\x12\x15\n\x07site_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"$\n\x0eGetSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"9\n\x10ListSitesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x11ListSitesResponse\x12\x1f\n\x05sites\x18\x01 \x03(\x0b\x32\x10.resight.v1.Site\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x11\x44\x65leteSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"?\n\x12ReembedSiteRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdrop_unusable\x18\x02 \x01(\x08\"V\n\x14\x41\x63tivateModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdrop_unusable\x18\x03 \x01(\x08\"A\n\x14RollbackModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\rdrop_unusable\x18\x02 \x01(\x08\"y\n\x13ReembedSiteResponse\x12\x16\n\x0e\x65mbedded_count\x18\x01 \x01(\x03\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12\x15\n\rdropped_count\x18\x03 \x01(\x03\x12\x1e\n\x04site\x18\x04 \x01(\x0b\x32\x10.resight.v1.Site2\x92\x04\n\x0bSiteService\x12=\n\nCreateSite\x12\x1d.resight.v1.CreateSiteRequest\x1a\x10.resight.v1.Site\x12\x37\n\x07GetSite\x12\x1a.resight.v1.GetSiteRequest\x1a\x10.resight.v1.Site\x12H\n\tListSites\x12\x1c.resight.v1.ListSitesRequest\x1a\x1d.resight.v1.ListSitesResponse\x12\x43\n\nDeleteSite\x12\x1d.resight.v1.DeleteSiteRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0bReembedSite\x12\x1e.resight.v1.ReembedSiteRequest\x1a\x1f.resight.v1.ReembedSiteResponse0\x01\x12T\n\rActivateModel\x12 .resight.v1.ActivateModelRequest\x1a\x1f.resight.v1.ReembedSiteResponse0\x01\x12T\n\rRollbackModel\x12 .resight.v1.RollbackModelRequest\x1a\x1f.resight.v1.ReembedSiteResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,6 +55,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESITEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_REEMBEDSITEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REEMBEDSITEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ACTIVATEMODELREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ACTIVATEMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ACTIVATEMODELREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_ACTIVATEMODELREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_SITE']._serialized_start=160
   _globals['_SITE']._serialized_end=449
   _globals['_SITE_STATE']._serialized_start=339
@@ -71,8 +77,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESITEREQUEST']._serialized_end=725
   _globals['_REEMBEDSITEREQUEST']._serialized_start=727
   _globals['_REEMBEDSITEREQUEST']._serialized_end=790
-  _globals['_REEMBEDSITERESPONSE']._serialized_start=792
-  _globals['_REEMBEDSITERESPONSE']._serialized_end=913
-  _globals['_SITESERVICE']._serialized_start=916
-  _globals['_SITESERVICE']._serialized_end=1274
+  _globals['_ACTIVATEMODELREQUEST']._serialized_start=792
+  _globals['_ACTIVATEMODELREQUEST']._serialized_end=878
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=880
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=945
+  _globals['_REEMBEDSITERESPONSE']._serialized_start=947
+  _globals['_REEMBEDSITERESPONSE']._serialized_end=1068
+  _globals['_SITESERVICE']._serialized_start=1071
+  _globals['_SITESERVICE']._serialized_end=1601
 # @@protoc_insertion_point(module_scope)

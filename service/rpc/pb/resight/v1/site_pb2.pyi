@@ -37,7 +37,7 @@ class Site(_message.Message):
         STATE_READY: Site._State.ValueType  # 1
         """The site enrolls and searches."""
         STATE_MODEL_MISMATCH: Site._State.ValueType  # 2
-        """The site was embedded with another model than the server runs: see ReembedSite."""
+        """The site was embedded with a model that the server could not load: see ReembedSite."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether a site answers."""
@@ -47,7 +47,7 @@ class Site(_message.Message):
     STATE_READY: Site.State.ValueType  # 1
     """The site enrolls and searches."""
     STATE_MODEL_MISMATCH: Site.State.ValueType  # 2
-    """The site was embedded with another model than the server runs: see ReembedSite."""
+    """The site was embedded with a model that the server could not load: see ReembedSite."""
 
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -236,8 +236,66 @@ class ReembedSiteRequest(_message.Message):
 Global___ReembedSiteRequest: _TypeAlias = ReembedSiteRequest  # noqa: Y015
 
 @_typing.final
+class ActivateModelRequest(_message.Message):
+    """Request of SiteService.ActivateModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DROP_UNUSABLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"sites/{site}"."""
+    model: _builtins.str
+    """The model: "models/{name}@{version}", or "models/{name}" for the newest version."""
+    drop_unusable: _builtins.bool
+    """As in ReembedSiteRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        drop_unusable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "model", b"model", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateModelRequest: _TypeAlias = ActivateModelRequest  # noqa: Y015
+
+@_typing.final
+class RollbackModelRequest(_message.Message):
+    """Request of SiteService.RollbackModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DROP_UNUSABLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"sites/{site}"."""
+    drop_unusable: _builtins.bool
+    """As in ReembedSiteRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        drop_unusable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackModelRequest: _TypeAlias = RollbackModelRequest  # noqa: Y015
+
+@_typing.final
 class ReembedSiteResponse(_message.Message):
-    """Progress of SiteService.ReembedSite. The last message has the site in state READY."""
+    """Progress of SiteService.ReembedSite, ActivateModel and RollbackModel. The last message has the
+    site in state READY, with its new model.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -246,7 +304,7 @@ class ReembedSiteResponse(_message.Message):
     DROPPED_COUNT_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
     embedded_count: _builtins.int
-    """Sightings that have an embedding of the server's model."""
+    """Sightings that have an embedding of the new model."""
     total_count: _builtins.int
     """Sightings of the site."""
     dropped_count: _builtins.int

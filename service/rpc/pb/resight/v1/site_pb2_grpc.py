@@ -64,6 +64,16 @@ class SiteServiceStub:
                 request_serializer=resight_dot_v1_dot_site__pb2.ReembedSiteRequest.SerializeToString,
                 response_deserializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
                 _registered_method=True)
+        self.ActivateModel = channel.unary_stream(
+                '/resight.v1.SiteService/ActivateModel',
+                request_serializer=resight_dot_v1_dot_site__pb2.ActivateModelRequest.SerializeToString,
+                response_deserializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_stream(
+                '/resight.v1.SiteService/RollbackModel',
+                request_serializer=resight_dot_v1_dot_site__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
+                _registered_method=True)
 
 
 class SiteServiceServicer:
@@ -74,7 +84,7 @@ class SiteServiceServicer:
     """
 
     def CreateSite(self, request, context):
-        """Makes an empty site, bound to the model that the server runs.
+        """Makes an empty site, bound to the model that the server was started with.
 
         INVALID_ARGUMENT / BAD_NAME: site_id does not have the form that is documented there.
         ALREADY_EXISTS / SITE_EXISTS: there is a site of this name.
@@ -106,15 +116,21 @@ class SiteServiceServicer:
 
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
+        FAILED_PRECONDITION / ADAPTATION_UNFINISHED: an adaptation of the site waits or runs: cancel it
+        first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReembedSite(self, request, context):
-        """Embeds the kept crops of a site again with the model that the server runs, then binds the site
-        to this model. Needed when the server was started with another bundle than the one the site
-        was embedded with; until it is done, the site refuses to enroll and to search.
+        """Embeds the kept crops of a site again with the model that the server was started with, then
+        binds the site to this model. Needed where the server cannot load the model that the site was
+        embedded with: such a site refuses to enroll and to search until this is done.
+
+        A site that answers goes on doing so meanwhile, with the model it has, and changes to the new
+        one at once for all its sightings. What is enrolled meanwhile is embedded again, too; only at
+        the very end are calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
 
         Answers after each stretch of work. What has been embedded is stored: when the call ends early
         (cancelled, or the server stopped), a further call continues from there. A call for a site that
@@ -124,6 +140,34 @@ class SiteServiceServicer:
         FAILED_PRECONDITION / CROP_UNUSABLE: a sighting has no kept crop, or one that cannot be decoded,
         and drop_unusable is not set.
         FAILED_PRECONDITION / REEMBED_RUNNING: another call re-embeds this site at this time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateModel(self, request, context):
+        """Embeds the kept crops of a site again with a model of the server's registry, as ReembedSite
+        does, then binds the site to this model. Embeddings of the model before are kept for
+        RollbackModel.
+
+        NOT_FOUND / SITE_NOT_FOUND: there is no such site.
+        NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
+        FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
+        FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Binds a site again to the model that it used before the last ActivateModel or ReembedSite. Only
+        what was enrolled since then has to be embedded again.
+
+        FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+        FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+        this call was being prepared.
+        NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
+        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +199,16 @@ def add_SiteServiceServicer_to_server(servicer, server):
             'ReembedSite': grpc.unary_stream_rpc_method_handler(
                     servicer.ReembedSite,
                     request_deserializer=resight_dot_v1_dot_site__pb2.ReembedSiteRequest.FromString,
+                    response_serializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.SerializeToString,
+            ),
+            'ActivateModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.ActivateModel,
+                    request_deserializer=resight_dot_v1_dot_site__pb2.ActivateModelRequest.FromString,
+                    response_serializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=resight_dot_v1_dot_site__pb2.RollbackModelRequest.FromString,
                     response_serializer=resight_dot_v1_dot_site__pb2.ReembedSiteResponse.SerializeToString,
             ),
     }
@@ -296,6 +350,60 @@ class SiteService:
             target,
             '/resight.v1.SiteService/ReembedSite',
             resight_dot_v1_dot_site__pb2.ReembedSiteRequest.SerializeToString,
+            resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/resight.v1.SiteService/ActivateModel',
+            resight_dot_v1_dot_site__pb2.ActivateModelRequest.SerializeToString,
+            resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/resight.v1.SiteService/RollbackModel',
+            resight_dot_v1_dot_site__pb2.RollbackModelRequest.SerializeToString,
             resight_dot_v1_dot_site__pb2.ReembedSiteResponse.FromString,
             options,
             channel_credentials,

@@ -39,7 +39,7 @@ class SiteServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SiteServiceAsyncStub: ...
     CreateSite: _grpc.UnaryUnaryMultiCallable[_site_pb2.CreateSiteRequest, _site_pb2.Site]
-    """Makes an empty site, bound to the model that the server runs.
+    """Makes an empty site, bound to the model that the server was started with.
 
     INVALID_ARGUMENT / BAD_NAME: site_id does not have the form that is documented there.
     ALREADY_EXISTS / SITE_EXISTS: there is a site of this name.
@@ -59,11 +59,17 @@ class SiteServiceStub:
 
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
+    FAILED_PRECONDITION / ADAPTATION_UNFINISHED: an adaptation of the site waits or runs: cancel it
+      first.
     """
     ReembedSite: _grpc.UnaryStreamMultiCallable[_site_pb2.ReembedSiteRequest, _site_pb2.ReembedSiteResponse]
-    """Embeds the kept crops of a site again with the model that the server runs, then binds the site
-    to this model. Needed when the server was started with another bundle than the one the site
-    was embedded with; until it is done, the site refuses to enroll and to search.
+    """Embeds the kept crops of a site again with the model that the server was started with, then
+    binds the site to this model. Needed where the server cannot load the model that the site was
+    embedded with: such a site refuses to enroll and to search until this is done.
+
+    A site that answers goes on doing so meanwhile, with the model it has, and changes to the new
+    one at once for all its sightings. What is enrolled meanwhile is embedded again, too; only at
+    the very end are calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
 
     Answers after each stretch of work. What has been embedded is stored: when the call ends early
     (cancelled, or the server stopped), a further call continues from there. A call for a site that
@@ -73,6 +79,26 @@ class SiteServiceStub:
     FAILED_PRECONDITION / CROP_UNUSABLE: a sighting has no kept crop, or one that cannot be decoded,
       and drop_unusable is not set.
     FAILED_PRECONDITION / REEMBED_RUNNING: another call re-embeds this site at this time.
+    """
+    ActivateModel: _grpc.UnaryStreamMultiCallable[_site_pb2.ActivateModelRequest, _site_pb2.ReembedSiteResponse]
+    """Embeds the kept crops of a site again with a model of the server's registry, as ReembedSite
+    does, then binds the site to this model. Embeddings of the model before are kept for
+    RollbackModel.
+
+    NOT_FOUND / SITE_NOT_FOUND: there is no such site.
+    NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
+    FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
+    FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
+    """
+    RollbackModel: _grpc.UnaryStreamMultiCallable[_site_pb2.RollbackModelRequest, _site_pb2.ReembedSiteResponse]
+    """Binds a site again to the model that it used before the last ActivateModel or ReembedSite. Only
+    what was enrolled since then has to be embedded again.
+
+    FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+    FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+      this call was being prepared.
+    NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
+    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
     """
 
 @_typing.type_check_only
@@ -85,7 +111,7 @@ class SiteServiceAsyncStub(SiteServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSite: _aio.UnaryUnaryMultiCallable[_site_pb2.CreateSiteRequest, _site_pb2.Site]  # type: ignore[assignment]
-    """Makes an empty site, bound to the model that the server runs.
+    """Makes an empty site, bound to the model that the server was started with.
 
     INVALID_ARGUMENT / BAD_NAME: site_id does not have the form that is documented there.
     ALREADY_EXISTS / SITE_EXISTS: there is a site of this name.
@@ -105,11 +131,17 @@ class SiteServiceAsyncStub(SiteServiceStub):
 
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
+    FAILED_PRECONDITION / ADAPTATION_UNFINISHED: an adaptation of the site waits or runs: cancel it
+      first.
     """
     ReembedSite: _aio.UnaryStreamMultiCallable[_site_pb2.ReembedSiteRequest, _site_pb2.ReembedSiteResponse]  # type: ignore[assignment]
-    """Embeds the kept crops of a site again with the model that the server runs, then binds the site
-    to this model. Needed when the server was started with another bundle than the one the site
-    was embedded with; until it is done, the site refuses to enroll and to search.
+    """Embeds the kept crops of a site again with the model that the server was started with, then
+    binds the site to this model. Needed where the server cannot load the model that the site was
+    embedded with: such a site refuses to enroll and to search until this is done.
+
+    A site that answers goes on doing so meanwhile, with the model it has, and changes to the new
+    one at once for all its sightings. What is enrolled meanwhile is embedded again, too; only at
+    the very end are calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
 
     Answers after each stretch of work. What has been embedded is stored: when the call ends early
     (cancelled, or the server stopped), a further call continues from there. A call for a site that
@@ -119,6 +151,26 @@ class SiteServiceAsyncStub(SiteServiceStub):
     FAILED_PRECONDITION / CROP_UNUSABLE: a sighting has no kept crop, or one that cannot be decoded,
       and drop_unusable is not set.
     FAILED_PRECONDITION / REEMBED_RUNNING: another call re-embeds this site at this time.
+    """
+    ActivateModel: _aio.UnaryStreamMultiCallable[_site_pb2.ActivateModelRequest, _site_pb2.ReembedSiteResponse]  # type: ignore[assignment]
+    """Embeds the kept crops of a site again with a model of the server's registry, as ReembedSite
+    does, then binds the site to this model. Embeddings of the model before are kept for
+    RollbackModel.
+
+    NOT_FOUND / SITE_NOT_FOUND: there is no such site.
+    NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
+    FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
+    FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
+    """
+    RollbackModel: _aio.UnaryStreamMultiCallable[_site_pb2.RollbackModelRequest, _site_pb2.ReembedSiteResponse]  # type: ignore[assignment]
+    """Binds a site again to the model that it used before the last ActivateModel or ReembedSite. Only
+    what was enrolled since then has to be embedded again.
+
+    FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+    FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+      this call was being prepared.
+    NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
+    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
     """
 
 class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -134,7 +186,7 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _site_pb2.CreateSiteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_site_pb2.Site, _abc.Awaitable[_site_pb2.Site]]:
-        """Makes an empty site, bound to the model that the server runs.
+        """Makes an empty site, bound to the model that the server was started with.
 
         INVALID_ARGUMENT / BAD_NAME: site_id does not have the form that is documented there.
         ALREADY_EXISTS / SITE_EXISTS: there is a site of this name.
@@ -172,6 +224,8 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
 
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
+        FAILED_PRECONDITION / ADAPTATION_UNFINISHED: an adaptation of the site waits or runs: cancel it
+          first.
         """
 
     @_abc_1.abstractmethod
@@ -180,9 +234,13 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _site_pb2.ReembedSiteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_site_pb2.ReembedSiteResponse], _abc.AsyncIterator[_site_pb2.ReembedSiteResponse]]:
-        """Embeds the kept crops of a site again with the model that the server runs, then binds the site
-        to this model. Needed when the server was started with another bundle than the one the site
-        was embedded with; until it is done, the site refuses to enroll and to search.
+        """Embeds the kept crops of a site again with the model that the server was started with, then
+        binds the site to this model. Needed where the server cannot load the model that the site was
+        embedded with: such a site refuses to enroll and to search until this is done.
+
+        A site that answers goes on doing so meanwhile, with the model it has, and changes to the new
+        one at once for all its sightings. What is enrolled meanwhile is embedded again, too; only at
+        the very end are calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
 
         Answers after each stretch of work. What has been embedded is stored: when the call ends early
         (cancelled, or the server stopped), a further call continues from there. A call for a site that
@@ -192,6 +250,38 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION / CROP_UNUSABLE: a sighting has no kept crop, or one that cannot be decoded,
           and drop_unusable is not set.
         FAILED_PRECONDITION / REEMBED_RUNNING: another call re-embeds this site at this time.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateModel(
+        self,
+        request: _site_pb2.ActivateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_site_pb2.ReembedSiteResponse], _abc.AsyncIterator[_site_pb2.ReembedSiteResponse]]:
+        """Embeds the kept crops of a site again with a model of the server's registry, as ReembedSite
+        does, then binds the site to this model. Embeddings of the model before are kept for
+        RollbackModel.
+
+        NOT_FOUND / SITE_NOT_FOUND: there is no such site.
+        NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
+        FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
+        FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackModel(
+        self,
+        request: _site_pb2.RollbackModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_site_pb2.ReembedSiteResponse], _abc.AsyncIterator[_site_pb2.ReembedSiteResponse]]:
+        """Binds a site again to the model that it used before the last ActivateModel or ReembedSite. Only
+        what was enrolled since then has to be embedded again.
+
+        FAILED_PRECONDITION / NO_EARLIER_MODEL: the site has used one model only.
+        FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
+          this call was being prepared.
+        NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
+        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
         """
 
 def add_SiteServiceServicer_to_server(servicer: SiteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

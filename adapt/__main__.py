@@ -1,0 +1,51 @@
+"""`python -m adapt FOLDER`: do the job of a folder (`adapt.job`), for a server.
+
+On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 75}
+
+
+def main(folder: Path) -> int:
+    """Do the job and write down how it ended; the exit code."""
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("resight").setLevel(logging.INFO)
+    try:
+        return _do(folder)
+    except ModuleNotFoundError as error:
+        # Plain, as what would write it properly may be what is missing.
+        said = f"the server's installation lacks {error.name}: pip install 'resight[adapt]'"
+        failed = {"state": "failed", "reason": "NOT_INSTALLED", "error": said}
+        (folder / "outcome.json").write_text(json.dumps(failed))
+        print(f"error: {said}", file=sys.stderr)
+        return 1
+
+
+def _do(folder: Path) -> int:
+    from adapt.errors import AdaptError, StoppedError
+    from adapt.job import Outcome, run_job
+    from adapt.run_checkpoints import stopped_by_sigterm
+    from models.errors import ModelError
+
+    try:
+        with stopped_by_sigterm() as stop:
+            outcome = run_job(folder, stop)
+    except StoppedError as error:
+        outcome = Outcome(state="stopped", reason=error.reason, error=str(error))
+    except (AdaptError, ModelError) as error:
+        outcome = Outcome(state="failed", reason=error.reason, error=str(error))
+    outcome.write(folder)
+    if outcome.error:
+        print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
+    return _EXIT_CODES[outcome.state]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,131 @@
+"""One adaptation that a server asked for, as a folder: from a site's crops to a bundle.
+
+FOLDER/job.json        what to do (`Job`), written by the server
+FOLDER/crops           the site's crops, see `adapt.data.folders.read_site`
+FOLDER/run             the run folder
+FOLDER/bundle          the model
+FOLDER/outcome.json    how it ended (`Outcome`)
+
+Whatever is done already is not done again, so that a job that was stopped or died is started again
+in the same way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adapt.checkpoint import write_atomically
+from adapt.device import pick_device
+from adapt.errors import ConfigError
+from adapt.export import export_run
+from adapt.methods import METHODS
+from adapt.recipes import load_recipe, recipe_label
+from adapt.resuming import resume
+from adapt.run_checkpoints import StopRequest
+from adapt.runs import Run
+from adapt.training import Machine, adapt
+
+_JOB, _OUTCOME, _CROPS, _RUN, _BUNDLE = "job.json", "outcome.json", "crops", "run", "bundle"
+
+
+class Job(BaseModel):
+    """Contents of job.json.
+
+    recipe, overrides: as `--recipe` and `--set`. inits: run folders of pre-trained networks; a
+    method takes as many as it wants, from the first on. sources: labelled crops, for methods that
+    learn from them. hold_back: share of the crops to leave out. name, version: of the bundle.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    recipe: str
+    overrides: tuple[str, ...]
+    seed: int
+    device: str
+    inits: tuple[Path, ...]
+    sources: tuple[Path, ...]
+    hold_back: float
+    name: str
+    version: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read the job of a folder. Raises ConfigError."""
+        try:
+            job = cls.model_validate_json((folder / _JOB).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"{folder / _JOB} cannot be read: {error}") from None
+        if job.method not in METHODS:
+            raise ConfigError(f"no method {job.method!r}; choose one of: {', '.join(METHODS)}")
+        return job
+
+
+class Outcome(BaseModel):
+    """Contents of outcome.json. reason, error: as in run.json; empty where it is finished."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["finished", "failed", "stopped"]
+    reason: str = ""
+    error: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Replace outcome.json."""
+        write_atomically(folder / _OUTCOME, self.model_dump_json(indent=1).encode())
+
+
+def run_job(folder: Path, stop: StopRequest) -> Outcome:
+    """Do what is left of a job; how it ended, `finished` or as the run failed before.
+
+    Raises AdaptError and ModelError as `adapt`, `resume` and `export_run`; StoppedError when it was
+    asked to stop, and can be started again.
+    """
+    job = Job.read(folder)
+    with _alone(folder):
+        run = _earlier_run(folder / _RUN)
+        if run is not None and run.info.state == "failed" and not run.can_continue:
+            return Outcome(state="failed", reason=run.info.reason, error=run.info.error)
+        if run is not None and run.can_continue:
+            run = resume(run.path, pick_device(run.info.device), stop)
+        elif run is None or run.info.state != "finished":
+            run = _new_run(folder, job, stop)
+        if not (folder / _BUNDLE).exists():
+            export_run(run, folder / _BUNDLE, name=job.name, version=job.version)
+    return Outcome(state="finished")
+
+
+def _earlier_run(path: Path) -> Run | None:
+    return Run.open(path) if (path / "run.json").exists() else None
+
+
+def _new_run(folder: Path, job: Job, stop: StopRequest) -> Run:
+    recipe = load_recipe(job.recipe, method=job.method, overrides=job.overrides)
+    wanted = recipe.options.students_wanted(METHODS[job.method].students_wanted)
+    return adapt(
+        folder / _CROPS,
+        camera_pattern=None,
+        inits=job.inits[:wanted],
+        recipe=recipe,
+        recipe_name=recipe_label(job.recipe, job.overrides),
+        out=folder / _RUN,
+        machine=Machine(pick_device(job.device), job.seed),
+        sources=job.sources if recipe.options.source_wanted() else (),
+        stop=stop,
+        hold_back=job.hold_back,
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until an earlier process of this job has ended: a killed server leaves one for some
+    seconds."""
+    with (folder / _JOB).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,195 @@
+"""The commands `adaptations`: training runs of a server on its own sites."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from service.client import DEFAULT_SERVER, ClientError, ResightClient
+from service.jobs.records import MAX_SEED, Adaptation, JobState, Round, Wish
+
+adaptations = typer.Typer(help="Adaptations of sites, by the server.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="ADAPTATION", help="As `adaptations list` gives it.")]
+
+_FIGURES = ("clusters", "outlier_share", "loss")
+"""Those of a round that are shown first, or alone; `report` shows all."""
+
+
+@adaptations.command("start")
+def adaptations_start(
+    site: SiteOption,
+    method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe that comes with resight; default: as the method.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of its randomness.")] = 1,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the server to adapt to a site's own crops; gives the adaptation's name."""
+    wish = Wish(method, recipe or method, tuple(overrides or ()), seed)
+    with ResightClient(server) as client:
+        job = client.start_adaptation(site, wish)
+    if as_json:
+        print_json(_job_json(job))
+    else:
+        typer.echo(f"adaptation {job.id} of site {site} waits for its turn")
+
+
+@adaptations.command("list")
+def adaptations_list(
+    site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+) -> None:
+    """List the adaptations of a site, oldest first."""
+    with ResightClient(server) as client:
+        found = list(client.adaptations(site))
+    if as_json:
+        print_json([_job_json(job) for job in found])
+    elif not found:
+        typer.echo(f"no adaptations of site {site}; ask for one with `resight adaptations start`")
+    else:
+        header = ["adaptation", "method", "state", "created", "model", "verdict", "reason"]
+        rows = [
+            [
+                job.id,
+                job.wish.method,
+                job.state.value,
+                short_time(job.created),
+                job.model,
+                job.judgement.verdict,
+                job.reason,
+            ]
+            for job in found
+        ]
+        typer.echo(table(header, rows))
+
+
+@adaptations.command("watch")
+def adaptations_watch(
+    adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+) -> None:
+    """Show each round as it is finished, until the adaptation is over; 1 if it did not succeed."""
+    with ResightClient(server) as client:
+        for job, round_ in client.watch_adaptation(site, adaptation):
+            if as_json:
+                print_json(_job_json(job) if round_ is None else _round_json(round_))
+            else:
+                typer.echo(_state_line(job) if round_ is None else _round_line(round_))
+    if job.state is not JobState.SUCCEEDED:
+        why = f": {job.reason}: {job.error}" if job.error else ""
+        raise ClientError(f"adaptation {adaptation} {job.state.value.lower()}{why}")
+
+
+@adaptations.command("cancel")
+def adaptations_cancel(adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER) -> None:
+    """Cancel an adaptation that waits or runs."""
+    with ResightClient(server) as client:
+        job = client.cancel_adaptation(site, adaptation)
+    ending = "is cancelled" if job.state.over else "is asked to end"
+    typer.echo(f"adaptation {adaptation} of site {site} {ending}")
+
+
+@adaptations.command("report")
+def adaptations_report(
+    adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+) -> None:
+    """Say all that is known of an adaptation: settings, rounds, verdict, result."""
+    with ResightClient(server) as client:
+        job, rounds = client.adaptation(site, adaptation)
+    if as_json:
+        print_json({**_job_json(job), "rounds": [_round_json(round_) for round_ in rounds]})
+        return
+    for name, value in _facts(job):
+        if value:
+            typer.echo(f"{name:<12}{value}")
+    if rounds:
+        typer.echo("\n" + _rounds_table(rounds))
+    for round_ in rounds:
+        for warning in round_.warnings:
+            typer.echo(f"round {round_.number}: {warning}")
+
+
+def _facts(job: Adaptation) -> list[tuple[str, str]]:
+    def time(moment: Any) -> str:
+        return "" if moment is None else short_time(moment)
+
+    verdict = job.judgement.verdict or ("not judged" if job.model else "")
+    return [
+        ("site", job.site),
+        ("adaptation", job.id),
+        ("method", job.wish.method),
+        ("recipe", job.wish.recipe),
+        ("changed", ", ".join(job.wish.overrides)),
+        ("seed", str(job.wish.seed)),
+        ("state", job.state.value),
+        ("reason", job.reason),
+        ("error", job.error),
+        ("created", time(job.created)),
+        ("started", time(job.started)),
+        ("ended", time(job.ended)),
+        ("model", job.model),
+        ("verdict", verdict),
+        *(("", reason) for reason in job.judgement.reasons),
+    ]
+
+
+def _rounds_table(rounds: list[Round]) -> str:
+    """A row for each round, a column for each figure that any of them has."""
+    known = {name for round_ in rounds for name in round_.figures}
+    names = [name for name in _FIGURES if name in known] + sorted(known - set(_FIGURES))
+    rows = [
+        [str(r.number), *(f"{r.figures[n]:.4g}" if n in r.figures else "" for n in names)]
+        for r in rounds
+    ]
+    return table(["round", *names], rows, right=range(len(names) + 1))
+
+
+def _state_line(job: Adaptation) -> str:
+    result = f": {job.model}" if job.model else ""
+    verdict = f" ({job.judgement.verdict})" if job.judgement.verdict else ""
+    return f"{job.state.value}{result}{verdict}"
+
+
+def _round_line(round_: Round) -> str:
+    shown = [f"{name} {round_.figures[name]:.4g}" for name in _FIGURES if name in round_.figures]
+    warned = "".join(f"; {warning}" for warning in round_.warnings)
+    return f"round {round_.number}: {round_.labels}; {', '.join(shown)}{warned}"
+
+
+def _job_json(job: Adaptation) -> dict[str, Any]:
+    def time(moment: Any) -> str | None:
+        return None if moment is None else moment.isoformat()
+
+    return {
+        "adaptation": job.id,
+        "site": job.site,
+        "method": job.wish.method,
+        "recipe": job.wish.recipe,
+        "overrides": list(job.wish.overrides),
+        "seed": job.wish.seed,
+        "state": job.state.value,
+        "reason": job.reason,
+        "error": job.error,
+        "created": time(job.created),
+        "started": time(job.started),
+        "ended": time(job.ended),
+        "model": job.model,
+        "verdict": job.judgement.verdict,
+        "verdict_reasons": list(job.judgement.reasons),
+    }
+
+
+def _round_json(round_: Round) -> dict[str, Any]:
+    return {
+        "round": round_.number,
+        "labels": round_.labels,
+        "warnings": list(round_.warnings),
+        **round_.figures,
+    }

@@ -1,0 +1,191 @@
+"""The folder of one adaptation: what the server writes for its process, and what that leaves.
+
+crops/0001/00000017.jpg ...    the site's kept crops, a folder for each camera; until it is over
+crops/manifest.csv             path, camera, track and time of each
+job.json                       what the process is to do
+run/                           the run folder, with metrics.jsonl
+bundle/                        the model
+outcome.json                   how the process ended
+gate.json                      what the gate says
+log.txt                        what the processes said
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.gallery.records import SeenCrop
+from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+
+_SUFFIXES = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"BM", ".bmp"),
+    (b"RIFF", ".webp"),
+)
+_DATES = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+_LAST_WORDS = 2000
+"""Bytes of the log's end that are looked at for what a dead process said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the process ended by its own word: `finished`, `failed` or `stopped`."""
+
+    state: str
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The files of one adaptation below `path`."""
+
+    path: Path
+
+    @property
+    def crops(self) -> Path:
+        """The site's crops; there until the adaptation is over."""
+        return self.path / "crops"
+
+    @property
+    def bundle(self) -> Path:
+        """The model that the process exported."""
+        return self.path / "bundle"
+
+    @property
+    def verdict(self) -> Path:
+        """What the gate writes."""
+        return self.path / "gate.json"
+
+    @property
+    def log(self) -> Path:
+        """What the processes said."""
+        return self.path / "log.txt"
+
+    @property
+    def prepared(self) -> bool:
+        """Whether crops and job are written completely."""
+        return (self.path / "job.json").exists()
+
+    def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Mapping[str, object]) -> None:
+        """Write crops and job, for the owner of the server only; raises OSError."""
+        shutil.rmtree(self.path, ignore_errors=True)  # what a crash left half written
+        self.path.mkdir(mode=0o700, parents=True)
+        self._write_crops(crops)
+        # Last, and at once: it says that all is there.
+        hidden = self.path / ".job.json.tmp"
+        hidden.write_text(json.dumps(job, indent=1))
+        hidden.rename(self.path / "job.json")
+
+    def tidy(self, state: JobState) -> None:
+        """Of an adaptation that is over, remove the crops, so that a person who is to be forgotten
+        is not left in a copy, and what is large and of no more use; what tells of it stays."""
+        shutil.rmtree(self.crops, ignore_errors=True)
+        (self.path / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
+        if state is not JobState.FAILED:  # it is in the registry, or nobody wants it
+            shutil.rmtree(self.bundle, ignore_errors=True)
+
+    def forget_outcome(self) -> None:
+        """Remove what an earlier process said at its end."""
+        (self.path / "outcome.json").unlink(missing_ok=True)
+
+    def forget_judgement(self) -> None:
+        """Remove what the gate said before."""
+        self.verdict.unlink(missing_ok=True)
+
+    def outcome(self) -> Outcome | None:
+        """How the last process ended, None if it did not get to say so."""
+        try:
+            raw = json.loads((self.path / "outcome.json").read_bytes())
+            return Outcome(str(raw["state"]), str(raw["reason"]), str(raw["error"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def judgement(self) -> Judgement:
+        """What the gate said, `NOT_JUDGED` if it did not."""
+        try:
+            raw = json.loads(self.verdict.read_bytes())
+            return Judgement(str(raw["verdict"]), tuple(map(str, raw["reasons"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            return NOT_JUDGED
+
+    def rounds(self) -> list[Round]:
+        """The finished rounds so far; a line that is still being written is none."""
+        try:
+            *lines, _torn = (self.path / "run" / "metrics.jsonl").read_bytes().split(b"\n")
+        except OSError:
+            return []
+        return [_round(json.loads(line)) for line in lines]
+
+    def last_words(self) -> str:
+        """The last line of the log, empty if there is none."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - _LAST_WORDS, 0))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+    def _write_crops(self, crops: Iterable[Sequence[SeenCrop]]) -> None:
+        self.crops.mkdir()
+        # Cameras may have any name, files and folders may not.
+        folders: dict[str, str] = {}
+        with (self.crops / "manifest.csv").open("w", encoding="utf-8", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["path", "camera", "track", "time"])
+            for crop in (crop for chunk in crops for crop in chunk):
+                folder = folders.get(crop.camera)
+                if folder is None:
+                    folder = folders[crop.camera] = f"{len(folders) + 1:04d}"
+                    (self.crops / folder).mkdir()
+                path = f"{folder}/{crop.row:08d}{_suffix(crop.image)}"
+                (self.crops / path).write_bytes(crop.image)
+                # Trackers count for themselves: the same track of two cameras is two.
+                track = f"{folder}-{crop.track}" if crop.track else ""
+                table.writerow([path, crop.camera, track, _time(crop.time)])
+
+
+def tidy_all(root: Path, states: Mapping[str, JobState]) -> None:
+    """Tidy up after adaptations that are over, and remove the folders of those that are no more, as
+    their site is no more.
+
+    states: of all adaptations, by id.
+    """
+    for entry in os.scandir(root) if root.is_dir() else ():
+        state = states.get(entry.name)
+        if state is None:
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif state.over:
+            JobFolder(Path(entry.path)).tidy(state)
+
+
+def _suffix(image: bytes) -> str:
+    return next((suffix for magic, suffix in _SUFFIXES if image.startswith(magic)), ".tif")
+
+
+def _time(moment: datetime) -> str:
+    """Empty for a time that nobody can have seen somebody at."""
+    return moment.isoformat() if _DATES[0] <= moment < _DATES[1] else ""
+
+
+def _round(raw: Mapping[str, object]) -> Round:
+    warnings = raw.get("warnings")
+    return Round(
+        number=int(str(raw["round"])),
+        labels=str(raw.get("labels", "")),
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+        figures={
+            name: float(value)
+            for name, value in raw.items()
+            if name != "round" and isinstance(value, int | float) and not isinstance(value, bool)
+        },
+    )

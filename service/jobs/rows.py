@@ -1,0 +1,242 @@
+"""Adaptations in the store: one row each, so that none is forgotten by a restart.
+
+PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, case, insert, select, update
+
+from service.errors import (
+    AdaptationNotFoundError,
+    AdaptationOverError,
+    NoCropsError,
+)
+from service.gallery.records import SeenCrop
+from service.gallery.statements import refuse_unfinished, require_site
+from service.gallery.store import Store
+from service.gallery.tables import adaptations, crops, sightings
+from service.gallery.times import from_us, to_us
+from service.jobs.records import Adaptation, JobState, Judgement, Wish
+
+_UNFINISHED = [state.value for state in JobState if not state.over]
+_CROPS_AT_A_TIME = 64
+
+
+class JobRows:
+    """The job table, and the crops that jobs learn from. Reads may be called from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, site: str, adaptation: str) -> Adaptation:
+        """One adaptation; raises `SiteNotFoundError` or `AdaptationNotFoundError`."""
+        with self._store.reading() as connection:
+            require_site(connection, site)
+            return _one(connection, site, adaptation)
+
+    def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
+        """The first `limit` adaptations with an id above `after`, by id; `SiteNotFoundError`."""
+        query = (
+            select(adaptations)
+            .where(adaptations.c.site == site, adaptations.c.adaptation > after)
+            .order_by(adaptations.c.adaptation)
+            .limit(limit)
+        )
+        with self._store.reading() as connection:
+            require_site(connection, site)
+            return [_from_row(row) for row in connection.execute(query)]
+
+    def states(self) -> dict[str, JobState]:
+        """The states of all adaptations of all sites, by id."""
+        query = select(adaptations.c.adaptation, adaptations.c.state)
+        with self._store.reading() as connection:
+            return {row.adaptation: JobState(row.state) for row in connection.execute(query)}
+
+    def unfinished(self) -> list[Adaptation]:
+        """Those that run or wait, in the order in which they are worked on."""
+        waits = case((adaptations.c.state == JobState.PENDING.value, 1), else_=0)
+        query = (
+            select(adaptations)
+            .where(adaptations.c.state.in_(_UNFINISHED))
+            .order_by(waits, adaptations.c.created_us, adaptations.c.adaptation)
+        )
+        with self._store.reading() as connection:
+            return [_from_row(row) for row in connection.execute(query)]
+
+    def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
+        """The kept crops of a site in the order of enrolment, some dozens at a time.
+
+        What comes with them is what a camera knows: no identity, no id, no attributes.
+        """
+        after = 0
+        while True:
+            query = (
+                select(
+                    sightings.c.row,
+                    sightings.c.camera,
+                    sightings.c.track,
+                    sightings.c.time_us,
+                    crops.c.image,
+                )
+                .join(crops, crops.c.row == sightings.c.row)
+                .where(sightings.c.site == site, sightings.c.row > after)
+                .order_by(sightings.c.row)
+                .limit(_CROPS_AT_A_TIME)
+            )
+            with self._store.reading() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            yield [
+                SeenCrop(row.row, row.camera, row.track, from_us(row.time_us), row.image)
+                for row in rows
+            ]
+            after = rows[-1].row
+
+    def add(self, adaptation: str, site: str, wish: Wish, now: datetime) -> Future[Adaptation]:
+        """A new adaptation that waits.
+
+        Raises (in the future): `SiteNotFoundError`, `AdaptationUnfinishedError`, `NoCropsError`.
+        """
+
+        def apply(connection: Connection) -> Adaptation:
+            require_site(connection, site)
+            refuse_unfinished(connection, site)
+            kept = select(crops.c.row).join(sightings, sightings.c.row == crops.c.row)
+            if connection.execute(kept.where(sightings.c.site == site).limit(1)).first() is None:
+                raise NoCropsError(
+                    f"site {site} keeps no crops to learn from; enroll some, with the server's "
+                    "RESIGHT_KEEP_CROPS on"
+                )
+            connection.execute(
+                insert(adaptations).values(
+                    adaptation=adaptation,
+                    site=site,
+                    method=wish.method,
+                    recipe=wish.recipe,
+                    overrides=list(wish.overrides),
+                    seed=wish.seed,
+                    state=JobState.PENDING.value,
+                    cancel=False,
+                    reason="",
+                    error="",
+                    created_us=to_us(now),
+                    model="",
+                    verdict="",
+                    verdict_reasons=[],
+                )
+            )
+            return _one(connection, site, adaptation)
+
+        return self._store.submit(apply)
+
+    def cancel(self, site: str, adaptation: str, now: datetime) -> Future[Adaptation]:
+        """End an adaptation that waits; note of one that runs that it is to end.
+
+        Raises (in the future): `SiteNotFoundError`, `AdaptationNotFoundError`,
+        `AdaptationOverError`.
+        """
+
+        def apply(connection: Connection) -> Adaptation:
+            require_site(connection, site)
+            found = _one(connection, site, adaptation)
+            if found.state is JobState.CANCELLED:
+                return found
+            if found.state.over:
+                raise AdaptationOverError(
+                    f"adaptation {adaptation} of site {site} is over: {found.state.value}"
+                )
+            changes: dict[str, Any] = {"cancel": True}
+            if found.state is JobState.PENDING:
+                changes |= {"state": JobState.CANCELLED.value, "ended_us": to_us(now)}
+            _change(connection, adaptation, changes)
+            return _one(connection, site, adaptation)
+
+        return self._store.submit(apply)
+
+    def begin(self, job: Adaptation, now: datetime) -> Future[Adaptation]:
+        """Mark as running; the row as it is then, over if it was cancelled meanwhile."""
+
+        def apply(connection: Connection) -> Adaptation:
+            found = _one(connection, job.site, job.id)
+            if not found.state.over:
+                started = to_us(found.started or now)
+                running = {"state": JobState.RUNNING.value, "started_us": started}
+                _change(connection, job.id, running)
+            return _one(connection, job.site, job.id)
+
+        return self._store.submit(apply)
+
+    def finish(
+        self,
+        job: Adaptation,
+        state: JobState,
+        now: datetime,
+        *,
+        reason: str = "",
+        error: str = "",
+        model: str = "",
+        judgement: Judgement | None = None,
+    ) -> Future[None]:
+        """Write down how an adaptation ended."""
+        judged = judgement or Judgement()
+
+        def apply(connection: Connection) -> None:
+            _change(
+                connection,
+                job.id,
+                {
+                    "state": state.value,
+                    "reason": reason,
+                    "error": error,
+                    "ended_us": to_us(now),
+                    "model": model,
+                    "verdict": judged.verdict,
+                    "verdict_reasons": list(judged.reasons),
+                },
+            )
+
+        return self._store.submit(apply)
+
+
+def _change(connection: Connection, adaptation: str, changes: dict[str, Any]) -> None:
+    connection.execute(
+        update(adaptations).where(adaptations.c.adaptation == adaptation).values(changes)
+    )
+
+
+def _one(connection: Connection, site: str, adaptation: str) -> Adaptation:
+    found = connection.execute(
+        select(adaptations).where(
+            adaptations.c.site == site, adaptations.c.adaptation == adaptation
+        )
+    ).first()
+    if found is None:
+        raise AdaptationNotFoundError(
+            f"site {site} has no adaptation {adaptation}; `resight adaptations list --site {site}` "
+            "names those it has"
+        )
+    return _from_row(found)
+
+
+def _from_row(row: Any) -> Adaptation:
+    return Adaptation(
+        id=row.adaptation,
+        site=row.site,
+        wish=Wish(row.method, row.recipe, tuple(row.overrides), row.seed),
+        state=JobState(row.state),
+        created=from_us(row.created_us),
+        started=None if row.started_us is None else from_us(row.started_us),
+        ended=None if row.ended_us is None else from_us(row.ended_us),
+        cancel=row.cancel,
+        reason=row.reason,
+        error=row.error,
+        model=row.model,
+        judgement=Judgement(row.verdict, tuple(row.verdict_reasons)),
+    )

@@ -1,0 +1,215 @@
+"""One adaptation: what is left to be done of it.
+
+    crops of the site -> python -m adapt FOLDER -> gate -> registry
+
+What stands in its folder decides, so that the work goes on after a stop or a crash of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from models.errors import ModelConflictError, ModelError
+from models.registry import Registry
+from service.gallery.records import SeenCrop
+from service.jobs.folder import JobFolder
+from service.jobs.records import (
+    NEEDS_SOURCES,
+    NOT_JUDGED,
+    Adaptation,
+    JobReason,
+    JobState,
+    Judgement,
+)
+
+log = logging.getLogger("resight.jobs")
+
+MAX_STARTS = 3
+"""Processes that may die without a word in a row before an adaptation fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSetup:
+    """What adaptations of this server start from.
+
+    inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
+    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that is not learnt from, and that the
+    gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a process may take to keep
+    its state, in seconds. own: reference of the server's own model, which no new one may have.
+    """
+
+    inits: tuple[Path, ...]
+    sources: tuple[Path, ...]
+    device: str
+    hold_back: float
+    stop_s: float
+    own: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInUse:
+    """The model that a site answers with: its reference, and where its bundle lies."""
+
+    reference: str
+    bundle: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an adaptation ends; see `Adaptation`."""
+
+    state: JobState
+    reason: str = ""
+    error: str = ""
+    model: str = ""
+    judgement: Judgement = NOT_JUDGED
+
+
+class WorkInterruptedError(Exception):
+    """The adaptation was cancelled, or the server stops."""
+
+
+class Crops(Protocol):
+    """Gives the kept crops of a site."""
+
+    def kept_crops(self, site: str) -> Iterable[Sequence[SeenCrop]]:
+        """See `JobRows.kept_crops`."""
+        ...
+
+
+class Work:
+    """The work on one adaptation.
+
+    in_use: the model that a site answers with, None if it does not. run: runs a Python module with
+    arguments to its end and gives its exit code; raises `WorkInterruptedError`. interrupted:
+    whether to give up.
+    """
+
+    def __init__(
+        self,
+        job: Adaptation,
+        folder: JobFolder,
+        setup: JobSetup,
+        *,
+        crops: Crops,
+        registry: Registry,
+        in_use: Callable[[str], ModelInUse | None],
+        run: Callable[[str, Sequence[str]], Awaitable[int]],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._setup = setup
+        self._crops = crops
+        self._registry = registry
+        self._in_use = in_use
+        self._run = run
+        self._interrupted = interrupted
+
+    async def do(self) -> Ending:
+        """Do all of it; raises `WorkInterruptedError`, and what the store raises."""
+        try:
+            if not self._folder.prepared:
+                # Now, not after hours of training.
+                await asyncio.to_thread(self._registry.root.mkdir, parents=True, exist_ok=True)
+                await asyncio.to_thread(self.prepare)
+            failed = await self._train()
+            return failed or await self._deliver()
+        except OSError as error:
+            return Ending(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
+
+    def prepare(self) -> None:
+        """Write the folder; raises OSError and `WorkInterruptedError`."""
+        job, wish, name = self._job, self._job.wish, self._job.site.lower()
+        sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
+        self._folder.prepare(
+            self._unless_interrupted(self._crops.kept_crops(job.site)),
+            {
+                "method": wish.method,
+                "recipe": wish.recipe,
+                "overrides": list(wish.overrides),
+                "seed": wish.seed,
+                "device": self._setup.device,
+                "hold_back": self._setup.hold_back,
+                "inits": [str(path) for path in self._setup.inits],
+                "sources": [str(path) for path in sources],
+                "name": name,
+                "version": self._registry.next_version(name, self._setup.own),
+            },
+        )
+
+    def _unless_interrupted(
+        self, chunks: Iterable[Sequence[SeenCrop]]
+    ) -> Iterator[Sequence[SeenCrop]]:
+        for chunk in chunks:
+            if self._interrupted():
+                raise WorkInterruptedError
+            yield chunk
+
+    async def _train(self) -> Ending | None:
+        """Let it learn, and export; how it ends if there is no model."""
+        folder = self._folder
+        for _ in range(MAX_STARTS):
+            folder.forget_outcome()
+            code = await self._run("adapt", [str(folder.path)])
+            outcome = folder.outcome()
+            if outcome is not None and outcome.state == "finished":
+                return None
+            if outcome is not None and outcome.state == "failed":
+                return Ending(JobState.FAILED, outcome.reason, outcome.error)
+            log.warning("the process of adaptation %s ended: exit code %s", self._job.id, code)
+        return Ending(
+            JobState.FAILED,
+            JobReason.PROCESS_DIED,
+            f"its process ended {MAX_STARTS} times before it was done, the last time with exit "
+            f"code {code} ({folder.last_words() or 'without a word'}); see {folder.log}",
+        )
+
+    async def _deliver(self) -> Ending:
+        """Have the new model judged, and register it with the verdict."""
+        folder = self._folder
+        verdict = await self._judge()
+        try:
+            bundle = await asyncio.to_thread(self._registry.add, folder.bundle, verdict=verdict)
+        except ModelConflictError:
+            where = folder.path / "run"
+            return Ending(
+                JobState.FAILED,
+                JobReason.REGISTRY_REFUSED,
+                "somebody registered another model under its name and version meanwhile; export it "
+                f"under another version with `resight export --run {where}`, and add that",
+            )
+        except (ModelError, OSError) as error:
+            return Ending(
+                JobState.FAILED,
+                JobReason.REGISTRY_REFUSED,
+                f"the model cannot be registered ({error}); it lies in {folder.bundle}: add it "
+                "with `resight models add`",
+            )
+        judgement = folder.judgement()
+        return Ending(JobState.SUCCEEDED, model=bundle.reference, judgement=judgement)
+
+    async def _judge(self) -> bytes | None:
+        """What `resight gate` writes of the new model, and of which one it compared it with; None
+        where it ends without a verdict: the log of the adaptation says why."""
+        folder = self._folder
+        folder.forget_judgement()
+        old = self._in_use(self._job.site)
+        if old is None:
+            return None
+        pair = ["--old", str(old.bundle), "--new", str(folder.bundle)]
+        crops = ["--target", str(folder.crops)]
+        if self._setup.hold_back:
+            crops += ["--hold-back", str(self._setup.hold_back)]
+        rest = ["--json", str(folder.verdict), "--device", self._setup.device]
+        await self._run("cli.main", ["gate", *pair, *crops, *rest])
+        if folder.judgement() == NOT_JUDGED:
+            return None
+        report = {"against": old.reference} | json.loads(folder.verdict.read_bytes())
+        return json.dumps(report, indent=1).encode() + b"\n"

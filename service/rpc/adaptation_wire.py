@@ -1,0 +1,83 @@
+"""Adaptations between the wire and our own records, both ways."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from service.jobs.records import Adaptation, JobState, Judgement, Round, Wish
+from service.rpc.convert import moment, timestamp
+from service.rpc.names import adaptation_name, model_name, parse_adaptation, parse_model
+from service.rpc.pb.resight.v1 import adaptation_pb2
+
+_STATES = adaptation_pb2.Adaptation.State
+
+
+def wish_from_wire(request: adaptation_pb2.StartAdaptationRequest) -> Wish:
+    """What is asked for, as it was received; raises `BadAdaptationError`."""
+    return Wish(
+        method=request.method,
+        recipe=request.recipe or request.method,
+        overrides=tuple(request.overrides),
+        seed=request.seed if request.HasField("seed") else 1,
+    )
+
+
+def adaptation_to_wire(
+    job: Adaptation, rounds: list[Round] | None = None
+) -> adaptation_pb2.Adaptation:
+    """An adaptation as it is sent."""
+    return adaptation_pb2.Adaptation(
+        name=adaptation_name(job.site, job.id),
+        method=job.wish.method,
+        recipe=job.wish.recipe,
+        overrides=job.wish.overrides,
+        seed=job.wish.seed,
+        state=_STATES.Value(f"STATE_{job.state.value}"),
+        reason=job.reason,
+        error=job.error,
+        create_time=timestamp(job.created),
+        start_time=None if job.started is None else timestamp(job.started),
+        end_time=None if job.ended is None else timestamp(job.ended),
+        model=model_name(job.model) if job.model else "",
+        verdict=job.judgement.verdict,
+        verdict_reasons=job.judgement.reasons,
+        rounds=[round_to_wire(round_) for round_ in rounds or ()],
+    )
+
+
+def adaptation_from_wire(message: adaptation_pb2.Adaptation) -> tuple[Adaptation, list[Round]]:
+    """An adaptation and its rounds as they were received."""
+
+    def time(field: str) -> datetime | None:
+        return moment(getattr(message, field)) if message.HasField(field) else None  # type: ignore[arg-type]
+
+    site, adaptation = parse_adaptation(message.name)
+    job = Adaptation(
+        id=adaptation,
+        site=site,
+        wish=Wish(message.method, message.recipe, tuple(message.overrides), message.seed),
+        state=JobState(_STATES.Name(message.state).removeprefix("STATE_")),
+        created=moment(message.create_time),
+        started=time("start_time"),
+        ended=time("end_time"),
+        reason=message.reason,
+        error=message.error,
+        model=parse_model(message.model) if message.model else "",
+        judgement=Judgement(message.verdict, tuple(message.verdict_reasons)),
+    )
+    return job, [round_from_wire(round_) for round_ in message.rounds]
+
+
+def round_to_wire(round_: Round) -> adaptation_pb2.AdaptationRound:
+    """A round as it is sent."""
+    return adaptation_pb2.AdaptationRound(
+        number=round_.number,
+        labels=round_.labels,
+        warnings=round_.warnings,
+        figures=round_.figures,
+    )
+
+
+def round_from_wire(message: adaptation_pb2.AdaptationRound) -> Round:
+    """A round as it was received."""
+    return Round(message.number, message.labels, tuple(message.warnings), dict(message.figures))

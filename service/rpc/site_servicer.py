@@ -1,0 +1,85 @@
+"""The RPCs of sites and of the models that they use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+
+from service.gallery.gallery import Gallery
+from service.jobs.adaptations import Adaptations
+from service.rpc import convert, names
+from service.rpc.paging import decode_token, encode_token, page_size
+from service.rpc.pb.resight.v1 import site_pb2, site_pb2_grpc
+from service.switching import Switching
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class SiteServicer(site_pb2_grpc.SiteServiceServicer):
+    """SiteService."""
+
+    def __init__(self, gallery: Gallery, switching: Switching, adaptations: Adaptations) -> None:
+        self._gallery = gallery
+        self._switching = switching
+        self._adaptations = adaptations
+
+    async def CreateSite(  # noqa: N802
+        self, request: site_pb2.CreateSiteRequest, context: Context
+    ) -> site_pb2.Site:
+        return convert.site_to_wire(await self._gallery.create_site(request.site_id))
+
+    async def GetSite(  # noqa: N802
+        self, request: site_pb2.GetSiteRequest, context: Context
+    ) -> site_pb2.Site:
+        return convert.site_to_wire(await self._gallery.site(names.parse_site(request.name)))
+
+    async def ListSites(  # noqa: N802
+        self, request: site_pb2.ListSitesRequest, context: Context
+    ) -> site_pb2.ListSitesResponse:
+        size = page_size(request.page_size)
+        after = decode_token(b"sites", request.page_token)
+        sites = [site for site in await self._gallery.sites() if site.id > after]
+        more = len(sites) > size
+        return site_pb2.ListSitesResponse(
+            sites=[convert.site_to_wire(site) for site in sites[:size]],
+            next_page_token=encode_token(b"sites", sites[size - 1].id) if more else "",
+        )
+
+    async def DeleteSite(  # noqa: N802
+        self, request: site_pb2.DeleteSiteRequest, context: Context
+    ) -> Empty:
+        await self._gallery.delete_site(names.parse_site(request.name), force=request.force)
+        self._adaptations.site_is_gone()
+        return Empty()
+
+    async def ReembedSite(  # noqa: N802
+        self, request: site_pb2.ReembedSiteRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
+        site = names.parse_site(request.name)
+        steps = self._switching.to_own(site, drop_unusable=request.drop_unusable)
+        async with aclosing(steps):
+            async for step in steps:
+                yield convert.progress_to_wire(step)
+
+    async def ActivateModel(  # noqa: N802
+        self, request: site_pb2.ActivateModelRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
+        site = names.parse_site(request.name)
+        model = names.parse_model_or_name(request.model)
+        steps = self._switching.activate(site, model, drop_unusable=request.drop_unusable)
+        async with aclosing(steps):
+            async for step in steps:
+                yield convert.progress_to_wire(step)
+
+    async def RollbackModel(  # noqa: N802
+        self, request: site_pb2.RollbackModelRequest, context: Context
+    ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
+        site = names.parse_site(request.name)
+        steps = self._switching.rollback(site, drop_unusable=request.drop_unusable)
+        async with aclosing(steps):
+            async for step in steps:
+                yield convert.progress_to_wire(step)

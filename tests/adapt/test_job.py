@@ -1,0 +1,157 @@
+"""Jobs of a server, as their processes do them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from adapt.errors import ConfigError, StoppedError  # noqa: E402
+from adapt.job import Job, run_job  # noqa: E402
+from adapt.run_checkpoints import StopRequest  # noqa: E402
+from adapt.runs import Run  # noqa: E402
+from models.bundle import Bundle  # noqa: E402
+from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+
+ENOUGH_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def inits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return tiny_inits(tmp_path_factory.mktemp("inits"))
+
+
+@pytest.fixture
+def folder(inits: list[Path], tmp_path: Path) -> Path:
+    return write_job(tmp_path / "job", inits)
+
+
+def changed(folder: Path, **fields: Any) -> Path:
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(job | fields))
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "adapt", str(folder)],
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def exported(folder: Path) -> Path:
+    """A bundle is there already: making one takes longer than all else here."""
+    (folder / "bundle").mkdir()
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    said: dict[str, str] = json.loads((folder / "outcome.json").read_text())
+    return said
+
+
+def test_from_crops_to_a_bundle_and_what_is_done_is_not_done_again(folder: Path) -> None:
+    assert run_job(folder, StopRequest()).state == "finished"
+    info = Run.open(folder / "run").info
+    assert (info.state, info.method, info.rounds, info.seed) == ("finished", "mmt", 1, 3)
+    assert info.recipe_name == f"mmt_small ({', '.join(OVERRIDES)})"
+    assert Bundle.open(folder / "bundle").reference == "lobby@2"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert run_job(folder, StopRequest()).state == "finished"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_job_that_was_stopped_goes_on(folder: Path) -> None:
+    stop = StopRequest()
+    stop.make()
+    with pytest.raises(StoppedError):
+        run_job(folder, stop)
+    assert Run.open(folder / "run").info.state == "stopped"
+    assert not (folder / "bundle").exists()
+    started = Run.open(folder / "run").info.started
+    exported(folder)
+    assert run_job(folder, StopRequest()).state == "finished"
+    assert Run.open(folder / "run").info.started == started, "the same run"
+
+
+def test_a_run_that_failed_fails_again_for_its_own_reason(folder: Path) -> None:
+    stop = StopRequest()
+    stop.make()
+    with pytest.raises(StoppedError):
+        run_job(folder, stop)
+    file = folder / "run" / "run.json"
+    info = json.loads(file.read_text())
+    info |= {"state": "failed", "reason": "DIVERGED", "error": "nan"}
+    file.write_text(json.dumps(info))
+    ended = run_job(folder, StopRequest())
+    assert (ended.state, ended.reason, ended.error) == ("failed", "DIVERGED", "nan")
+
+
+def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:
+    exported(folder)
+    run_job(changed(folder, method="daal", recipe="daal_small",
+                    overrides=[*OVERRIDES, "options.source=none", "schedule.passes=0"]),
+            StopRequest())  # fmt: skip
+    assert len(Run.open(folder / "run").info.init) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"method": "source"}, {"method": "nothing"}, {"surprise": 1}, {"seed": "x"}]
+)
+def test_a_job_that_does_not_hold(folder: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Job.read(changed(folder, **fields))
+
+
+def test_the_process_says_how_it_ended(folder: Path) -> None:
+    with start(changed(folder, recipe="no_such_recipe")) as process:
+        assert process.wait(ENOUGH_S) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "CONFIG_INVALID")
+    assert "no_such_recipe" in said["error"]
+    changed(exported(folder), recipe="mmt_small")
+    with start(folder) as process:
+        assert process.wait(ENOUGH_S) == 0, (folder / "log.txt").read_text()
+    assert outcome(folder) == {"state": "finished", "reason": "", "error": ""}
+
+
+def test_a_process_that_is_asked_to_end_keeps_its_state(folder: Path) -> None:
+    endless = [*OVERRIDES, "schedule.iterations=100000"]
+    with start(changed(folder, overrides=endless)) as process:
+        deadline = time.monotonic() + ENOUGH_S
+        while not (folder / "run" / "checkpoint.safetensors").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(ENOUGH_S) == 75
+    assert outcome(folder)["state"] == "stopped"
+    assert Run.open(folder / "run").info.state == "stopped"
+
+
+def test_a_second_process_waits_for_the_first(folder: Path) -> None:
+    with (folder / "job.json").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = start(exported(folder))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(8)
+        assert not (folder / "run").exists()
+    with process:
+        assert process.wait(ENOUGH_S) == 0, (folder / "log.txt").read_text()
+
+
+def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"job\.json"):
+        run_job(write_market(tmp_path), StopRequest())

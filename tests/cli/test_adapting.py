@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import typer
+from typer.testing import CliRunner
+
+import cli.serving
+from cli.adapting import _rounds_table
+from service.errors import BadAdaptationError
+from service.jobs.records import Round
+
+
+def test_rounds_in_a_table() -> None:
+    rounds = [
+        Round(1, "x", (), {"zeta": 1.0, "loss": 2.5, "clusters": 7.0}),
+        Round(2, "x", (), {"alpha": 0.125, "loss": 1.0, "clusters": 12.0}),
+    ]
+    lines = [line.split() for line in _rounds_table(rounds).splitlines()]
+    assert lines == [
+        ["round", "clusters", "loss", "alpha", "zeta"],
+        ["1", "7", "2.5", "-", "1"],
+        ["2", "12", "1", "0.125", "-"],
+    ]
+
+
+def test_what_is_wrong_is_said_before_the_server_is_asked() -> None:
+    app = typer.Typer()
+    cli.serving.register(app)
+    asked = ["adaptations", "start", "--site", "lobby", "--server", "127.0.0.1:1"]
+    for wrong in (["--method", "none"], ["--method", "mmt", "--recipe", "../x.toml"]):
+        done = CliRunner().invoke(app, [*asked, *wrong])
+        assert isinstance(done.exception, BadAdaptationError)

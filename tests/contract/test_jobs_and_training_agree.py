@@ -1,0 +1,107 @@
+"""What the service says of training, and what training does: neither imports the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.job import Job, Outcome
+from adapt.methods import METHODS
+from adapt.recipes import load_recipe
+from models.registry import Registry
+from service.jobs import records
+from service.jobs.folder import JobFolder
+from service.jobs.work import JobSetup, Work
+from tests.service.jobs.conftest import NOW
+
+
+def test_methods() -> None:
+    assert sorted(METHODS) == sorted(records.METHODS)
+    wanting = {m for m in METHODS if load_recipe(m, method=m).options.source_wanted()}
+    assert wanting == records.NEEDS_SOURCES
+
+
+def test_no_value_that_a_caller_can_change_names_a_file() -> None:
+    """What is text in a recipe is one of a few words, or says where the recipe comes from."""
+    free = {
+        f"{method}: {name}"
+        for method in METHODS
+        for name in _texts(load_recipe(method, method=method))
+    }
+    assert free == {f"{method}: {name}" for method in METHODS for name in ("method", "source")}
+
+
+def _texts(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _texts(value, f"{prefix}{name}.")
+        elif {str, Path} & _parts(field.annotation):
+            yield f"{prefix}{name}"
+
+
+def _parts(annotation: object) -> set[object]:
+    if get_origin(annotation) is Literal:
+        return set()
+    inner = get_args(annotation)
+    return set().union(*map(_parts, inner)) if inner else {annotation}
+
+
+class _NoCrops:
+    """A site without crops."""
+
+    def kept_crops(self, site: str) -> list[object]:
+        return []
+
+
+def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Path) -> None:
+    setup = JobSetup(
+        inits=(tmp_path / "a", tmp_path / "b"),
+        sources=(tmp_path / "s",),
+        device="cpu",
+        hold_back=0.2,
+        stop_s=1.0,
+        own="source@1",
+    )
+    wish = records.Wish("daal", "daal_small", ("optimizer.lr=1e-4",), 7)
+    work = Work(
+        records.Adaptation("j1", "Lobby", wish, records.JobState.RUNNING, NOW),
+        JobFolder(tmp_path / "j1"),
+        setup,
+        crops=_NoCrops(),
+        registry=Registry(tmp_path / "registry"),
+        in_use=lambda site: None,
+        run=None,  # type: ignore[arg-type]
+        interrupted=lambda: False,
+    )
+    work.prepare()
+    assert Job.read(tmp_path / "j1") == Job(
+        method="daal",
+        recipe="daal_small",
+        overrides=("optimizer.lr=1e-4",),
+        seed=7,
+        device="cpu",
+        inits=setup.inits,
+        sources=setup.sources,
+        hold_back=0.2,
+        name="lobby",
+        version="1",
+    )
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
+def test_an_outcome_as_training_writes_it_is_one_that_the_service_reads(
+    tmp_path: Path, state: str
+) -> None:
+    said = {"state": state, "reason": "X", "error": "why"}
+    Outcome.model_validate_json(json.dumps(said)).write(tmp_path)
+    found = JobFolder(tmp_path).outcome()
+    assert found is not None
+    assert (found.state, found.reason, found.error) == (state, "X", "why")

@@ -1,0 +1,138 @@
+"""A server that learns its site: real processes, networks and crops of seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch")
+
+from adapt.export import export_run
+from adapt.runs import Run
+from models.bundle import Bundle
+from service.client import CallFailedError
+from service.jobs.records import JobState
+from tests.support.tiny_job import OVERRIDES, tiny_inits, write_crops
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+LONGER = ("schedule.rounds=2", "schedule.iterations=12")
+
+
+@pytest.fixture(scope="module")
+def inits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return tiny_inits(tmp_path_factory.mktemp("inits"))
+
+
+@pytest.fixture(scope="module")
+def source_bundle(inits: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundles") / "source"
+    return export_run(Run.open(inits[0]), out, name="source", version="1")
+
+
+def test_enroll_adapt_crash_go_on_activate(
+    start: Callable[..., Any],
+    command: Command,
+    eventually: Callable[[Callable[[], bool]], None],
+    inits: list[Path],
+    source_bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {
+        "adapt_inits": os.pathsep.join(map(str, inits)),
+        "adapt_device": "cpu",
+        "registry": tmp_path / "registry",
+    }
+    server = start(source_bundle.path, **settings)
+    said = command("site", "create", "lobby", server=server.address)
+    assert said.returncode == 0, said.stderr
+    crops = write_crops(tmp_path / "crops")
+    labelled = ["--site", "lobby", "--person", "Ann Example"]
+    enrolled = command("enroll", *labelled, crops, server=server.address)
+    assert enrolled.returncode == 0, enrolled.stderr
+    changes = [part for each in (*OVERRIDES, *LONGER) for part in ("--set", each)]
+    asked = command(
+        *("adaptations", "start", "--site", "lobby", "--method", "mmt", "--recipe", "mmt_small"),
+        *(*changes, "--json"),
+        server=server.address,
+    )
+    assert asked.returncode == 0, asked.stderr
+    job = json.loads(asked.stdout)["adaptation"]
+    folder = server.data_dir / "adaptations" / job
+
+    with server.client() as client:
+        for _, round_ in client.watch_adaptation("lobby", job):
+            if round_ is not None:
+                break
+    started = Run.open(folder / "run").info.started
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    server = start(source_bundle.path, **settings)
+    with server.client() as client:
+        seen = list(client.watch_adaptation("lobby", job))
+    done = seen[-1][0]
+    assert done.state is JobState.SUCCEEDED, (done, (folder / "log.txt").read_text())
+    assert [round_.number for _, round_ in seen if round_ is not None] == [1, 2]
+    assert Run.open(folder / "run").info.started == started, "it went on, not anew"
+    assert done.model == "lobby@1"
+    # 24 crops are too few to judge by, and the gate says so.
+    assert (done.judgement.verdict, bool(done.judgement.reasons)) == ("hold", True)
+
+    # Nothing of what adaptation saw names a person, and no crop is left behind.
+    eventually(lambda: not (folder / "crops").exists() and not (folder / "bundle").exists())
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    assert not any(b"Ann Example" in path.read_bytes() for path in left)
+
+    report = command("adaptations", "report", job, "--site", "lobby", server=server.address)
+    assert "lobby@1" in report.stdout
+    assert "hold" in report.stdout
+    listed = command("adaptations", "list", "--site", "lobby", server=server.address)
+    assert listed.stdout.splitlines()[1].split()[:3] == [job, "mmt", "SUCCEEDED"]
+
+    image = next(crops.rglob("*.png"))
+    search = ("search", image, "--site", "lobby", "--json", "--limit", 24)
+    before = json.loads(command(*search, server=server.address).stdout)
+    moved = command("models", "activate", "lobby", "--site", "lobby", server=server.address)
+    assert moved.stdout == "site lobby uses lobby@1: 24 sightings\n", moved.stderr
+    after = json.loads(command(*search, server=server.address).stdout)
+    assert (before["model"], after["model"]) == ("source@1", "lobby@1")
+    assert [m["score"] for m in before["matches"]] != [m["score"] for m in after["matches"]]
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+def test_cancel(
+    start: Callable[..., Any],
+    command: Command,
+    inits: list[Path],
+    source_bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    server = start(
+        source_bundle.path, adapt_inits=inits[0], adapt_stop_s=60, registry=tmp_path / "registry"
+    )
+    command("site", "create", "lobby", server=server.address)
+    command("enroll", "--site", "lobby", write_crops(tmp_path / "crops"), server=server.address)
+    asked = ["--site", "lobby", "--method", "mmt", "--recipe", "mmt_small", "--json"]
+    changes = ["--set", "batch.identities=2", "--set", "augment.pad=1"]
+    done = command("adaptations", "start", *asked, *changes, server=server.address)
+    job = json.loads(done.stdout)["adaptation"]
+    with server.client() as client:
+        for adaptation, _ in client.watch_adaptation("lobby", job):
+            if adaptation.state is JobState.RUNNING:
+                break
+        said = command("adaptations", "cancel", job, "--site", "lobby", server=server.address)
+        assert said.returncode == 0, said.stderr
+        *_, (last, _) = client.watch_adaptation("lobby", job)
+        assert last.state is JobState.CANCELLED
+        with pytest.raises(CallFailedError):
+            client.adaptation("lobby", "another")
+    watched = command("adaptations", "watch", job, "--site", "lobby", server=server.address)
+    assert (watched.returncode, watched.stdout) == (1, "CANCELLED\n")
+    assert f"error: adaptation {job} cancelled" in watched.stderr

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.gallery.records import SeenCrop
+from service.jobs.folder import JobFolder, Outcome, tidy_all
+from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def seen(row: int, camera: str, image: bytes = b"\xff\xd8\xff", track: str = "") -> SeenCrop:
+    return SeenCrop(row, camera, track, NOON, image)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    return JobFolder(tmp_path / "jobs" / "j1")
+
+
+def manifest(folder: JobFolder) -> list[dict[str, str]]:
+    with (folder.crops / "manifest.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_crops_lie_by_camera_with_a_manifest(folder: JobFolder) -> None:
+    assert not folder.prepared
+    folder.prepare([[seen(7, "door")], [seen(9, "yard", b"\x89PNG"), seen(12, "door")]], {"a": 1})
+    assert folder.prepared
+    files = sorted(p.relative_to(folder.crops).as_posix() for p in folder.crops.rglob("*.*"))
+    assert files == ["0001/00000007.jpg", "0001/00000012.jpg", "0002/00000009.png", "manifest.csv"]
+    assert (folder.crops / "0002/00000009.png").read_bytes() == b"\x89PNG"
+    assert [(row["path"], row["camera"]) for row in manifest(folder)] == [
+        ("0001/00000007.jpg", "door"),
+        ("0002/00000009.png", "yard"),
+        ("0001/00000012.jpg", "door"),
+    ]
+    assert list(manifest(folder)[0]) == ["path", "camera", "track", "time"]
+    assert datetime.fromisoformat(manifest(folder)[0]["time"]) == NOON
+    assert json.loads((folder.path / "job.json").read_text()) == {"a": 1}
+    assert folder.path.stat().st_mode & 0o077 == 0
+
+
+def test_no_name_of_a_camera_leaves_the_folder(folder: JobFolder) -> None:
+    names = ["../../x", "/etc", ".", "..", 'a,"b"', "x" * 128, "C", "c", "all"]
+    folder.prepare([[seen(n, name) for n, name in enumerate(names)]], {})
+    rows = manifest(folder)
+    assert [row["camera"] for row in rows] == names
+    assert len({Path(row["path"]).parent for row in rows}) == len(names)
+    for row in rows:
+        assert (folder.crops / row["path"]).resolve().is_relative_to(folder.crops.resolve())
+    assert {path.name for path in folder.path.parent.iterdir()} == {"j1"}
+
+
+def test_the_same_track_of_two_cameras_is_two(folder: JobFolder) -> None:
+    folder.prepare([[seen(1, "door", track="4"), seen(2, "yard", track="4"), seen(3, "yard")]], {})
+    tracks = [row["track"] for row in manifest(folder)]
+    assert len(set(tracks)) == 3
+    assert tracks[2] == ""
+
+
+@pytest.mark.parametrize("year", [1969, 2100])
+def test_impossible_times_are_left_out(folder: JobFolder, year: int) -> None:
+    crop = SeenCrop(1, "door", "", datetime(year, 6, 1, tzinfo=UTC), b"BM")
+    folder.prepare([[crop]], {})
+    assert manifest(folder)[0]["time"] == ""
+
+
+def test_what_a_crash_left_half_written_is_replaced(folder: JobFolder) -> None:
+    (folder.crops / "0009").mkdir(parents=True)
+    folder.prepare([[seen(1, "door")]], {})
+    assert sorted(path.name for path in folder.crops.iterdir()) == ["0001", "manifest.csv"]
+
+
+def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
+    assert folder.rounds() == []
+    (folder.path / "run").mkdir(parents=True)
+    raw = {
+        "round": 1,
+        "labels": "dbscan",
+        "warnings": ["odd"],
+        "loss": 1.5,
+        "note": "x",
+        "ok": True,
+    }
+    (folder.path / "run" / "metrics.jsonl").write_text(json.dumps(raw) + "\n" + '{"round": 2, "lo')
+    assert folder.rounds() == [Round(1, "dbscan", ("odd",), {"loss": 1.5})]
+
+
+def test_how_a_process_ended(folder: JobFolder) -> None:
+    folder.path.mkdir(parents=True)
+    assert folder.outcome() is None
+    file = folder.path / "outcome.json"
+    for broken in ("", "{", "[]", '{"state": "failed"}'):
+        file.write_text(broken)
+        assert folder.outcome() is None
+    file.write_text(json.dumps({"state": "failed", "reason": "DIVERGED", "error": "nan"}))
+    assert folder.outcome() == Outcome("failed", "DIVERGED", "nan")
+    folder.forget_outcome()
+    assert folder.outcome() is None
+
+
+def test_what_the_gate_said(folder: JobFolder) -> None:
+    folder.path.mkdir(parents=True)
+    assert folder.judgement() == NOT_JUDGED
+    folder.verdict.write_text(json.dumps({"verdict": "hold", "reasons": ["few"], "crops": 3}))
+    assert folder.judgement() == Judgement("hold", ("few",))
+
+
+def test_last_words(folder: JobFolder) -> None:
+    folder.path.mkdir(parents=True)
+    assert folder.last_words() == ""
+    folder.log.write_bytes(b"first\nMemoryError: \xff\n\n")
+    assert folder.last_words() == "MemoryError: \ufffd"
+    folder.log.write_bytes(b"long\n" * 10_000 + b"the end\n")
+    assert folder.last_words() == "the end"
+
+
+def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
+    root = folder.path.parent
+    for name in ("runs", "done", "failed", "cancelled", "of-no-site"):
+        job = JobFolder(root / name)
+        job.prepare([[seen(1, "door")]], {})
+        (job.path / "run").mkdir()
+        for file in ("run/checkpoint.safetensors", "run/metrics.jsonl", "bundle"):
+            (job.path / file).write_bytes(b"")
+        (job.path / "bundle").unlink()
+        job.bundle.mkdir()
+    tidy_all(
+        root,
+        {
+            "runs": JobState.RUNNING,
+            "done": JobState.SUCCEEDED,
+            "failed": JobState.FAILED,
+            "cancelled": JobState.CANCELLED,
+            "waits": JobState.PENDING,
+        },
+    )
+    assert {path.name for path in root.iterdir()} == {"runs", "done", "failed", "cancelled"}
+    left = {
+        name: {p.name for p in (root / name).rglob("*")} - {"job.json", "run", "metrics.jsonl"}
+        for name in ("runs", "done", "failed", "cancelled")
+    }
+    crops = {"crops", "0001", "00000001.jpg", "manifest.csv"}
+    assert left["runs"] == crops | {"bundle", "checkpoint.safetensors"}
+    assert left["done"] == set()
+    assert left["failed"] == {"bundle"}
+    assert left["cancelled"] == set()
+    tidy_all(root / "nowhere", {})

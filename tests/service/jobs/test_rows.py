@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from service.errors import (
+    AdaptationNotFoundError,
+    AdaptationOverError,
+    AdaptationUnfinishedError,
+    NoCropsError,
+    SiteNotFoundError,
+)
+from service.gallery.store import Store
+from service.jobs.records import JobState, Judgement, Wish
+from service.jobs.rows import JobRows
+from tests.service.jobs.conftest import NOW, ONE
+
+WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+
+
+def test_an_adaptation_comes_back_as_it_went(rows: JobRows) -> None:
+    added = rows.add("j1", "lobby", WISH, NOW).result(10)
+    assert (added.id, added.site, added.wish, added.created) == ("j1", "lobby", WISH, NOW)
+    assert (added.state, added.started, added.cancel) == (JobState.PENDING, None, False)
+    assert rows.get("lobby", "j1") == added
+    later = NOW + timedelta(minutes=1)
+    assert rows.begin(added, later).result(10).started == later
+    # Begun again after a restart: what counts is the first time.
+    running = rows.begin(added, later + timedelta(hours=1)).result(10)
+    assert (running.state, running.started) == (JobState.RUNNING, later)
+    judged = Judgement("promote", ("better", "in all"))
+    rows.finish(added, JobState.SUCCEEDED, later, model="lobby@2", judgement=judged).result(10)
+    done = rows.get("lobby", "j1")
+    assert (done.state, done.model, done.judgement) == (JobState.SUCCEEDED, "lobby@2", judged)
+    assert done.ended == later
+    assert rows.states() == {"j1": JobState.SUCCEEDED}
+
+
+def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> None:
+    job = rows.add("j1", "lobby", WISH, NOW).result(10)
+    with pytest.raises(AdaptationUnfinishedError, match="j1"):
+        rows.add("j2", "lobby", WISH, NOW).result(10)
+    with pytest.raises(AdaptationUnfinishedError, match="j1"):
+        store.delete_site("lobby", force=True, then=lambda _: None).result(10)
+    rows.finish(job, JobState.FAILED, NOW, reason="X", error="x").result(10)
+    rows.add("j2", "lobby", WISH, NOW).result(10)
+    assert [job.id for job in rows.page("lobby", after="", limit=9)] == ["j1", "j2"]
+    assert [job.id for job in rows.page("lobby", after="j1", limit=9)] == ["j2"]
+    rows.cancel("lobby", "j2", NOW).result(10)
+    store.delete_site("lobby", force=True, then=lambda _: None).result(10)
+    assert rows.states() == {}
+
+
+def test_what_runs_is_worked_on_first_then_the_oldest(
+    rows: JobRows, store: Store, enroll: Callable[..., None]
+) -> None:
+    for site in ("empty", "s1", "s2"):
+        store.create_site(site, ONE, NOW, lambda _: None).result(10)
+    with pytest.raises(NoCropsError):
+        rows.add("none", "empty", WISH, NOW).result(10)
+    for minutes, site in ((3, "s1"), (2, "s2"), (1, "lobby")):
+        enroll("x", site=site)
+        rows.add(f"of-{site}", site, WISH, NOW + timedelta(minutes=minutes)).result(10)
+    assert [job.id for job in rows.unfinished()] == ["of-lobby", "of-s2", "of-s1"]
+    rows.begin(rows.get("s1", "of-s1"), NOW).result(10)
+    assert [job.id for job in rows.unfinished()] == ["of-s1", "of-lobby", "of-s2"]
+
+
+def test_cancelling(rows: JobRows) -> None:
+    rows.add("waits", "lobby", WISH, NOW).result(10)
+    gone = rows.cancel("lobby", "waits", NOW).result(10)
+    assert (gone.state, gone.ended) == (JobState.CANCELLED, NOW)
+    assert rows.cancel("lobby", "waits", NOW).result(10) == gone
+    assert rows.begin(gone, NOW).result(10).state is JobState.CANCELLED
+    job = rows.add("runs", "lobby", WISH, NOW).result(10)
+    rows.begin(job, NOW).result(10)
+    asked = rows.cancel("lobby", "runs", NOW).result(10)
+    assert (asked.state, asked.cancel) == (JobState.RUNNING, True)
+    rows.finish(job, JobState.SUCCEEDED, NOW, model="lobby@1").result(10)
+    with pytest.raises(AdaptationOverError):
+        rows.cancel("lobby", "runs", NOW).result(10)
+
+
+def test_what_is_not_there(rows: JobRows) -> None:
+    for call in (
+        lambda: rows.get("lobby", "none"),
+        lambda: rows.cancel("lobby", "none", NOW).result(10),
+    ):
+        with pytest.raises(AdaptationNotFoundError):
+            call()
+    for call in (
+        lambda: rows.get("nowhere", "none"),
+        lambda: rows.page("nowhere", after="", limit=1),
+        lambda: rows.add("j", "nowhere", WISH, NOW).result(10),
+    ):
+        with pytest.raises(SiteNotFoundError):
+            call()
+
+
+def test_crops_come_without_any_identity(rows: JobRows, enroll: Callable[..., None]) -> None:
+    enroll("named-ann", person="Ann", track="t1", attributes={"who": "Ann"})
+    enroll("no crop", image=None)
+    seen = [crop for chunk in rows.kept_crops("lobby") for crop in chunk]
+    assert [(crop.camera, crop.track) for crop in seen] == [
+        ("door", ""),
+        ("yard", ""),
+        ("door", "t1"),
+    ]
+    assert "Ann" not in repr(seen)
+    assert "ann" not in repr(seen)

@@ -1,0 +1,426 @@
+"""The supervisor in front of processes that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.bundle import Bundle
+from models.registry import ModelReference, Registry
+from service.gallery.records import SeenCrop
+from service.gallery.store import Store
+from service.jobs.records import Adaptation, JobState, Judgement, Wish
+from service.jobs.rows import JobRows
+from service.jobs.supervisor import Supervisor
+from service.jobs.work import MAX_STARTS, JobSetup, ModelInUse
+from service.metrics import Metrics
+from tests.service.jobs.conftest import NOW
+from tests.support.fake_process import FakeProcess, FakeStarter
+from tests.support.tiny_model import write_tiny_bundle
+
+WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+
+
+@pytest.fixture
+def starter() -> FakeStarter:
+    return FakeStarter()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+async def start(
+    rows: JobRows, starter: FakeStarter, registry: Registry, metrics: Metrics, tmp_path: Path
+) -> AsyncIterator[Callable[..., Supervisor]]:
+    """A supervisor that works; several may follow each other, like the starts of a server."""
+    made: list[Supervisor] = []
+
+    def started(
+        bundle: Path | None = None,
+        stop_s: float = 5.0,
+        hold_back: float = 0.2,
+        own: str = "source@1",
+        rows: JobRows = rows,
+    ) -> Supervisor:
+        setup = JobSetup(
+            inits=(tmp_path / "init",),
+            sources=(tmp_path / "source",),
+            device="cpu",
+            hold_back=hold_back,
+            stop_s=stop_s,
+            own=own,
+        )
+        supervisor = Supervisor(
+            rows,
+            tmp_path / "jobs",
+            registry,
+            setup,
+            in_use=lambda site: None if bundle is None else ModelInUse("tiny@1", bundle),
+            start=starter,
+            clock=lambda: NOW,
+            metrics=metrics,
+        )
+        supervisor.begin()
+        made.append(supervisor)
+        return supervisor
+
+    yield started
+    for supervisor in made:
+        await supervisor.stop()
+
+
+def add(rows: JobRows, job: str = "j1", wish: Wish = WISH, site: str = "lobby") -> Adaptation:
+    return rows.add(job, site, wish, NOW).result(10)
+
+
+async def over(rows: JobRows, job: str = "j1", site: str = "lobby") -> Adaptation:
+    """The adaptation once it is over."""
+    async with asyncio.timeout(10):
+        while not (found := rows.get(site, job)).state.over:
+            await asyncio.sleep(0.005)
+    return found
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def test_from_crops_to_a_registered_model(
+    rows: JobRows, starter: FakeStarter, registry: Registry, start: Any, metrics: Metrics,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    supervisor = start()
+    add(rows)
+    supervisor.changed()
+    process = await starter.number(1)
+    assert (process.module, process.arguments) == ("adapt", [str(tmp_path / "jobs" / "j1")])
+    assert process.job == {
+        "method": "mmt",
+        "recipe": "mmt_small",
+        "overrides": ["optimizer.lr=1e-4"],
+        "seed": 7,
+        "device": "cpu",
+        "inits": [str(tmp_path / "init")],
+        "sources": [],
+        "hold_back": 0.2,
+        "name": "lobby",
+        "version": "1",
+    }
+    assert len(list((process.folder / "crops").rglob("*.jpg"))) == 2
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+    assert value(metrics, "resight_adaptations", state="running") == 1
+    process.succeed()
+    done = await over(rows)
+    assert (done.state, done.model, done.judgement) == (
+        JobState.SUCCEEDED,
+        "lobby@1",
+        Judgement(),
+    )
+    assert registry.resolve("lobby@1").reference == "lobby@1"
+    await eventually(lambda: not (process.folder / "crops").exists())
+    await eventually(lambda: not (process.folder / "bundle").exists())
+    assert value(metrics, "resight_adaptations_ended_total", outcome="succeeded") == 1
+    await eventually(lambda: value(metrics, "resight_adaptations", state="running") == 0)
+
+
+async def test_the_gate_compares_with_the_model_in_use(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path)
+    process = await starter.number(1)
+    process.succeed()
+    gate = await starter.number(2)
+    assert gate.module == "cli.main"
+    assert gate.arguments == [
+        *("gate", "--old", str(tiny_bundle.path), "--new", str(process.folder / "bundle")),
+        *("--target", str(process.folder / "crops"), "--hold-back", "0.2"),
+        *("--json", str(process.folder / "gate.json"), "--device", "cpu"),
+    ]
+    gate.judge("reject", "worse in all")
+    done = await over(rows)
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.judgement == Judgement("reject", ("worse in all",))
+    kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
+    assert kept == {"against": "tiny@1", "verdict": "reject", "reasons": ["worse in all"]}
+
+
+async def test_without_crops_held_back_the_gate_looks_at_all(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path, hold_back=0.0)
+    process = await starter.number(1)
+    assert process.job["hold_back"] == 0
+    process.succeed()
+    gate = await starter.number(2)
+    assert "--hold-back" not in gate.arguments
+    gate.judge("promote")
+    assert (await over(rows)).judgement == Judgement("promote")
+
+
+async def test_a_gate_that_fails_has_not_judged(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path)
+    (await starter.number(1)).succeed()
+    (await starter.number(2)).end(2)
+    done = await over(rows)
+    assert (done.state, done.judgement.verdict) == (JobState.SUCCEEDED, "")
+    assert registry.verdict(ModelReference("lobby", "1")) == ""
+
+
+async def test_what_an_earlier_gate_said_does_not_count(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
+) -> None:
+    add(rows)
+    first = start(bundle=tiny_bundle.path)
+    process = await starter.number(1)
+    process.succeed()
+    gate = await starter.number(2)
+    (gate.folder / "gate.json").write_text('{"verdict": "promote", "reasons": []}')
+    await first.stop()
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+    start(bundle=tiny_bundle.path)
+    (await starter.number(3)).succeed()
+    (await starter.number(4)).end(1)
+    assert (await over(rows)).judgement == Judgement()
+
+
+async def test_versions_go_on(
+    rows: JobRows, starter: FakeStarter, registry: Registry, start: Any
+) -> None:
+    starter.script = FakeProcess.succeed
+    supervisor = start()
+    for number in (1, 2, 3):
+        add(rows, f"j{number}")
+        supervisor.changed()
+        assert (await over(rows, f"j{number}")).model == f"lobby@{number}"
+
+
+async def test_a_model_never_goes_by_the_name_of_the_servers_own(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(own="lobby@4")
+    (await starter.number(1)).succeed()
+    assert (await over(rows)).model == "lobby@5"
+
+
+async def test_sources_are_for_methods_that_learn_from_them(
+    rows: JobRows, starter: FakeStarter, start: Any, tmp_path: Path
+) -> None:
+    add(rows, wish=Wish("daal", "daal"))
+    start()
+    process = await starter.number(1)
+    assert process.job["sources"] == [str(tmp_path / "source")]
+    process.succeed()
+
+
+async def test_why_it_failed_is_kept(rows: JobRows, starter: FakeStarter, start: Any) -> None:
+    add(rows)
+    start()
+    (await starter.number(1)).fail("CLUSTERS_COLLAPSED", "only outliers")
+    done = await over(rows)
+    assert (done.state, done.reason, done.error, done.model) == (
+        JobState.FAILED,
+        "CLUSTERS_COLLAPSED",
+        "only outliers",
+        "",
+    )
+
+
+async def test_a_process_that_dies_is_started_again_but_not_for_ever(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start()
+    for number in range(1, MAX_STARTS + 1):
+        process = await starter.number(number)
+        process.log.write_text("starting\nKilled: out of memory\n")
+        process.end(-9)
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "PROCESS_DIED")
+    assert "exit code -9 (Killed: out of memory)" in done.error
+    assert len(starter.started) == MAX_STARTS
+
+
+async def test_a_stop_of_the_server_ends_nothing(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    first = start()
+    process = await starter.number(1)
+    await first.stop()
+    assert process.said == ["terminate"]
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+    before = sorted((process.folder / "crops").rglob("*"))
+    assert before
+    start()
+    again = await starter.number(2)
+    assert again.arguments == process.arguments
+    assert sorted((again.folder / "crops").rglob("*")) == before
+    again.succeed()
+    assert (await over(rows)).state is JobState.SUCCEEDED
+
+
+async def test_a_process_that_does_not_listen_is_killed(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    supervisor = start(stop_s=0.01)
+    process = await starter.number(1)
+    process.deaf = True
+    await supervisor.stop()
+    assert process.said == ["terminate", "kill"]
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+
+
+async def test_cancelling_ends_the_process(rows: JobRows, starter: FakeStarter, start: Any) -> None:
+    add(rows)
+    supervisor = start()
+    process = await starter.number(1)
+    rows.cancel("lobby", "j1", NOW).result(10)
+    supervisor.changed(cancelled="j1")
+    assert (await over(rows)).state is JobState.CANCELLED
+    assert process.said == ["terminate"]
+    await eventually(lambda: not (process.folder / "crops").exists())
+
+
+async def test_cancelling_another_one_does_not(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    supervisor = start()
+    process = await starter.number(1)
+    supervisor.changed(cancelled="other")
+    process.succeed()
+    assert (await over(rows)).state is JobState.SUCCEEDED
+    assert process.said == []
+
+
+async def test_one_that_was_cancelled_before_a_crash_is_not_begun_again(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    job = add(rows)
+    rows.begin(job, NOW).result(10)
+    rows.cancel("lobby", "j1", NOW).result(10)
+    start()
+    assert (await over(rows)).state is JobState.CANCELLED
+    assert starter.started == []
+
+
+async def test_one_at_a_time(
+    rows: JobRows, starter: FakeStarter, start: Any, enroll: Callable[..., None], store: Any
+) -> None:
+    store.create_site("yard", "1" * 64, NOW, lambda _: None).result(10)
+    enroll("x", site="yard")
+    add(rows)
+    add(rows, "j2", site="yard")
+    start()
+    first = await starter.number(1)
+    assert rows.get("yard", "j2").state is JobState.PENDING
+    first.succeed()
+    second = await starter.number(2)
+    assert second.folder.name == "j2"
+    second.succeed()
+    assert (await over(rows, "j2", "yard")).model == "yard@1"
+
+
+async def test_a_version_that_was_taken_meanwhile(
+    rows: JobRows, starter: FakeStarter, start: Any, registry: Registry, tmp_path: Path
+) -> None:
+    add(rows)
+    start()
+    process = await starter.number(1)
+    registry.add(write_tiny_bundle(tmp_path / "other", name="lobby", shift=9.0).path)
+    process.succeed()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
+    assert f"resight export --run {process.folder / 'run'}" in done.error
+
+
+async def test_a_model_that_cannot_be_registered_is_not_lost(
+    rows: JobRows, starter: FakeStarter, start: Any, registry: Registry
+) -> None:
+    add(rows)
+    start()
+    process = await starter.number(1)
+    (registry.root / "lobby").write_text("a file is in the way")
+    process.succeed()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
+    assert str(process.folder / "bundle") in done.error
+    await eventually(lambda: not (process.folder / "crops").exists())
+    assert (process.folder / "bundle").exists()
+
+
+class SlowRows(JobRows):
+    """Crops come when a test says so, and have no end."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.asked = threading.Event()
+
+    def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
+        self.asked.set()
+        while True:
+            time.sleep(0.001)
+            yield []
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_crops_that_are_being_copied_hold_up_nobody(
+    rows: JobRows, start: Any, store: Store, starter: FakeStarter, tmp_path: Path, cancel: bool
+) -> None:
+    add(rows)
+    slow = SlowRows(store)
+    supervisor = start(rows=slow)
+    assert await asyncio.to_thread(slow.asked.wait, 10)
+    if cancel:
+        rows.cancel("lobby", "j1", NOW).result(10)
+        supervisor.changed(cancelled="j1")
+        assert (await over(rows)).state is JobState.CANCELLED
+    else:
+        async with asyncio.timeout(5):
+            await supervisor.stop()
+        assert rows.get("lobby", "j1").state is JobState.RUNNING
+    assert starter.started == []
+    assert not (tmp_path / "jobs" / "j1" / "job.json").exists()
+
+
+async def test_a_registry_that_cannot_be_written_is_noticed_before_training(
+    rows: JobRows, starter: FakeStarter, start: Any, registry: Registry
+) -> None:
+    registry.root.write_text("a file is in the way")
+    add(rows)
+    start()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "JOB_FOLDER_UNUSABLE")
+    assert starter.started == []
+
+
+async def test_folders_without_an_adaptation_are_removed(
+    rows: JobRows, start: Any, tmp_path: Path
+) -> None:
+    left = tmp_path / "jobs" / "of-a-deleted-site"
+    left.mkdir(parents=True)
+    start()
+    await eventually(lambda: not left.exists())

@@ -1,0 +1,216 @@
+"""Adaptations over a real channel, in front of processes that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from service.client import CallFailedError
+from service.jobs.records import JobState, Wish
+from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
+from service.types import NewSighting
+from tests.support.fake_process import FakeProcess, FakeStarter
+from tests.support.tiny_model import crop
+
+WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+
+
+@pytest.fixture
+def starter() -> FakeStarter:
+    return FakeStarter()
+
+
+@pytest.fixture
+async def lobby(start: Any, starter: FakeStarter, tmp_path: Path) -> Any:
+    """A server that can adapt, with a site of four crops."""
+    (tmp_path / "init").mkdir()
+    running = await start(
+        start_process=starter, adapt_inits=str(tmp_path / "init"), registry=tmp_path / "registry"
+    )
+    await running.ask(running.client.create_site, "lobby")
+    crops = [NewSighting(image=crop(n), camera=f"c{n % 2}", person="Ann") for n in range(4)]
+    await running.ask(running.client.enroll, "lobby", crops)
+    return running
+
+
+async def reason(running: Any, call: Callable[..., Any], *arguments: Any) -> tuple[str, str]:
+    with pytest.raises(CallFailedError) as error:
+        await running.ask(call, *arguments)
+    return error.value.code, error.value.reason
+
+
+async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
+    client = lobby.client
+    job = await lobby.ask(client.start_adaptation, "lobby", WISH)
+    assert (job.site, job.wish, job.state) == ("lobby", WISH, JobState.PENDING)
+    watching = asyncio.create_task(lobby.ask(client.watch_adaptation, "lobby", job.id))
+    process = await starter.number(1)
+    process.finish_round(1, loss=2.0)
+    process.finish_round(2, loss=1.0)
+    process.succeed()
+    gate = await starter.number(2)
+    gate.judge("promote", "better")
+    seen = await watching
+    assert [round_.number for _, round_ in seen if round_] == [1, 2]
+    states = [job.state for job, round_ in seen if round_ is None]
+    assert states[-1] is JobState.SUCCEEDED
+    assert len(set(states)) == len(states)
+    done, rounds = await lobby.ask(client.adaptation, "lobby", job.id)
+    assert done == seen[-1][0]
+    assert (done.model, done.judgement.verdict, done.judgement.reasons) == (
+        "lobby@1",
+        "promote",
+        ("better",),
+    )
+    assert [dict(round_.figures) for round_ in rounds] == [{"loss": 2.0}, {"loss": 1.0}]
+    assert await lobby.ask(client.adaptations, "lobby") == [done]
+    # A watch of one that is over tells all and ends at once.
+    again = await lobby.ask(client.watch_adaptation, "lobby", job.id)
+    assert [round_.number for _, round_ in again if round_] == [1, 2]
+    assert "Ann" not in "".join(p.read_text() for p in process.folder.rglob("*.json*"))
+
+
+async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
+    client = lobby.client
+    job = await lobby.ask(client.start_adaptation, "lobby", WISH)
+    process = await starter.number(1)
+    assert await lobby.metric("resight_adaptations", state="running") == 1
+    await lobby.ask(client.create_site, "yard")
+    await lobby.ask(client.enroll, "yard", [NewSighting(image=crop(1), camera="c")])
+    waiting = await lobby.ask(client.start_adaptation, "yard", WISH)
+    assert await lobby.metric("resight_adaptations", state="pending") == 1
+    gone = await lobby.ask(client.cancel_adaptation, "yard", waiting.id)
+    assert gone.state is JobState.CANCELLED
+    assert await lobby.metric("resight_adaptations", state="pending") == 0
+    asked = await lobby.ask(client.cancel_adaptation, "lobby", job.id)
+    assert asked.state is JobState.RUNNING
+    seen = await lobby.ask(client.watch_adaptation, "lobby", job.id)
+    assert seen[-1][0].state is JobState.CANCELLED
+    assert process.said == ["terminate"]
+    again = await lobby.ask(client.cancel_adaptation, "lobby", job.id)
+    assert again.state is JobState.CANCELLED
+
+
+async def test_what_is_refused(lobby: Any, starter: FakeStarter) -> None:
+    client = lobby.client
+    start = client.start_adaptation
+    assert await reason(lobby, start, "nowhere", WISH) == ("NOT_FOUND", "SITE_NOT_FOUND")
+    not_configured = ("FAILED_PRECONDITION", "ADAPTATION_NOT_CONFIGURED")
+    assert await reason(lobby, start, "lobby", Wish("daal", "daal")) == not_configured
+    await lobby.ask(client.create_site, "empty")
+    assert await reason(lobby, start, "empty", WISH) == ("FAILED_PRECONDITION", "NO_CROPS")
+    job = await lobby.ask(start, "lobby", WISH)
+    unfinished = ("FAILED_PRECONDITION", "ADAPTATION_UNFINISHED")
+    assert await reason(lobby, start, "lobby", WISH) == unfinished
+    assert await reason(lobby, lambda: client.delete_site("lobby", force=True)) == unfinished
+    (await starter.number(1)).fail("DIVERGED", "nan")
+    await lobby.ask(client.watch_adaptation, "lobby", job.id)
+    over = ("FAILED_PRECONDITION", "ADAPTATION_OVER")
+    assert await reason(lobby, client.cancel_adaptation, "lobby", job.id) == over
+    missing = ("NOT_FOUND", "ADAPTATION_NOT_FOUND")
+    for call in (client.adaptation, client.cancel_adaptation, client.watch_adaptation):
+        assert await reason(lobby, lambda call=call: list(call("lobby", "none"))) == missing
+    folder = starter.started[0].folder
+    assert folder.exists()
+    await lobby.ask(client.delete_site, "lobby", force=True)
+    async with asyncio.timeout(10):
+        while folder.exists():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_not_well_formed(lobby: Any) -> None:
+    def call(method: str, request: Any) -> tuple[str, str]:
+        with grpc.insecure_channel(lobby.ready.grpc_address) as channel:
+            stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as error:
+                getattr(stub, method)(request, timeout=10)
+        status = rpc_status.from_call(error.value)  # type: ignore[arg-type]
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        return error.value.code().name, info.reason
+
+    new = adaptation_pb2.StartAdaptationRequest
+    for request, expected in (
+        (new(parent="sites/lobby", method="nothing"), "BAD_ADAPTATION"),
+        (new(parent="sites/lobby", method="mmt", recipe="../mmt.toml"), "BAD_ADAPTATION"),
+        (new(parent="sites/lobby", method="mmt", overrides=["x"]), "BAD_ADAPTATION"),
+        (new(parent="sites/lobby", method="mmt", seed=-1), "BAD_ADAPTATION"),
+        (new(parent="lobby", method="mmt"), "BAD_NAME"),
+        (new(parent="sites/..", method="mmt"), "BAD_NAME"),
+    ):
+        found = await asyncio.to_thread(call, "StartAdaptation", request)
+        assert found == ("INVALID_ARGUMENT", expected), request
+    bad = adaptation_pb2.GetAdaptationRequest(name="sites/lobby/adaptations/..")
+    assert await asyncio.to_thread(call, "GetAdaptation", bad) == ("INVALID_ARGUMENT", "BAD_NAME")
+    page = adaptation_pb2.ListAdaptationsRequest(parent="sites/lobby", page_token="x")  # noqa: S106
+    refused = await asyncio.to_thread(call, "ListAdaptations", page)
+    assert refused == ("INVALID_ARGUMENT", "BAD_PAGE_TOKEN")
+
+
+async def test_a_server_without_networks_says_so(start: Any) -> None:
+    running = await start()
+    await running.ask(running.client.create_site, "lobby")
+    refused = await reason(running, running.client.start_adaptation, "lobby", WISH)
+    assert refused == ("FAILED_PRECONDITION", "ADAPTATION_NOT_CONFIGURED")
+
+
+async def test_pages(lobby: Any, starter: FakeStarter) -> None:
+    starter.script = FakeProcess.succeed
+    names = []
+    for _ in range(3):
+        job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+        await lobby.ask(lobby.client.watch_adaptation, "lobby", job.id)
+        names.append(f"sites/lobby/adaptations/{job.id}")
+
+    def pages() -> list[list[str]]:
+        found: list[list[str]] = []
+        with grpc.insecure_channel(lobby.ready.grpc_address) as channel:
+            stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)
+            request = adaptation_pb2.ListAdaptationsRequest(parent="sites/lobby", page_size=2)
+            while True:
+                answer = stub.ListAdaptations(request, timeout=10)
+                found.append([job.name for job in answer.adaptations])
+                request.page_token = answer.next_page_token
+                if not request.page_token:
+                    return found
+
+    found = await asyncio.to_thread(pages)
+    assert [len(page) for page in found] == [2, 1]
+    assert sorted(names) == [name for page in found for name in page]
+
+
+async def test_a_watch_does_not_hold_up_a_stop(lobby: Any, starter: FakeStarter) -> None:
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+    await starter.number(1)
+    watching = asyncio.create_task(lobby.ask(lobby.client.watch_adaptation, "lobby", job.id))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(4):  # less than the drain
+        await lobby.server.stop()
+    with pytest.raises(CallFailedError) as error:
+        await watching
+    assert (error.value.code, error.value.reason) == ("UNAVAILABLE", "SHUTTING_DOWN")
+
+
+async def test_a_watch_ends_with_the_client_who_asked_for_it(
+    lobby: Any, starter: FakeStarter
+) -> None:
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+    await starter.number(1)
+    async with grpc.aio.insecure_channel(lobby.ready.grpc_address) as channel:
+        stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)
+        request = adaptation_pb2.WatchAdaptationRequest(name=f"sites/lobby/adaptations/{job.id}")
+        watching = stub.WatchAdaptation(request)
+        await watching.read()
+        assert await lobby.metric("resight_rpc_in_flight") == 1
+        watching.cancel()
+    async with asyncio.timeout(10):
+        while await lobby.metric("resight_rpc_in_flight"):
+            await asyncio.sleep(0.01)
+    assert (await lobby.ask(lobby.client.adaptation, "lobby", job.id))[0].state is JobState.RUNNING

@@ -1,0 +1,235 @@
+"""Sites that change their model while they are used; a search never sees vectors of two models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.bundle import Bundle
+from models.registry import Registry
+from service.app import bootstrap
+from service.client import CallFailedError, ResightClient
+from service.config import load_settings
+from service.types import Enrolled, NewSighting
+from tests.support.tiny_model import crop, embed_files, write_tiny_bundle
+
+SHIFTS = {"tiny@1": 0.0, "tiny@2": 40.0, "tiny@3": -40.0}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, other_bundle: Bundle) -> Registry:
+    registry = Registry(tmp_path / "registry")
+    registry.add(other_bundle.path)
+    registry.add(write_tiny_bundle(tmp_path / "third", version="3", shift=-40.0).path)
+    return registry
+
+
+class Server:
+    """A server with real engines, in this process."""
+
+    def __init__(self, server: Any, address: str, http: str) -> None:
+        self.server = server
+        self.http = http
+        self.address = address
+        self.client = ResightClient(address, timeout_s=20)
+
+    async def ask(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        def work() -> Any:
+            answer = call(*args, **named)
+            return list(answer) if hasattr(answer, "__next__") else answer
+
+        return await asyncio.to_thread(work)
+
+    async def stop(self) -> None:
+        self.client.close()
+        await self.server.stop()
+
+
+@pytest.fixture
+async def serve(tiny_bundle: Bundle, registry: Registry, data_dir: Path) -> Any:
+    running: list[Server] = []
+
+    async def served(model: Path | None = None, **settings: Any) -> Server:
+        server = await bootstrap(
+            load_settings(
+                data_dir=data_dir,
+                model=str(model or tiny_bundle.path),
+                registry=registry.root,
+                listen="127.0.0.1:0",
+                http="127.0.0.1:0",
+                **settings,
+            )
+        )
+        ready = await server.start()
+        running.append(Server(server, ready.grpc_address, ready.http_address))
+        return running[-1]
+
+    yield served
+    for one in running:
+        await one.stop()
+
+
+def people(*numbers: int) -> list[NewSighting]:
+    return [NewSighting(image=crop(n), camera=f"c{n % 2}", id=f"s{n:04d}") for n in numbers]
+
+
+async def check_search(server: Server, numbers: list[int], query: int) -> str:
+    """A search gives what one model gives, in full; the model's reference."""
+    answer = await server.ask(server.client.search, "lobby", crop(query), limit=len(numbers))
+    files = [crop(n) for n in numbers]
+    shift = SHIFTS[answer.model]
+    scores = embed_files(files, shift) @ embed_files([crop(query)], shift)[0]
+    expected = {f"s{n:04d}": score for n, score in zip(numbers, scores, strict=True)}
+    assert {match.sighting.id for match in answer.matches} == set(expected)
+    for match in answer.matches:
+        assert match.score == pytest.approx(expected[match.sighting.id], abs=1e-5), answer.model
+    return str(answer.model)
+
+
+async def test_activate_and_roll_back(serve: Any) -> None:
+    server = await serve()
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    await server.ask(client.enroll, "lobby", people(*range(10)))
+    assert await check_search(server, list(range(10)), 3) == "tiny@1"
+    steps = await server.ask(client.activate_model, "lobby", "tiny@2")
+    assert (steps[-1].embedded, steps[-1].site.model, steps[-1].site.ready) == (10, "tiny@2", True)
+    assert await check_search(server, list(range(10)), 3) == "tiny@2"
+    await server.ask(client.activate_model, "lobby", "tiny")  # the newest
+    assert await check_search(server, list(range(10)), 3) == "tiny@3"
+    await server.ask(client.enroll, "lobby", people(10))
+    for expected in ("tiny@2", "tiny@1"):
+        await server.ask(client.rollback_model, "lobby")
+        assert await check_search(server, list(range(11)), 10) == expected
+    with pytest.raises(CallFailedError) as error:
+        await server.ask(client.rollback_model, "lobby")
+    assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
+
+
+async def test_models_that_no_site_uses_any_more_are_let_go(serve: Any) -> None:
+    server = await serve()
+    client = server.client
+    for site in ("lobby", "yard"):
+        await server.ask(client.create_site, site)
+    assert [model.reference for model in await server.ask(client.models)] == ["tiny@1"]
+    await server.ask(client.activate_model, "lobby", "tiny@2")
+    await server.ask(client.activate_model, "yard", "tiny@3")
+    loaded = [model.reference for model in await server.ask(client.models)]
+    assert loaded == ["tiny@1", "tiny@2", "tiny@3"]
+    await server.ask(client.activate_model, "lobby", "tiny@3")
+    loaded = [model.reference for model in await server.ask(client.models)]
+    assert loaded == ["tiny@1", "tiny@3"]
+    await server.ask(client.activate_model, "lobby", "tiny@2")
+    assert (await server.ask(client.site, "lobby")).model == "tiny@2"
+
+
+async def test_sites_keep_their_models_over_a_restart(
+    serve: Any, registry: Registry, other_bundle: Bundle
+) -> None:
+    server = await serve()
+    for site in ("lobby", "yard"):
+        await server.ask(server.client.create_site, site)
+    await server.ask(server.client.enroll, "lobby", people(*range(5)))
+    await server.ask(server.client.activate_model, "lobby", "tiny@2")
+    await server.stop()
+    server = await serve()
+    assert (await server.ask(server.client.site, "yard")).model == "tiny@1"
+    assert await check_search(server, list(range(5)), 2) == "tiny@2"
+    await server.ask(server.client.enroll, "lobby", people(5))
+    assert await check_search(server, list(range(6)), 5) == "tiny@2"
+    await server.stop()
+    # Another bundle of that name is not that model.
+    (registry.root / "tiny" / "2").rename(registry.root / "moved")
+    server = await serve()
+    site = await server.ask(server.client.site, "lobby")
+    assert (site.model, site.ready) == ("tiny@2", False)
+    # It is again as soon as the model is: nothing has to be embedded.
+    registry.add(other_bundle.path)
+    await server.ask(server.client.activate_model, "lobby", "tiny@2")
+    assert await check_search(server, list(range(6)), 5) == "tiny@2"
+
+
+async def test_what_cannot_be_activated(serve: Any, registry: Registry) -> None:
+    server = await serve()
+    await server.ask(server.client.create_site, "lobby")
+    damaged = registry.root / "tiny" / "3" / "model.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    for site, model, expected in (
+        ("lobby", "tiny@9", ("NOT_FOUND", "MODEL_NOT_FOUND")),
+        ("lobby", "other", ("NOT_FOUND", "MODEL_NOT_FOUND")),
+        ("lobby", "Not A Model", ("INVALID_ARGUMENT", "BAD_NAME")),
+        ("lobby", "../tiny@2", ("INVALID_ARGUMENT", "BAD_NAME")),
+        ("lobby", "tiny@3", ("FAILED_PRECONDITION", "MODEL_UNUSABLE")),
+        ("nowhere", "tiny@2", ("NOT_FOUND", "SITE_NOT_FOUND")),
+    ):
+        with pytest.raises(CallFailedError) as error:
+            await server.ask(server.client.activate_model, site, model)
+        assert (error.value.code, error.value.reason) == expected, model
+    assert (await server.ask(server.client.site, "lobby")).model == "tiny@1"
+
+
+async def test_searches_and_enrolments_during_switches(serve: Any) -> None:
+    """Nothing is lost, and each answer is of one model, whatever happens when."""
+    server = await serve(max_items=64)
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    await server.ask(client.enroll, "lobby", people(*range(40)))
+    known = {n: embed_all(n) for n in range(400)}
+    stop = threading.Event()
+    enrolled = list(range(40))
+    faults: list[str] = []
+    models: set[str] = set()
+
+    def enroll() -> None:
+        with ResightClient(server.address, timeout_s=20) as own:
+            number = 40
+            while not stop.is_set() and number < 400:
+                (result,) = own.enroll("lobby", people(number))
+                if isinstance(result, Enrolled):
+                    enrolled.append(number)
+                else:
+                    faults.append(str(result))
+                number += 1
+
+    def search() -> None:
+        with ResightClient(server.address, timeout_s=20) as own:
+            while not stop.is_set():
+                sure = len(enrolled)
+                answer = own.search("lobby", crop(7), limit=1000)
+                models.add(answer.model)
+                found = {int(match.sighting.id[1:]): match.score for match in answer.matches}
+                if not set(enrolled[:sure]) <= set(found):
+                    faults.append(f"{answer.model} lacks sightings")
+                query = known[7][answer.model]
+                for number, score in found.items():
+                    if abs(known[number][answer.model] @ query - score) > 1e-5:
+                        faults.append(f"{number} is not of {answer.model}")
+
+    threads = [threading.Thread(target=work) for work in (enroll, search, search)]
+    for thread in threads:
+        thread.start()
+    for model in ("tiny@2", "tiny@3", "tiny@1", "tiny@2"):
+        await server.ask(client.activate_model, "lobby", model)
+    await server.ask(client.rollback_model, "lobby")
+    stop.set()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 30)
+        assert not thread.is_alive()
+    assert faults == []
+    assert len(models) > 1
+    assert len(enrolled) > 41
+    assert await check_search(server, sorted(enrolled), 7) == "tiny@1"
+
+
+def embed_all(number: int) -> dict[str, Any]:
+    """The vector of a crop by each model."""
+    return {
+        model: np.asarray(embed_files([crop(number)], shift)[0], float)
+        for model, shift in SHIFTS.items()
+    }

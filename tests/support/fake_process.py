@@ -1,0 +1,110 @@
+"""A double of `service.jobs.process.Starter`: processes that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.tiny_model import write_tiny_bundle
+
+TERMINATED, KILLED = 75, -9
+
+
+class FakeProcess:
+    """Runs until a test ends it, or it is asked to end."""
+
+    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
+        self.module = module
+        self.arguments = list(arguments)
+        self.log = log
+        self.deaf = False
+        self.said: list[str] = []
+        self._ended = asyncio.Event()
+        self._code = 0
+
+    @property
+    def folder(self) -> Path:
+        """Of the adaptation."""
+        return self.log.parent
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """What it is to do."""
+        job: dict[str, Any] = json.loads((self.folder / "job.json").read_text())
+        return job
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return self._code
+
+    def terminate(self) -> None:
+        self.said.append("terminate")
+        if not self.deaf:
+            self.end(TERMINATED)
+
+    def kill(self) -> None:
+        self.said.append("kill")
+        self.end(KILLED)
+
+    def end(self, code: int) -> None:
+        """Let it end."""
+        self._code = code
+        self._ended.set()
+
+    def finish_round(self, number: int, **figures: float) -> None:
+        """Write down a round, as a run does."""
+        (self.folder / "run").mkdir(exist_ok=True)
+        raw = {"round": number, "labels": "dbscan", "warnings": [], **figures}
+        with (self.folder / "run" / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(raw) + "\n")
+
+    def succeed(self) -> None:
+        """Export a bundle and end."""
+        if not (self.folder / "bundle").exists():
+            job = self.job
+            write_tiny_bundle(
+                self.folder / "bundle", name=job["name"], version=job["version"], shift=40.0
+            )
+        self._say("finished")
+        self.end(0)
+
+    def fail(self, reason: str, error: str) -> None:
+        """End with a reason."""
+        self._say("failed", reason, error)
+        self.end(1)
+
+    def judge(self, verdict: str, *reasons: str) -> None:
+        """End as the gate does."""
+        file = Path(self.arguments[self.arguments.index("--json") + 1])
+        file.write_text(json.dumps({"verdict": verdict, "reasons": reasons}))
+        self.end({"promote": 0, "hold": 3, "reject": 4}[verdict])
+
+    def _say(self, state: str, reason: str = "", error: str = "") -> None:
+        outcome = {"state": state, "reason": reason, "error": error}
+        (self.folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+class FakeStarter:
+    """Remembers what was started; `script` is told of each process at its start."""
+
+    def __init__(self) -> None:
+        self.started: list[FakeProcess] = []
+        self.script: Callable[[FakeProcess], None] = lambda process: None
+        self._one_more = asyncio.Condition()
+
+    async def __call__(self, module: str, arguments: Sequence[str], log: Path) -> FakeProcess:
+        process = FakeProcess(module, arguments, log)
+        self.script(process)
+        async with self._one_more:
+            self.started.append(process)
+            self._one_more.notify_all()
+        return process
+
+    async def number(self, number: int) -> FakeProcess:
+        """The process of this number, from 1, as soon as it is started."""
+        async with self._one_more, asyncio.timeout(10):
+            await self._one_more.wait_for(lambda: len(self.started) >= number)
+        return self.started[number - 1]
