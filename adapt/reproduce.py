@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.config import Recipe, Thinning
+from adapt.config import Recipe
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
 from adapt.methods import METHODS
-from adapt.recipes import apply_override, explain, load_recipe, recipe_label
+from adapt.recipes import apply_override, explain, load_recipe, parse_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.resuming import resume
 from adapt.runs import Run
@@ -178,9 +178,8 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )
-    thinning = {"thinning": Thinning().model_dump(mode="json")}  # absent from older runs
     was: dict[str, Any] = {
-        "recipe": thinning | dict(run.info.recipe),
+        "recipe": _recipe_of(run),
         "seed": run.info.seed,
         "backbone": run.info.backbone,
         "input size": run.info.preprocessing,
@@ -203,6 +202,14 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             "--out or remove it"
         )
     return run
+
+
+def _recipe_of(run: Run) -> dict[str, Any]:
+    """As written today: fields that came after the run have their defaults."""
+    try:
+        return parse_recipe(run.info.recipe).model_dump(mode="json")
+    except ConfigError:
+        return dict(run.info.recipe)  # of fields that are gone: another one
 
 
 def _finished(run: Run, machine: Machine) -> Run:

@@ -32,6 +32,7 @@ Departures from the paper (docs/methods/aml.md argues each)
        normalised cluster centres, and the optimiser anew.
     9. Features are evened out between cameras before clustering, as for every method here.
    10. The network kept at the end is chosen by `keep`; the paper does not say which it tests.
+   13. Images of an identity come from several cameras (`batch.across_cameras`), as in MMT's code.
 """
 
 from __future__ import annotations
