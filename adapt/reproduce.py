@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
 from adapt.config import Recipe
+from adapt.data.folders import read_labelled
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
@@ -145,8 +146,10 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     machine: its seed is not used, each stage has its own.
     Gives the first source network, then the adapted one, under the protocol `market`; also
     written to `scores.json` in the adaptation's folder.
-    Raises what `pretrain` and `adapt` raise, and RunError when a run folder does not fit.
+    Raises what `pretrain` and `adapt` raise, ConfigError of `check_clusters`, and RunError when a
+    run folder does not fit.
     """
+    check_clusters(plan)
     sources = [_pretrained(plan, stage, machine) for stage in plan.pretraining]
     adapted = _adapted(plan, sources, machine)
     labelled = LabelledCrops.read(plan.target, plan.preprocessing)
@@ -159,6 +162,19 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     )
     _write(plan, rows)
     return rows
+
+
+def check_clusters(plan: Plan) -> None:
+    """Raise ConfigError when k-means is to find more clusters than there are crops to train on."""
+    wanted = plan.adaptation.recipe.clustering
+    if wanted.algorithm != "kmeans" or wanted.clusters == "auto":
+        return
+    crops = len(read_labelled(plan.target, ("train",)))
+    if wanted.clusters > crops:
+        raise ConfigError(
+            f"{plan.target} has {crops} training crops, which cannot form {wanted.clusters} "
+            "clusters: give the whole set, or --set adapt.clustering.clusters=auto"
+        )
 
 
 def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
@@ -281,7 +297,8 @@ def _network(task: Task, paper: Paper, overrides: Sequence[str]) -> _Network:
         return _Network.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(
-            f"--set: {explain(error)}; a value of a recipe starts with pretrain. or adapt."
+            f"--set: {explain(error, _Network)}; a value of a recipe starts with pretrain. or "
+            "adapt."
         ) from None
 
 
