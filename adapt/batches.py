@@ -72,5 +72,6 @@ class Draw:
             data.crops.camera_codes,
             identities=self.shape.identities,
             instances=self.shape.instances,
+            across_cameras=self.shape.across_cameras,
             rng=rng,
         )

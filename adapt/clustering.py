@@ -84,13 +84,20 @@ class Clusterer:
     def label(self, graph: DistanceGraph) -> PseudoLabels:
         """Cluster distances by DBSCAN or HDBSCAN.
 
-        Raises ConfigError for k-means, which needs features.
+        Raises ConfigError for k-means.
         """
-        if self._settings.algorithm == "kmeans":
-            raise ConfigError("this method clusters distances: set clustering.algorithm to dbscan")
+        self.require_distances()
         return (
             self._hdbscan(graph) if self._settings.algorithm == "hdbscan" else self._dbscan(graph)
         )
+
+    def require_distances(self) -> None:
+        """Raise ConfigError where `label` could not be asked: k-means needs features."""
+        if self._settings.algorithm == "kmeans":
+            raise ConfigError(
+                "this method clusters distances and k-means features: set clustering.algorithm to "
+                "dbscan or hdbscan"
+            )
 
     def memory(self) -> dict[str, NDArray[np.float64]]:
         """The radius, once it was found, for a checkpoint."""

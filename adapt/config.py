@@ -38,6 +38,10 @@ class BatchShape(_Section):
 
     identities: int = Field(16, ge=2, description="P")
     instances: int = Field(4, ge=2, description="S")
+    across_cameras: bool = Field(
+        True,
+        description="the other images of an identity come from other cameras where there are some",
+    )
     ghost: int = Field(
         0, ge=0, description="images in a batch-norm group while training; 0: the whole batch"
     )

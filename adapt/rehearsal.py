@@ -199,6 +199,7 @@ def _batches(
             np.zeros_like(labels),
             identities=shape.identities,
             instances=shape.instances,
+            across_cameras=shape.across_cameras,
             rng=rng,
         )
     for rows in sampler:

@@ -16,12 +16,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.config import Recipe, Thinning
+from adapt.config import Recipe
+from adapt.data.folders import read_labelled
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
 from adapt.methods import METHODS
-from adapt.recipes import apply_override, explain, load_recipe, recipe_label
+from adapt.recipes import apply_override, explain, load_recipe, parse_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.resuming import resume
 from adapt.runs import Run
@@ -145,8 +146,10 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     machine: its seed is not used, each stage has its own.
     Gives the first source network, then the adapted one, under the protocol `market`; also
     written to `scores.json` in the adaptation's folder.
-    Raises what `pretrain` and `adapt` raise, and RunError when a run folder does not fit.
+    Raises what `pretrain` and `adapt` raise, ConfigError of `check_clusters`, and RunError when a
+    run folder does not fit.
     """
+    check_clusters(plan)
     sources = [_pretrained(plan, stage, machine) for stage in plan.pretraining]
     adapted = _adapted(plan, sources, machine)
     labelled = LabelledCrops.read(plan.target, plan.preprocessing)
@@ -159,6 +162,19 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     )
     _write(plan, rows)
     return rows
+
+
+def check_clusters(plan: Plan) -> None:
+    """Raise ConfigError when k-means is to find more clusters than there are crops to train on."""
+    wanted = plan.adaptation.recipe.clustering
+    if wanted.algorithm != "kmeans" or wanted.clusters == "auto":
+        return
+    crops = len(read_labelled(plan.target, ("train",)))
+    if wanted.clusters > crops:
+        raise ConfigError(
+            f"{plan.target} has {crops} training crops, which cannot form {wanted.clusters} "
+            "clusters: give the whole set, or --set adapt.clustering.clusters=auto"
+        )
 
 
 def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
@@ -178,9 +194,8 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )
-    thinning = {"thinning": Thinning().model_dump(mode="json")}  # absent from older runs
     was: dict[str, Any] = {
-        "recipe": thinning | dict(run.info.recipe),
+        "recipe": _recipe_of(run),
         "seed": run.info.seed,
         "backbone": run.info.backbone,
         "input size": run.info.preprocessing,
@@ -203,6 +218,14 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             "--out or remove it"
         )
     return run
+
+
+def _recipe_of(run: Run) -> dict[str, Any]:
+    """As written today: fields that came after the run have their defaults."""
+    try:
+        return parse_recipe(run.info.recipe).model_dump(mode="json")
+    except ConfigError:
+        return dict(run.info.recipe)  # of fields that are gone: another one
 
 
 def _finished(run: Run, machine: Machine) -> Run:
@@ -274,7 +297,8 @@ def _network(task: Task, paper: Paper, overrides: Sequence[str]) -> _Network:
         return _Network.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(
-            f"--set: {explain(error)}; a value of a recipe starts with pretrain. or adapt."
+            f"--set: {explain(error, _Network)}; a value of a recipe starts with pretrain. or "
+            "adapt."
         ) from None
 
 

@@ -346,10 +346,11 @@ def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
     m = result.metrics
     extra = "".join(f", {name} {value:.3f}" for name, value in scores.items())
     log.info(
-        "round %d/%d: %s, %.0f%% outliers, loss %.3f%s, %.0f s",
+        "round %d/%d: %s, %s clusters, %.0f%% outliers, loss %.3f%s, %.0f s",
         result.number,
         rounds,
         _rules(result),
+        "+".join(str(labels.clusters) for labels in result.labels),
         100 * max(labels.outlier_share for labels in result.labels),
         m["loss"],
         extra,

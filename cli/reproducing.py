@@ -98,8 +98,9 @@ def _compared(rows: Sequence[tuple[str, Figures | None, RetrievalScores | None]]
 
 def _planned(plan: Plan) -> str:
     from adapt.data.folders import read_labelled
-    from adapt.reproduce import kept
+    from adapt.reproduce import check_clusters, kept
 
+    check_clusters(plan)
     lines = [_heading(plan)]
     for role, root in (("source", plan.source), ("target", plan.target)):
         train, query, gallery = (

@@ -17,15 +17,17 @@ class IdentitySampler:
     """Endless P x S batches over the labelled images of a set.
 
     Identities come in random order, each once per pass; an incomplete group at the end of a pass
-    is dropped and the next pass reshuffles. Of an identity one image is drawn, then S-1 from
-    OTHER cameras than the first where it has any, else from the same camera; without
-    replacement where there are enough. An identity with one image gives it S times (each time
-    newly augmented), so a batch is always exactly P x S and laid out identity by identity.
+    is dropped and the next pass reshuffles. Of an identity one image is drawn, then S-1 others,
+    without replacement where there are enough. An identity with one image gives it S times (each
+    time newly augmented), so a batch is always exactly P x S and laid out identity by identity.
 
-    Source: Hermans et al. 2017 (P x K batches); camera rule as in the public code of MMT, which
-    instead emits single images for one-image clusters and so breaks the P x S layout.
+    Source: Hermans et al. 2017 (P x K batches); the camera rule is that of MMT's public code (no
+    paper has it), which instead emits single images for one-image clusters and so breaks the
+    P x S layout.
 
     labels: (N,) int64, `OUTLIER` images are never drawn. cameras: (N,) int64 codes.
+    across_cameras: whether the S-1 come from OTHER cameras than the first image where the
+    identity has any there; else from all its images, as also where it has none.
     Raises ClusteringError when there are fewer than P identities.
     """
 
@@ -36,6 +38,7 @@ class IdentitySampler:
         *,
         identities: int,
         instances: int,
+        across_cameras: bool,
         rng: np.random.Generator,
     ) -> None:
         if labels.shape != cameras.shape or labels.ndim != 1:
@@ -43,6 +46,7 @@ class IdentitySampler:
         self._cameras = cameras
         self._identities = identities
         self._instances = instances
+        self._across_cameras = across_cameras
         self._rng = rng
         kept = np.flatnonzero(labels != OUTLIER)
         kept = kept[np.argsort(labels[kept], kind="stable")]
@@ -64,7 +68,9 @@ class IdentitySampler:
 
     def _draw(self, members: IntArray) -> IntArray:
         first = int(self._rng.choice(members))
-        others = members[self._cameras[members] != self._cameras[first]]
+        others = members[:0]
+        if self._across_cameras:
+            others = members[self._cameras[members] != self._cameras[first]]
         if not len(others):
             others = members[members != first]
         if not len(others):

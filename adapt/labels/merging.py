@@ -102,8 +102,9 @@ def refuse_chain(merging: Merging) -> None:
     if chained > 1 and sizes[largest] > MAX_CLUSTER_SHARE * total:
         raise ClusteringError(
             f"a chain of merges makes {chained} of {merging.joined.sum()} clusters one, with "
-            f"{sizes[largest]} of {total} clustered images: raise the merge threshold, list fewer "
-            "neighbours than people have images in other cameras, or do not merge"
+            f"{sizes[largest]} of {total} clustered images: lower options.merge_cross_camera below "
+            "the images that people have in other cameras (without cameras, of a person at all), "
+            "raise options.merge_threshold, or do not merge (options.labels=original)"
         )
 
 

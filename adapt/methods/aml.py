@@ -22,7 +22,8 @@ Departures from the paper (docs/methods/aml.md argues each)
        through several pairs becomes one (transitivity). A chain over half the images stops the run.
     3. The re-ranked distance is without the original one (lambda 0): k1 20, k2 6. Where it cannot
        order, because nothing is shared, the original one does.
-    4. Without cameras the 18 nearest are listed instead of 3 and 15.
+    4. Without cameras the 18 nearest are listed instead of 3 and 15: people with fewer crops than
+       that are merged with strangers.
     5. d and f in (5)-(7) are of the pooled feature before the BN neck, not normalised (f by choice
        of the feature after it, `similarity`); positives and negatives are the hardest of the
        batch; alpha is 0.3.
@@ -32,6 +33,7 @@ Departures from the paper (docs/methods/aml.md argues each)
        normalised cluster centres, and the optimiser anew.
     9. Features are evened out between cameras before clustering, as for every method here.
    10. The network kept at the end is chosen by `keep`; the paper does not say which it tests.
+   13. Images of an identity come from several cameras (`batch.across_cameras`), as in MMT's code.
 """
 
 from __future__ import annotations
@@ -63,8 +65,9 @@ from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
 ONE_CAMERA = (
-    "without cameras AML merges few clusters: no images of other cameras can be listed; tell "
-    "cameras apart by --camera-pattern"
+    "without cameras AML lists the {listed} nearest crops of any: people with more crops than that "
+    "are hardly merged, strangers are where people have fewer; tell cameras apart by "
+    "--camera-pattern, list fewer (options.merge_cross_camera), or set options.labels=original"
 )
 
 
@@ -103,9 +106,10 @@ class AML:
     def __init__(
         self, students: Sequence[ReIDNet], options: AMLOptions, clusterer: Clusterer
     ) -> None:
-        """Start from two source-trained networks."""
+        """Start from two source-trained networks. Raises ConfigError for k-means."""
         if len(students) != 2:
             raise ValueError(f"AML trains two networks, got {len(students)}")
+        clusterer.require_distances()
         self.students = tuple(students)
         self.options = options
         self.clusterer = clusterer
@@ -138,7 +142,8 @@ class AML:
         if o.labels != "original":
             alone = bool((table.cameras == table.cameras[0]).all())
             if alone and when.number == 0:
-                original = replace(original, warnings=(*original.warnings, ONE_CAMERA))
+                warning = ONE_CAMERA.format(listed=o.merge_nearest + o.merge_cross_camera)
+                original = replace(original, warnings=(*original.warnings, warning))
             lists = self._lists(graphs, average, table.cameras, alone=alone)
             merged = self._merged(original, lists)
             labels = (merged if o.labels == "merged" else original, merged)

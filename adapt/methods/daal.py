@@ -47,11 +47,23 @@ from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.errors import ConfigError
 from adapt.labels.centers import cluster_centers
-from adapt.labels.soft_weights import one_hot_weights, soft_weights, weight_figures
+from adapt.labels.soft_weights import (
+    MIN_SQUARED,
+    one_hot_weights,
+    soft_weights,
+    weight_figures,
+)
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
+
+HEAVY = 5.0
+"""Mean sum of the weights (4) from which on a round is warned of.
+
+They sum to 0.9 + mean(1/d^2), about 1.5 for people who look different (d^2 about 2). At 5 the
+site's loss counts five times as much against the other two as labels that sum to 1.
+"""
 
 
 class DAALOptions(MethodOptions):
@@ -167,8 +179,16 @@ class DAAL:
         """Nothing follows a step."""
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Nothing to warn of."""
-        return ()
+        """Warn of soft labels that drown the other losses."""
+        total = figures.get("weight_sum", 0.0)
+        if total < HEAVY:
+            return ()
+        return (
+            f"the soft labels of a crop sum to {total:.1f} on average, usual is 1.5: its features "
+            f"lie on cluster centres, and with {len(self._center_KD)} clusters a weight reaches "
+            f"{1 / (MIN_SQUARED * len(self._center_KD)):.0f}, so that the source's loss and the "
+            "domain loss hardly count; set options.normalise=true",
+        )
 
     def memory(self) -> Mapping[str, NDArray[Any]]:
         """f_sh and C_k of this round, sizes of the classifiers, what was seen of the attention."""

@@ -60,6 +60,9 @@ from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet
 
+MOSTLY_FLAT = 0.9
+"""Share of flat maps from which on adaptive erasing is random erasing, and a round is warned of."""
+
 
 class HLIOptions(MethodOptions):
     """Hyper-parameters of HLI (section 4.2.2 of the paper)."""
@@ -176,8 +179,15 @@ class HLI:
             update_ema(teacher, student, momentum)
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Nothing to warn of."""
-        return ()
+        """Warn of maps without a maximum."""
+        flat = figures.get("flat_share", 0.0)
+        if flat < MOSTLY_FLAT:
+            return ()
+        return (
+            f"{flat:.0%} of the activation maps are flat, so boxes were erased at random: the "
+            "images are so small that a map has one cell (pre-train with a larger --height and "
+            "--width), or the network is dead (lower optimizer.lr)",
+        )
 
     def memory(self) -> Mapping[str, NDArray[Any]]:
         """The clusterer's radius."""

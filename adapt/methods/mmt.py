@@ -13,8 +13,9 @@ Where the equations live
     (9) their weighted sum          adapt.losses.mutual.mutual_weights, MMT.step
     Algorithm 1                     MMT.relabel, MMT.step, MMT.after_step
 
-Departures from the paper, numbered as in docs/methods/mmt.md, which argues each. 1-5 follow the
-public code, from which the published figures come; each is an option.
+Departures from the paper, numbered as in docs/methods/mmt.md, which argues each and has more, of
+what lies outside this file. 1-5 and 15 follow the public code, from which the published figures
+come; each is an option.
     1. The averages' embeddings, their mean, are clustered (`clustered`, `normalise_mean`).
     2. Each round all classifiers start from the normalised cluster centres (`classifier`):
        cluster ids mean nothing across rounds. The optimiser starts anew (`fresh_optimizer`).
@@ -26,6 +27,7 @@ public code, from which the published figures come; each is an option.
        statistics (`clustering.camera_statistics`), then centred (`clustering.camera_centering`).
        Classifiers start from the means of the features before centring.
     7. The average kept at the end is chosen by `keep`, not by labels nobody has.
+    15. Images of an identity come from several cameras (`batch.across_cameras`).
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ Departures from the paper (docs/methods/nrmt.md argues each); no public code is 
        were chosen on ResNet-50 and fit no network of another scale.
     9. Two equal networks are refused: they see the same crops, so they would stay equal.
     10. A round of selection that keeps nothing stops the run; the round before is the last.
+    15. Images of an identity are of any camera, as in the paper; `batch.across_cameras` is the rule
+       of MMT's public code.
 """
 
 from __future__ import annotations

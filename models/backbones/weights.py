@@ -269,7 +269,8 @@ def _read(path: Path) -> Any:
             "you trust it and save only its state_dict()"
         ) from error
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read ({error}); download it again") from error
+        why = str(error) or ("it is cut off" if path.stat().st_size else "it is empty")
+        raise WeightsError(f"{path} cannot be read ({why}); download it again") from error
 
 
 def _numpy_figures() -> list[Any]:

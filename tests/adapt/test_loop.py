@@ -492,6 +492,16 @@ def test_a_method_with_one_set_of_labels_draws_the_same_batches_beside_a_source(
         assert torch.equal(labelled_batch.label, torch.from_numpy(persons)), "0..K-1, not 5, 15, 25"
 
 
+@pytest.mark.parametrize("across", [True, False])
+def test_cameras_of_an_identity_are_mixed_where_the_batch_says_so(across: bool) -> None:
+    data = crops(persons=4, each=6)
+    drawn: list[tuple[Batch, ...]] = []
+    shape = BatchShape(identities=4, instances=2, across_cameras=across)
+    run(_Watcher(data, drawn), data, batch=shape, schedule=Schedule(rounds=1, iterations=6))  # type: ignore[arg-type]
+    cameras = [data.crops.camera_codes[batch.index].reshape(4, 2) for (batch,) in drawn]
+    assert all((pair[:, 0] != pair[:, 1]).all() for pair in cameras) == across
+
+
 class _AnyImage(_Two):
     """Draws outliers, too, and needs no P clusters."""
 

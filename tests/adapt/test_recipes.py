@@ -36,7 +36,17 @@ def test_overrides() -> None:
     ("override", "message"),
     [
         ("lr", "form section.name=value"),
-        ("optimizer.speed=3", "optimizer.speed: Extra inputs"),
+        (
+            "optimizer.speed=3",
+            r"optimizer\.speed: unknown; \[optimizer\] has .*, lr, .*drops",
+        ),
+        (
+            "options.lamda_id=0.3",
+            r"mmt: options\.lamda_id: unknown, did you mean lambda_id\? \[options\] has lambda_id,",
+        ),
+        ("option.ema=0", r"mmt: option: unknown, did you mean options\? there are method,"),
+        ("options.keep=3", "mmt: options.keep: Input should be 1 or 2"),
+        ("options.networks=1 2", "mmt: options.networks: Input"),
         ("optimizer.lr=-1", "optimizer.lr: Input should be greater than 0"),
         ("method.lr=1", "method is a value"),
         ("clustering.radius=0", "radius.*greater than 0"),

@@ -208,6 +208,13 @@ def test_a_process_that_died_between_figures_and_network_goes_on(world: World, c
     assert outcome(resume(copy, CPU)) == outcome(whole)
 
 
+def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    assert recipe["batch"].pop("across_cameras") is True
+    old = Path(shutil.copytree(stopped, copy.parent / "old"))
+    assert outcome(resume(changed(old, recipe=recipe), CPU)) == outcome(resume(copy, CPU))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -468,9 +469,11 @@ def test_what_is_odd_about_labels_is_logged(
     for n in range(3):
         for copy in range(4):
             noise(site, [f"same-{n}-{copy}.png"], seed=100 + n)
+    caplog.set_level("INFO")
     radius = Clustering(algorithm="dbscan", radius=1e-3, k1=3, k2=1, min_samples=4)
     site_run(site, init, tmp_path / "out", recipe=MMT.model_copy(update={"clustering": radius}))
     assert "round 1: 67% of the images are outliers" in caplog.text
+    assert re.search(r"round 1/2: dbscan eps=.*, 3 clusters, 67% outliers, loss", caplog.text)
 
 
 def daal_run(root: Path, init: Path, out: Path, sources: Sequence[Path], **changes: object) -> Run:

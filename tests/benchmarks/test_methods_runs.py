@@ -73,10 +73,12 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_fields_that_came_after_a_run_count_as_their_defaults() -> None:
     recipe = load_recipe("mmt_small", method="mmt")
     kept = recipe.model_dump(mode="json")
-    del kept["batch"]["ghost"], kept["options"]["networks"]
+    del kept["batch"]["ghost"], kept["batch"]["across_cameras"], kept["options"]["networks"]
     assert same_recipe(kept | {"source": "another description"}, recipe)
     ghosts = load_recipe("mmt_small", method="mmt", overrides=["batch.ghost=16"])
     assert not same_recipe(kept, ghosts)
+    any_camera = load_recipe("mmt_small", method="mmt", overrides=["batch.across_cameras=false"])
+    assert not same_recipe(kept, any_camera)
     assert not same_recipe(kept | {"options": kept["options"] | {"gone": 1}}, recipe)
     assert not same_recipe(kept | {"clustering": {"algorithm": "kmeans"}}, recipe)
     source = load_recipe("source_small", method="source")

@@ -135,12 +135,12 @@ def test_finished_runs_are_used_again(work: Path, printed: str) -> None:
     assert {path: (path / "run.json").stat().st_mtime_ns for path in folders} == before
 
 
-def test_runs_from_before_tracks_were_thinned_are_used_again(work: Path, printed: str) -> None:
+def test_runs_from_before_a_setting_came_are_used_again(work: Path, printed: str) -> None:
     files = sorted((work / "out").glob("*/run.json"))
     kept = [file.read_text() for file in files]
     for file, text in zip(files, kept, strict=True):
         info = json.loads(text)
-        del info["recipe"]["thinning"]
+        del info["recipe"]["thinning"], info["recipe"]["batch"]["across_cameras"]
         file.write_text(json.dumps(info))
     assert reproduce(work) == printed
     for file, text in zip(files, kept, strict=True):
@@ -249,6 +249,12 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(work: Path, printed:
         (TASK, ("--set", "optimizer.lr=1"), ConfigError, "starts with pretrain. or adapt."),
         (TASK, ("--set", "backbone=resnet9"), ConfigError, "backbone"),
         (TASK, ("--set", "adapt.schedule.rounds=0"), ConfigError, "schedule.rounds"),
+        (
+            TASK,
+            ("--set", "adapt.clustering.clusters=25"),
+            ConfigError,
+            "has 24 training crops, which cannot form 25 clusters: give the whole set",
+        ),
         (TASK, ("--weights", "absent.pth"), AdaptError, "no file absent.pth"),
         (TASK, ("--data-root", "."), NoImagesError, "no duke in .*looked for"),
         (
@@ -262,8 +268,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(work: Path, printed:
 def test_what_does_not_hold_is_said_before_anything_is_trained(
     work: Path, task: str, options: tuple[str, ...], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=message):
-        reproduce(work, *options, task=task, out="wrong")
+    for dry in ((), ("--dry-run",)):
+        with pytest.raises(error, match=message):
+            reproduce(work, *options, *dry, task=task, out="wrong")
     assert not (work / "wrong").exists()
 
 

@@ -14,13 +14,14 @@ from adapt.errors import ClusteringError
 
 
 def sampler(
-    labels: list[int], cameras: list[int], p: int, s: int, seed: int = 0
+    labels: list[int], cameras: list[int], p: int, s: int, seed: int = 0, *, across: bool = True
 ) -> IdentitySampler:
     return IdentitySampler(
         np.array(labels, np.int64),
         np.array(cameras, np.int64),
         identities=p,
         instances=s,
+        across_cameras=across,
         rng=np.random.default_rng(seed),
     )
 
@@ -30,14 +31,15 @@ def sampler(
     outliers=st.integers(0, 5),
     instances=st.integers(2, 5),
     seed=st.integers(0, 99),
+    across=st.booleans(),
 )
 def test_batches_are_always_p_times_s(
-    sizes: list[int], outliers: int, instances: int, seed: int
+    sizes: list[int], outliers: int, instances: int, seed: int, across: bool
 ) -> None:
     labels = [-1] * outliers + [k for k, size in enumerate(sizes) for _ in range(size)]
     cameras = [i % 3 for i in range(len(labels))]
     p = max(2, len(sizes) // 2)
-    for rows in islice(sampler(labels, cameras, p, instances, seed), 5):
+    for rows in islice(sampler(labels, cameras, p, instances, seed, across=across), 5):
         assert rows.shape == (p * instances,)
         drawn = np.array(labels)[rows].reshape(p, instances)
         assert (drawn == drawn[:, :1]).all(), "S images of one identity lie together"
@@ -59,8 +61,32 @@ def test_other_cameras_come_first() -> None:
                 assert len(set(group)) == 4, "without replacement where there are enough"
 
 
-def test_a_single_image_is_repeated() -> None:
-    rows = next(iter(sampler([0, 1], [0, 0], p=2, s=4)))
+def test_any_images_of_an_identity_without_regard_to_cameras() -> None:
+    """Pairs of one camera come as often as chance has it; nothing twice where there is enough."""
+    labels, cameras = [0] * 6 + [1] * 6, [0, 0, 0, 1, 1, 1] * 2
+    pairs = []
+    for rows in islice(sampler(labels, cameras, p=2, s=4, across=False), 300):
+        for group in rows.reshape(2, 4):
+            assert len(set(group)) == 4
+            pairs += [cameras[g] == cameras[group[0]] for g in group[1:]]
+    assert np.mean(pairs) == pytest.approx(2 / 5, abs=0.04)
+    few = next(iter(sampler([0, 0, 1, 1], [0, 1, 0, 1], p=2, s=4, across=False)))
+    assert all(len(set(group)) == 2 for group in few.reshape(2, 4)), "the other one, again"
+
+
+def test_pinned_draws() -> None:
+    """A run of the same seed draws the same batches as ever."""
+    labels, cameras = [i // 4 for i in range(12)], [i % 2 for i in range(12)]
+    drawn = {
+        across: next(iter(sampler(labels, cameras, 2, 3, seed=1, across=across))).tolist()
+        for across in (True, False)
+    }
+    assert drawn == {True: [0, 1, 3, 7, 6, 4], False: [0, 1, 3, 4, 7, 5]}
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_single_image_is_repeated(across: bool) -> None:
+    rows = next(iter(sampler([0, 1], [0, 0], p=2, s=4, across=across)))
     assert sorted(rows) == [0] * 4 + [1] * 4
 
 

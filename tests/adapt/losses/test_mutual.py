@@ -17,7 +17,8 @@ def output(seed: int, rows: int = 6, classes: int = 3) -> NetOutput:
     generator = torch.Generator().manual_seed(seed)
     pooled = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
     logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
-    return NetOutput(pooled, pooled, logits)
+    neck = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
+    return NetOutput(pooled, neck, logits)
 
 
 LABEL = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -49,9 +50,10 @@ def reference(student: NetOutput, teacher: NetOutput, label: torch.Tensor, smoot
 
 def test_three_samples_by_hand() -> None:
     # Points 0, 1 and 3 on a line, the first two of one person; the teacher sees 0, 2 and 2.
-    student = NetOutput(*(torch.tensor([[0.0], [1.0], [3.0]]),) * 2, torch.zeros(3, 2))
+    unread = torch.full((3, 1), torch.nan)  # after the neck
+    student = NetOutput(torch.tensor([[0.0], [1.0], [3.0]]), unread, torch.zeros(3, 2))
     seen = torch.tensor([[0.0], [2.0], [2.0]])
-    teacher = NetOutput(seen, seen, torch.tensor([[5.0, -5.0]] * 3))
+    teacher = NetOutput(seen, unread, torch.tensor([[5.0, -5.0]] * 3))
     terms = mutual_terms(student, teacher, torch.tensor([0, 0, 1]), 0.0)
     assert float(terms.id) == pytest.approx(math.log(2))
     assert float(terms.soft_id) == pytest.approx(math.log(2))

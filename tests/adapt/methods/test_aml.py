@@ -249,6 +249,9 @@ def test_without_cameras_the_nearest_of_all_are_listed_and_a_warning_given() -> 
     for own in method.relabel(blind, RoundOf(1, 2)):
         assert not own.warnings, "once is enough"
     few = method._figures["merges"]
+    graphs = [clusterer().graph(f, blind.cameras) for f in blind.features]
+    lists = method._lists(graphs, AverageGraph(*graphs), blind.cameras, alone=True)
+    assert (lists.nearest.shape, lists.cross_camera.shape) == ((48, 2 + 3), (48, 0))
     method.relabel(table, ONLY)
     assert few < method._figures["merges"], "the nearest are images of the own camera"
 
@@ -359,9 +362,10 @@ def test_wants_two_networks() -> None:
 
 
 def test_k_means_has_no_distances_to_average() -> None:
-    method = AML(nets(), AMLOptions(), clusterer(algorithm="kmeans"))
-    with pytest.raises(ConfigError, match=r"clustering\.algorithm"):
-        method.relabel(site()[0], ONLY)
+    """Said before any crop is embedded."""
+    with pytest.raises(ConfigError, match=r"set clustering\.algorithm to dbscan or hdbscan"):
+        AML(nets(), AMLOptions(), clusterer(algorithm="kmeans"))
+    AML(nets(), AMLOptions(), clusterer(algorithm="hdbscan"))
 
 
 def test_pinned_first_steps() -> None:
@@ -376,6 +380,22 @@ def test_a_merge_chain_stops_the_round() -> None:
     method = aml(merge_cross_camera=15)
     with pytest.raises(ClusteringError, match="chain of merges makes 8 of 8 clusters one"):
         method.relabel(site()[0], ONLY)
+
+
+def test_without_cameras_a_person_of_few_crops_is_chained_to_strangers() -> None:
+    """12 crops of each, and 18 listed; the error names all that helps."""
+    table, _ = site()
+    blind = FeatureTable(table.features, np.zeros_like(table.cameras))
+    wanted = r"merge_cross_camera .*options\.merge_threshold.*options\.labels=original"
+    with pytest.raises(ClusteringError, match=wanted):
+        aml(merge_nearest=3, merge_cross_camera=15).relabel(blind, ONLY)
+    first, _ = aml(merge_nearest=3, merge_cross_camera=2).relabel(blind, ONLY)
+    (warning,) = first.warnings
+    assert "lists the 5 nearest crops" in warning
+    assert "strangers are where people have fewer" in warning
+    assert "options.labels=original" in warning
+    for labels in aml(labels="original", merge_cross_camera=15).relabel(blind, ONLY):
+        assert not labels.warnings
 
 
 def test_features_that_fell_together_stop_the_round() -> None:
@@ -473,3 +493,33 @@ def test_a_run_that_chains_ends_with_the_networks_of_the_round_before() -> None:
 
 def test_with_cameras_there_is_nothing_to_warn_of() -> None:
     assert not any(labels.warnings for labels in aml().relabel(site()[0], ONLY))
+
+
+def test_memory_is_what_the_rest_of_a_round_needs() -> None:
+    """Another process that takes it over is in the second phase, too, and keeps the radius."""
+
+    def fresh() -> AML:
+        options = AMLOptions(merge_nearest=1, merge_cross_camera=3)
+        return AML(nets(), options, clusterer(radius="pairs", pairs_per_image=4.0))
+
+    one, other, forgetful = fresh(), fresh(), fresh()
+    one.relabel(site()[0], RoundOf(2, 3))
+    memory = one.memory()
+    assert memory["weighted"]
+    assert {"radius", "figures/phase", "figures/merges", "figures/longest_chain"} <= set(memory)
+    other.recall(memory)
+    assert other.memory() == memory
+    for method in (other, forgetful):
+        for net, trained in zip(method.students, one.students, strict=True):
+            net.reset_classifier(trained.classifier.out_features)
+            net.load_state_dict(trained.state_dict())
+    step, again, unweighted = (m.step((batch(1), batch(2))) for m in (one, other, forgetful))
+    assert again.stats == step.stats
+    assert step.stats["phase"] == 2
+    found = [[term.item() for term in s.terms.values()] for s in (step, again, unweighted)]
+    assert found[0] == found[1] != found[2]
+    later = at_odds().features[0]
+    later = np.pad(later, ((0, 0), (0, 504)))
+    table = FeatureTable((later, later), site()[0].cameras)
+    rules = [m.relabel(table, RoundOf(0, 3))[0].rule for m in (one, other, forgetful)]
+    assert rules[0] == rules[1] != rules[2]

@@ -384,3 +384,75 @@ def test_collapsed_clusters_stop_the_run(labels: np.ndarray) -> None:
     method = DAAL([net()], DAALOptions(), given(labels))  # type: ignore[arg-type]
     with pytest.raises(ClusteringError):
         next(loop(method))
+
+
+def people(spread: float, seed: int) -> FeatureTable:
+    """Eight crops of each of K people, the more alike the smaller the spread."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(K, 512)), 8, axis=0)
+    rows = rows + spread * rng.normal(size=rows.shape)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return FeatureTable((rows,), np.zeros(len(rows), np.int64))
+
+
+def test_memory_is_what_the_rest_of_a_round_needs() -> None:
+    """Another process that takes it over weighs as before, and loses patience at the same step."""
+
+    def fresh() -> DAAL:
+        settings = Clustering(
+            algorithm="dbscan",
+            radius="pairs",
+            pairs_per_image=2.0,
+            k1=4,
+            k2=1,
+            camera_centering=False,
+        )
+        found = Clusterer(settings, identities_per_batch=2, seed=0)
+        return DAAL([net()], DAALOptions(attention_start=0.9999), found)
+
+    def steps(method: DAAL, count: int) -> list[tuple[dict[str, float], float]]:
+        done = (method.step(batches(labels)) for _ in range(count))
+        return [(dict(losses.stats), losses.total().item()) for losses in done]
+
+    one, other = fresh(), fresh()
+    one.start_source(unit(SOURCE_PEOPLE, 5))
+    (found,) = one.relabel(people(0.05, seed=3), RoundOf(0, 2))
+    labels = found.labels[: len(LABELS)]
+    for module in one.networks().values():
+        module.train()
+    steps(one, 3)
+    memory = one.memory()
+    assert int(memory["stuck_steps"]) == 3
+    other.recall(memory)
+    assert set(other.memory()) == set(memory)
+    for name, value in other.memory().items():
+        np.testing.assert_array_equal(value, memory[name], err_msg=name)
+    for name, module in other.networks().items():
+        module.load_state_dict(one.networks()[name].state_dict())
+        module.train()
+    assert steps(other, PATIENCE - 4) == steps(one, PATIENCE - 4)
+    for method in (one, other):
+        with pytest.raises(AttentionError, match=f"for {PATIENCE} steps"):
+            method.step(batches(labels))
+    later = people(0.8, seed=4)
+    rules = [m.relabel(later, RoundOf(1, 2))[0].rule for m in (one, other, fresh())]
+    assert rules[0] == rules[1] != rules[2]
+
+
+def test_soft_labels_that_drown_the_other_losses_are_warned_of() -> None:
+    """Crops on their centres: each weighs 1000/K there, and only the sum says so."""
+    method = daal(source="none")
+    copies = np.repeat(unit(K, 3), 4, axis=0)[: len(LABELS)]
+    method.clusterer = given(np.repeat(np.arange(K), 4)[: len(LABELS)])  # type: ignore[assignment]
+    method.relabel(FeatureTable((copies,), np.zeros(len(LABELS), np.int64)), RoundOf(0, 1))
+    labels = np.repeat(np.arange(K), 4)[: len(LABELS)]
+    stats = method.step(batches(labels, source=False)).stats
+    assert stats["weight_sum"] == pytest.approx(1000 / K + 0.9, rel=0.01)
+    (warning,) = method.after_round(stats)
+    assert f"sum to {stats['weight_sum']:.1f} on average" in warning
+    assert f"with {K} clusters a weight reaches 333" in warning
+    assert "options.normalise=true" in warning
+    assert not method.after_round({"weight_sum": 1.5})
+    assert not method.after_round({"weight_sum": 4.99})
+    assert method.after_round({"weight_sum": 5.0})
+    assert not method.after_round({}), "a round of outliers has no weights"

@@ -546,3 +546,58 @@ def test_a_teacher_that_is_wrong_everywhere_repels_no_farther_than_the_bound() -
     free, bounded = driven(bound=1e9), driven(bound=2.0)
     assert free[-1] < -1e3
     assert min(bounded) >= -2.0
+
+
+def test_memory_is_what_a_later_round_needs() -> None:
+    """A radius found in the first round labels the second one in another process, too."""
+
+    def people(spread: float, seed: int) -> FeatureTable:
+        rng = np.random.default_rng(seed)
+        rows = np.repeat(rng.normal(size=(P, 512)), 8, axis=0)
+        rows = rows + spread * rng.normal(size=rows.shape)
+        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return FeatureTable((rows,), np.zeros(len(rows), np.int64))
+
+    def fresh() -> HLI:
+        settings = Clustering(
+            algorithm="dbscan",
+            radius="pairs",
+            pairs_per_image=2.0,
+            k1=4,
+            k2=1,
+            camera_centering=False,
+        )
+        found = Clusterer(settings, identities_per_batch=P, seed=0)
+        return HLI(nets(1), HLIOptions(), found)
+
+    one, other, forgetful = fresh(), fresh(), fresh()
+    one.relabel(people(0.05, seed=3), RoundOf(0, 2))
+    memory = one.memory()
+    assert list(memory) == ["radius"]
+    other.recall(memory)
+    assert other.memory() == memory
+    later = people(0.8, seed=4)
+    labels, again, anew = (
+        method.relabel(later, RoundOf(1, 2))[0] for method in (one, other, forgetful)
+    )
+    assert again.rule == labels.rule != anew.rule
+    np.testing.assert_array_equal(again.labels, labels.labels)
+
+
+@pytest.mark.parametrize(("flat", "warned"), [(1.0, True), (0.9, True), (0.89, False)])
+def test_maps_without_a_maximum_are_warned_of(flat: float, warned: bool) -> None:
+    found = build().after_round({"flat_share": flat})
+    assert bool(found) == warned
+    for warning in found:
+        assert f"{flat:.0%} of the activation maps are flat" in warning
+        assert "larger --height and --width" in warning
+        assert "the network is dead" in warning
+
+
+def test_a_map_of_one_cell_is_flat_and_said_so() -> None:
+    """16 x 8 pixels are one cell of a ResNet; without erasing nobody looks."""
+    figures = build().step((batch(height=16),)).stats
+    assert figures["flat_share"] == 1
+    assert build().after_round(figures)
+    assert not build(**PLAIN).after_round(build(**PLAIN).step((batch(height=16),)).stats)
+    assert not build().after_round(build().step((batch(height=64),)).stats)

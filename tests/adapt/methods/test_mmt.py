@@ -485,3 +485,33 @@ def test_features_that_collapse_stop_the_run_with_the_networks_of_the_round_befo
         for key, value in net.state_dict().items():
             if not key.startswith("classifier."):
                 assert torch.equal(value, before[name][key]), (name, key)
+
+
+def embedded(spread: float, seed: int) -> FeatureTable:
+    """Both networks see eight crops of each person, the more alike the smaller the spread."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(P, 512)), 8, axis=0)
+    rows = rows + spread * rng.normal(size=rows.shape)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return FeatureTable((rows, rows), np.zeros(len(rows), np.int64))
+
+
+def test_memory_is_what_a_later_round_needs() -> None:
+    """A radius found in the first round labels the second one in another process, too."""
+
+    def fresh() -> MMT:
+        found = clusterer(algorithm="dbscan", radius="pairs", pairs_per_image=2.0, k1=4, k2=1)
+        return MMT(nets(), MMTOptions(), found)
+
+    one, other, forgetful = fresh(), fresh(), fresh()
+    one.relabel(embedded(0.05, seed=3), RoundOf(0, 2))
+    memory = one.memory()
+    assert list(memory) == ["radius"]
+    other.recall(memory)
+    assert other.memory() == memory
+    later = embedded(0.8, seed=4)
+    labels, again, anew = (
+        method.relabel(later, RoundOf(1, 2))[0] for method in (one, other, forgetful)
+    )
+    assert again.rule == labels.rule != anew.rule
+    np.testing.assert_array_equal(again.labels, labels.labels)

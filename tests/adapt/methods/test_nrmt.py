@@ -270,6 +270,40 @@ def test_wants_two_networks_that_differ() -> None:
         NRMT([one, other], NRMTOptions(), clusterer())
 
 
+def test_memory_is_what_the_rest_of_a_round_needs() -> None:
+    """Another process that takes it over selects the same triplets and keeps each radius."""
+
+    def fresh() -> NRMT:
+        found = clusterer(algorithm="dbscan", radius="pairs", pairs_per_image=2.0, k1=4, k2=1)
+        options = NRMTOptions(confidence=0.3, disagreement=0.2)
+        method = NRMT(nets(), options, found)
+        for net in method.nets:
+            net.train()
+        return method
+
+    one, other, forgetful = fresh(), fresh(), fresh()
+    near, far = groups(3, each=8), groups(4, each=8, spread=0.6)
+    cameras = np.zeros(len(near), np.int64)
+    one.relabel(FeatureTable((near, far), cameras), RoundOf(1, 2))
+    memory = one.memory()
+    assert memory["selecting"]
+    assert {"radius_0", "radius_1", "agreement_of_nets"} <= set(memory)
+    other.recall(memory)
+    assert other.memory() == memory
+    step, again, all_kept = (method.step(batches()) for method in (one, other, forgetful))
+    assert again.stats == step.stats
+    assert 0 < step.stats["kept_1"] < 1 == all_kept.stats["kept_1"]
+    assert {name: term.item() for name, term in again.terms.items()} == {
+        name: term.item() for name, term in step.terms.items()
+    }
+    later = FeatureTable((far, near), cameras)
+    rules = [
+        [each.rule for each in method.relabel(later, RoundOf(1, 2))]
+        for method in (one, other, forgetful)
+    ]
+    assert rules[0] == rules[1] != rules[2]
+
+
 # Collapse: the networks become one, or the thresholds let nothing through.
 
 

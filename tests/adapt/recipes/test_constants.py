@@ -44,7 +44,11 @@ CONSTANT_RATE = {
     "optimizer.drops": (),
     "optimizer.new_layers": 1.0,
 }
-BATCH_OF_MMT = {"batch.identities": 16, "batch.instances": 4}
+BATCH_OF_MMT = {
+    "batch.identities": 16,
+    "batch.instances": 4,
+    "batch.across_cameras": True,  # public code
+}
 
 CONSTANTS: dict[str, dict[str, object]] = {
     "mmt": {
@@ -77,6 +81,7 @@ CONSTANTS: dict[str, dict[str, object]] = {
         **RERANKING,
         "batch.identities": 32,
         "batch.instances": 4,
+        "batch.across_cameras": False,  # "randomly sample ... 4 images per identity"
         "batch.ghost": 0,
         "augment.flip": 0.5,
         "augment.pad": 0,

@@ -216,6 +216,15 @@ def test_unreadable_files(net: ReIDNet, tmp_path: Path, name: str, content: byte
         load_weights(net, tmp_path / name)
 
 
+@pytest.mark.parametrize(("content", "why"), [(b"", "it is empty"), (b"\x80", r"\w")])
+def test_an_unreadable_file_has_a_reason(
+    net: ReIDNet, tmp_path: Path, content: bytes, why: str
+) -> None:
+    (tmp_path / "w.pth.tar").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"cannot be read \({why}.*\); download"):
+        load_weights(net, tmp_path / "w.pth.tar")
+
+
 def test_download_by_name(state: StateDict) -> None:
     net = ReIDNet("mobilenet_v2")
     asked: list[str] = []
