@@ -37,7 +37,11 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Pair:
-    """Calls functions in both processes at once; they have to be importable."""
+    """Calls functions in both processes at once; they have to be importable.
+
+    An error of ours ends the process, and its reason is the result; so is "gone" of a process that
+    ended in another way.
+    """
 
     pipes: tuple[Connection, ...]
 
@@ -48,7 +52,10 @@ class Pair:
         results = []
         for rank, pipe in enumerate(self.pipes):
             assert pipe.poll(SECONDS), f"process {rank} hangs in {function.__name__}"
-            done, result = pipe.recv()
+            try:
+                done, result = pipe.recv()
+            except EOFError:
+                done, result = True, "gone"
             assert done, f"process {rank}: {result}"
             results.append(result)
         return results
@@ -64,8 +71,9 @@ def pair(size: int = 2) -> Iterator[Pair]:
         context.Process(target=_serve, args=(there, environment(rank, size, port)), daemon=True)
         for rank, (_, there) in enumerate(ends)
     ]
-    for process in processes:
+    for process, (_, there) in zip(processes, ends, strict=True):
         process.start()
+        there.close()
     try:
         yield Pair(tuple(here for here, _ in ends))
     finally:
@@ -81,6 +89,7 @@ def _serve(pipe: Connection, told: dict[str, str]) -> None:
     os.environ.update(told)
     import torch
 
+    from adapt.errors import AdaptError
     from adapt.parallel import join
 
     torch.set_num_threads(1)
@@ -92,5 +101,8 @@ def _serve(pipe: Connection, told: dict[str, str]) -> None:
             return
         try:
             pipe.send((True, function(world, *args)))
-        except Exception:
+        except AdaptError as error:  # as the command line does, the process ends with it
+            pipe.send((True, error.reason))
+            return
+        except Exception:  # noqa: BLE001 (the test shows it)
             pipe.send((False, traceback.format_exc()))
