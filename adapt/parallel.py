@@ -110,7 +110,7 @@ class World:
         own = own.contiguous()
         out = own.new_empty((self.size * len(own), *own.shape[1:]))
         with _reaching_others():
-            dist.all_gather(list(out.split(len(own))), own)
+            dist.all_gather(list(torch.split(out, len(own))), own)
         return out
 
     def add(self, tensor: Tensor) -> Tensor:
