@@ -9,6 +9,7 @@ AdaptError
 ├── RunError                  a run folder that cannot be read or continued
 │   └── CheckpointError       a checkpoint that does not fit
 ├── StoppedError              a run that was asked to stop, and can be continued
+├── LostProcessError          another process of the run has ended, or does not answer
 ├── ClusteringError           clusters that cannot be trained on (collapse)
 ├── TrainingError             training that leads nowhere
 │   ├── DivergedError         a loss or a network that is NaN or infinite
@@ -80,6 +81,12 @@ class StoppedError(AdaptError):
     """A run that was asked to stop, and can be continued."""
 
     reason = "STOPPED"
+
+
+class LostProcessError(AdaptError):
+    """Another process of the run has ended, or does not answer."""
+
+    reason = "PROCESS_LOST"
 
 
 class ClusteringError(AdaptError):

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.data.transforms import normalise
+from adapt.parallel import ALONE, World
+from adapt.spreading import average_statistics
 from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
 
 EXTRACTION_BATCH = 128
+_ROWS_SENT = 8192
 MIN_CAMERA_CROPS = 32
 """A camera with fewer crops has too few to estimate its own batch-norm statistics."""
 
@@ -30,48 +33,58 @@ def extract(
     cameras: NDArray[np.int64] | None = None,
     batch_size: int = EXTRACTION_BATCH,
     progress: Callable[[int], None] = lambda done: None,
+    world: World = ALONE,
 ) -> tuple[NDArray[np.float32], ...]:
     """Embed every crop with every network, in eval mode, without augmentation.
 
     images: (N, H, W, 3) uint8 RGB. cameras: (N,) codes; if given, each camera's crops are
     embedded under batch-norm statistics estimated on that camera alone (see
     `with_statistics_of`), which takes most of what differs between cameras out of the features.
-    progress: called with the number of crops done.
-    Returns one (N, D) float32 matrix of L2-normalised embeddings per network; the networks stay
-    as they are.
+    progress: called with the number of crops done. world: whole batches are dealt out to its
+    processes; each calls `progress` equally often.
+    Returns one (N, D) float32 matrix of L2-normalised embeddings per network, whole in the first
+    process; the networks stay as they are.
     """
     if not nets:
         return ()
-    tables = tuple(np.empty((len(images), net.dimension), np.float32) for net in nets)
+    tables = tuple(np.zeros((len(images), net.dimension), np.float32) for net in nets)
     done = 0
     for rows in _groups(len(images), cameras):
         own = cameras is not None and len(rows) >= MIN_CAMERA_CROPS
         group = [
-            with_statistics_of(net, images[rows], device, batch_size)
+            with_statistics_of(net, images[rows], device, batch_size, world)
             if own
             else copy.deepcopy(net).to(device).eval()
             for net in nets
         ]
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            batch = normalise(torch.from_numpy(images[part]).to(device))
-            for net, table in zip(group, tables, strict=True):
-                table[part] = net.embed(batch).cpu().numpy()
-            done += len(part)
+        turn = batch_size * world.size
+        for start in range(0, len(rows), turn):
+            part = rows[start : start + turn][batch_size * world.rank :][:batch_size]
+            if len(part):
+                batch = normalise(torch.from_numpy(images[part]).to(device))
+                for net, table in zip(group, tables, strict=True):
+                    table[part] = net.embed(batch).cpu().numpy()
+            done += len(rows[start : start + turn])
             progress(done)
+    for table in tables:
+        _bring_together(table, device, world)
     return tables
 
 
 @torch.no_grad()
 def with_statistics_of(
-    net: ReIDNet, images: Images, device: torch.device, batch_size: int = EXTRACTION_BATCH
+    net: ReIDNet,
+    images: Images,
+    device: torch.device,
+    batch_size: int = EXTRACTION_BATCH,
+    world: World = ALONE,
 ) -> ReIDNet:
     """Copy a network, its batch-norm statistics replaced by those of some crops.
 
     Of one camera's crops: camera-based batch normalisation (Zhuang et al., ECCV 2020). Of all
     crops of a site: AdaBN (Li et al., 2016). Means and variances are averaged over batches of
-    nearly equal size, whole batches also where the network trains in batch-norm groups. Returns
-    a copy in eval mode; parameters are unchanged.
+    nearly equal size, whole batches also where the network trains in batch-norm groups; dealt
+    out to the processes of `world`. Returns a copy in eval mode; parameters are unchanged.
     """
     copied = copy.deepcopy(net).to(device).train()
     group_batch_norm(copied, 0)
@@ -79,9 +92,21 @@ def with_statistics_of(
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # a plain average over the batches
-    for part in np.array_split(np.arange(len(images)), -(-len(images) // batch_size)):
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // batch_size))
+    own = parts[world.rank :: world.size]
+    for part in own:
         copied(normalise(torch.from_numpy(images[part]).to(device)))
+    if world.size > 1:
+        average_statistics(copied, world, len(own))
     return copied.eval()
+
+
+def _bring_together(table: NDArray[np.float32], device: torch.device, world: World) -> None:
+    """Give the first process the rows of the others, which are 0 in its table."""
+    if world.size > 1:
+        for start in range(0, len(table), _ROWS_SENT):
+            rows = torch.from_numpy(table[start : start + _ROWS_SENT])
+            rows.copy_(world.add_to_first(rows.to(device, copy=True)))
 
 
 def _groups(count: int, cameras: NDArray[np.int64] | None) -> list[NDArray[np.intp]]:

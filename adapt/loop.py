@@ -39,7 +39,9 @@ from adapt.optimization import (
     set_learning_rate,
     train_step,
 )
+from adapt.parallel import ALONE, World
 from adapt.progress import progress
+from adapt.spreading import spread
 from adapt.types import FeatureTable, PseudoLabels, RoundOf
 from models.backbones.ghost_batch_norm import group_batch_norm
 
@@ -73,6 +75,7 @@ def train(
     source: DecodedCrops | None = None,
     checkpoints: Checkpoints | None = None,
     resume: LoopState | None = None,
+    world: World = ALONE,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
@@ -80,6 +83,8 @@ def train(
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
     checkpoints: asked after each step, and given the state between rounds. resume: a state of this
     very run, which goes on from there as if it had never stopped.
+    world: the processes that share the work, each of which calls this with the same arguments; its
+    first one needs `resume`, labels, and gives the others its state.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
@@ -97,6 +102,7 @@ def train(
         camera_statistics,
         seed,
         checkpoints or NoCheckpoints(),
+        world,
     )
     run.start(resume)
     while run.at.number < schedule.rounds:
@@ -134,6 +140,7 @@ class _Training:
     camera_statistics: bool
     seed: int
     checkpoints: Checkpoints
+    world: World
     at: Standing = field(default_factory=Standing)
     clock: _Clock = field(default_factory=_Clock)
 
@@ -142,14 +149,27 @@ class _Training:
         method = self.method
         for net in method.networks().values():
             group_batch_norm(net, self.draw.shape.ghost)
-        if state is None:
+        if state is not None:
+            self._go_on(state)
+        elif self.world.first:
             self._place()
             self.keep()
-            return
-        restore_networks(method, state)
+        self._follow_first()
+
+    def _go_on(self, state: LoopState) -> None:
+        restore_networks(self.method, state)
         self._place()
-        kept = state.notes["optimizer"]
-        self.at = thaw(method, state, build_optimizer(method, self.settings) if kept else None)
+        fresh = build_optimizer(self.method, self.settings) if state.notes["optimizer"] else None
+        self.at = thaw(self.method, state, fresh)
+
+    def _follow_first(self) -> None:
+        """Let all processes stand where the first one does."""
+        world = self.world
+        if world.first and world.size > 1:
+            state = freeze(self.method, self.at)
+            world.share((state.tensors, state.notes))
+        elif not world.first:
+            self._go_on(LoopState(*world.share(None)))
 
     def keep(self) -> None:
         """Give the state of now away."""
@@ -157,20 +177,21 @@ class _Training:
 
     def label(self) -> None:
         """Extract features, label them anew and make the round's optimiser."""
-        method, at = self.method, self.at
         self.clock = _Clock()
         cameras = self.data.crops.camera_codes
+        self.world.wait()  # the first process may have had more to do until here
         features = self._extract(cameras if self.camera_statistics else None)
         self.clock.lap("extract")
-        _relabel(
-            method,
-            FeatureTable(features, cameras),
-            at,
-            self.schedule.rounds,
-            self.draw.shape.identities if method.sampling == "identities" else 2,
-        )
-        self.clock.lap("relabel")
+        if self.world.first:
+            self._label_by(FeatureTable(features, cameras))
+        self._follow_first()
         self.checkpoints.pulse()
+
+    def _label_by(self, table: FeatureTable) -> None:
+        method, at = self.method, self.at
+        fewest = self.draw.shape.identities if method.sampling == "identities" else 2
+        _relabel(method, table, at, self.schedule.rounds, fewest)
+        self.clock.lap("relabel")
         self._place()  # a new classifier starts on the CPU
         before = None if method.fresh_optimizer else at.optimizer
         at.optimizer = build_optimizer(method, self.settings, before)
@@ -184,7 +205,11 @@ class _Training:
             net.train()
         batches = self.draw.streams(self._sets(), (self.seed, at.number), at.done)
         steps = steps_of_round(method, self.schedule, at.labels, self.draw.shape)
-        with progress(self._title("train"), steps) as tick:
+        shape, nets = self.draw.shape, method.networks().values()
+        with (
+            progress(self._title("train"), steps) as tick,
+            spread(nets, optimizer, self.world, shape.ghost),
+        ):
             while at.done < steps:
                 rate = learning_rate(settings, at.number, at.done / steps)
                 set_learning_rate(optimizer, rate)
@@ -235,6 +260,7 @@ class _Training:
                 device=self.draw.device,
                 cameras=cameras,
                 progress=pulse,
+                world=self.world,
             )
 
 

@@ -18,8 +18,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Give a function to call with the number of items done so far.
 
-    Off a terminal a line is logged every ten seconds, so that quick work stays silent.
+    Off a terminal a line is logged every ten seconds, so that quick work stays silent. Nothing is
+    shown where the log is silent but for errors.
     """
+    if not log.isEnabledFor(logging.WARNING):
+        yield lambda done: None
+        return
     if sys.stderr.isatty():
         with tqdm(total=total, desc=title, leave=False, file=sys.stderr) as bar:
             yield lambda done: (bar.update(done - bar.n), None)[1]

@@ -15,6 +15,7 @@ from adapt.errors import RunError
 from adapt.loop_state import LoopState
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
+from adapt.parallel import ALONE, World
 from adapt.preparing import list_site, read_crops, read_sources, read_validation, site_clusterer
 from adapt.recipes import parse_recipe
 from adapt.run_checkpoints import StopRequest
@@ -25,16 +26,19 @@ from models.backbones.net import ReIDNet
 log = logging.getLogger("resight")
 
 
-def resume(path: Path, device: torch.device, stop: StopRequest | None = None) -> Run:
+def resume(
+    path: Path, device: torch.device, stop: StopRequest | None = None, world: World = ALONE
+) -> Run:
     """Go on with a run that was stopped or died, as if it never had.
 
-    On the same machine it ends with the network of an unbroken run, bit for bit.
+    On the same machine it ends with the network of an unbroken run, bit for bit, where as many
+    processes go on as began it.
     Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
     """
-    run = Run.reopen(path)
+    run = Run.reopen(path) if world.first else Run.open(path)
     try:
         info = run.info
-        state = LoopState(*run.checkpoint())
+        state = LoopState(*run.checkpoint()) if world.first else None
         if device.type != torch.device(info.device).type:
             raise RunError(
                 f"{path} was trained on {info.device}: give --device {info.device}, or start anew"
@@ -45,18 +49,20 @@ def resume(path: Path, device: torch.device, stop: StopRequest | None = None) ->
                 "other versions of %s than the run began with: it may end otherwise",
                 ", ".join(sorted(changed)),
             )
-        machine = Machine(device, info.seed)
+        machine = Machine(device, info.seed, world)
         recipe = parse_recipe(info.recipe)
+        world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
         inputs = cast(Inputs, info.inputs)
         rebuild = _pretraining if info.kind == "pretrain" else _adaptation
         method, data, source = rebuild(info, inputs, recipe, machine)
         validation = Path(inputs.validation) if inputs.validation else None
         labelled = read_validation(validation, info.preprocessing)
-        run.rewind(state.rounds)
+        if state is not None:
+            run.rewind(state.rounds, world.size)
+            log.info("%s goes on in round %d", path, state.rounds + 1)
     except BaseException:
         run.release()
         raise
-    log.info("%s goes on in round %d", path, state.rounds + 1)
     return train_into(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adapt.errors import StoppedError
-from adapt.loop_state import LoopState
+from adapt.loop_state import Checkpoints, LoopState
+from adapt.parallel import World
 from adapt.runs import Run
 
 log = logging.getLogger("resight")
@@ -84,3 +85,70 @@ class RunCheckpoints:
             raise StoppedError(
                 f"{self._run.path} was asked to stop: it goes on with --resume {self._run.path}"
             )
+
+
+class SharedCheckpoints:
+    """Of several processes: the first one keeps the states, and all stop after the same step.
+
+    Whoever was asked to stop says so at the next `due` or `pulse`, which all come to together.
+    """
+
+    def __init__(
+        self, world: World, asked: StopRequest, agreed: StopRequest, kept_by: Checkpoints
+    ) -> None:
+        """asked: made in this process at any time. agreed: made here, when all know.
+
+        kept_by: of this process, which looks at `agreed` alone.
+        """
+        self._world = world
+        self._asked = asked
+        self._agreed = agreed
+        self._kept_by = kept_by
+
+    def due(self) -> bool:
+        """See `Checkpoints`."""
+        self._agree()
+        return self._kept_by.due()
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        """See `Checkpoints`."""
+        self._kept_by.keep(make_state)
+
+    def pulse(self) -> None:
+        """See `Checkpoints`."""
+        self._agree()
+        self._kept_by.pulse()
+
+    def _agree(self) -> None:
+        if self._world.any(self._asked.made):
+            self._agreed.make()
+
+
+class _KeptElsewhere:
+    """The checkpoints of all processes but the first: they only stop."""
+
+    def __init__(self, run: Run, stop: StopRequest) -> None:
+        self._run = run
+        self._stop = stop
+
+    def due(self) -> bool:
+        return self._stop.made
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        self.pulse()
+
+    def pulse(self) -> None:
+        if self._stop.made:
+            raise StoppedError(f"{self._run.path} was asked to stop")
+
+
+def checkpoints_of(run: Run, stop: StopRequest, start: float, world: World) -> Checkpoints:
+    """What keeps the states of a run, in this process of `world`.
+
+    start: see `RunCheckpoints`.
+    """
+    if world.size == 1:
+        return RunCheckpoints(run, stop, start)
+    agreed = StopRequest()
+    own = RunCheckpoints(run, agreed, start) if world.first else _KeptElsewhere(run, agreed)
+    return SharedCheckpoints(world, stop, agreed, own)

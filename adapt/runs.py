@@ -37,7 +37,13 @@ from adapt.checkpoint import (
     write_atomically,
 )
 from adapt.data.splits import Split
-from adapt.errors import AdaptError, CheckpointError, RunError, StoppedError
+from adapt.errors import (
+    AdaptError,
+    CheckpointError,
+    LostProcessError,
+    RunError,
+    StoppedError,
+)
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.backbones.weights import weights_file
@@ -53,7 +59,7 @@ REPORT = "report.html"
 
 FORMAT = 1
 
-CONTINUED = (StoppedError.reason, RunError.reason, "INTERRUPTED")
+CONTINUED = (StoppedError.reason, RunError.reason, LostProcessError.reason, "INTERRUPTED")
 """Reasons after which a run can go on; so it can when its process died and it says `running`."""
 
 
@@ -139,6 +145,7 @@ class RunInfo(_Record):
     hold_back: share of the site's crops that it was kept from.
     inputs: where all that is read from; null in runs that were written before it was kept.
     keep_rounds: whether the network of every round is kept.
+    processes: how many took part, at the last start.
     state: `running` also means that the process died; `stopped`, that it was asked to. reason,
     error: what a failed run stopped on, as `AdaptError.reason` or `INTERRUPTED`, and for people.
     """
@@ -161,6 +168,7 @@ class RunInfo(_Record):
     inputs: Inputs | None = None
     keep_rounds: bool = False
     device: str
+    processes: int = 1
     versions: Mapping[str, str]
     started: datetime
     state: Literal["running", "stopped", "finished", "failed"] = "running"
@@ -292,12 +300,15 @@ class Run:
         with self._writing():
             save_tensors(self.path / _CHECKPOINT, tensors, {**notes, "format": FORMAT})
 
-    def rewind(self, rounds: int) -> None:
-        """Go back to the end of an earlier round: forget the figures of those after it."""
+    def rewind(self, rounds: int, processes: int = 1) -> None:
+        """Go back to the end of an earlier round: forget the figures of those after it.
+
+        processes: that go on from there.
+        """
         kept = "".join(json.dumps(row) + "\n" for row in self.metrics()[:rounds])
         with self._writing():
             write_atomically(self.path / _METRICS, kept.encode())
-        self._update(rounds=rounds, state="running", reason="", error="")
+        self._update(rounds=rounds, processes=processes, state="running", reason="", error="")
 
     def record(
         self,

@@ -24,9 +24,10 @@ from adapt.loop import Round, train
 from adapt.loop_state import LoopState
 from adapt.methods import Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
+from adapt.parallel import ALONE, World
 from adapt.preparing import prepare, read_sources, read_validation, site_clusterer
 from adapt.progress import progress
-from adapt.run_checkpoints import RunCheckpoints, StopRequest
+from adapt.run_checkpoints import StopRequest, checkpoints_of
 from adapt.runs import (
     DataInfo,
     Inputs,
@@ -47,10 +48,14 @@ log = logging.getLogger("resight")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run happens and what its randomness starts from."""
+    """Where a run happens and what its randomness starts from.
+
+    world: the processes that do it together; each gives the same arguments to what trains.
+    """
 
     device: torch.device
     seed: int
+    world: World = ALONE
 
 
 def pretrain(
@@ -77,7 +82,7 @@ def pretrain(
     A recipe with `parts = masks` has every crop parsed once, before training.
     Raises DataError, ConfigError, RunError, WeightsError.
     """
-    refuse_taken(out)
+    _check_start(out, recipe, machine.world)
     torch.manual_seed(machine.seed)
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
@@ -100,7 +105,9 @@ def pretrain(
         data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
         inputs=_inputs(None, sources, splits, validation),
     )
-    return train_into(Run.create(out, info), method, data, recipe, machine, labelled, stop=stop)
+    return train_into(
+        _start_run(out, info, machine.world), method, data, recipe, machine, labelled, stop=stop
+    )
 
 
 def adapt(
@@ -128,7 +135,7 @@ def adapt(
     share of the crops to leave out, in [0, 1), see `adapt.data.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
-    refuse_taken(out)
+    _check_start(out, recipe, machine.world)
     torch.manual_seed(machine.seed)
     site = prepare(
         target,
@@ -143,7 +150,7 @@ def adapt(
     )
     source = site.source
     if source is not None and isinstance(site.method, SourceMethod):
-        _start_source(site.method, source, machine.device)
+        _start_source(site.method, source, machine)
     learnt = [d for run in site.inits for d in run.info.data if d.role == "source"]
     if source is not None:
         learnt.append(DataInfo.of(source.crops, "source"))
@@ -168,7 +175,7 @@ def adapt(
         keep_rounds=keep_rounds,
     )
     return train_into(
-        Run.create(out, info),
+        _start_run(out, info, machine.world),
         site.method,
         site.data,
         recipe,
@@ -223,9 +230,27 @@ def _start(
     return net, WeightsInfo.of(backbone, weights), ()
 
 
-def _start_source(method: SourceMethod, source: DecodedCrops, device: torch.device) -> None:
+def _check_start(out: Path, recipe: Recipe, world: World) -> None:
+    """Refuse what can be refused before anything is read."""
+    world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
+    if world.first:
+        refuse_taken(out)
+
+
+def _start_run(out: Path, info: RunInfo, world: World) -> Run:
+    """The run folder; all processes but the first leave it alone."""
+    return Run.create(out, info) if world.first else Run(out, info)
+
+
+def _start_source(method: SourceMethod, source: DecodedCrops, machine: Machine) -> None:
+    world = machine.world
+    world.wait()
     with progress("extract source", len(source)) as tick:
-        (features,) = extract([method.embedder()], source.images, device=device, progress=tick)
+        (features,) = extract(
+            [method.embedder()], source.images, device=machine.device, progress=tick, world=world
+        )
+    if not world.first:
+        return  # the others get what it learns with the first state
     _, persons = np.unique(source.crops.persons, return_inverse=True)
     method.start_source(cluster_centers(features, persons, normalise=True))
 
@@ -244,7 +269,8 @@ def _describe(
         recipe=recipe.model_dump(mode="json"),
         recipe_name=recipe_name,
         seed=machine.seed,
-        device=str(machine.device),
+        device=str(machine.device) if machine.world.size == 1 else machine.device.type,
+        processes=machine.world.size,
         versions=library_versions(),
         started=datetime.now(UTC),
         **start,
@@ -268,10 +294,11 @@ def train_into(
     Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
     labelled: scored after each round. source: see `adapt.loop.train`. stop: asks the run to end
     after the step it is in. state: where to go on.
+    Of several processes the first alone scores and writes.
     Raises what the loop raises, and RunError when the folder cannot be written.
     """
     start = time.monotonic() - (0.0 if state is None else float(state.notes["seconds"]))
-    checkpoints = RunCheckpoints(run, stop or StopRequest(), start)
+    world = machine.world
     try:
         rounds = train(
             method,
@@ -284,35 +311,48 @@ def train_into(
             seed=machine.seed,
             device=machine.device,
             source=source,
-            checkpoints=checkpoints,
+            checkpoints=checkpoints_of(run, stop or StopRequest(), start, world),
             resume=state,
+            world=world,
         )
         for result in rounds:
-            scores = _validate(method.embedder(), labelled, machine)
-            run.record(
-                {
-                    "round": result.number,
-                    "labels": _rules(result),
-                    "warnings": result.warnings,
-                    **result.metrics,
-                    **scores,
-                },
-                method.embedder(),
-                [each.labels for each in result.labels] if run.info.kind == "adapt" else (),
-            )
-            _log_round(result, recipe.schedule.rounds, scores)
-        run.finish(time.monotonic() - start)
+            if world.first:
+                scores = _validate(method.embedder(), labelled, machine)
+                _record(run, result, method, scores)
+                _log_round(result, recipe.schedule.rounds, scores)
+        if world.first:
+            run.finish(time.monotonic() - start)
     except (AdaptError, KeyboardInterrupt) as error:
-        try:
-            run.finish(time.monotonic() - start, stopped_by=error)
-        except RunError:
-            log.warning("%s cannot be marked as failed; it reads as if it still ran", run.path)
-        if run.info.rounds:
-            log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
+        if world.first:
+            _close(run, time.monotonic() - start, error)
         raise
     finally:
         run.release()
+    world.wait()
     return run
+
+
+def _record(run: Run, result: Round, method: Method, scores: dict[str, float]) -> None:
+    run.record(
+        {
+            "round": result.number,
+            "labels": _rules(result),
+            "warnings": result.warnings,
+            **result.metrics,
+            **scores,
+        },
+        method.embedder(),
+        [each.labels for each in result.labels] if run.info.kind == "adapt" else (),
+    )
+
+
+def _close(run: Run, seconds: float, error: AdaptError | KeyboardInterrupt) -> None:
+    try:
+        run.finish(seconds, stopped_by=error)
+    except RunError:
+        log.warning("%s cannot be marked as failed; it reads as if it still ran", run.path)
+    if run.info.rounds:
+        log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
 
 
 def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:

@@ -50,10 +50,12 @@ def reproduce(
 ) -> None:
     """Pre-train, adapt and score a paper's task, and print our figures beside the paper's."""
     from adapt.device import pick_device
+    from adapt.parallel import refuse_several
     from adapt.reproduce import make_plan
     from adapt.reproduce import reproduce as run_all
     from adapt.training import Machine
 
+    refuse_several("`reproduce`")
     plan = make_plan(
         recipe,
         data_root=data_root,

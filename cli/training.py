@@ -19,6 +19,7 @@ from models.image import Interpolation, Preprocessing
 if TYPE_CHECKING:
     from adapt.data.splits import Split
     from adapt.evaluate.metrics import RetrievalScores
+    from adapt.parallel import World
     from adapt.run_checkpoints import StopRequest
     from adapt.runs import Run
     from adapt.training import Machine
@@ -83,7 +84,7 @@ def pretrain(
         return
     if source is None or backbone is None or out is None:
         raise typer.BadParameter("give --source, --backbone and --out, or --resume RUN")
-    with _stopped_by_sigterm() as stop:
+    with _machine(device, seed) as machine, _stopped_by_sigterm() as stop:
         run = run_pretrain(
             source,
             splits=_splits(all_splits),
@@ -93,11 +94,11 @@ def pretrain(
             recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
             recipe_name=recipe_label(recipe, overrides or ()),
             out=out,
-            machine=_machine(device, seed),
+            machine=machine,
             validation=validation,
             stop=stop,
         )
-    _say_finished(run)
+    _say_finished(run, machine.world)
 
 
 def adapt(
@@ -144,6 +145,7 @@ def adapt(
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
+    from adapt.parallel import refuse_several
     from adapt.plan import plan_adaptation
     from adapt.recipes import load_recipe, recipe_label
     from adapt.training import adapt as run_adapt
@@ -162,23 +164,25 @@ def adapt(
         "inits": init,
         "recipe": load_recipe(name, method=method, overrides=overrides or ()),
         "out": out,
-        "machine": _machine(device, seed),
         "sources": source or (),
         "splits": _splits(all_splits),
         "validation": validation,
     }
     if plan:
-        typer.echo(plan_text(plan_adaptation(target, **settings)))
+        refuse_several("a plan")
+        with _machine(device, seed) as machine:
+            typer.echo(plan_text(plan_adaptation(target, machine=machine, **settings)))
         return
-    with _stopped_by_sigterm() as stop:
+    with _machine(device, seed) as machine, _stopped_by_sigterm() as stop:
         run = run_adapt(
             target,
             recipe_name=recipe_label(name, overrides or ()),
             keep_rounds=keep_rounds,
+            machine=machine,
             stop=stop,
             **settings,
         )
-    _say_finished(run)
+    _say_finished(run, machine.world)
 
 
 def export(
@@ -257,7 +261,6 @@ def recipes(
 
 def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
     """Go on with a run, with nothing changed but, perhaps, the name of its device."""
-    from adapt.device import pick_device
     from adapt.errors import ConfigError
     from adapt.resuming import resume
     from adapt.runs import Run
@@ -275,9 +278,10 @@ def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
     info = Run.open(path).info
     if info.kind != kind:
         raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
-    with _stopped_by_sigterm() as stop:
-        run = resume(path, pick_device(device if _given(ctx, "device") else info.device), stop)
-    _say_finished(run)
+    wanted = device if _given(ctx, "device") else info.device
+    with _machine(wanted, info.seed) as machine, _stopped_by_sigterm() as stop:
+        run = resume(path, machine.device, stop, machine.world)
+    _say_finished(run, machine.world)
 
 
 def _given(ctx: typer.Context, parameter: str) -> bool:
@@ -291,7 +295,9 @@ def _stopped_by_sigterm() -> AbstractContextManager[StopRequest]:
     return stopped_by_sigterm()
 
 
-def _say_finished(run: Run) -> None:
+def _say_finished(run: Run, world: World) -> None:
+    if not world.first:
+        return
     info = run.info
     adapted = info.kind == "adapt"
     what = f"adapted by {info.method}" if adapted else f"pre-trained {info.backbone}"
@@ -310,11 +316,15 @@ def _splits(everything: bool) -> tuple[Split, ...]:
     return ("train", "query", "gallery") if everything else ("train",)
 
 
-def _machine(device: str, seed: int) -> Machine:
-    from adapt.device import pick_device
+@contextmanager
+def _machine(device: str, seed: int) -> Iterator[Machine]:
+    """What a run computes on, together with the processes that `torchrun` started beside this."""
+    from adapt.parallel import join
     from adapt.training import Machine
 
-    return Machine(pick_device(device), seed)
+    picked, world = join(device)
+    yield Machine(picked, seed, world)
+    world.leave()
 
 
 def _score_features(path: Path, protocol: ProtocolName, centering: bool) -> RetrievalScores:

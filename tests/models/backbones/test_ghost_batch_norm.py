@@ -195,3 +195,81 @@ def test_memory_format_and_copies_are_kept(net: ReIDNet) -> None:
 def test_groups_that_make_no_sense(net: ReIDNet, group: int) -> None:
     with pytest.raises(BackboneError, match=f"no batch-norm groups of {group}"):
         group_batch_norm(net, group)
+
+
+def in_parts(norm: nn.Module, x: torch.Tensor, parts: int) -> torch.Tensor:
+    """What as many devices make of a batch, each with a copy of the norm but one set of numbers."""
+    pieces = x.chunk(parts)
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    every = torch.stack([torch.stack(torch.var_mean(p, axes, correction=0)) for p in pieces])
+    start = {name: value.clone() for name, value in norm.named_buffers()}
+    out = []
+    for piece, own in zip(pieces, every, strict=True):
+        for name, value in norm.named_buffers():
+            value.copy_(start[name])
+
+        def gather(given: torch.Tensor, own: torch.Tensor = own) -> torch.Tensor:
+            torch.testing.assert_close(given, own)
+            return every
+
+        norm.gather = gather
+        out.append(norm(piece))
+    norm.gather = None
+    return torch.cat(out)
+
+
+def test_a_batch_on_two_devices_by_hand() -> None:
+    norm = GhostBatchNorm1d(1, group=0)
+    out = in_parts(norm, torch.tensor([[0.0], [2.0], [10.0], [14.0]]), 2)
+    # mean 6.5; variance (42.25 + 20.25 + 12.25 + 56.25) / 4 = 32.75, without bias 131 / 3
+    expected = [(x - 6.5) / 32.75**0.5 for x in (0, 2, 10, 14)]
+    assert out.flatten().tolist() == pytest.approx(expected, abs=1e-4)
+    assert norm.running_mean.item() == pytest.approx(0.65)
+    assert norm.running_var.item() == pytest.approx(0.9 + 13.1 / 3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    each=st.integers(1, 3),
+    parts=st.integers(2, 4),
+    momentum=st.sampled_from([0.1, None]),
+)
+def test_a_batch_on_several_devices_is_one_batch(
+    seed: int, each: int, parts: int, momentum: float | None
+) -> None:
+    plain, ours = filled(nn.BatchNorm2d(3)), filled(GhostBatchNorm2d(3, group=0))
+    plain.momentum = ours.momentum = momentum
+    plain.double(), ours.double()
+    x = maps(seed, each * parts).double().requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).double()
+    expected, out = plain(x), in_parts(ours, y, parts)
+    torch.testing.assert_close(out, expected)
+    (expected * weight).sum().backward()
+    (out * weight).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad)
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, plain.bias.grad)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_a_batch_on_three_devices_pinned() -> None:
+    norm = filled(GhostBatchNorm2d(3, group=0))
+    out = in_parts(norm, maps(0, 6), 3)
+    assert out[4, :, 0, 0].tolist() == pytest.approx([2.31047, 1.30681, 1.86265], abs=1e-4)
+
+
+def test_in_eval_mode_no_device_asks_another(net: ReIDNet) -> None:
+    def gather(own: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked")
+
+    plain = copy.deepcopy(net).eval()
+    group_batch_norm(net, 0, gather)
+    x = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(net.eval().embed(x), plain.embed(x))
+    with pytest.raises(AssertionError, match="asked"):
+        net.train()(x)
+    group_batch_norm(net, 0)
+    net.train()(x)

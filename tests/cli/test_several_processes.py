@@ -1,0 +1,109 @@
+"""Commands that several processes do together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from adapt.errors import ConfigError  # noqa: E402
+from adapt.runs import Run  # noqa: E402
+from cli.main import app  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+from tests.support.two_processes import environment, free_port  # noqa: E402
+
+ENOUGH_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_market(tmp_path_factory.mktemp("set") / "source")
+
+
+def pretrain(source: Path, out: Path, rounds: int) -> list[str]:
+    settings = (f"schedule.rounds={rounds}", "schedule.iterations=3", "augment.pad=1")
+    batch = ("batch.identities=3", "batch.instances=2", "batch.ghost=0")
+    return [
+        *("-m", "cli.main", "pretrain", "--source", str(source), "--out", str(out)),
+        *("--height", "32", "--width", "16", "--backbone", "mobilenet_v2", "--device", "cpu"),
+        *("--recipe", "source_small"),
+        *(part for setting in (*settings, *batch) for part in ("--set", setting)),
+    ]
+
+
+def start(command: list[str], **told: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **told},
+    )
+
+
+def test_torchrun_starts_them_and_one_speaks(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start(torchrun + pretrain(source, out, 2))
+    said, log = process.communicate(timeout=ENOUGH_S)
+    assert process.returncode == 0, log
+    assert said.count("pre-trained mobilenet_v2") == 1
+    assert log.count("round 2/2:") == 1
+    info = Run.open(out).info
+    assert (info.state, info.processes, info.rounds, info.device) == ("finished", 2, 2, "cpu")
+
+
+def test_sigterm_to_one_ends_both_and_one_goes_on(source: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "run", free_port()
+    both = [start(pretrain(source, out, 200), **environment(rank, 2, port)) for rank in (0, 1)]
+    deadline = time.monotonic() + ENOUGH_S
+    while not (out / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        assert both[0].poll() is None, both[0].communicate()[1]
+        time.sleep(0.02)
+    both[1].send_signal(signal.SIGTERM)
+    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], logs
+    assert f"stopped: {out} was asked to stop: it goes on with --resume {out}" in logs[0]
+    run = Run.open(out)
+    assert (run.info.state, run.info.reason, run.info.processes) == ("stopped", "STOPPED", 2)
+    done = run.info.rounds
+    alone = start(["-m", "cli.main", "pretrain", "--resume", str(out)])
+    while len(Run.open(out).metrics()) < done + 2:
+        assert time.monotonic() < deadline
+        assert alone.poll() is None, alone.communicate()[1]
+        time.sleep(0.02)
+    alone.kill()
+    alone.communicate()
+    run = Run.open(out)
+    assert run.info.processes == 1
+    assert [row["round"] for row in run.metrics()] == list(range(1, len(run.metrics()) + 1))
+
+
+def test_batches_that_cannot_be_shared_are_refused_at_once(source: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "run", free_port()
+    command = [*pretrain(source, out, 1), "--set", "batch.ghost=6"]
+    both = [start(command, **environment(rank, 2, port)) for rank in (0, 1)]
+    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1]
+    assert all(
+        "1 batch-norm groups of 6 images cannot be shared evenly by 2" in log for log in logs
+    )
+    assert not out.exists()
+
+
+def test_what_one_process_does_is_refused() -> None:
+    plan = ["adapt", "--method", "mmt", "--target", "x", "--init", "x", "--out", "y", "--plan"]
+    reproduce = ["reproduce", "mmt-duke-market-resnet50-500", "--data-root", "x"]
+    for command in (plan, reproduce):
+        with pytest.raises(ConfigError, match="is the work of one process"):
+            CliRunner().invoke(app, command, env={"WORLD_SIZE": "2"}, catch_exceptions=False)

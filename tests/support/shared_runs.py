@@ -1,0 +1,225 @@
+"""Runs of the training loop on a tiny site, by one process or by several."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapt.clustering import Clusterer
+from adapt.config import Augmentation, BatchShape, Clustering, OptimizerSettings, Schedule
+from adapt.data.cache import DecodedCrops
+from adapt.errors import StoppedError
+from adapt.features import extract
+from adapt.loop import train
+from adapt.loop_state import Checkpoints, LoopState, NoCheckpoints
+from adapt.methods import METHODS, MMT, Method, SourceMethod
+from adapt.methods.mmt import MMTOptions
+from adapt.parallel import ALONE, World
+from adapt.run_checkpoints import SharedCheckpoints, StopRequest
+from adapt.types import CropSet, PseudoLabels, Sample
+from tests.support.shared_steps import small_net
+
+PEOPLE, EACH, ROUNDS, STEPS = 6, 14, 2, 3
+CPU = torch.device("cpu")
+
+
+def crops(people: int = PEOPLE) -> DecodedCrops:
+    """Noisy one-colour people, seen by two cameras."""
+    rng = np.random.default_rng(0)
+    samples = tuple(
+        Sample(Path(), f"{p}_{i}", camera=i % 2, person=p)
+        for p in range(people)
+        for i in range(EACH)
+    )
+    colour = rng.integers(0, 256, (people, 1, 1, 3)).repeat(EACH, axis=0)
+    noise = rng.normal(0, 20, (len(samples), 32, 16, 3))
+    images = np.clip(colour + noise, 0, 255).astype(np.uint8)
+    return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """labels: of each round. figures: but for times. networks: digest of all that is there."""
+
+    labels: list[list[int]]
+    figures: list[dict[str, float]]
+    networks: dict[str, Tensor]
+
+
+class Kept(NoCheckpoints):
+    """Holds the last state; stops where it is told."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+        self.state: LoopState | None = None
+
+    def due(self) -> bool:
+        return self.stop.made
+
+    def keep(self, make_state: Any) -> None:
+        self.state = make_state()
+        self.pulse()
+
+    def pulse(self) -> None:
+        if self.stop.made:
+            raise StoppedError("asked to stop")
+
+
+def build(name: str) -> Method:
+    """A method on small networks, clustered by k-means."""
+    torch.manual_seed(0)
+    settings = Clustering(algorithm="kmeans", clusters=PEOPLE, camera_centering=True)
+    kind = METHODS[name]
+    options = kind.Options()
+    nets = [small_net() for _ in range(options.students_wanted(kind.students_wanted))]
+    method = kind(nets, options, Clusterer(settings, identities_per_batch=4, seed=0))
+    if isinstance(method, SourceMethod):
+        rows = np.eye(4, method.embedder().dimension, dtype=np.float32)
+        method.start_source(rows)
+    return method
+
+
+def run(
+    world: World,
+    name: str,
+    ghost: int,
+    *,
+    state: LoopState | None = None,
+    checkpoints: Checkpoints | None = None,
+    method: Method | None = None,
+) -> Outcome:
+    """Train to the end, or from a state to the end."""
+    method = method or build(name)
+    rounds = train(
+        method,
+        crops(),
+        schedule=Schedule(rounds=ROUNDS, iterations=STEPS),
+        batch=BatchShape(identities=4, instances=2, ghost=ghost),
+        augmentation=Augmentation(pad=2),
+        optimizer=OptimizerSettings(lr=1e-3),
+        camera_statistics=True,
+        seed=3,
+        device=CPU,
+        source=crops(4) if isinstance(method, SourceMethod) else None,
+        checkpoints=checkpoints,
+        resume=state,
+        world=world,
+    )
+    labels, figures = [], []
+    for result in rounds:
+        labels.append([int(x) for each in result.labels for x in each.labels])
+        figures.append({k: v for k, v in result.metrics.items() if not k.startswith("seconds_")})
+    networks = {
+        f"{name}/{key}": value
+        for name, net in method.networks().items()
+        for key, value in net.state_dict().items()
+    }
+    return Outcome(labels, figures, networks)
+
+
+def run_both(world: World, name: str, ghost: int) -> tuple[Outcome, Outcome | None]:
+    """In a world and, in its first process, alone."""
+    return run(world, name, ghost), run(ALONE, name, ghost) if world.first else None
+
+
+def stop_and_go_on(world: World, name: str, looks: int) -> tuple[Outcome, Outcome] | str:
+    """The last process is asked to stop at a look; the first goes on alone, and never stopped."""
+    asked, agreed = StopAfter(looks if world.rank == world.size - 1 else 10**6), StopRequest()
+    kept = Kept(agreed)
+    try:
+        run(world, name, 4, checkpoints=SharedCheckpoints(world, asked, agreed, kept))
+    except StoppedError:
+        if not world.first:
+            return "stopped"
+        return run(ALONE, name, 4, state=kept.state), run(ALONE, name, 4)
+    return "never stopped"
+
+
+def go_on_together(world: World, name: str, looks: int) -> tuple[Outcome, Outcome | None]:
+    """One process begins and stops, several go on; and one that never stopped."""
+    kept = Kept(StopAfter(looks))
+    if world.first:
+        try:
+            run(ALONE, name, 4, checkpoints=kept)
+        except StoppedError:
+            assert kept.state is not None
+        else:
+            raise AssertionError("never stopped")
+    done = run(world, name, 4, state=kept.state)
+    return done, run(ALONE, name, 4) if world.first else None
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it was looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def made(self) -> bool:  # type: ignore[override]
+        self.looks -= 1
+        return self.looks < 0
+
+    @made.setter
+    def made(self, value: bool) -> None:
+        pass
+
+
+def collapsed(world: World) -> None:
+    """The first process finds no clusters."""
+    clusterer = _NoClusters(Clustering(), identities_per_batch=4, seed=0)
+    run(world, "mmt", 4, method=MMT([small_net(), small_net()], MMTOptions(), clusterer))
+
+
+class _NoClusters(Clusterer):
+    def __call__(self, features: Any, cameras: Any) -> PseudoLabels:
+        return PseudoLabels(np.full(len(features), -1), "nobody")
+
+
+def killed(world: World) -> None:
+    """The last process is gone in the middle of a round, without a word."""
+    own = StopRequest() if world.first else _Fatal()
+    shared = SharedCheckpoints(world, own, StopRequest(), NoCheckpoints())
+    run(world, "mmt", 4, checkpoints=shared)
+
+
+class _Fatal(StopAfter):
+    def __init__(self) -> None:
+        super().__init__(5)
+
+    @property
+    def made(self) -> bool:  # type: ignore[override]
+        self.looks -= 1
+        if self.looks < 0:
+            os._exit(9)
+        return False
+
+    @made.setter
+    def made(self, value: bool) -> None:
+        pass
+
+
+def embed(world: World, by_camera: bool) -> tuple[list[int], list[np.ndarray[Any, Any]]]:
+    """Features of 84 crops of two cameras in batches of 9, and how often progress was told."""
+    torch.manual_seed(0)
+    nets = [small_net().train(), small_net()]
+    nets[0](torch.randn(8, 3, 32, 16))
+    data, told = crops(), []
+    cameras = data.crops.camera_codes if by_camera else None
+    tables = extract(
+        nets,
+        data.images,
+        device=CPU,
+        cameras=cameras,
+        batch_size=9,
+        progress=told.append,
+        world=world,
+    )
+    return told, list(tables)

@@ -1,0 +1,186 @@
+"""Training steps of every method, by one process and by several: what differs between them.
+
+In double precision, so that only a wrong equation makes a difference that can be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adapt.config import BatchShape, Clustering, OptimizerSettings, Recipe
+from adapt.methods import AML, METHODS, Method, Source, SourceMethod
+from adapt.methods.source import SourceOptions
+from adapt.optimization import build_optimizer, train_step
+from adapt.parallel import ALONE, World
+from adapt.rehearsal import MadeUpClusterer, separated
+from adapt.spreading import spread
+from adapt.types import Batch, FeatureTable, RoundOf
+from models.backbones.ghost_batch_norm import group_batch_norm
+from models.backbones.net import ReIDNet
+from models.backbones.trunks import IBN
+
+PEOPLE, EACH, STEPS = 4, 2, 2
+SIZE = PEOPLE * EACH
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method and how it is set.
+
+    ghost: images in a batch-norm group. trunk: a backbone; small is one of two layers, one of them
+    with IBN. late: in the last rounds, where a method then does something else.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    ghost: int = 0
+    trunk: str = "small"
+    late: bool = True
+
+    def __str__(self) -> str:
+        said = [f"{k}={v}" for k, v in self.options.items()]
+        return "-".join((self.method, *said, self.trunk, f"ghost{self.ghost}"))
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Largest ones between one process and several, relative to the largest number of a kind.
+
+    learnt: the largest gradient.
+    """
+
+    figures: float
+    gradients: float
+    networks: float
+    learnt: float
+
+
+def compare(world: World, case: Case) -> tuple[bytes, Differences | None]:
+    """Take the same steps in a world and, in its first process, alone.
+
+    Returns a digest of all networks after the steps that were shared, and what is different.
+    """
+    together = _steps(case, world)
+    all_bits = b"".join(value.numpy().tobytes() for value in together[2].values())
+    digest = hashlib.sha256(all_bits).digest()
+    if not world.first:
+        return digest, None
+    alone = _steps(case, ALONE)
+    apart = (_apart(a, b) for a, b in zip(alone, together, strict=True))
+    return digest, Differences(*apart, learnt=_largest(alone[1]))
+
+
+def _steps(
+    case: Case, world: World
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Figures of all steps, gradients of the last one, and the networks."""
+    method = _built(case)
+    settings = OptimizerSettings(algorithm="sgd", lr=0.01)
+    optimizer = build_optimizer(method, settings)
+    sets = 2 if case.method in ("aml", "daal", "nrmt") else 1
+    figures: dict[str, Tensor] = {}
+    nets = method.networks().values()
+    with spread(nets, optimizer, world, case.ghost):
+        for step in range(STEPS):
+            batches = tuple(_batch(case.method, n, 10 * step + n) for n in range(sets))
+            told = train_step(method, batches, optimizer)
+            method.after_step(step + 1)
+            figures |= {
+                f"{step}/{k}": torch.tensor(v, dtype=torch.float64) for k, v in told.items()
+            }
+    gradients = {
+        f"{n}/{name}": p.grad
+        for n, net in enumerate(method.trained())
+        for name, p in net.named_parameters()
+        if p.grad is not None
+    }
+    return figures, gradients, _networks(method)
+
+
+def _built(case: Case) -> Method:
+    torch.manual_seed(0)
+    if case.method == "source":
+        options = SourceOptions(**case.options)
+        people = np.arange(SIZE, dtype=np.int64) % PEOPLE
+        method: Method = Source(_net(case.trunk), options, people)
+    else:
+        kind = METHODS[case.method]
+        recipe = Recipe(
+            method=case.method,
+            batch=BatchShape(identities=PEOPLE, instances=EACH, ghost=case.ghost),
+            clustering=Clustering(algorithm="dbscan"),
+            options=kind.Options(**case.options),
+        )
+        wanted = recipe.options.students_wanted(kind.students_wanted)
+        nets = [_net(case.trunk) for _ in range(wanted)]
+        method = kind(nets, recipe.options, MadeUpClusterer(recipe, seed=1))
+    _label(method, RoundOf(3 if case.late else 0, 4))
+    for net in method.networks().values():
+        group_batch_norm(net, case.ghost)
+        net.double().train()
+    return method
+
+
+def small_net() -> ReIDNet:
+    """A network with a trunk of two layers, one of them with IBN."""
+    net = ReIDNet("resnet18")
+    first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), IBN(8), nn.ReLU())
+    net.backbone = nn.Sequential(first, nn.Conv2d(8, 512, 1), nn.BatchNorm2d(512), nn.ReLU())
+    return net
+
+
+def _net(trunk: str) -> ReIDNet:
+    return small_net() if trunk == "small" else ReIDNet(trunk)
+
+
+def _label(method: Method, when: RoundOf) -> None:
+    """Label made-up features; AML, whose labels need a graph, is told the phase instead."""
+    rng = np.random.default_rng(0)
+    if isinstance(method, AML):
+        method.recall({"weighted": np.array(2 * when.number >= when.total)})
+        for net in method.students:
+            net.reset_classifier(PEOPLE, 0.1 * torch.randn(PEOPLE, 512))
+        return
+    if isinstance(method, SourceMethod):
+        method.start_source(separated(PEOPLE, PEOPLE, method.embedder().dimension, rng))
+    rows = 10 * PEOPLE
+    tables = tuple(separated(rows, PEOPLE, n.dimension, rng) for n in method.extractors())
+    method.relabel(FeatureTable(tables, np.arange(rows) // PEOPLE % 2), when)
+
+
+def _batch(method: str, number: int, seed: int) -> Batch:
+    """Two views, or one, as the method wants them; DAAL's second batch is of its source."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(PEOPLE).repeat_interleave(EACH)
+    if method == "daal" and number == 0:
+        label[1] = -1  # an outlier
+    grounds = torch.randn(PEOPLE, 3, 1, 1, generator=generator).double()
+    views = tuple(
+        grounds.repeat_interleave(EACH, 0)
+        + torch.randn(SIZE, 3, 32, 16, generator=generator).double()
+        for _ in range(2 if method in ("hli", "mmt") else 1)
+    )
+    return Batch(views, label, torch.randperm(40, generator=generator)[:SIZE])
+
+
+def _networks(method: Method) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.clone().double()
+        for name, net in method.networks().items()
+        for key, value in net.state_dict().items()
+    }
+
+
+def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert set(one) == set(other)
+    return _largest({k: other[k] - v for k, v in one.items()}) / _largest(one)
+
+
+def _largest(tensors: dict[str, Tensor]) -> float:
+    return max(float(value.abs().max()) for value in tensors.values())
