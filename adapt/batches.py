@@ -5,9 +5,10 @@ Everything follows from seeds: a stream can be entered at any batch, which a res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,12 +16,29 @@ from numpy.typing import NDArray
 
 from adapt.config import Augmentation, BatchShape
 from adapt.data.cache import DecodedCrops
+from adapt.data.placing import to_device
 from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
 from adapt.types import Batch
 
 LabelledSet = tuple[DecodedCrops, NDArray[np.int64]]
 """Crops and the (N,) labels to train them by, -1 for outliers."""
+
+
+T = TypeVar("T")
+
+
+def one_ahead(items: Iterator[T]) -> Generator[T]:
+    """The same items, each made in a thread while the one before it is in use.
+
+    What fails there is raised here, in its turn. The thread ends when this is closed or used up.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast(T, item)
 
 
 @dataclass(frozen=True)
@@ -38,13 +56,15 @@ class Draw:
 
     def streams(
         self, sets: Sequence[LabelledSet], seed: tuple[int, ...], start: int
-    ) -> Iterator[tuple[Batch, ...]]:
+    ) -> Generator[tuple[Batch, ...]]:
         """A batch of each set at a time, from batch number `start` on, without end.
 
-        Each set is drawn independently of how many there are.
+        Each set is drawn independently of how many there are. For a GPU each is made while the
+        one before is learnt from; on a CPU that would take the cores from learning.
         """
         each = [self._batches(*one, (*seed, i), start) for i, one in enumerate(sets)]
-        return zip(*each, strict=True)
+        together = zip(*each, strict=True)
+        yield from one_ahead(together) if self.device.type == "cuda" else together
 
     def _batches(
         self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...], start: int
@@ -55,10 +75,10 @@ class Draw:
                 continue
             own = np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0]
             generator = torch.Generator().manual_seed(int(own >> np.uint64(1)))
-            images = torch.from_numpy(data.images[rows]).to(self.device)
+            images = to_device(torch.from_numpy(data.images[rows]), self.device)
             yield Batch(
                 tuple(augment(images, self.augmentation, generator) for _ in range(self.views)),
-                torch.from_numpy(labels[rows]).to(self.device),
+                to_device(torch.from_numpy(labels[rows]), self.device),
                 torch.from_numpy(rows),
             )
 

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from adapt.data.placing import to_device
 from adapt.data.transforms import normalise
+from adapt.types import TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
 
@@ -30,31 +32,32 @@ def extract(
     cameras: NDArray[np.int64] | None = None,
     batch_size: int = EXTRACTION_BATCH,
     progress: Callable[[int], None] = lambda done: None,
+    room: TableRoom = in_memory,
 ) -> tuple[NDArray[np.float32], ...]:
     """Embed every crop with every network, in eval mode, without augmentation.
 
     images: (N, H, W, 3) uint8 RGB. cameras: (N,) codes; if given, each camera's crops are
     embedded under batch-norm statistics estimated on that camera alone (see
     `with_statistics_of`), which takes most of what differs between cameras out of the features.
-    progress: called with the number of crops done.
+    progress: called with the number of crops done. room: where the embeddings come to lie.
     Returns one (N, D) float32 matrix of L2-normalised embeddings per network; the networks stay
     as they are.
     """
     if not nets:
         return ()
-    tables = tuple(np.empty((len(images), net.dimension), np.float32) for net in nets)
+    tables = tuple(room((len(images), net.dimension)) for net in nets)
     done = 0
     for rows in _groups(len(images), cameras):
         own = cameras is not None and len(rows) >= MIN_CAMERA_CROPS
         group = [
-            with_statistics_of(net, images[rows], device, batch_size)
+            with_statistics_of(net, images, device, batch_size, rows)
             if own
             else copy.deepcopy(net).to(device).eval()
             for net in nets
         ]
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            batch = normalise(torch.from_numpy(images[part]).to(device))
+            batch = normalise(to_device(torch.from_numpy(images[part]), device))
             for net, table in zip(group, tables, strict=True):
                 table[part] = net.embed(batch).cpu().numpy()
             done += len(part)
@@ -64,14 +67,19 @@ def extract(
 
 @torch.no_grad()
 def with_statistics_of(
-    net: ReIDNet, images: Images, device: torch.device, batch_size: int = EXTRACTION_BATCH
+    net: ReIDNet,
+    images: Images,
+    device: torch.device,
+    batch_size: int = EXTRACTION_BATCH,
+    rows: NDArray[np.intp] | None = None,
 ) -> ReIDNet:
     """Copy a network, its batch-norm statistics replaced by those of some crops.
 
     Of one camera's crops: camera-based batch normalisation (Zhuang et al., ECCV 2020). Of all
     crops of a site: AdaBN (Li et al., 2016). Means and variances are averaged over batches of
-    nearly equal size, whole batches also where the network trains in batch-norm groups. Returns
-    a copy in eval mode; parameters are unchanged.
+    nearly equal size, whole batches also where the network trains in batch-norm groups.
+    rows: (M,) which of the crops; all by default. Returns a copy in eval mode; parameters are
+    unchanged.
     """
     copied = copy.deepcopy(net).to(device).train()
     group_batch_norm(copied, 0)
@@ -79,8 +87,9 @@ def with_statistics_of(
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # a plain average over the batches
-    for part in np.array_split(np.arange(len(images)), -(-len(images) // batch_size)):
-        copied(normalise(torch.from_numpy(images[part]).to(device)))
+    rows = np.arange(len(images)) if rows is None else rows
+    for part in np.array_split(rows, -(-len(rows) // batch_size)):
+        copied(normalise(to_device(torch.from_numpy(images[part]), device)))
     return copied.eval()
 
 

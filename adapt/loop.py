@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.batches import Draw, LabelledSet
-from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule
+from adapt.compute import set_up
+from adapt.config import Augmentation, BatchShape, Compute, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
@@ -40,8 +42,10 @@ from adapt.optimization import (
     train_step,
 )
 from adapt.progress import progress
-from adapt.types import FeatureTable, PseudoLabels, RoundOf
+from adapt.types import FeatureTable, PseudoLabels, RoundOf, TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
+
+PLAIN = Compute()
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,22 @@ def train(
     augmentation: Augmentation,
     optimizer: OptimizerSettings,
     camera_statistics: bool,
+    compute: Compute = PLAIN,
     seed: int,
     device: torch.device,
     source: DecodedCrops | None = None,
     checkpoints: Checkpoints | None = None,
     resume: LoopState | None = None,
+    room: TableRoom = in_memory,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
     source: labelled crops that every step gets a batch of, for a method that wants them.
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
+    compute: see `adapt.compute.set_up`.
     checkpoints: asked after each step, and given the state between rounds. resume: a state of this
     very run, which goes on from there as if it had never stopped.
+    room: where embeddings of all crops come to lie.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
@@ -97,6 +105,8 @@ def train(
         camera_statistics,
         seed,
         checkpoints or NoCheckpoints(),
+        compute,
+        room,
     )
     run.start(resume)
     while run.at.number < schedule.rounds:
@@ -134,6 +144,8 @@ class _Training:
     camera_statistics: bool
     seed: int
     checkpoints: Checkpoints
+    compute: Compute
+    room: TableRoom
     at: Standing = field(default_factory=Standing)
     clock: _Clock = field(default_factory=_Clock)
 
@@ -142,6 +154,7 @@ class _Training:
         method = self.method
         for net in method.networks().values():
             group_batch_norm(net, self.draw.shape.ghost)
+        set_up(method.networks().values(), self.compute, self.draw.device)
         if state is None:
             self._place()
             self.keep()
@@ -164,7 +177,7 @@ class _Training:
         self.clock.lap("extract")
         _relabel(
             method,
-            FeatureTable(features, cameras),
+            FeatureTable(features, cameras, self.room),
             at,
             self.schedule.rounds,
             self.draw.shape.identities if method.sampling == "identities" else 2,
@@ -184,7 +197,7 @@ class _Training:
             net.train()
         batches = self.draw.streams(self._sets(), (self.seed, at.number), at.done)
         steps = steps_of_round(method, self.schedule, at.labels, self.draw.shape)
-        with progress(self._title("train"), steps) as tick:
+        with closing(batches), progress(self._title("train"), steps) as tick:
             while at.done < steps:
                 rate = learning_rate(settings, at.number, at.done / steps)
                 set_learning_rate(optimizer, rate)
@@ -235,6 +248,7 @@ class _Training:
                 device=self.draw.device,
                 cameras=cameras,
                 progress=pulse,
+                room=self.room,
             )
 
 

@@ -6,6 +6,7 @@ RUN/model.safetensors    the network to keep, of the last finished round
 RUN/labels.safetensors   of an adaptation: the labels that round learnt from, one array per set
 RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
 RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
+RUN/target.crops, source.crops     of the same: the crops it learns from, decoded
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from models.image import Preprocessing
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
+TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
 REPORT = "report.html"
 """A page about the run that may lie in its folder; it goes with what it tells of."""
@@ -338,7 +340,8 @@ class Run:
         try:
             self._update(**ended)
             if self.info.reason not in CONTINUED:
-                (self.path / _CHECKPOINT).unlink(missing_ok=True)
+                for name in (_CHECKPOINT, TARGET_CROPS, SOURCE_CROPS):
+                    (self.path / name).unlink(missing_ok=True)
         finally:
             self.release()
 
@@ -463,7 +466,8 @@ def _refuse_worth(path: Path) -> None:
         )
     for entry in path.iterdir():
         leftover = entry.name.startswith(".") and entry.name.endswith(".tmp")
-        if entry.name not in (_INFO, _METRICS, REPORT) and not leftover:
+        ours = (_INFO, _METRICS, REPORT, TARGET_CROPS, SOURCE_CROPS)
+        if entry.name not in ours and not leftover:
             raise taken
     if not (path / _INFO).is_file():
         raise taken

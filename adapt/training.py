@@ -15,7 +15,9 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
+from adapt.data.crop_file import CropFile
 from adapt.data.part_masks import PartParser, with_part_masks
+from adapt.data.scratch import Scratch
 from adapt.data.splits import Split
 from adapt.errors import AdaptError, RunError
 from adapt.features import extract
@@ -24,10 +26,19 @@ from adapt.loop import Round, train
 from adapt.loop_state import LoopState
 from adapt.methods import Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
-from adapt.preparing import prepare, read_sources, read_validation, site_clusterer
+from adapt.preparing import (
+    Rooms,
+    made_by,
+    prepare,
+    read_sources,
+    read_validation,
+    site_clusterer,
+)
 from adapt.progress import progress
 from adapt.run_checkpoints import RunCheckpoints, StopRequest
 from adapt.runs import (
+    SOURCE_CROPS,
+    TARGET_CROPS,
     DataInfo,
     Inputs,
     Run,
@@ -82,7 +93,8 @@ def pretrain(
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
     parser, parsing = part_parser(options)
-    data = read_sources(sources, splits, preprocessing)
+    file = CropFile(out)
+    data = decoded = read_sources(sources, splits, preprocessing, file.room)
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)
@@ -100,7 +112,9 @@ def pretrain(
         data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
         inputs=_inputs(None, sources, splits, validation),
     )
-    return train_into(Run.create(out, info), method, data, recipe, machine, labelled, stop=stop)
+    run = Run.create(out, info)
+    file.keep(run.path / SOURCE_CROPS, decoded, made_by(preprocessing))
+    return train_into(run, method, data, recipe, machine, labelled, stop=stop)
 
 
 def adapt(
@@ -130,6 +144,7 @@ def adapt(
     """
     refuse_taken(out)
     torch.manual_seed(machine.seed)
+    files = CropFile(out), CropFile(out)
     site = prepare(
         target,
         camera_pattern=camera_pattern,
@@ -140,6 +155,7 @@ def adapt(
         sources=sources,
         splits=splits,
         validation=validation,
+        rooms=Rooms(*(file.room for file in files)),
     )
     source = site.source
     if source is not None and isinstance(site.method, SourceMethod):
@@ -167,8 +183,12 @@ def adapt(
         inputs=_inputs(target, sources, splits, validation),
         keep_rounds=keep_rounds,
     )
+    run = Run.create(out, info)
+    files[0].keep(run.path / TARGET_CROPS, site.data, made_by(first.preprocessing, recipe))
+    if source is not None:
+        files[1].keep(run.path / SOURCE_CROPS, source, made_by(first.preprocessing))
     return train_into(
-        Run.create(out, info),
+        run,
         site.method,
         site.data,
         recipe,
@@ -281,11 +301,13 @@ def train_into(
             augmentation=recipe.augment,
             optimizer=recipe.optimizer,
             camera_statistics=recipe.clustering.camera_statistics,
+            compute=recipe.compute,
             seed=machine.seed,
             device=machine.device,
             source=source,
             checkpoints=checkpoints,
             resume=state,
+            room=Scratch(run.path).table,
         )
         for result in rounds:
             scores = _validate(method.embedder(), labelled, machine)
