@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.config import Recipe, Thinning
+from adapt.config import Compute, Recipe, Thinning
 from adapt.data.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluate.metrics import RetrievalScores
@@ -178,9 +178,10 @@ def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )
-    thinning = {"thinning": Thinning().model_dump(mode="json")}  # absent from older runs
+    absent = {"thinning": Thinning(), "compute": Compute()}  # from older runs
+    older = {name: section.model_dump(mode="json") for name, section in absent.items()}
     was: dict[str, Any] = {
-        "recipe": thinning | dict(run.info.recipe),
+        "recipe": older | dict(run.info.recipe),
         "seed": run.info.seed,
         "backbone": run.info.backbone,
         "input size": run.info.preprocessing,

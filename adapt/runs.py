@@ -329,7 +329,7 @@ class Run:
     ) -> None:
         """Close the run; `stopped_by` is why it is not finished. Raises RunError as `record` does.
 
-        The checkpoint stays where the run can go on.
+        The checkpoint and the decoded crops stay where the run can go on.
         """
         ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
         if stopped_by is not None:
@@ -339,7 +339,7 @@ class Run:
             ended["error"] = str(stopped_by) or "interrupted"
         try:
             self._update(**ended)
-            if self.info.reason not in CONTINUED:
+            if not self.can_continue:
                 for name in (_CHECKPOINT, TARGET_CROPS, SOURCE_CROPS):
                     (self.path / name).unlink(missing_ok=True)
         finally:

@@ -24,8 +24,8 @@ BACKBONE = "mobilenet_v2"
 SIZE = Preprocessing(height=64, width=32)
 CPU = torch.device("cpu")
 SMALL = (
-    *("schedule.rounds=4", "schedule.iterations=6", "schedule.passes=0"),
-    *("batch.identities=8", "batch.instances=4", "batch.ghost=0", "augment.pad=2"),
+    *("schedule.rounds=4", "schedule.iterations=4", "schedule.passes=0"),
+    *("batch.identities=4", "batch.instances=4", "batch.ghost=0", "augment.pad=2"),
     *("clustering.algorithm=kmeans", "clustering.clusters=12"),
 )
 CROPS, PEOPLE = 240, 24
