@@ -28,8 +28,16 @@ SMALL = (
     *("batch.identities=4", "batch.instances=4", "batch.ghost=0", "augment.pad=2"),
     *("clustering.algorithm=kmeans", "clustering.clusters=12"),
 )
+OWN = {
+    "aml": (
+        *("clustering.algorithm=dbscan", "clustering.k1=6", "clustering.k2=2"),
+        *("clustering.min_samples=3", "options.merge_nearest=1", "options.merge_cross_camera=2"),
+    )
+}
+"""AML clusters distances, and lists neighbours."""
+
 CROPS, PEOPLE = 240, 24
-AFTER = 0.5
+AFTER = 0.8
 """Moments are drawn from so many times the seconds of the unbroken run, so that several hit."""
 
 
@@ -60,7 +68,7 @@ def adapted(site: Path, inits: list[Path], method: str, out: Path) -> None:
     if (out / "run.json").exists() and Run.open(out).can_continue:
         resume(out, CPU)
         return
-    recipe = load_recipe(f"{method}_small", method=method, overrides=SMALL)
+    recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))
     adapt(
         site,
         camera_pattern=None,

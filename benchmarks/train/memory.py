@@ -23,6 +23,7 @@ from adapt.config import Augmentation, BatchShape
 from adapt.data.cache import DecodedCrops
 from adapt.data.crop_file import CropFile
 from adapt.data.scratch import Scratch
+from adapt.errors import AdaptError
 from adapt.features import extract
 from adapt.labels.centers import cluster_centers
 from adapt.methods import METHODS
@@ -83,17 +84,23 @@ def print_table(folder: Path, crops: int) -> None:
     inits = [alone(source_run, folder, seed) for seed in (1, 2)]
     for name in sorted(METHODS):
         if name != "daal":  # learns from the source, too
-            print(f"| {name} | {alone(_peak_of, folder, inits, name) / 1e6:.0f} |", flush=True)
+            peak, ended = alone(_peak_of, folder, inits, name)
+            print(f"| {name} | {peak / 1e6:.0f}{ended} |", flush=True)
     print()
     print(f"{crops} crops, {DIMENSION} dimensions, two networks; own memory beyond the file's, MB:")
     for stage, held in alone(_stages, folder, crops):
         print(f"- {stage}: {held / 1e6:.0f} ({'within' if held <= ALLOWED else 'BEYOND'} 1500)")
 
 
-def _peak_of(folder: Path, inits: list[Path], method: str) -> int:
+def _peak_of(folder: Path, inits: list[Path], method: str) -> tuple[int, str]:
+    """Bytes, and how the run ended if it was not well: made-up crops may not suit a method."""
     wanted = inits[: METHODS[method].students_wanted]
-    adapted(folder / "site", wanted, method, folder / f"run-{method}")
-    return memory("VmHWM")
+    ended = ""
+    try:
+        adapted(folder / "site", wanted, method, folder / f"run-{method}")
+    except AdaptError as error:
+        ended = f" ({error.reason})"
+    return memory("VmHWM"), ended
 
 
 def _stages(folder: Path, crops: int) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Made-up crops as files: smooth random pictures, as quick or slow to decode as real ones."""
+"""Made-up crops as files: smooth random pictures with a pattern for each person."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ def write_site(folder: Path, *, crops: int, clusters: int) -> MadeUpSite:
     """Write JPEG files of 256x128, crop i of cluster i modulo `clusters`."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
+    people = rng.integers(0, 200, (clusters, 16, 8, 3))
     files = []
     for number in range(crops):
-        small = rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        noise = rng.integers(0, 56, (16, 8, 3))
+        small = (people[number % clusters] + noise).astype(np.uint8)
         file = folder / f"{number % clusters:04d}_c{number % 2 + 1}s1_{number:06d}_00.jpg"
         large = Image.fromarray(small).resize((128, 256), Image.Resampling.BICUBIC)
         large.save(file, "JPEG", quality=90)
