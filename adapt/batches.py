@@ -6,9 +6,8 @@ Everything follows from seeds: a stream can be entered at any batch, which a res
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,29 +15,13 @@ from numpy.typing import NDArray
 
 from adapt.config import Augmentation, BatchShape
 from adapt.data.cache import DecodedCrops
-from adapt.data.placing import to_device
+from adapt.data.placing import ahead_of, to_device
 from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
 from adapt.types import Batch
 
 LabelledSet = tuple[DecodedCrops, NDArray[np.int64]]
 """Crops and the (N,) labels to train them by, -1 for outliers."""
-
-
-T = TypeVar("T")
-
-
-def one_ahead(items: Iterator[T]) -> Generator[T]:
-    """The same items, each made in a thread while the one before it is in use.
-
-    What fails there is raised here, in its turn. The thread ends when this is closed or used up.
-    """
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield cast(T, item)
 
 
 @dataclass(frozen=True)
@@ -59,12 +42,10 @@ class Draw:
     ) -> Generator[tuple[Batch, ...]]:
         """A batch of each set at a time, from batch number `start` on, without end.
 
-        Each set is drawn independently of how many there are. For a GPU each is made while the
-        one before is learnt from; on a CPU that would take the cores from learning.
+        Each set is drawn independently of how many there are. Close it when there was enough.
         """
         each = [self._batches(*one, (*seed, i), start) for i, one in enumerate(sets)]
-        together = zip(*each, strict=True)
-        yield from one_ahead(together) if self.device.type == "cuda" else together
+        return ahead_of(self.device, zip(*each, strict=True))
 
     def _batches(
         self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...], start: int

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapt.data.placing import to_device
+from adapt.data.placing import ahead_of, to_device
 from adapt.data.transforms import normalise
 from adapt.types import TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
@@ -55,9 +56,9 @@ def extract(
             else copy.deepcopy(net).to(device).eval()
             for net in nets
         ]
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            batch = normalise(to_device(torch.from_numpy(images[part]), device))
+        parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        batches = ahead_of(device, (_placed(images, part, device) for part in parts))
+        for part, batch in zip(parts, batches, strict=True):
             for net, table in zip(group, tables, strict=True):
                 table[part] = net.embed(batch).cpu().numpy()
             done += len(part)
@@ -88,9 +89,15 @@ def with_statistics_of(
             module.reset_running_stats()
             module.momentum = None  # a plain average over the batches
     rows = np.arange(len(images)) if rows is None else rows
-    for part in np.array_split(rows, -(-len(rows) // batch_size)):
-        copied(normalise(to_device(torch.from_numpy(images[part]), device)))
+    parts = np.array_split(rows, -(-len(rows) // batch_size))
+    for batch in ahead_of(device, (_placed(images, part, device) for part in parts)):
+        copied(batch)
     return copied.eval()
+
+
+def _placed(images: Images, rows: NDArray[np.intp], device: torch.device) -> Tensor:
+    """Some crops as network input on the device."""
+    return normalise(to_device(torch.from_numpy(images[rows]), device))
 
 
 def _groups(count: int, cameras: NDArray[np.int64] | None) -> list[NDArray[np.intp]]:

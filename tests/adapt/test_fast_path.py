@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.batches import Draw, one_ahead  # noqa: E402
+from adapt.batches import Draw  # noqa: E402
 from adapt.clustering import Clusterer  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
@@ -22,6 +22,7 @@ from adapt.config import (  # noqa: E402
     Schedule,
 )
 from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.placing import one_ahead  # noqa: E402
 from adapt.data.transforms import normalise  # noqa: E402
 from adapt.loop import train  # noqa: E402
 from adapt.methods.mmt import MMT, MMTOptions  # noqa: E402

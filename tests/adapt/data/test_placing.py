@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.batches import one_ahead
+from adapt.data.placing import one_ahead
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("batches")]
+    return [t.name for t in threading.enumerate() if t.name.startswith("ahead")]
 
 
 def test_items_and_their_order_stay() -> None:
