@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.resuming import resume
 from adapt.runs import Run
@@ -72,7 +73,7 @@ def adapted(site: Path, inits: list[Path], method: str, out: Path) -> None:
     adapt(
         site,
         camera_pattern=None,
-        inits=inits,
+        inits=inits[: recipe.options.students_wanted(METHODS[method].students_wanted)],
         recipe=recipe,
         recipe_name="benchmark",
         out=out,

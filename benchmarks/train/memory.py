@@ -94,10 +94,9 @@ def print_table(folder: Path, crops: int) -> None:
 
 def _peak_of(folder: Path, inits: list[Path], method: str) -> tuple[int, str]:
     """Bytes, and how the run ended if it was not well: made-up crops may not suit a method."""
-    wanted = inits[: METHODS[method].students_wanted]
     ended = ""
     try:
-        adapted(folder / "site", wanted, method, folder / f"run-{method}")
+        adapted(folder / "site", inits, method, folder / f"run-{method}")
     except AdaptError as error:
         ended = f" ({error.reason})"
     return memory("VmHWM"), ended
