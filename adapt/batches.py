@@ -5,7 +5,7 @@ Everything follows from seeds: a stream can be entered at any batch, which a res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapt.config import Augmentation, BatchShape
 from adapt.data.cache import DecodedCrops
+from adapt.data.placing import ahead_of, to_device
 from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
 from adapt.types import Batch
@@ -38,13 +39,13 @@ class Draw:
 
     def streams(
         self, sets: Sequence[LabelledSet], seed: tuple[int, ...], start: int
-    ) -> Iterator[tuple[Batch, ...]]:
+    ) -> Generator[tuple[Batch, ...]]:
         """A batch of each set at a time, from batch number `start` on, without end.
 
-        Each set is drawn independently of how many there are.
+        Each set is drawn independently of how many there are. Close it when there was enough.
         """
         each = [self._batches(*one, (*seed, i), start) for i, one in enumerate(sets)]
-        return zip(*each, strict=True)
+        return ahead_of(self.device, zip(*each, strict=True))
 
     def _batches(
         self, data: DecodedCrops, labels: NDArray[np.int64], seed: tuple[int, ...], start: int
@@ -55,10 +56,10 @@ class Draw:
                 continue
             own = np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0]
             generator = torch.Generator().manual_seed(int(own >> np.uint64(1)))
-            images = torch.from_numpy(data.images[rows]).to(self.device)
+            images = to_device(torch.from_numpy(data.images[rows]), self.device)
             yield Batch(
                 tuple(augment(images, self.augmentation, generator) for _ in range(self.views)),
-                torch.from_numpy(labels[rows]).to(self.device),
+                to_device(torch.from_numpy(labels[rows]), self.device),
                 torch.from_numpy(rows),
             )
 

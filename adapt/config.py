@@ -101,6 +101,17 @@ class OptimizerSettings(_Section):
     )
 
 
+class Compute(_Section):
+    """In what numbers, and by what code, networks are computed."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the trunks' matrix products; auto: bfloat16 on a GPU that has it, else "
+        "float32",
+    )
+    compile: bool = Field(False, description="let torch.compile make code for training's trunks")
+
+
 class Clustering(_Section):
     """How pseudo labels are made from features."""
 
@@ -178,6 +189,7 @@ class Recipe(_Section):
     batch: BatchShape = BatchShape()
     augment: Augmentation = Augmentation()
     optimizer: OptimizerSettings = OptimizerSettings()
+    compute: Compute = Compute()
     clustering: Clustering = Clustering()
     thinning: Thinning = Thinning()
     options: SerializeAsAny[MethodOptions] = MethodOptions()

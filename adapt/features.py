@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from adapt.data.placing import ahead_of, to_device
 from adapt.data.transforms import normalise
 from adapt.parallel import ALONE, World
 from adapt.spreading import average_statistics
+from adapt.types import TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
 
@@ -34,6 +37,7 @@ def extract(
     batch_size: int = EXTRACTION_BATCH,
     progress: Callable[[int], None] = lambda done: None,
     world: World = ALONE,
+    room: TableRoom = in_memory,
 ) -> tuple[NDArray[np.float32], ...]:
     """Embed every crop with every network, in eval mode, without augmentation.
 
@@ -41,30 +45,33 @@ def extract(
     embedded under batch-norm statistics estimated on that camera alone (see
     `with_statistics_of`), which takes most of what differs between cameras out of the features.
     progress: called with the number of crops done. world: whole batches are dealt out to its
-    processes; each calls `progress` equally often.
+    processes; each calls `progress` equally often. room: where the embeddings come to lie.
     Returns one (N, D) float32 matrix of L2-normalised embeddings per network, whole in the first
     process; the networks stay as they are.
     """
     if not nets:
         return ()
-    tables = tuple(np.zeros((len(images), net.dimension), np.float32) for net in nets)
+    tables = tuple(room((len(images), net.dimension)) for net in nets)
     done = 0
     for rows in _groups(len(images), cameras):
         own = cameras is not None and len(rows) >= MIN_CAMERA_CROPS
         group = [
-            with_statistics_of(net, images[rows], device, batch_size, world)
+            with_statistics_of(net, images, device, batch_size, rows=rows, world=world)
             if own
             else copy.deepcopy(net).to(device).eval()
             for net in nets
         ]
-        turn = batch_size * world.size
-        for start in range(0, len(rows), turn):
-            part = rows[start : start + turn][batch_size * world.rank :][:batch_size]
+        turns = [
+            rows[i : i + batch_size * world.size]
+            for i in range(0, len(rows), batch_size * world.size)
+        ]
+        parts = [turn[batch_size * world.rank :][:batch_size] for turn in turns]
+        batches = ahead_of(device, (_placed(images, part, device) for part in parts))
+        for turn, part, batch in zip(turns, parts, batches, strict=True):
             if len(part):
-                batch = normalise(torch.from_numpy(images[part]).to(device))
                 for net, table in zip(group, tables, strict=True):
                     table[part] = net.embed(batch).cpu().numpy()
-            done += len(rows[start : start + turn])
+            done += len(turn)
             progress(done)
     for table in tables:
         _bring_together(table, device, world)
@@ -78,13 +85,15 @@ def with_statistics_of(
     device: torch.device,
     batch_size: int = EXTRACTION_BATCH,
     world: World = ALONE,
+    rows: NDArray[np.intp] | None = None,
 ) -> ReIDNet:
     """Copy a network, its batch-norm statistics replaced by those of some crops.
 
     Of one camera's crops: camera-based batch normalisation (Zhuang et al., ECCV 2020). Of all
     crops of a site: AdaBN (Li et al., 2016). Means and variances are averaged over batches of
-    nearly equal size, whole batches also where the network trains in batch-norm groups; dealt
-    out to the processes of `world`. Returns a copy in eval mode; parameters are unchanged.
+    nearly equal size, whole batches also where the network trains in batch-norm groups.
+    rows: (M,) which of the crops; all by default. world: its processes share the batches. Returns
+    a copy in eval mode; parameters are unchanged.
     """
     copied = copy.deepcopy(net).to(device).train()
     group_batch_norm(copied, 0)
@@ -92,10 +101,11 @@ def with_statistics_of(
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # a plain average over the batches
-    parts = np.array_split(np.arange(len(images)), -(-len(images) // batch_size))
+    rows = np.arange(len(images)) if rows is None else rows
+    parts = np.array_split(rows, -(-len(rows) // batch_size))
     own = parts[world.rank :: world.size]
-    for part in own:
-        copied(normalise(torch.from_numpy(images[part]).to(device)))
+    for batch in ahead_of(device, (_placed(images, part, device) for part in own)):
+        copied(batch)
     if world.size > 1:
         average_statistics(copied, world, len(own))
     return copied.eval()
@@ -107,6 +117,11 @@ def _bring_together(table: NDArray[np.float32], device: torch.device, world: Wor
         for start in range(0, len(table), _ROWS_SENT):
             rows = torch.from_numpy(table[start : start + _ROWS_SENT])
             rows.copy_(world.add_to_first(rows.to(device, copy=True)))
+
+
+def _placed(images: Images, rows: NDArray[np.intp], device: torch.device) -> Tensor:
+    """Some crops as network input on the device."""
+    return normalise(to_device(torch.from_numpy(images[rows]), device))
 
 
 def _groups(count: int, cameras: NDArray[np.int64] | None) -> list[NDArray[np.intp]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.batches import Draw, LabelledSet
-from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule
+from adapt.compute import set_up
+from adapt.config import Augmentation, BatchShape, Compute, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
@@ -42,8 +44,10 @@ from adapt.optimization import (
 from adapt.parallel import ALONE, World
 from adapt.progress import progress
 from adapt.spreading import spread
-from adapt.types import FeatureTable, PseudoLabels, RoundOf
+from adapt.types import FeatureTable, PseudoLabels, RoundOf, TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
+
+PLAIN = Compute()
 
 
 @dataclass(frozen=True)
@@ -70,21 +74,25 @@ def train(
     augmentation: Augmentation,
     optimizer: OptimizerSettings,
     camera_statistics: bool,
+    compute: Compute = PLAIN,
     seed: int,
     device: torch.device,
     source: DecodedCrops | None = None,
     checkpoints: Checkpoints | None = None,
     resume: LoopState | None = None,
     world: World = ALONE,
+    room: TableRoom = in_memory,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
     source: labelled crops that every step gets a batch of, for a method that wants them.
     camera_statistics: extract the features to be labelled camera by camera, see `extract`.
+    compute: see `adapt.compute.set_up`.
     checkpoints: asked after each step, and given the state between rounds. resume: a state of this
     very run, which goes on from there as if it had never stopped.
     world: the processes that share the work, each of which calls this with the same arguments; its
     first one needs `resume`, labels, and gives the others its state.
+    room: where embeddings of all crops come to lie.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
@@ -103,6 +111,8 @@ def train(
         seed,
         checkpoints or NoCheckpoints(),
         world,
+        compute,
+        room,
     )
     run.start(resume)
     while run.at.number < schedule.rounds:
@@ -141,6 +151,8 @@ class _Training:
     seed: int
     checkpoints: Checkpoints
     world: World
+    compute: Compute
+    room: TableRoom
     at: Standing = field(default_factory=Standing)
     clock: _Clock = field(default_factory=_Clock)
 
@@ -149,6 +161,7 @@ class _Training:
         method = self.method
         for net in method.networks().values():
             group_batch_norm(net, self.draw.shape.ghost)
+        set_up(method.networks().values(), self.compute, self.draw.device)
         if state is not None:
             self._go_on(state)
         elif self.world.first:
@@ -183,7 +196,7 @@ class _Training:
         features = self._extract(cameras if self.camera_statistics else None)
         self.clock.lap("extract")
         if self.world.first:
-            self._label_by(FeatureTable(features, cameras))
+            self._label_by(FeatureTable(features, cameras, self.room))
         self._follow_first()
         self.checkpoints.pulse()
 
@@ -207,6 +220,7 @@ class _Training:
         steps = steps_of_round(method, self.schedule, at.labels, self.draw.shape)
         shape, nets = self.draw.shape, method.networks().values()
         with (
+            closing(batches),
             progress(self._title("train"), steps) as tick,
             spread(nets, optimizer, self.world, shape.ghost),
         ):
@@ -261,6 +275,7 @@ class _Training:
                 cameras=cameras,
                 progress=pulse,
                 world=self.world,
+                room=self.room,
             )
 
 

@@ -211,7 +211,8 @@ def _fill(method: Method, optimizer: Optimizer, state: LoopState) -> None:
     for name, parameter in _named_parameters(method):
         for slot, value in slots.pop(name, {}).items():
             moment = value.shape == parameter.shape and value.dim() > 0
-            placed = torch.empty_like(parameter).copy_(value) if moment else value.clone()
+            count = value.to(parameter.device, copy=True)  # fused optimisers want it there
+            placed = torch.empty_like(parameter).copy_(value) if moment else count
             optimizer.state[parameter][slot] = placed
     if slots:
         raise CheckpointError(f"the checkpoint's optimiser has other parameters: {min(slots)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from adapt.config import OptimizerSettings
 from adapt.errors import DivergedError
@@ -29,14 +31,18 @@ def build_optimizer(
         for trunk in (True, False)
     ]
     opt: torch.optim.Optimizer
+    fused = named[0][1].device.type == "cuda"  # on CPUs the order of rounding stays torch's plain
     if settings.algorithm == "adam":
-        opt = torch.optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        opt = torch.optim.Adam(
+            groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
     else:
         opt = torch.optim.SGD(
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=fused,
         )
     if before is not None:
         opt.state.update({p: before.state[p] for _, p in named if p in before.state})
@@ -71,17 +77,29 @@ def train_step(
     """
     losses = method.step(batches)
     total = losses.total()
-    figures = {f"loss_{name}": float(term.detach()) for name, term in losses.terms.items()}
-    value = float(total.detach())
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
-        )
     if total.requires_grad:  # otherwise the batch held nothing to learn from
         opt.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+    terms = {f"loss_{name}": term for name, term in losses.terms.items()}
+    figures = _read({"loss": total, **terms, **losses.stats})
+    if not math.isfinite(figures["loss"]):
+        raise DivergedError(
+            f"the loss is not finite ({figures}); lower optimizer.lr or check the crops"
+        )
+    if total.requires_grad:
         opt.step()
-    return {"loss": value, **figures, **losses.stats}
+    return figures
+
+
+def _read(figures: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Figures as numbers; those on a device are asked for all at once: each time it is waited for.
+
+    float64 holds all that they may be.
+    """
+    tensors = {k: v.detach() for k, v in figures.items() if isinstance(v, Tensor)}
+    values = torch.stack([each.double() for each in tensors.values()]).tolist()
+    read = dict(zip(tensors, values, strict=True))
+    return {name: read[name] if name in read else float(v) for name, v in figures.items()}
 
 
 def refuse_not_finite(method: Method) -> None:

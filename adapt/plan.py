@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from adapt.config import Recipe
+from adapt.data.crop_file import CropFile
 from adapt.data.splits import Split
 from adapt.loop import steps_of_round
-from adapt.preparing import PreparedSite, prepare, site_clusterer
+from adapt.preparing import PreparedSite, Rooms, prepare, site_clusterer
 from adapt.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
 from adapt.runs import refuse_taken
 from adapt.training import Machine
@@ -140,6 +141,7 @@ def plan_adaptation(
         sources=sources,
         splits=splits,
         validation=validation,
+        rooms=Rooms(CropFile(out).room, CropFile(out).room),
     )
     read = time.perf_counter() - start
     measured = _rehearsed(site, clusterer, recipe, machine, patience)

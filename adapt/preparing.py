@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adapt.clustering import Clusterer
 from adapt.config import Recipe
-from adapt.data.cache import DecodedCrops
+from adapt.data.cache import DecodedCrops, Room, in_memory
 from adapt.data.folders import read_labelled, read_site
 from adapt.data.holdback import without_held_back
 from adapt.data.loading import load_crops
@@ -29,6 +30,17 @@ from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Where the decoded crops of a site and of the source come to lie."""
+
+    target: Room
+    source: Room
+
+
+IN_MEMORY = Rooms(in_memory, in_memory)
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,12 @@ def prepare(
     sources: Sequence[Path] = (),
     splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
+    rooms: Rooms = IN_MEMORY,
 ) -> PreparedSite:
     """Read a site and everything that is adapted to it; writes nothing.
 
     What refuses a run is checked as early as it can be known, crops that are too few before
-    any is opened. Args, errors: those of `adapt.training.adapt`.
+    any is opened. Args, errors: those of `adapt.training.adapt`. rooms: for its crops.
     """
     runs = tuple(Run.open(path) for path in inits)
     listing = list_site(target, camera_pattern, hold_back)
@@ -77,12 +90,12 @@ def prepare(
         )
     _check_sources(method, recipe, sources)
     preprocessing = runs[0].info.preprocessing
-    data = read_crops(listing, recipe, preprocessing)
+    data = read_crops(listing, recipe, preprocessing, rooms.target)
     for warning in _check_amount(data.crops, recipe):
         log.warning("%s", warning)
     source = None
     if sources and isinstance(method, SourceMethod):
-        source = read_sources(sources, splits, preprocessing)
+        source = read_sources(sources, splits, preprocessing, rooms.source)
     if len({run.network_hash() for run in runs}) < len(runs):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
     return PreparedSite(method, runs, data, source, read_validation(validation, preprocessing))
@@ -93,10 +106,12 @@ def list_site(target: Path, camera_pattern: str | None, hold_back: float) -> Cro
     return without_held_back(read_site(target, camera_pattern), hold_back)
 
 
-def read_crops(listing: CropSet, recipe: Recipe, preprocessing: Preprocessing) -> DecodedCrops:
+def read_crops(
+    listing: CropSet, recipe: Recipe, preprocessing: Preprocessing, room: Room = in_memory
+) -> DecodedCrops:
     """A site's crops as they are learnt from: decoded, in no telling order, thinned."""
     return thin_crops(
-        load_crops(listing, preprocessing, forget_names=True),
+        load_crops(listing, preprocessing, forget_names=True, room=room),
         difference=recipe.thinning.difference,
         per_track=recipe.thinning.per_track,
     )
@@ -112,13 +127,26 @@ def site_clusterer(recipe: Recipe, seed: int, device: torch.device) -> Clusterer
     )
 
 
+def list_sources(sources: Sequence[Path], splits: Sequence[Split]) -> CropSet:
+    """Labelled folders, each once, as one set."""
+    refuse_twice(sources)
+    return merge_sources([read_labelled(root, splits) for root in sources])
+
+
 def read_sources(
-    sources: Sequence[Path], splits: Sequence[Split], preprocessing: Preprocessing
+    sources: Sequence[Path],
+    splits: Sequence[Split],
+    preprocessing: Preprocessing,
+    room: Room = in_memory,
 ) -> DecodedCrops:
     """Labelled folders, each once, as one decoded set."""
-    refuse_twice(sources)
-    sets = [read_labelled(root, splits) for root in sources]
-    return load_crops(merge_sources(sets), preprocessing)
+    return load_crops(list_sources(sources, splits), preprocessing, room=room)
+
+
+def made_by(preprocessing: Preprocessing, recipe: Recipe | None = None) -> dict[str, Any]:
+    """What decoded crops follow from besides the files. recipe: of a site's, which is thinned."""
+    thinning = None if recipe is None else recipe.thinning.model_dump()
+    return {"preprocessing": preprocessing.model_dump(mode="json"), "thinning": thinning}
 
 
 def read_validation(root: Path | None, preprocessing: Preprocessing) -> LabelledCrops | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from adapt.clustering import Clusterer
+from adapt.compute import set_up
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.sampler import IdentitySampler, ImageSampler
@@ -122,6 +123,7 @@ def rehearse(
     if source_persons and isinstance(method, SourceMethod):
         dimension = method.embedder().dimension
         method.start_source(separated(source_persons, source_persons, dimension, rng))
+    set_up(method.networks().values(), recipe.compute, device)
     _move(method, recipe.batch.ghost, device)
     own_statistics = recipe.clustering.camera_statistics
     each = _extraction(method, data, own_statistics, device, patience)

@@ -10,18 +10,30 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
+from adapt.data.crop_file import CropFile, kept_crops
+from adapt.data.loading import load_crops
 from adapt.data.part_masks import with_part_masks
 from adapt.errors import RunError
 from adapt.loop_state import LoopState
 from adapt.methods import METHODS, Method, Source
 from adapt.methods.source import SourceOptions
 from adapt.parallel import ALONE, World
-from adapt.preparing import list_site, read_crops, read_sources, read_validation, site_clusterer
+from adapt.preparing import (
+    list_site,
+    list_sources,
+    made_by,
+    read_crops,
+    read_validation,
+    site_clusterer,
+)
 from adapt.recipes import parse_recipe
 from adapt.run_checkpoints import StopRequest
-from adapt.runs import Inputs, Run, RunInfo, library_versions
+from adapt.runs import SOURCE_CROPS, TARGET_CROPS, Inputs, Run, RunInfo, library_versions
 from adapt.training import Machine, part_parser, train_into
 from models.backbones.net import ReIDNet
+
+BEFORE_PRECISIONS = {"compute": {"precision": "float32"}}
+"""What runs did whose recipe has no such section yet."""
 
 log = logging.getLogger("resight")
 
@@ -50,11 +62,11 @@ def resume(
                 ", ".join(sorted(changed)),
             )
         machine = Machine(device, info.seed, world)
-        recipe = parse_recipe(info.recipe)
+        recipe = parse_recipe({**BEFORE_PRECISIONS, **info.recipe})
         world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
         inputs = cast(Inputs, info.inputs)
         rebuild = _pretraining if info.kind == "pretrain" else _adaptation
-        method, data, source = rebuild(info, inputs, recipe, machine)
+        method, data, source = rebuild(run, inputs, recipe, machine)
         validation = Path(inputs.validation) if inputs.validation else None
         labelled = read_validation(validation, info.preprocessing)
         if state is not None:
@@ -67,38 +79,53 @@ def resume(
 
 
 def _pretraining(
-    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+    run: Run, inputs: Inputs, recipe: Recipe, machine: Machine
 ) -> tuple[Method, DecodedCrops, None]:
     """What `pretrain` trains, but for its weights."""
-    options = cast(SourceOptions, recipe.options)
+    info, options = run.info, cast(SourceOptions, recipe.options)
     parser, parsing = part_parser(options)
     if parsing != info.parsing:
         raise RunError(f"{options.parts_model} is another model than the run began with")
-    data = read_sources([Path(root) for root in inputs.sources], inputs.splits, info.preprocessing)
-    _check_unchanged(info, data, "source")
+    data = _sources(run, inputs, machine.world)
     if parser is not None:
         data = with_part_masks(data, parser)
     return Source(ReIDNet(info.backbone), options, data.crops.persons), data, None
 
 
 def _adaptation(
-    info: RunInfo, inputs: Inputs, recipe: Recipe, machine: Machine
+    run: Run, inputs: Inputs, recipe: Recipe, machine: Machine
 ) -> tuple[Method, DecodedCrops, DecodedCrops | None]:
     """What `adapt` trains, but for its weights."""
-    method_type = METHODS[recipe.method]
+    info, method_type = run.info, METHODS[recipe.method]
     wanted = recipe.options.students_wanted(method_type.students_wanted)
     nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
     clusterer = site_clusterer(recipe, machine.seed, machine.device)
     method = method_type(nets, recipe.options, clusterer)
     listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
-    data = read_crops(listing, recipe, info.preprocessing)
-    _check_unchanged(info, data, "target")
-    source = None
-    if inputs.sources:
-        roots = [Path(root) for root in inputs.sources]
-        source = read_sources(roots, inputs.splits, info.preprocessing)
-        _check_unchanged(info, source, "source")
-    return method, data, source
+    file, how = run.path / TARGET_CROPS, made_by(info.preprocessing, recipe)
+    data = kept_crops(file, listing, how)
+    if data is None:
+        room = CropFile(run.path)
+        data = read_crops(listing, recipe, info.preprocessing, room.room)
+        _check_unchanged(info, data, "target")
+        if machine.world.first:
+            room.keep(file, data, how)
+    return method, data, _sources(run, inputs, machine.world) if inputs.sources else None
+
+
+def _sources(run: Run, inputs: Inputs, world: World) -> DecodedCrops:
+    """The labelled crops, from the file in the run folder or decoded again."""
+    size = run.info.preprocessing
+    file, how = run.path / SOURCE_CROPS, made_by(size)
+    listing = list_sources([Path(root) for root in inputs.sources], inputs.splits)
+    data = kept_crops(file, listing, how)
+    if data is None:
+        room = CropFile(run.path)
+        data = load_crops(listing, size, room=room.room)
+        _check_unchanged(run.info, data, "source")
+        if world.first:
+            room.keep(file, data, how)
+    return data
 
 
 def _check_unchanged(info: RunInfo, data: DecodedCrops, role: Literal["source", "target"]) -> None:

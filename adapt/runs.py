@@ -6,6 +6,7 @@ RUN/model.safetensors    the network to keep, of the last finished round
 RUN/labels.safetensors   of an adaptation: the labels that round learnt from, one array per set
 RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
 RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
+RUN/target.crops, source.crops     of the same: the crops it learns from, decoded
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from models.image import Preprocessing
 log = logging.getLogger("resight")
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
+TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
 REPORT = "report.html"
 """A page about the run that may lie in its folder; it goes with what it tells of."""
@@ -340,7 +342,7 @@ class Run:
     ) -> None:
         """Close the run; `stopped_by` is why it is not finished. Raises RunError as `record` does.
 
-        The checkpoint stays where the run can go on.
+        The checkpoint and the decoded crops stay where the run can go on.
         """
         ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
         if stopped_by is not None:
@@ -350,8 +352,9 @@ class Run:
             ended["error"] = str(stopped_by) or "interrupted"
         try:
             self._update(**ended)
-            if self.info.reason not in CONTINUED:
-                (self.path / _CHECKPOINT).unlink(missing_ok=True)
+            if not self.can_continue:
+                for name in (_CHECKPOINT, TARGET_CROPS, SOURCE_CROPS):
+                    (self.path / name).unlink(missing_ok=True)
         finally:
             self.release()
 
@@ -475,7 +478,8 @@ def _refuse_worth(path: Path) -> None:
             "another --out, or remove it"
         )
     for entry in path.iterdir():
-        if entry.name not in (_INFO, _METRICS, REPORT) and not _half_written(entry):
+        ours = (_INFO, _METRICS, REPORT, TARGET_CROPS, SOURCE_CROPS)
+        if entry.name not in ours and not _half_written(entry):
             raise taken
     if not (path / _INFO).is_file():
         raise taken

@@ -15,7 +15,9 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
+from adapt.data.crop_file import CropFile
 from adapt.data.part_masks import PartParser, with_part_masks
+from adapt.data.scratch import Scratch
 from adapt.data.splits import Split
 from adapt.errors import AdaptError, RunError
 from adapt.features import extract
@@ -25,10 +27,19 @@ from adapt.loop_state import LoopState
 from adapt.methods import Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
 from adapt.parallel import ALONE, World
-from adapt.preparing import prepare, read_sources, read_validation, site_clusterer
+from adapt.preparing import (
+    Rooms,
+    made_by,
+    prepare,
+    read_sources,
+    read_validation,
+    site_clusterer,
+)
 from adapt.progress import progress
 from adapt.run_checkpoints import StopRequest, checkpoints_of
 from adapt.runs import (
+    SOURCE_CROPS,
+    TARGET_CROPS,
     DataInfo,
     Inputs,
     Run,
@@ -87,7 +98,8 @@ def pretrain(
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
     parser, parsing = part_parser(options)
-    data = read_sources(sources, splits, preprocessing)
+    file = CropFile(out)
+    data = decoded = read_sources(sources, splits, preprocessing, file.room)
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)
@@ -105,9 +117,10 @@ def pretrain(
         data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
         inputs=_inputs(None, sources, splits, validation),
     )
-    return train_into(
-        _start_run(out, info, machine.world), method, data, recipe, machine, labelled, stop=stop
-    )
+    run = _start_run(out, info, machine.world)
+    if machine.world.first:
+        file.keep(run.path / SOURCE_CROPS, decoded, made_by(preprocessing))
+    return train_into(run, method, data, recipe, machine, labelled, stop=stop)
 
 
 def adapt(
@@ -137,6 +150,7 @@ def adapt(
     """
     _check_start(out, recipe, machine.world)
     torch.manual_seed(machine.seed)
+    files = CropFile(out), CropFile(out)
     site = prepare(
         target,
         camera_pattern=camera_pattern,
@@ -147,6 +161,7 @@ def adapt(
         sources=sources,
         splits=splits,
         validation=validation,
+        rooms=Rooms(*(file.room for file in files)),
     )
     source = site.source
     if source is not None and isinstance(site.method, SourceMethod):
@@ -174,8 +189,13 @@ def adapt(
         inputs=_inputs(target, sources, splits, validation),
         keep_rounds=keep_rounds,
     )
+    run = _start_run(out, info, machine.world)
+    if machine.world.first:
+        files[0].keep(run.path / TARGET_CROPS, site.data, made_by(first.preprocessing, recipe))
+        if source is not None:
+            files[1].keep(run.path / SOURCE_CROPS, source, made_by(first.preprocessing))
     return train_into(
-        _start_run(out, info, machine.world),
+        run,
         site.method,
         site.data,
         recipe,
@@ -308,12 +328,14 @@ def train_into(
             augmentation=recipe.augment,
             optimizer=recipe.optimizer,
             camera_statistics=recipe.clustering.camera_statistics,
+            compute=recipe.compute,
             seed=machine.seed,
             device=machine.device,
             source=source,
             checkpoints=checkpoints_of(run, stop or StopRequest(), start, world),
             resume=state,
             world=world,
+            room=Scratch(run.path).table,
         )
         for result in rounds:
             if world.first:

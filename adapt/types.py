@@ -5,7 +5,7 @@ Shapes: N images, D embedding dimensions, B images of a batch, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,16 +113,28 @@ class CropSet:
         return np.array([np.nan if s.time is None else s.time for s in self.samples], np.float64)
 
 
+TableRoom = Callable[[tuple[int, ...]], NDArray[np.float32]]
+"""Makes an array of zeros of a shape, for embeddings to lie in."""
+
+_BLOCK = 8192
+
+
+def in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The simple `TableRoom`."""
+    return np.zeros(shape, np.float32)
+
+
 @dataclass(frozen=True)
 class FeatureTable:
     """Embeddings of one `CropSet` under one or more networks.
 
     features: one (N, D) float32 matrix of L2-normalised embeddings per network; may be none.
-    cameras: (N,) int64 camera codes.
+    cameras: (N,) int64 camera codes. room: where their mean comes to lie.
     """
 
     features: tuple[NDArray[np.float32], ...]
     cameras: NDArray[np.int64]
+    room: TableRoom = in_memory
 
     def __post_init__(self) -> None:
         for matrix in self.features:
@@ -137,8 +149,11 @@ class FeatureTable:
 
     def mean(self) -> NDArray[np.float32]:
         """(N, D) mean over the networks; shorter than 1 where they differ."""
-        first, *others = self.features
-        return sum(others, start=first) / np.float32(len(self.features))
+        mean = self.room(self.features[0].shape)
+        for start in range(0, len(mean), _BLOCK):
+            first, *others = (each[start : start + _BLOCK] for each in self.features)
+            mean[start : start + _BLOCK] = sum(others, start=first) / np.float32(len(self.features))
+        return mean
 
 
 @dataclass(frozen=True)
@@ -213,12 +228,13 @@ class Losses:
     """What one step gives to the loop.
 
     terms: scalar tensors by name; weights: factor of each term in the sum that is differentiated
-    (a name missing here is a fault); stats: numbers that are only logged.
+    (a name missing here is a fault); stats: numbers that are only logged, scalar tensors where
+    they lie on the device: reading each at once would wait for it.
     """
 
     terms: Mapping[str, torch.Tensor]
     weights: Mapping[str, float]
-    stats: Mapping[str, float] = field(default_factory=dict)
+    stats: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.terms) != set(self.weights):

@@ -1,4 +1,7 @@
-"""Decode and resize every crop once; training then works on uint8 arrays."""
+"""Decode and resize every crop once; training then works on uint8 arrays.
+
+Where these lie is the caller's choice: in memory, or mapped from a file (`adapt.data.crop_file`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,14 @@ from adapt.errors import NoImagesError
 from adapt.types import CropSet, Dropped, Sample
 from models.errors import ImageError
 from models.image import Preprocessing
+
+Room = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+"""Makes an array of a shape for decoded crops to lie in."""
+
+
+def in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The simple `Room`."""
+    return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -43,19 +54,21 @@ def decode_crops(
     *,
     forget_names: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    room: Room = in_memory,
 ) -> DecodedCrops:
     """Read every crop of a listing; what cannot be read is left out and reported.
 
     forget_names: order the crops by their content. Sorted file names would carry identities
         into the order of the crops, and so into what is drawn from it.
-    progress: called with the number of crops done after each of them.
+    progress: called with the number of crops done after each of them. room: where they come to
+    lie; the images are its first rows.
     Returns the readable crops with `dropped` extended by path and reason, and `fingerprint` set
     to the sha256 over key and content of each crop in order; of a manifest's crops also over
     camera, track and time, which no file name tells.
     Raises NoImagesError when nothing is left.
     """
     digest = hashlib.sha256()
-    images = np.empty((len(listing), preprocessing.height, preprocessing.width, 3), np.uint8)
+    images = room((len(listing), preprocessing.height, preprocessing.width, 3))
     hashes: dict[int, bytes] = {}
     dropped = list(listing.dropped)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -65,10 +78,7 @@ def decode_crops(
                 dropped.append(result)
             else:
                 hashes[row] = result
-                digest.update(os.fsencode(sample.key) + b"\0" + result)
-                if listing.manifest:
-                    told = (listing.cameras[sample.camera], sample.track, sample.time)
-                    digest.update(repr(told).encode())
+                digest.update(_identity(listing, sample, result))
             progress(row + 1)
     if not hashes:
         raise NoImagesError(
@@ -88,6 +98,30 @@ def decode_crops(
     return DecodedCrops(crops, images[: len(kept)])
 
 
+def fingerprint_of(
+    listing: CropSet, preprocessing: Preprocessing, dropped: Sequence[Dropped]
+) -> str | None:
+    """The fingerprint that `decode_crops` would find, by reading alone; none if it may be another.
+
+    dropped: what it left out, which is tried again: None if any of it can be read now, or a crop
+    cannot be any more.
+    """
+    left_out = {drop.key for drop in dropped}
+    kept = [sample for sample in listing.samples if sample.key not in left_out]
+    digest = hashlib.sha256()
+    shape = (preprocessing.height, preprocessing.width, 3)
+    for sample in listing.samples:
+        again = sample.key in left_out
+        if again and isinstance(_read(preprocessing, sample, in_memory(shape)), bytes):
+            return None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for sample, found in zip(kept, pool.map(_hash, kept), strict=True):
+            if found is None:
+                return None
+            digest.update(_identity(listing, sample, found))
+    return digest.hexdigest()
+
+
 def keep_rows(data: DecodedCrops, rows: NDArray[np.intp]) -> DecodedCrops:
     """Some crops of a set, in its memory: `data` is used up, a second copy may not fit.
 
@@ -97,6 +131,22 @@ def keep_rows(data: DecodedCrops, rows: NDArray[np.intp]) -> DecodedCrops:
         data.images[place] = data.images[row]
     samples = tuple(data.crops.samples[row] for row in rows)
     return DecodedCrops(replace(data.crops, samples=samples), data.images[: len(rows)])
+
+
+def _identity(listing: CropSet, sample: Sample, content: bytes) -> bytes:
+    """What the fingerprint of a set says of one crop. content: sha256 of its file."""
+    named = os.fsencode(sample.key) + b"\0" + content
+    if not listing.manifest:
+        return named
+    told = (listing.cameras[sample.camera], sample.track, sample.time)
+    return named + repr(told).encode()
+
+
+def _hash(sample: Sample) -> bytes | None:
+    try:
+        return hashlib.sha256(sample.path.read_bytes()).digest()
+    except OSError:
+        return None
 
 
 def _reorder(images: NDArray[np.uint8], order: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from adapt.data.cache import DecodedCrops, decode_crops
+from adapt.data.cache import DecodedCrops, Room, decode_crops, in_memory
 from adapt.progress import progress
 from adapt.types import CropSet
 from models.image import Preprocessing
@@ -14,11 +14,17 @@ _NAMED = 10
 
 
 def load_crops(
-    listing: CropSet, preprocessing: Preprocessing, *, forget_names: bool = False
+    listing: CropSet,
+    preprocessing: Preprocessing,
+    *,
+    forget_names: bool = False,
+    room: Room = in_memory,
 ) -> DecodedCrops:
     """`decode_crops` for people: a progress bar, cameras and counts, unreadable files."""
     with progress("decode", len(listing)) as tick:
-        data = decode_crops(listing, preprocessing, forget_names=forget_names, progress=tick)
+        data = decode_crops(
+            listing, preprocessing, forget_names=forget_names, progress=tick, room=room
+        )
     counts = [0] * len(data.crops.cameras)
     for code in data.crops.camera_codes:
         counts[code] += 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adapt.config import Augmentation
+from adapt.data.placing import to_device
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -25,8 +26,9 @@ def normalise(images: Tensor) -> Tensor:
     Returns (B, 3, H, W) float32, channels-last in memory; masks follow as further channels.
     """
     masks = images.shape[-1] - len(IMAGENET_MEAN)
-    mean = torch.tensor(IMAGENET_MEAN + (0.0,) * masks, device=images.device) * 255
-    std = torch.tensor(IMAGENET_STD + (1.0,) * masks, device=images.device) * 255
+    mean = torch.tensor(IMAGENET_MEAN + (0.0,) * masks) * 255
+    std = torch.tensor(IMAGENET_STD + (1.0,) * masks) * 255
+    mean, std = (to_device(each, images.device) for each in (mean, std))
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
@@ -50,7 +52,7 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) 
 def random_flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Mirror each image left-right with the given probability; (B, H, W, C) in and out."""
     flip = torch.rand(len(images), generator=generator) < probability
-    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(2), images)
+    return torch.where(to_device(flip, images.device)[:, None, None, None], images.flip(2), images)
 
 
 def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -59,7 +61,8 @@ def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
         return images
     count, height, width, _ = images.shape
     padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-    shift = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(images.device)
+    shift = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
+    shift = to_device(shift, images.device)
     rows = shift[0][:, None] + torch.arange(height, device=images.device)
     columns = shift[1][:, None] + torch.arange(width, device=images.device)
     image = torch.arange(count, device=images.device)
@@ -144,9 +147,9 @@ def _draw_boxes(
 
 
 def _erase(images: Tensor, box: _Boxes, top: Tensor, left: Tensor) -> Tensor:
-    row, column = torch.arange(images.shape[2]), torch.arange(images.shape[3])
-    inside = ((row >= top) & (row < top + box.h))[:, :, None] & (
-        (column >= left) & (column < left + box.w)
-    )[:, None, :]
-    inside &= box.chosen[:, None, None]
-    return images.masked_fill(inside.to(images.device)[:, None], 0.0)
+    edges = torch.stack([top, top + box.h, left, left + box.w])  # (4, B, 1)
+    edges[:, ~box.chosen] = 0  # an empty rectangle
+    above, below, left, right = to_device(edges, images.device)
+    row, column = (torch.arange(size, device=images.device) for size in images.shape[2:])
+    rows, columns = (row >= above) & (row < below), (column >= left) & (column < right)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

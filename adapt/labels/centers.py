@@ -8,6 +8,8 @@ from scipy.sparse import csr_array
 
 from adapt.types import OUTLIER
 
+_COLUMNS = 128
+
 
 def cluster_centers(
     features: NDArray[np.float32], labels: NDArray[np.int64], *, normalise: bool
@@ -37,7 +39,11 @@ def cluster_centers(
         raise ValueError(f"cluster {int(np.argmin(sizes))} has no image; relabel without holes")
     weights = 1 / sizes[labels[members]]
     shape = (len(sizes), len(features))
-    mean = csr_array((weights, (labels[members], members)), shape) @ features.astype(np.float64)
+    membership = csr_array((weights, (labels[members], members)), shape)
+    mean = np.empty((len(sizes), features.shape[1]))
+    for start in range(0, features.shape[1], _COLUMNS):  # a float64 copy of all may not fit
+        block = slice(start, start + _COLUMNS)
+        mean[:, block] = membership @ features[:, block].astype(np.float64)
     if normalise:
         mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     return np.asarray(mean, np.float32)

@@ -148,7 +148,7 @@ class DAAL:
         """Equation (7), averaged over a batch of both domains that passes the network as one."""
         target, *source = batches
         images = torch.cat([batch.views[0] for batch in batches])
-        map_BChw = self.net.backbone(images)
+        map_BChw = self.net.trunk(images)
         attention_BChw = None if self.net.attention is None else self.net.attention(map_BChw)
         shared_BChw = map_BChw if attention_BChw is None else attention_BChw * map_BChw
         feat_BD = self.net.from_map(shared_BChw).neck

@@ -161,8 +161,8 @@ class HLI:
             }
             terms |= {f"{name}_{n}": term for name, term in parts.items()}
             named_B = student.logits.argmax(1) == batch.label
-            stats[f"accuracy_{n}"] = float(named_B.float().mean())
-            stats[f"teacher_accuracy_{n}"] = float(right_B.float().mean())
+            stats[f"accuracy_{n}"] = named_B.float().mean()
+            stats[f"teacher_accuracy_{n}"] = right_B.float().mean()
         share = {
             **mutual_weights(o.lambda_id, o.lambda_tri),
             "mim": o.lambda_imi * o.alpha,

@@ -149,13 +149,13 @@ class MMT:
         with torch.no_grad():
             mean = [net(view) for net, view in zip(self.teachers, batch.views[-nets:], strict=True)]
         terms: dict[str, torch.Tensor] = {}
-        stats: dict[str, float] = {}
+        stats: dict[str, torch.Tensor] = {}
         for k, peer in enumerate(reversed(range(nets))):
             n = k + 1
             four = mutual_terms(out[k], mean[peer], batch.label, o.label_smoothing)
             terms |= {f"{name}_{n}": term for name, term in four._asdict().items()}
             right = out[k].logits.argmax(1) == batch.label
-            stats[f"accuracy_{n}"] = float(right.float().mean())
+            stats[f"accuracy_{n}"] = right.float().mean()
         share = mutual_weights(o.lambda_id, o.lambda_tri)
         weights = {name: share[name.rsplit("_", 1)[0]] for name in terms}
         return Losses(terms, weights, stats)

@@ -119,7 +119,7 @@ class Source:
             for part, each in logits.items()
         }
         stats = {
-            f"accuracy{part}": float((each.argmax(1) == batch.label).float().mean())
+            f"accuracy{part}": (each.argmax(1) == batch.label).float().mean()
             for part, each in logits.items()
         }
         weights = dict.fromkeys(terms, 1.0) | {"tri": o.lambda_tri}

@@ -48,11 +48,15 @@ class ReIDNet(nn.Module):
         backbone: one of `BACKBONES`.
         classes: K; 0 for no classifier.
         attention: weight the trunk's map by a `DomainAttention` before it is pooled.
+
+    precision: what the trunk multiplies in, float32 or bfloat16; set from outside. Parameters,
+    feature maps and all that follows the trunk are float32 in any case.
     """
 
     def __init__(self, backbone: str, classes: int = 0, *, attention: bool = False) -> None:
         super().__init__()
         self.backbone_name = backbone
+        self.precision = torch.float32
         self.backbone, self.dimension = build_backbone(backbone)
         self.neck = nn.BatchNorm1d(self.dimension)
         self.neck.bias.requires_grad_(False)
@@ -99,9 +103,19 @@ class ReIDNet(nn.Module):
             self.neck.get_buffer("running_mean").mul_(start)
             self.neck.get_buffer("running_var").mul_(start**2)
 
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) -> (B,C,h,w) float32, before attention; computed in `precision`."""
+        out: torch.Tensor
+        if self.precision == torch.float32:
+            out = self.backbone(x)
+        else:
+            with torch.autocast(x.device.type, self.precision):
+                out = self.backbone(x).float()
+        return out
+
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) -> (B,C,h,w), what is pooled."""
-        out: torch.Tensor = self.backbone(x)
+        out = self.trunk(x)
         return out if self.attention is None else self.attention(out) * out
 
     def from_map(self, features: torch.Tensor) -> NetOutput:

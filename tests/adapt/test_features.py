@@ -98,3 +98,11 @@ def test_a_network_trained_in_groups_is_measured_on_whole_batches() -> None:
 
 def test_no_networks_no_tables() -> None:
     assert extract([], images(3), device=CPU) == ()
+
+
+def test_statistics_of_some_rows_are_those_of_a_copy_of_them() -> None:
+    crops, rows = images(9), np.array([1, 3, 4, 8])
+    one = with_statistics_of(net(), crops[rows], CPU, 3)
+    other = with_statistics_of(net(), crops, CPU, 3, rows)
+    for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

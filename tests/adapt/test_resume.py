@@ -152,6 +152,7 @@ def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
         exclude={"started", "seconds"}
     )
     assert not (path / "checkpoint.safetensors").exists()
+    assert not list(path.glob("*.crops"))
     with pytest.raises(RunError, match="is finished: there is nothing to continue"):
         resume(path, CPU)
 
@@ -240,6 +241,31 @@ def test_crops_that_changed_are_refused(world: World, copy: Path, tmp_path: Path
         resume(copy, CPU)
     changed(copy, inputs=inputs)
     resume(copy, CPU)
+
+
+def test_crops_are_decoded_once(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"), pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+    assert "crops as they were decoded" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage"])
+def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage: bytes) -> None:
+    file = copy / "target.crops"
+    before = file.read_bytes()
+    file.write_bytes(damage)
+    with pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+    assert file.read_bytes() == before
+    file.unlink()
+    assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
+
+
+def test_a_recipe_older_than_precisions_goes_on_in_float32(world: World, copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    assert recipe.pop("compute") == {"precision": "auto", "compile": False}
+    changed(copy, recipe=recipe)
+    assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
 
 
 def test_other_libraries_are_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:

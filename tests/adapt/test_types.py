@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from adapt.errors import DataError
-from adapt.types import UNTRACKED, CropSet, Sample
+from adapt.types import UNTRACKED, CropSet, FeatureTable, Sample
 
 
 def crop(key: str, camera: int, track: int = UNTRACKED, time: float | None = None) -> Sample:
@@ -33,3 +36,18 @@ def test_a_track_is_of_one_camera() -> None:
 def test_keys_are_unique() -> None:
     with pytest.raises(DataError, match="share one key"):
         CropSet(Path(), (crop("a", 0), crop("a", 1)), ("x", "y"))
+
+
+@given(
+    st.lists(hnp.arrays(np.float32, (5, 3), elements=st.floats(-1, 1, width=32)), min_size=1),
+)
+def test_the_mean_of_tables_is_numpys_and_lies_where_it_is_wanted(tables: list[np.ndarray]) -> None:
+    places: list[np.ndarray] = []
+
+    def room(shape: tuple[int, ...]) -> np.ndarray:
+        places.append(np.full(shape, np.nan, np.float32))
+        return places[-1]
+
+    mean = FeatureTable(tuple(tables), np.zeros(5, np.int64), room).mean()
+    assert mean is places[0]
+    np.testing.assert_allclose(mean, np.mean(tables, axis=0), atol=1e-6)

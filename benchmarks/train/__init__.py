@@ -1,0 +1,1 @@
+"""Speed and safety of adaptation: `python -m benchmarks.train`."""
