@@ -84,8 +84,8 @@ def with_statistics_of(
     images: Images,
     device: torch.device,
     batch_size: int = EXTRACTION_BATCH,
-    world: World = ALONE,
     rows: NDArray[np.intp] | None = None,
+    world: World = ALONE,
 ) -> ReIDNet:
     """Copy a network, its batch-norm statistics replaced by those of some crops.
 
