@@ -152,6 +152,31 @@ def test_a_second_process_waits_for_the_first(folder: Path) -> None:
         assert process.wait(ENOUGH_S) == 0, (folder / "log.txt").read_text()
 
 
+class Onlooker(StopRequest):
+    """Tries, each time that the run looks whether it is to stop, to get at its job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kept_out: list[bool] = []
+        self._job = folder / "job.json"
+
+    @property
+    def made(self) -> bool:
+        with self._job.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.kept_out.append(False)
+            except BlockingIOError:
+                self.kept_out.append(True)
+        return False
+
+
+def test_nobody_else_gets_at_a_job_that_runs(folder: Path) -> None:
+    onlooker = Onlooker(exported(folder))
+    assert run_job(folder, onlooker).state == "finished"
+    assert onlooker.kept_out
+    assert all(onlooker.kept_out)
+
+
 def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"job\.json"):
         run_job(write_market(tmp_path), StopRequest())
