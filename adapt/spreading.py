@@ -63,9 +63,8 @@ class Exchanged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Sum of what all processes made of it."""
-        return ctx.world.add(grads[0].clone(memory_format=torch.contiguous_format))[
-            ctx.world.rank
-        ], None
+        total_RX = ctx.world.add(grads[0].clone(memory_format=torch.contiguous_format))
+        return total_RX[ctx.world.rank], None
 
 
 def own_rows(rows: int, world: World) -> slice:
