@@ -1,12 +1,14 @@
 """`python -m adapt FOLDER`: do the job of a folder (`adapt.job`), for a server.
 
-On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped.
+On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped. Several
+processes (`torchrun --standalone --nproc-per-node N -m adapt FOLDER`) do one job together.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -41,7 +43,8 @@ def _do(folder: Path) -> int:
         outcome = Outcome(state="stopped", reason=error.reason, error=str(error))
     except (AdaptError, ModelError) as error:
         outcome = Outcome(state="failed", reason=error.reason, error=str(error))
-    outcome.write(folder)
+    if os.environ.get("RANK", "0") == "0":  # the others end alike
+        outcome.write(folder)
     if outcome.error:
         print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
     return _EXIT_CODES[outcome.state]

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.device import pick_device
 from adapt.errors import ConfigError
 from adapt.export import export_run
 from adapt.methods import METHODS
+from adapt.parallel import World, join
 from adapt.recipes import load_recipe, recipe_label
 from adapt.resuming import resume
 from adapt.run_checkpoints import StopRequest
@@ -84,28 +84,58 @@ class Outcome(BaseModel):
 def run_job(folder: Path, stop: StopRequest) -> Outcome:
     """Do what is left of a job; how it ended, `finished` or as the run failed before.
 
+    Processes that `torchrun` started do it together; the first one alone exports.
     Raises AdaptError and ModelError as `adapt`, `resume` and `export_run`; StoppedError when it was
     asked to stop, and can be started again.
     """
     job = Job.read(folder)
-    with _alone(folder):
-        run = _earlier_run(folder / _RUN)
-        if run is not None and run.info.state == "failed" and not run.can_continue:
-            return Outcome(state="failed", reason=run.info.reason, error=run.info.error)
-        if run is not None and run.can_continue:
-            run = resume(run.path, pick_device(run.info.device), stop)
-        elif run is None or run.info.state != "finished":
-            run = _new_run(folder, job, stop)
-        if not (folder / _BUNDLE).exists():
-            export_run(run, folder / _BUNDLE, name=job.name, version=job.version)
+    device, world = join(job.device)
+    machine = Machine(device, job.seed, world)
+    with _alone(folder) if world.first else nullcontext():
+        outcome = _done_by(machine, folder, job, stop)
+    world.leave()
+    return outcome
+
+
+def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Outcome:
+    world = machine.world
+    run = _earlier_run(folder / _RUN) if world.first else None
+    left = _told(world, _what_is_left(run))
+    if left == "nothing":
+        info = cast(Run, run or _earlier_run(folder / _RUN)).info
+        if info.state == "failed":
+            return Outcome(state="failed", reason=info.reason, error=info.error)
+    elif left == "the rest":
+        run = resume(folder / _RUN, machine.device, stop, world)
+    else:
+        run = _new_run(folder, job, machine, stop)
+    if world.first and not (folder / _BUNDLE).exists():
+        export_run(cast(Run, run), folder / _BUNDLE, name=job.name, version=job.version)
     return Outcome(state="finished")
+
+
+def _what_is_left(run: Run | None) -> str:
+    """Of the training: `nothing`, `the rest` or `all`."""
+    if run is None:
+        return "all"
+    if run.can_continue:
+        return "the rest"
+    return "nothing" if run.info.state in ("finished", "failed") else "all"
+
+
+def _told(world: World, left: str) -> str:
+    """What the first process found; the others may look later, when the folder has changed."""
+    if world.size == 1:
+        return left
+    notes = world.share(({}, {"left": left}) if world.first else None)[1]
+    return str(notes["left"])
 
 
 def _earlier_run(path: Path) -> Run | None:
     return Run.open(path) if (path / "run.json").exists() else None
 
 
-def _new_run(folder: Path, job: Job, stop: StopRequest) -> Run:
+def _new_run(folder: Path, job: Job, machine: Machine, stop: StopRequest) -> Run:
     recipe = load_recipe(job.recipe, method=job.method, overrides=job.overrides)
     wanted = recipe.options.students_wanted(METHODS[job.method].students_wanted)
     return adapt(
@@ -115,7 +145,7 @@ def _new_run(folder: Path, job: Job, stop: StopRequest) -> Run:
         recipe=recipe,
         recipe_name=recipe_label(job.recipe, job.overrides),
         out=folder / _RUN,
-        machine=Machine(pick_device(job.device), job.seed),
+        machine=machine,
         sources=job.sources if recipe.options.source_wanted() else (),
         stop=stop,
         hold_back=job.hold_back,

@@ -22,6 +22,7 @@ from adapt.runs import Run  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
+from tests.support.two_processes import environment, free_port  # noqa: E402
 
 ENOUGH_S = 120.0
 
@@ -180,3 +181,25 @@ def test_nobody_else_gets_at_a_job_that_runs(folder: Path) -> None:
 def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"job\.json"):
         run_job(write_market(tmp_path), StopRequest())
+
+
+def test_two_processes_do_one_job_together(folder: Path) -> None:
+    changed(folder, overrides=[*OVERRIDES, "batch.ghost=0"])
+    port = free_port()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "adapt", str(folder)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, 2, port)},
+        )
+        for rank in (0, 1)
+    ]
+    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    assert outcome(folder)["state"] == "finished"
+    info = Run.open(folder / "run").info
+    assert (info.state, info.processes, info.rounds) == ("finished", 2, 1)
+    assert Bundle.open(folder / "bundle").reference == "lobby@2"
+    again = subprocess.run([sys.executable, "-m", "adapt", str(folder)], timeout=ENOUGH_S)
+    assert again.returncode == 0, "one process finds it done"
