@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gate.measuring import SITE_FILE, SiteToMeasure, measure_site, read_site_result
+from benchmarks.gate.networks import kept_networks, source_network
 from benchmarks.gate.tables import report
 
 
@@ -31,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     add = parts.add_parser("measure", help="networks of one site").add_argument
     add("--name", required=True, help="of the site, in tables")
-    add("--data", type=Path, required=True, help="labelled crops that tell the true mAP")
-    add("--target", type=Path, help="the site's crops for the proxies; default --data")
-    add("--runs", type=Path, nargs="+", required=True, help="run folders, source networks' too")
-    add("--hold-back", type=float, default=0.0, help="share that the runs left out of --target")
-    add("--camera-pattern", help="as of resight adapt")
+    add("--kind", required=True, help="of the site: a rule is tried on kinds it was not chosen on")
+    add("--data", type=Path, required=True, help="labelled crops, as of resight evaluate")
+    add("--sources", type=Path, nargs="+", required=True, help="runs: models before adaptation")
+    add("--runs", type=Path, nargs="+", required=True, help="runs that are to replace these")
+    add("--rounds", type=int, nargs="+", help="of the runs, beside the last one; default all")
+    add("--tracks", action="store_true", help="measure a site NAME-tracks, too, where each person "
+        "is on one track in each camera")  # fmt: skip
+    add("--hold-back", type=float, default=0.0, metavar="SHARE", help="measure a site NAME-held, "
+        "too, where proxies see this share of the crops alone")  # fmt: skip
     add("--device", default="auto")
     add("--out", type=Path, default=Path("runs/gate"))
     add = parts.add_parser("choose", help="tables, rule and picture").add_argument
@@ -44,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.part == "measure":
-        site = SiteToMeasure(
-            options.name,
-            options.target or options.data,
-            options.data,
-            options.hold_back,
-            options.camera_pattern,
-        )
-        measure_site(site, options.runs, options.out / options.name, options.device)
+        sites = [SiteToMeasure(options.name, options.kind, options.data)]
+        if options.tracks:
+            sites.append(replace(sites[0], name=f"{options.name}-tracks", tracks=True))
+        if options.hold_back:
+            share = options.hold_back
+            sites += [replace(s, name=f"{s.name}-held", hold_back=share) for s in sites]
+        networks = [source_network(run) for run in options.sources]
+        networks += [kept for run in options.runs for kept in kept_networks(run, options.rounds)]
+        measure_site(sites, networks, options.out, options.device)
         return
     folders = sorted(file.parent for file in options.out.glob(f"*/{SITE_FILE}"))
     if not folders:

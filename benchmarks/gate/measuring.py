@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.checkpoint import write_atomically
-from adapt.data.cache import DecodedCrops
-from adapt.data.folders import read_site
-from adapt.data.holdback import only_held_back
-from adapt.data.loading import load_crops
+from adapt.data.holdback import held_back
 from adapt.device import pick_device
 from adapt.errors import NonFiniteFeaturesError
+from adapt.gate import DEFAULT_RULE
 from adapt.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.proxies.sightings import Measured, Sightings
 from adapt.scoring import LabelledCrops, network_embedder
 from adapt.types import CropSet
-from benchmarks.gate.networks import KeptNetwork, kept_networks
+from benchmarks.gate.networks import KeptNetwork, Stage
+from benchmarks.gate.simulated import simulated_tracks
 from benchmarks.methods.results import PROTOCOLS
 from models.files import sha256_file
 from models.image import Preprocessing
@@ -38,95 +37,132 @@ class ModelResult:
     """One network on a site. scores: mAP by protocol, from the labels."""
 
     name: str
-    method: str
+    stage: Stage
     scores: Mapping[str, float]
     figures: ModelFigures
 
 
 @dataclass(frozen=True)
 class SiteResult:
-    """All networks of a site. groups: (N,) of the crops that the proxies were measured on."""
+    """All networks of a site. kind: sites of one kind are no evidence for each other.
+
+    groups: (N,) of the crops that the proxies were measured on.
+    """
 
     name: str
+    kind: str
     groups: NDArray[np.int64]
     models: tuple[ModelResult, ...]
 
 
 @dataclass(frozen=True)
 class SiteToMeasure:
-    """Crops that proxies are measured on, and labelled crops that tell the truth.
+    """Labelled crops, read as `LabelledCrops`, that the proxies are measured on and judged by.
 
-    hold_back: share that adaptation left out, to measure on these; 0 for all crops.
+    To the proxies queries and gallery are one crowd without labels, but for `tracks`: these are
+    `simulated_tracks`, what a tracker would tell. hold_back: if not 0, they see this share of the
+    crops alone, of the tracks where there are some; the true mAP is of all crops.
     """
 
     name: str
-    target: Path
+    kind: str
     data: Path
+    tracks: bool = False
     hold_back: float = 0.0
-    camera_pattern: str | None = None
 
-    def listing(self) -> CropSet:
-        """What the proxies are measured on."""
-        crops = read_site(self.target, self.camera_pattern)
-        return only_held_back(crops, self.hold_back) if self.hold_back else crops
+    def seen(self, crops: CropSet) -> tuple[NDArray[np.int64], Sightings]:
+        """Rows that the proxies see, and what they may know of them."""
+        of = simulated_tracks(crops) if self.tracks else Sightings.of(crops)
+        rows = np.arange(len(crops))
+        if self.hold_back:
+            keys = [sample.key for sample in crops.samples]
+            rows = np.flatnonzero(held_back(keys, of.tracks, self.hold_back))
+        return rows, Sightings(of.cameras[rows], of.tracks[rows], of.times[rows])
 
 
-def measure_site(site: SiteToMeasure, runs: Sequence[Path], out: Path, device: str) -> None:
-    """Measure every network of the runs; what is in `out` already is not measured again.
+def measure_site(
+    sites: Sequence[SiteToMeasure], networks: Sequence[KeptNetwork], out: Path, device: str
+) -> None:
+    """Measure networks on sites of the same crops, which differ in what is known of these.
 
-    out: folder of this site. Raises SystemExit when it holds figures of other crops.
+    What is below `out`, in a folder for each site, already is not measured again.
+    Raises SystemExit when a folder holds figures of other crops.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    crops = _Crops(site)
-    for kept in [network for run in runs for network in kept_networks(run)]:
-        file = out / f"{sha256_file(kept.file)[:16]}.json"
-        if file.exists():
+    crops = _Crops(sites[0].data)
+    for kept in networks:
+        name = f"{sha256_file(kept.file)[:16]}.json"
+        missing = [site for site in sites if not (out / site.name / name).exists()]
+        if not missing:
             continue
-        loaded = crops.decoded(kept.run.info.preprocessing)
-        _check_site(out / SITE_FILE, loaded[0].crops)
+        labelled = crops.decoded(kept.run.info.preprocessing)
+        everything = _everything(labelled)
         try:
-            result = _measured(kept, *loaded, device)
+            features, scores = _embedded(kept, labelled, device)
+            for site in missing:
+                rows, sightings = site.seen(everything)
+                _check_site(out / site.name / SITE_FILE, site, sightings, everything)
+                figures = measure(features[rows], sightings)
+                result = ModelResult(kept.name, kept.stage, scores, figures)
+                write_result(out / site.name / name, result)
         except NonFiniteFeaturesError as error:
             log.warning("%s is left out: %s", kept.name, error)
             continue
-        write_result(file, result)
-        log.info("%s: mAP %s", kept.name, {k: round(v, 3) for k, v in result.scores.items()})
+        log.info("%s: mAP %s", kept.name, {k: round(v, 3) for k, v in scores.items()})
 
 
 class _Crops:
     """Decoded crops of the size asked for last."""
 
-    def __init__(self, site: SiteToMeasure) -> None:
-        self._site = site
-        self._held: tuple[Preprocessing, DecodedCrops, LabelledCrops] | None = None
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._held: tuple[Preprocessing, LabelledCrops] | None = None
 
-    def decoded(self, size: Preprocessing) -> tuple[DecodedCrops, LabelledCrops]:
+    def decoded(self, size: Preprocessing) -> LabelledCrops:
         if self._held is None or self._held[0] != size:
             self._held = None
-            target = load_crops(self._site.listing(), size)
-            self._held = (size, target, LabelledCrops.read(self._site.data, size))
-        return self._held[1:]
+            self._held = (size, LabelledCrops.read(self._data, size))
+        return self._held[1]
 
 
-def _measured(
-    kept: KeptNetwork, target: DecodedCrops, labelled: LabelledCrops, device: str
-) -> ModelResult:
+def _everything(labelled: LabelledCrops) -> CropSet:
+    """Queries and gallery as one set."""
+    query, gallery = labelled.query.crops, labelled.gallery.crops
+    if labelled.gallery is labelled.query:
+        return query
+    code = {name: gallery.cameras.index(name) for name in query.cameras}
+    moved = tuple(replace(s, camera=code[query.cameras[s.camera]]) for s in query.samples)
+    print_both = query.fingerprint + gallery.fingerprint
+    return replace(gallery, samples=(*moved, *gallery.samples), fingerprint=print_both)
+
+
+def _embedded(
+    kept: KeptNetwork, labelled: LabelledCrops, device: str
+) -> tuple[NDArray[np.float32], dict[str, float]]:
+    """Embeddings of `_everything`, and mAP by protocol."""
     embed = network_embedder(kept.load(), pick_device(device))
-    figures = measure(embed(target.images), Sightings.of(target.crops))
     query = embed(labelled.query.images)
-    gallery = query if labelled.gallery is labelled.query else embed(labelled.gallery.images)
+    alone = labelled.gallery is labelled.query
+    gallery = query if alone else embed(labelled.gallery.images)
     scores: dict[str, float] = {p: labelled.rank(query, gallery, protocol=p).mAP for p in PROTOCOLS}
-    return ModelResult(kept.name, kept.run.info.method, scores, figures)
+    return query if alone else np.concatenate([query, gallery]), scores
 
 
-def _check_site(file: Path, crops: CropSet) -> None:
-    """Write down which crops these are, or compare with what was written."""
+def _check_site(file: Path, site: SiteToMeasure, sightings: Sightings, crops: CropSet) -> None:
+    """Write down what site this is, or compare with what was written."""
+    groups, rule = sightings.group_count, DEFAULT_RULE
+    if len(sightings) < rule.least_crops or groups < rule.least_groups:
+        raise SystemExit(
+            f"{site.name}: on {len(sightings)} crops of {groups} tracks the gate holds"
+        )
     if not file.exists():
-        np.savez(file, groups=Sightings.of(crops).groups, fingerprint=crops.fingerprint)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            file, groups=sightings.groups, fingerprint=crops.fingerprint, kind=np.array(site.kind)
+        )
         return
     with np.load(file, allow_pickle=False) as kept:
-        if str(kept["fingerprint"]) != crops.fingerprint:
-            raise SystemExit(f"{file.parent} holds figures of other crops: remove it")
+        if str(kept["fingerprint"]) != crops.fingerprint or str(kept["kind"]) != site.kind:
+            raise SystemExit(f"{file.parent} holds figures of other crops or kind: remove it")
 
 
 def write_result(file: Path, result: ModelResult) -> None:
@@ -138,7 +174,7 @@ def write_result(file: Path, result: ModelResult) -> None:
     np.savez(file.with_suffix(".npz"), **parts)  # type: ignore[arg-type]
     content = {
         "name": result.name,
-        "method": result.method,
+        "stage": result.stage,
         "mAP": dict(result.scores),
         "proxies": {n: each and each.value for n, each in result.figures.proxies.items()},
         "largest_cluster": result.figures.largest_cluster,
@@ -150,9 +186,11 @@ def write_result(file: Path, result: ModelResult) -> None:
 def read_site_result(folder: Path) -> SiteResult:
     """What `measure_site` left in a folder, ordered by the networks' names."""
     with np.load(folder / SITE_FILE, allow_pickle=False) as kept:
-        groups = kept["groups"]
+        groups, kind = kept["groups"], str(kept["kind"])
     models = [_read_result(file) for file in sorted(folder.glob("*.json"))]
-    return SiteResult(folder.name, groups, tuple(sorted(models, key=lambda model: model.name)))
+    return SiteResult(
+        folder.name, kind, groups, tuple(sorted(models, key=lambda model: model.name))
+    )
 
 
 def _read_result(file: Path) -> ModelResult:
@@ -168,4 +206,4 @@ def _read_result(file: Path) -> ModelResult:
             else:
                 proxies[name] = Measured(value)
     figures = ModelFigures(proxies, content["largest_cluster"], content["dimension"])
-    return ModelResult(content["name"], content["method"], content["mAP"], figures)
+    return ModelResult(content["name"], content["stage"], content["mAP"], figures)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adapt.runs import Run
 from models.backbones.net import ReIDNet
+
+Stage = Literal["source", "round", "last"]
+"""What a network is to a site: what adaptation began with, one of its rounds, or its end."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,7 @@ class KeptNetwork:
 
     run: Run
     round: int | None
+    stage: Stage
 
     @property
     def name(self) -> str:
@@ -33,12 +39,20 @@ class KeptNetwork:
         return self.run.network(self.round)
 
 
-def kept_networks(path: Path) -> list[KeptNetwork]:
-    """Every kept round's network, oldest first; else the last network alone.
+def kept_networks(path: Path, rounds: Collection[int] | None = None) -> list[KeptNetwork]:
+    """Every kept round's network of an adaptation, oldest first; else the last network alone.
 
+    rounds: numbers to take beside the last one; None for all.
     None where the run left no network. Raises RunError when `path` is no run folder.
     """
     run = Run.open(path)
-    rounds = [KeptNetwork(run, number) for number in run.kept_rounds()]
-    last = KeptNetwork(run, None)
-    return rounds or ([last] if last.file.exists() else [])
+    *before, last = run.kept_rounds() or (None,)
+    wanted = [number for number in before if rounds is None or number in rounds]
+    found = [KeptNetwork(run, number, "round") for number in wanted]
+    end = KeptNetwork(run, last, "last")
+    return [*found, end] if end.file.exists() else found
+
+
+def source_network(path: Path) -> KeptNetwork:
+    """The last network of a run, as the model in use before a site is learnt."""
+    return KeptNetwork(Run.open(path), None, "source")

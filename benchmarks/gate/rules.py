@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from adapt.gate import RESAMPLES, Rule, collapse
 from adapt.proxies.measure import PROXIES
 from adapt.proxies.sightings import Measured
 from benchmarks.gate.measuring import SiteResult
+from benchmarks.gate.networks import Stage
 
 MOST_PROXIES = 4
 """Of a rule: more are hard to explain, and fit the sites they were chosen on."""
@@ -26,6 +28,18 @@ MOST_PROXIES = 4
 BETA = 0.5
 """Of the F-measure that rules are chosen by: precision counts more than recall, since a model that
 is wrongly promoted harms, and one that is wrongly held can be adapted again."""
+
+
+Asked = Literal["all", "replacing", "first"]
+"""Which pairs are looked at. all: every ordered pair of a site's models. replacing: the new model
+is the end of a run, the old one is a source network or another end and has not collapsed: what a
+gate is asked. first: of these, those whose old model is a source network."""
+
+CHOSEN_BY: Asked = "replacing"
+"""What rules are chosen by."""
+
+WITHOUT_INTERVAL = ("agreement", "effective_rank")
+"""Proxies that are no mean: every difference of theirs votes, so that no rule is made of them."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +140,56 @@ def _clear_differences(mean_RM: NDArray[np.float64], confidence: float) -> NDArr
     return found
 
 
-def promotions(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
-    """(M, M) pairs (old, new) that a rule promotes."""
+def scores_of(votes: Votes, proxies: Sequence[str]) -> NDArray[np.int64]:
+    """(M, M) sum of the votes for new (column) against old (row)."""
     score = np.zeros((len(votes.collapsed),) * 2, np.int64)
     for name in proxies:
         if name in votes.of:
             score += votes.of[name]
-    promoted = (score >= least_votes) | votes.collapsed[:, None]
+    return score
+
+
+def promotions(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
+    """(M, M) pairs (old, new) that a rule promotes."""
+    promoted = (scores_of(votes, proxies) >= least_votes) | votes.collapsed[:, None]
     promoted[:, votes.collapsed] = False
     np.fill_diagonal(promoted, False)
     return promoted
 
 
-def judge(promoted: NDArray[np.bool_], true_M: NDArray[np.float64], margin: float) -> Judged:
-    """Compare promotions (M, M) with what the labels say."""
+def rejections(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
+    """(M, M) pairs (old, new) that a rule rejects."""
+    rejected = (scores_of(votes, proxies) <= -least_votes) & ~votes.collapsed[:, None]
+    rejected[:, votes.collapsed] = True
+    np.fill_diagonal(rejected, False)
+    return rejected
+
+
+def pairs_asked(
+    stages: Sequence[Stage], collapsed: NDArray[np.bool_], asked: Asked
+) -> NDArray[np.bool_]:
+    """(M, M) pairs (old, new) to look at."""
+    count = len(stages)
+    wanted = np.ones((count, count), bool)
+    if asked != "all":
+        source, end = (np.array([each == stage for each in stages]) for stage in ("source", "last"))
+        old = source if asked == "first" else source | end
+        wanted = (old & ~collapsed)[:, None] & end[None, :]
+    np.fill_diagonal(wanted, False)
+    return wanted
+
+
+def judge(
+    promoted: NDArray[np.bool_],
+    true_M: NDArray[np.float64],
+    margin: float,
+    wanted: NDArray[np.bool_],
+) -> Judged:
+    """Compare promotions (M, M) with what the labels say, over the pairs wanted."""
     gain = true_M[None, :] - true_M[:, None]
-    better, worse = gain > margin, gain < -margin
+    better, worse = (gain > margin) & wanted, (gain < -margin) & wanted
     return Judged(
-        int(promoted.sum()),
+        int((promoted & wanted).sum()),
         int(better.sum()),
         int((promoted & better).sum()),
         int((promoted & worse).sum()),
@@ -171,41 +217,60 @@ def candidates(proxies: Sequence[str]) -> Iterator[Candidate]:
 
 @dataclass(frozen=True)
 class Case:
-    """A site as rules are tried on it. true: (M,) mAP."""
+    """A site as rules are tried on it. true: (M,) mAP. stages: of the M models."""
 
     name: str
+    kind: str
     votes: Votes
     true: NDArray[np.float64]
+    stages: tuple[Stage, ...]
 
-    def judge(self, rule: Candidate, margin: float) -> Judged:
+    def judge(self, rule: Candidate, margin: float, asked: Asked) -> Judged:
         """How often the rule is right here."""
-        return judge(promotions(self.votes, rule.proxies, rule.least_votes), self.true, margin)
+        promoted = promotions(self.votes, rule.proxies, rule.least_votes)
+        wanted = pairs_asked(self.stages, self.votes.collapsed, asked)
+        return judge(promoted, self.true, margin, wanted)
 
 
-def choose(cases: Sequence[Case], margin: float) -> Candidate | None:
-    """The rule with the highest mean F-measure over the sites; of equal ones the simplest.
+def choose(cases: Sequence[Case], margin: float, asked: Asked) -> Candidate | None:
+    """The rule with the highest mean F-measure; of equal ones the simplest.
 
-    Only proxies that some of the sites allow are tried. A site whose models are all equally good
+    The mean over the kinds of sites of the mean over a kind's sites: many sites of one kind have
+    one say. Only proxies that some of the sites allow are tried. A site where no pair is better
     has no F-measure and no say; None where no other site is left.
     """
-    cases = [case for case in cases if np.ptp(case.true) > margin]
+    cases = [case for case in cases if case.judge(NOBODY, margin, asked).better]
     known = [name for name in PROXIES if any(name in case.votes.of for case in cases)]
     best, score = None, -1.0
-    for rule in candidates(known):
-        found = float(np.mean([case.judge(rule, margin).f_measure for case in cases]))
+    for rule in candidates([name for name in known if name not in WITHOUT_INTERVAL]):
+        found = mean_over_kinds(
+            cases, [case.judge(rule, margin, asked).f_measure for case in cases]
+        )
         if found > score + 1e-9:
             best, score = rule, found
     return best
 
 
-def leave_one_out(cases: Sequence[Case], margin: float) -> dict[str, tuple[Candidate, Judged]]:
-    """By site: the rule that the other sites choose, and how often it is right on this one.
+NOBODY = Candidate((), 1)
+"""Promotes against collapsed models alone."""
 
-    Sites are missing where the others can choose none.
+
+def mean_over_kinds(cases: Sequence[Case], values: Sequence[float]) -> float:
+    """Mean over kinds of the mean over their sites; nan without sites."""
+    by_kind: dict[str, list[float]] = {}
+    for case, value in zip(cases, values, strict=True):
+        by_kind.setdefault(case.kind, []).append(value)
+    return float(np.mean([np.mean(each) for each in by_kind.values()])) if by_kind else math.nan
+
+
+def leave_one_out(cases: Sequence[Case], margin: float, asked: Asked) -> dict[str, Candidate]:
+    """By kind: the rule that the other kinds choose.
+
+    Kinds are missing where the others can choose none.
     """
     found = {}
-    for case in cases:
-        rule = choose([other for other in cases if other is not case], margin)
+    for kind in dict.fromkeys(case.kind for case in cases):
+        rule = choose([case for case in cases if case.kind != kind], margin, asked)
         if rule is not None:
-            found[case.name] = (rule, case.judge(rule, margin))
+            found[kind] = rule
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,30 @@ from adapt.gate import DEFAULT_RULE
 from adapt.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.rules import (
+    CHOSEN_BY,
+    Asked,
     Candidate,
     Case,
     Judged,
+    Votes,
     choose,
     correlation,
     leave_one_out,
+    mean_over_kinds,
+    pairs_asked,
+    promotions,
+    rejections,
     votes_of,
 )
 from benchmarks.methods.results import PROTOCOLS
 
 Rows = Sequence[Sequence[str]]
+
+ASKED: Mapping[Asked, str] = {
+    "first": "source network to the end of a run",
+    "replacing": "source network or end of a run to the end of a run",
+    "all": "any model to any other",
+}
 
 
 def report(sites: Sequence[SiteResult], out: Path, *, margin: float) -> None:
@@ -35,67 +49,92 @@ def report(sites: Sequence[SiteResult], out: Path, *, margin: float) -> None:
     margin: of mAP by which a model has to be better to count as better.
     """
     votes = [votes_of(site, DEFAULT_RULE) for site in sites]
-    content: dict[str, Any] = {"margin": margin, "sites": {s.name: len(s.models) for s in sites}}
+    content: dict[str, Any] = {
+        "margin": margin,
+        "sites": {s.name: {"kind": s.kind, "models": len(s.models)} for s in sites},
+    }
     parts = [_models(sites)]
     for protocol in PROTOCOLS:
-        cases = [
-            Case(site.name, vote, np.array([model.scores[protocol] for model in site.models]))
-            for site, vote in zip(sites, votes, strict=True)
-        ]
+        cases = [_case(site, vote, protocol) for site, vote in zip(sites, votes, strict=True)]
         found = _protocol(sites, cases, protocol, margin)
         content[protocol] = found
-        parts += _protocol_tables(found, [site.name for site in sites], protocol, margin)
+        parts += _protocol_tables(found, cases, protocol, margin)
     write_atomically(out / "gate.json", json.dumps(content, indent=1).encode())
     write_atomically(out / "gate.md", "\n".join(parts).encode())
     draw(out / "gate.png", sites)
 
 
+def _case(site: SiteResult, votes: Votes, protocol: str) -> Case:
+    return Case(
+        site.name,
+        site.kind,
+        votes,
+        np.array([model.scores[protocol] for model in site.models]),
+        tuple(model.stage for model in site.models),
+    )
+
+
 def _protocol(
     sites: Sequence[SiteResult], cases: Sequence[Case], protocol: str, margin: float
 ) -> dict[str, Any]:
-    default = Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)
-    rules = {"default": default}
-    if (chosen := choose(cases, margin)) is not None:
-        rules["chosen on all sites"] = chosen
-    alone = {
-        name: {case.name: _figures(case.judge(Candidate((name,), 1), margin)) for case in cases}
-        for name in PROXIES
+    rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)}
+    if (chosen := choose(cases, margin, CHOSEN_BY)) is not None:
+        rules["chosen on all kinds"] = chosen
+    left_out = leave_one_out(cases, margin, CHOSEN_BY)
+    alone = {name: Candidate((name,), 1) for name in PROXIES}
+    spearman = {
+        name: {site.name: correlation(site, name, protocol) for site in sites} for name in PROXIES
     }
     return {
-        "spearman": {
-            name: {site.name: _known(correlation(site, name, protocol)) for site in sites}
-            for name in PROXIES
-        },
-        "alone": alone,
-        "rules": {
-            name: _rule(rule, {case.name: case.judge(rule, margin) for case in cases})
-            for name, rule in rules.items()
-        },
+        "spearman": {n: {s: _known(v) for s, v in of.items()} for n, of in spearman.items()},
+        "alone": {name: _tried(rule, cases, margin) for name, rule in alone.items()},
+        "rules": {name: _tried(rule, cases, margin) for name, rule in rules.items()},
         "left_out": {
-            name: _rule(rule, {name: judged})
-            for name, (rule, judged) in leave_one_out(cases, margin).items()
+            kind: _tried(rule, [case for case in cases if case.kind == kind], margin)
+            for kind, rule in left_out.items()
         },
+        "verdicts": [
+            each
+            for site, case in zip(sites, cases, strict=True)
+            for each in _verdicts(site, case, rules["default"])
+        ],
     }
 
 
-def _rule(rule: Candidate, judged: Mapping[str, Judged]) -> dict[str, Any]:
+def _tried(rule: Candidate, cases: Sequence[Case], margin: float) -> dict[str, Any]:
+    """A rule, and by question and site how often it is right."""
     return {
         "proxies": list(rule.proxies),
         "least_votes": rule.least_votes,
-        "sites": {name: _figures(each) for name, each in judged.items()},
+        **{
+            asked: {case.name: asdict(case.judge(rule, margin, asked)) for case in cases}
+            for asked in ASKED
+        },
     }
 
 
-def _figures(each: Judged) -> dict[str, float | int | None]:
-    return {
-        "promoted": each.promoted,
-        "better": each.better,
-        "right": each.right,
-        "harmful": each.harmful,
-        "precision": _known(each.precision),
-        "recall": _known(each.recall),
-        "f_measure": each.f_measure,
-    }
+def _verdicts(site: SiteResult, case: Case, rule: Candidate) -> list[dict[str, Any]]:
+    """Each end of a run against each source network of its site that has not collapsed."""
+    promoted = promotions(case.votes, rule.proxies, rule.least_votes)
+    rejected = rejections(case.votes, rule.proxies, rule.least_votes)
+    wanted = pairs_asked(case.stages, case.votes.collapsed, "first")
+    return [
+        {
+            "site": site.name,
+            "kind": site.kind,
+            "old": site.models[old].name,
+            "new": site.models[new].name,
+            "old_mAP": float(case.true[old]),
+            "new_mAP": float(case.true[new]),
+            "collapsed": bool(case.votes.collapsed[new]),
+            "verdict": "promote"
+            if promoted[old, new]
+            else "reject"
+            if rejected[old, new]
+            else "hold",
+        }
+        for old, new in np.argwhere(wanted).tolist()
+    ]
 
 
 def _known(value: float) -> float | None:
@@ -105,72 +144,125 @@ def _known(value: float) -> float | None:
 def _models(sites: Sequence[SiteResult]) -> str:
     rows = []
     for site in sites:
+        figures = []
         for protocol in PROTOCOLS:
             maps = [model.scores[protocol] for model in site.models]
-            figures = (f"{f(maps):.3f}" for f in (min, np.median, max))
-            rows.append([site.name, str(len(maps)), protocol, *figures])
-    return table("Models", ("site", "models", "protocol", "least mAP", "median", "most"), rows)
+            figures.append(" / ".join(f"{f(maps):.3f}" for f in (min, np.median, max)))
+        crops = str(len(site.groups))
+        rows.append([site.name, site.kind, crops, str(len(site.models)), *figures])
+    header = ("site", "kind", "crops", "models", *(f"mAP, {name}" for name in PROTOCOLS))
+    return table("Models; least, median and most mAP", header, rows)
 
 
 def _protocol_tables(
-    found: Mapping[str, Any], sites: Sequence[str], protocol: str, margin: float
+    found: Mapping[str, Any], cases: Sequence[Case], protocol: str, margin: float
 ) -> list[str]:
-    spearman = [
-        [name, *(_cell(by_site[site]) for site in sites), _cell(_mean(by_site.values()))]
-        for name, by_site in found["spearman"].items()
-    ]
-    alone = [
-        [name, *(_both(by_site[site]) for site in sites)]
-        for name, by_site in found["alone"].items()
-    ]
-    rules = [
-        [name, _words(rule), site, *_counts(figures)]
-        for name, rule in found["rules"].items()
-        for site, figures in rule["sites"].items()
-    ] + [
-        ["chosen on the other sites", _words(rule), site, *_counts(rule["sites"][site])]
-        for site, rule in found["left_out"].items()
-    ]
     better = f"better by more than {margin:g}"
     return [
-        table(
-            f"Spearman correlation with mAP, {protocol}; the sign is turned where less is better",
-            ("proxy", *sites, "mean"),
-            spearman,
+        _spearman_table(found["spearman"], cases, protocol),
+        *(
+            table(
+                f"One proxy alone, {ASKED[asked]}: precision / recall / harmful, {protocol}, "
+                f"{better}",
+                ("proxy", *_kinds(cases)),
+                [
+                    [name, *(_in_short(each[asked], cases, kind) for kind in _kinds(cases))]
+                    for name, each in found["alone"].items()
+                ],
+            )
+            for asked in ASKED
         ),
-        table(
-            f"Precision / recall of a promotion by one proxy alone, {protocol}, {better}",
-            ("proxy", *sites),
-            alone,
+        *(
+            table(
+                f"Rules, {ASKED[asked]}, {protocol}, {better}",
+                ("rule", "votes", "kind", *COUNTS),
+                _rule_rows(found, cases, asked),
+            )
+            for asked in ASKED
         ),
-        table(
-            f"Rules, {protocol}, {better}",
-            ("rule", "votes", "site", "promoted", "precision", "recall", "harmful"),
-            rules,
-        ),
+        _verdict_table(found["verdicts"], protocol),
     ]
 
 
-def _words(rule: Mapping[str, Any]) -> str:
-    return str(Candidate(tuple(rule["proxies"]), rule["least_votes"]))
+COUNTS = ("pairs promoted", "pairs better", "precision", "recall", "harmful")
 
 
-def _counts(figures: Mapping[str, Any]) -> list[str]:
-    counted = (_cell(figures[name]) for name in ("precision", "recall"))
-    return [str(figures["promoted"]), *counted, str(figures["harmful"])]
+def _spearman_table(
+    spearman: Mapping[str, Mapping[str, float | None]], cases: Sequence[Case], protocol: str
+) -> str:
+    rows = [
+        [case.name, *(_cell(by_site[case.name]) for by_site in spearman.values())] for case in cases
+    ]
+    means = []
+    for by_site in spearman.values():
+        known = [case for case in cases if by_site[case.name] is not None]
+        means.append(mean_over_kinds(known, [by_site[case.name] or 0.0 for case in known]))
+    return table(
+        f"Spearman correlation with mAP, {protocol}; the sign is turned where less is better",
+        ("site", *spearman),
+        [*rows, ["mean over kinds", *map(_cell, means)]],
+    )
 
 
-def _both(figures: Mapping[str, Any]) -> str:
-    return f"{_cell(figures['precision'])} / {_cell(figures['recall'])}"
+def _rule_rows(found: Mapping[str, Any], cases: Sequence[Case], asked: Asked) -> Rows:
+    named = [(name, rule, _kinds(cases)) for name, rule in found["rules"].items()]
+    named += [
+        ("chosen on the other kinds", rule, [kind]) for kind, rule in found["left_out"].items()
+    ]
+    return [
+        [
+            name,
+            str(Candidate(tuple(rule["proxies"]), rule["least_votes"])),
+            kind,
+            *_counts(_pooled(rule[asked], cases, kind)),
+        ]
+        for name, rule, kinds in named
+        for kind in kinds
+    ]
+
+
+def _verdict_table(verdicts: Sequence[Mapping[str, Any]], protocol: str) -> str:
+    """Of the default rule, by kind of site and what the new model's runs are called."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for each in verdicts:
+        stem = each["new"].partition("/")[0].rpartition("-")[0]
+        groups.setdefault((each["kind"], stem), []).append(each)
+    rows = []
+    for (kind, stem), own in groups.items():
+        said = [each["verdict"] for each in own]
+        old, new = (np.mean([each[key] for each in own]) for key in ("old_mAP", "new_mAP"))
+        counts = [said.count(verdict) for verdict in ("promote", "hold", "reject")]
+        counts.append(sum(each["collapsed"] for each in own))
+        rows.append([kind, stem, f"{old:.3f}", f"{new:.3f}", *map(str, counts)])
+    return table(
+        f"Verdicts of the default rule on ends of runs against source networks, mAP {protocol}",
+        ("kind", "new", "old mAP", "new mAP", "promote", "hold", "reject", "of these collapsed"),
+        rows,
+    )
+
+
+def _kinds(cases: Sequence[Case]) -> list[str]:
+    return list(dict.fromkeys(case.kind for case in cases))
+
+
+def _pooled(by_site: Mapping[str, Mapping[str, int]], cases: Sequence[Case], kind: str) -> Judged:
+    """All pairs of a kind's sites together."""
+    own = [by_site[case.name] for case in cases if case.kind == kind]
+    return Judged(**{key: sum(each[key] for each in own) for key in own[0]})
+
+
+def _in_short(by_site: Mapping[str, Mapping[str, int]], cases: Sequence[Case], kind: str) -> str:
+    found = _pooled(by_site, cases, kind)
+    return f"{_cell(found.precision)} / {_cell(found.recall)} / {found.harmful}"
+
+
+def _counts(found: Judged) -> list[str]:
+    figures = (_cell(found.precision), _cell(found.recall))
+    return [str(found.promoted), str(found.better), *figures, str(found.harmful)]
 
 
 def _cell(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def _mean(values: Any) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else math.nan
 
 
 def table(title: str, header: Sequence[str], rows: Rows) -> str:
