@@ -1,13 +1,15 @@
 """Which label-free proxies deserve trust: `python -m benchmarks.gate PART ...`.
 
-measure  every network that runs kept, on one site: all proxies on the site's crops, and the true
-         mAP by labels. Repeat it for every site, with another `--name`; what is there is kept.
+letters  unpacks a small site of characters, with source crops, from Omniglot
+spoil    adapts a source network to a site in ways that have to fail
+measure  networks of runs on one site: all proxies of the site's crops, and the true mAP by labels.
+         Repeat it for every site, with another `--name`; what is there is kept
 choose   over all sites measured below `--out`: Spearman correlation of every proxy with the true
-         mAP; precision and recall of `promote` over all ordered pairs of a site's models; the rule
-         chosen on all sites, and for each site the rule that the others choose. Writes gate.json,
-         gate.md and gate.png.
+         mAP; how often rules and single proxies promote rightly; the rule chosen on all kinds of
+         sites, and for each kind the rule that the others choose. Writes gate.json, gate.md and
+         gate.png
 
-Labels are read to score, never by a proxy.
+Labels are read to score and to simulate tracks, never by a proxy.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.gate.letters import unpack_letters
 from benchmarks.gate.measuring import SITE_FILE, SiteToMeasure, measure_site, read_site_result
 from benchmarks.gate.networks import kept_networks, source_network
+from benchmarks.gate.spoilt import spoil
 from benchmarks.gate.tables import report
 
 
@@ -31,6 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parts = parser.add_subparsers(dest="part", required=True)
+    add = parts.add_parser("letters", help="a site of characters").add_argument
+    add("--archive", type=Path, required=True, help="Omniglot in Market-1501's layout, zipped")
+    add("--block", type=int, default=1, help="which of the characters, from 1")
+    add("--out", type=Path, default=Path("runs/letters"))
+    add = parts.add_parser("spoil", help="runs that are meant to fail").add_argument
+    add("--target", type=Path, required=True, help="as of resight adapt")
+    add("--init", type=Path, required=True, help="run folder of a source network")
+    add("--seed", type=int, default=1)
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change every recipe")
+    add("--out", type=Path, required=True, help="folder of the runs")
     add = parts.add_parser("measure", help="networks of one site").add_argument
     add("--name", required=True, help="of the site, in tables")
     add("--kind", required=True, help="of the site: a rule is tried on kinds it was not chosen on")
@@ -49,22 +63,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("runs/gate"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.part == "measure":
-        sites = [SiteToMeasure(options.name, options.kind, options.data)]
-        if options.tracks:
-            sites.append(replace(sites[0], name=f"{options.name}-tracks", tracks=True))
-        if options.hold_back:
-            share = options.hold_back
-            sites += [replace(s, name=f"{s.name}-held", hold_back=share) for s in sites]
-        networks = [source_network(run) for run in options.sources]
-        networks += [kept for run in options.runs for kept in kept_networks(run, options.rounds)]
-        measure_site(sites, networks, options.out, options.device)
-        return
+    PARTS[options.part](options)
+
+
+def _letters(options: argparse.Namespace) -> None:
+    print(unpack_letters(options.archive, options.out, options.block))
+
+
+def _spoil(options: argparse.Namespace) -> None:
+    spoil(options.target, options.init, options.out, seed=options.seed, overrides=options.set)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    sites = [SiteToMeasure(options.name, options.kind, options.data)]
+    if options.tracks:
+        sites.append(replace(sites[0], name=f"{options.name}-tracks", tracks=True))
+    if options.hold_back:
+        share = options.hold_back
+        sites += [replace(site, name=f"{site.name}-held", hold_back=share) for site in sites]
+    networks = [source_network(run) for run in options.sources]
+    networks += [kept for run in options.runs for kept in kept_networks(run, options.rounds)]
+    measure_site(sites, networks, options.out, options.device)
+
+
+def _choose(options: argparse.Namespace) -> None:
     folders = sorted(file.parent for file in options.out.glob(f"*/{SITE_FILE}"))
     if not folders:
         raise SystemExit(f"no site is measured below {options.out}: run the part measure first")
     report([read_site_result(folder) for folder in folders], options.out, margin=options.margin)
     print((options.out / "gate.md").read_text())
+
+
+PARTS = {"letters": _letters, "spoil": _spoil, "measure": _measure, "choose": _choose}
 
 
 if __name__ == "__main__":

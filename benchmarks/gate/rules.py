@@ -42,6 +42,11 @@ WITHOUT_INTERVAL = ("agreement", "effective_rank")
 """Proxies that are no mean: every difference of theirs votes, so that no rule is made of them."""
 
 
+TOLERANCE = 0.01
+"""Of the mean F-measure: among rules this close to the best the simplest is chosen, since so small
+a lead belongs to the sites at hand (Breiman et al. 1984 prune trees by such a margin)."""
+
+
 @dataclass(frozen=True)
 class Votes:
     """All that a site's models say of each other.
@@ -233,22 +238,33 @@ class Case:
 
 
 def choose(cases: Sequence[Case], margin: float, asked: Asked) -> Candidate | None:
-    """The rule with the highest mean F-measure; of equal ones the simplest.
+    """The simplest of the rules whose mean F-measure is within `TOLERANCE` of the highest.
 
     The mean over the kinds of sites of the mean over a kind's sites: many sites of one kind have
-    one say. Only proxies that some of the sites allow are tried. A site where no pair is better
-    has no F-measure and no say; None where no other site is left.
+    one say. Simplest: of fewest proxies, then of the highest mean. Only proxies that some of the
+    sites allow are tried. A site where no pair is better has no F-measure and no say; None where no
+    other site is left.
     """
+    scores = dict(ranked(cases, margin, asked))
+    if not scores:
+        return None
+    least = max(scores.values()) - TOLERANCE
+    near = [rule for rule, score in scores.items() if score >= least]
+    return min(near, key=lambda rule: (len(rule.proxies), -scores[rule]))
+
+
+def ranked(cases: Sequence[Case], margin: float, asked: Asked) -> list[tuple[Candidate, float]]:
+    """Every rule that may be chosen with its mean F-measure, the highest first."""
     cases = [case for case in cases if case.judge(NOBODY, margin, asked).better]
     known = [name for name in PROXIES if any(name in case.votes.of for case in cases)]
-    best, score = None, -1.0
-    for rule in candidates([name for name in known if name not in WITHOUT_INTERVAL]):
-        found = mean_over_kinds(
-            cases, [case.judge(rule, margin, asked).f_measure for case in cases]
+    found = [
+        (
+            rule,
+            mean_over_kinds(cases, [case.judge(rule, margin, asked).f_measure for case in cases]),
         )
-        if found > score + 1e-9:
-            best, score = rule, found
-    return best
+        for rule in candidates([name for name in known if name not in WITHOUT_INTERVAL])
+    ]
+    return sorted(found, key=lambda each: -each[1])
 
 
 NOBODY = Candidate((), 1)

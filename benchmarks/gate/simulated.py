@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapt.proxies.sightings import Sightings
-from adapt.types import CropSet
+from adapt.types import UNLABELLED, UNTRACKED, CropSet
 
 AT_ONCE = 3
 """People that a camera sees at a time."""
@@ -32,22 +33,21 @@ def simulated_tracks(crops: CropSet, *, seed: int = 0) -> Sightings:
     pairs, track = np.unique(np.stack([camera, person]), axis=1, return_inverse=True)
     track = track.ravel().astype(np.int64)
     rng = np.random.default_rng(seed)
-    start = np.empty(pairs.shape[1])
+    start = np.zeros(pairs.shape[1])
     for code in np.unique(pairs[0]):
-        seen = np.flatnonzero(pairs[0] == code)
+        seen = np.flatnonzero((pairs[0] == code) & (pairs[1] != UNLABELLED))
         start[rng.permutation(seen)] = np.arange(len(seen)) // AT_ONCE * PAUSE
     frame = np.empty(len(crops), np.int64)
     for rows in np.split(order[np.argsort(track[order], kind="stable")], _cuts(track)):
         frame[rows] = np.arange(len(rows))
-    known = person >= 0
+    known = person != UNLABELLED
     return Sightings(
         camera,
-        np.where(known, track, -1),
+        np.where(known, track, UNTRACKED),
         np.where(known, start[track] + SECONDS * frame, np.nan),
     )
 
 
-def _cuts(
-    track: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _cuts(track: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where a list that is ordered by track has to be split."""
     return np.cumsum(np.bincount(track))[:-1]

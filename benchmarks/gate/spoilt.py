@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from adapt.training import Machine, adapt, pretrain
+from adapt.training import Machine, adapt
 from benchmarks.methods.arms import PLAIN, Arm
 from benchmarks.methods.runs import COLLAPSE, CPU
-from models.image import Preprocessing
 
 log = logging.getLogger("resight")
 
@@ -59,23 +57,20 @@ FAULTS: dict[str, tuple[str, ...]] = {
 }
 """By name, what is changed in the recipe mmt_small beside `PLAIN`."""
 
-BARELY = ("schedule.rounds=1", "schedule.iterations=2", "optimizer.warmup_rounds=0")
-"""Of the recipe source_small: a source network of two steps."""
-
 
 def spoil(
-    target: Path, init: Path, out: Path, *, seed: int, faults: Sequence[str], more: Sequence[str]
-) -> None:
+    target: Path, init: Path, out: Path, *, seed: int, overrides: Sequence[str] = ()
+) -> list[Path]:
     """Adapt one source network to a site, once for each fault, in `out`/FAULT-SEED.
 
-    What is there stays. A run that its own guards stop keeps the rounds before.
-    more: overrides of every recipe, below the fault's own.
+    What is there stays. A run that its own guards stop keeps the rounds before, if any.
+    overrides: of every recipe; a fault's own come last.
     """
-    for name in faults:
-        folder = out / f"{name}-{seed}"
+    folders = [out / f"{name}-{seed}" for name in FAULTS]
+    for name, folder in zip(FAULTS, folders, strict=True):
         if (folder / "run.json").exists():
             continue
-        changes = (*more, *PLAIN.overrides, *FAULTS[name])
+        changes = (*overrides, *PLAIN.overrides, *FAULTS[name])
         recipe, recipe_name = Arm(name, PLAIN.method, name, changes).recipe()
         try:
             adapt(
@@ -90,25 +85,4 @@ def spoil(
             )
         except COLLAPSE as error:
             log.warning("%s stopped itself: %s", folder.name, error)
-
-
-def barely_trained(
-    source: Path, out: Path, *, backbone: str, weights: str | None, size: Preprocessing, seed: int
-) -> None:
-    """A source network that learnt next to nothing, in `out`/barely-SEED."""
-    folder = out / f"barely-{seed}"
-    if (folder / "run.json").exists():
-        return
-    recipe, recipe_name = Arm("barely", "source", "barely", BARELY).recipe()
-    with suppress(*COLLAPSE):
-        pretrain(
-            [source],
-            splits=("train",),
-            backbone=backbone,
-            weights=weights,
-            preprocessing=size,
-            recipe=recipe,
-            recipe_name=recipe_name,
-            out=folder,
-            machine=Machine(CPU, seed),
-        )
+    return folders

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from adapt.checkpoint import write_atomically
 from adapt.gate import DEFAULT_RULE
 from adapt.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
+from benchmarks.gate.networks import Stage
 from benchmarks.gate.rules import (
     CHOSEN_BY,
     Asked,
@@ -271,27 +273,36 @@ def table(title: str, header: Sequence[str], rows: Rows) -> str:
     return "\n".join([f"{title}\n", *(f"| {' | '.join(cells)} |" for cells in lines), ""])
 
 
+MARKERS: Mapping[Stage, str] = {"source": "^", "round": ".", "last": "o"}
+
+
 def draw(file: Path, sites: Sequence[SiteResult]) -> None:
-    """True mAP (other-camera) over each proxy; a dot for each model, a colour for each site."""
+    """True mAP (other-camera) over each proxy; a mark for each model, a colour for each kind."""
     columns = 4
-    lines = -(-len(PROXIES) // columns)
+    lines = -(-(len(PROXIES) + 1) // columns)
     figure = Figure(figsize=(3 * columns, 2.6 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, sharey=True).ravel()
+    kinds = list(dict.fromkeys(site.kind for site in sites))
     for axis, (name, proxy) in zip(axes, PROXIES.items(), strict=False):
-        for number, site in enumerate(sites):
-            pairs = [
-                (each.value, model.scores[PROTOCOLS[0]])
-                for model in site.models
-                if (each := model.figures.proxies[name]) is not None
-            ]
-            x, y = zip(*pairs, strict=True) if pairs else ((), ())
-            axis.plot(x, y, "o", ms=3, alpha=0.7, color=f"C{number}", label=site.name)
+        for number, kind in enumerate(kinds):
+            for stage, marker in MARKERS.items():
+                pairs = [
+                    (each.value, model.scores[PROTOCOLS[0]])
+                    for site in sites
+                    for model in site.models
+                    if site.kind == kind and model.stage == stage
+                    if (each := model.figures.proxies[name]) is not None
+                ]
+                x, y = zip(*pairs, strict=True) if pairs else ((), ())
+                axis.plot(x, y, marker, ms=4, alpha=0.6, mew=0, color=f"C{number}")
         axis.set_title(name + (" (less is better)" if proxy.sign < 0 else ""), fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     for axis in axes[len(PROXIES) :]:
         axis.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[-1].legend(handles, labels, loc="center", fontsize=9)
+    marks = [Line2D([], [], ls="", marker="s", color=f"C{n}") for n in range(len(kinds))]
+    marks += [Line2D([], [], ls="", marker=marker, color="0.3") for marker in MARKERS.values()]
+    words = [*kinds, "before adaptation", "a round of a run", "end of a run"]
+    axes[-1].legend(marks, words, loc="center", fontsize=9)
     figure.supylabel(f"mAP, {PROTOCOLS[0]}", fontsize=9)
     figure.savefig(file, dpi=130)

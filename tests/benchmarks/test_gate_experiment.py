@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.proxies.measure import PROXIES  # noqa: E402
 from adapt.runs import Run  # noqa: E402
 from benchmarks.gate.__main__ import main  # noqa: E402
+from benchmarks.gate.letters import unpack_letters  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
-from benchmarks.gate.networks import kept_networks  # noqa: E402
+from benchmarks.gate.networks import kept_networks, source_network  # noqa: E402
+from benchmarks.gate.spoilt import FAULTS  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
@@ -38,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     write_market(root / "source", persons=3)
     for number in (1, 2):
-        site = write_market(root / f"site{number}", persons=16, seed=number)
+        site = write_market(root / f"site{number}", persons=16, each=4, seed=number)
         for folder in ("query", "bounding_box_test"):  # three people are found by any network
             shutil.rmtree(site / folder)
     run_of_rounds(root / "source", root / "many", 4)
@@ -53,51 +56,127 @@ def experiment(*arguments: object) -> None:
 def test_networks_of_a_run(work: Path, tmp_path: Path) -> None:
     many = kept_networks(work / "many")
     assert [kept.round for kept in many] == [2, 3, 4]
+    assert [kept.stage for kept in many] == ["round", "round", "last"]
+    assert [kept.round for kept in kept_networks(work / "many", [3, 7])] == [3, 4]
+    source = source_network(work / "many")
+    assert (source.round, source.stage, source.name) == (None, "source", "many")
     assert many[0].name == "many/02"
     assert many[0].file.is_file()
     first, second = (kept.load().state_dict() for kept in many[:2])
     assert any(not torch.equal(first[key], second[key]) for key in first)
     (last,) = kept_networks(work / "last")
-    assert (last.round, last.name) == (None, "last")
+    assert (last.round, last.name, last.stage) == (None, "last", "last")
     assert last.load().backbone_name == "resnet18"
     shutil.copytree(work / "last", tmp_path / "none")
     (tmp_path / "none" / "model.safetensors").unlink()
     assert kept_networks(tmp_path / "none") == []
 
 
+def measuring(work: Path, site: int, *arguments: object) -> None:
+    experiment(
+        *("measure", "--name", f"site{site}", "--kind", f"kind{site}"),
+        *("--data", work / f"site{site}", "--sources", work / "last", "--device", "cpu"),
+        *arguments,
+    )
+
+
 def test_from_runs_to_tables(work: Path) -> None:
     out = work / "out"
     for number in (1, 2):
-        experiment(
-            *("measure", "--name", f"site{number}", "--data", work / f"site{number}"),
-            *("--runs", work / "many", work / "last", "--out", out, "--device", "cpu"),
-        )
+        measuring(work, number, "--runs", work / "many", "--tracks", "--out", out)
     site = read_site_result(out / "site1")
-    assert (len(site.models), len(site.groups)) == (4, 64)
+    assert (len(site.models), len(site.groups), site.kind) == (4, 128, "kind1")
+    assert [model.stage for model in site.models] == ["source", "round", "round", "last"]
     assert set(site.models[0].scores) == {"market", "other-camera"}
+    assert site.models[0].figures.proxies["track_retrieval"] is None
+    tracked = read_site_result(out / "site1-tracks")
+    assert len(set(tracked.groups.tolist())) == 32, "16 people in two cameras"
+    assert tracked.models[0].figures.proxies["track_retrieval"] is not None
+    assert tracked.models[0].scores == site.models[0].scores
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.json")}
-    experiment(
-        *("measure", "--name", "site1", "--data", work / "site1"),
-        *("--runs", work / "many", "--out", out),
-    )
+    measuring(work, 1, "--runs", work / "many", "--out", out)
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*.json")}
     source_run(work / "site2", work / "other", seed=3)
-    with pytest.raises(SystemExit, match="figures of other crops"):
+    with pytest.raises(SystemExit, match="figures of other crops or kind"):
         experiment(
-            *("measure", "--name", "site1", "--data", work / "site2"),
-            *("--runs", work / "other", "--out", out),
+            *("measure", "--name", "site1", "--kind", "kind1", "--data", work / "site2"),
+            *("--sources", work / "other", "--runs", work / "other", "--out", out),
         )
     experiment("choose", "--out", out, "--margin", 0.001)
     content = json.loads((out / "gate.json").read_text())
-    assert content["sites"] == {"site1": 4, "site2": 4}
+    assert content["sites"]["site1-tracks"] == {"kind": "kind1", "models": 4}
     for protocol in ("market", "other-camera"):
         found = content[protocol]
         assert set(found["spearman"]) == set(PROXIES)
-        assert set(found["left_out"]) == {"site1", "site2"}
-        assert set(found["rules"]) == {"default", "chosen on all sites"}
+        assert set(found["rules"]) >= {"default"}
+        assert len(found["verdicts"]) == 4, "one source network, one run, four sites"
     text = (out / "gate.md").read_text()
     assert all(f"| {name} |" in text for name in PROXIES)
     assert (out / "gate.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_share_held_back(work: Path) -> None:
+    out = work / "held"
+    measuring(work, 1, "--runs", work / "last", "--hold-back", 0.9, "--out", out)
+    whole, held = (read_site_result(out / name) for name in ("site1", "site1-held"))
+    assert 100 <= len(held.groups) < len(whole.groups)
+    assert held.models[0].scores == whole.models[0].scores, "the truth is of all crops"
+    with pytest.raises(SystemExit, match="the gate holds"):
+        measuring(work, 1, "--runs", work / "last", "--hold-back", 0.1, "--out", work / "few")
+
+
+def test_queries_and_gallery_are_one_crowd(work: Path, tmp_path: Path) -> None:
+    data = write_market(tmp_path / "split", persons=2, each=18)
+    source_run(data, tmp_path / "run", seed=1)
+    experiment(
+        *("measure", "--name", "split", "--kind", "k", "--data", data, "--device", "cpu"),
+        *("--sources", tmp_path / "run", "--runs", tmp_path / "run", "--out", tmp_path / "out"),
+    )
+    site = read_site_result(tmp_path / "out" / "split")
+    assert len(site.groups) == 2 * 3 * 2 * 18
+    assert [model.stage for model in site.models] == ["source"], "one file is measured once"
+
+
+def test_runs_that_fail(work: Path, tmp_path: Path) -> None:
+    experiment(
+        *("spoil", "--target", work / "site1", "--init", work / "last", "--out", tmp_path),
+        *("--set", "augment.pad=1"),
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}-1" for name in FAULTS}
+    for name, changes in FAULTS.items():
+        recipe = Run.open(tmp_path / f"{name}-1").info.recipe
+        assert recipe["method"] == "mmt"
+        assert recipe["options"]["networks"] == 1
+        for change in changes:
+            key, value = change.split("=")
+            section, field = key.split(".")
+            assert str(recipe[section][field]).lower() == value, change
+
+
+def test_letters(tmp_path: Path) -> None:
+    archive = tmp_path / "letters.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(1, 201):
+            file.writestr(
+                f"omniglot_background/bounding_box_train/{number:04d}_c1s1_000001_00.png", ""
+            )
+        for number in range(1, 181):
+            folder = (
+                "bounding_box_train"
+                if number % 2
+                else ("query", "bounding_box_test")[number % 4 // 2]
+            )
+            file.writestr(f"omniglot_evaluation/{folder}/{number:04d}_c1s1_000001_00.png", "")
+    made = unpack_letters(archive, tmp_path / "out", 1)
+    numbers = {
+        name: sorted(int(path.name[:4]) for path in folder.rglob("*.png"))
+        for name, folder in vars(made).items()
+    }
+    assert numbers["source"] == list(range(1, 201))
+    assert numbers["learnt"] == list(range(1, 80, 2))
+    assert numbers["judged"] == list(range(2, 79, 2))
+    with pytest.raises(SystemExit, match="there are 2 blocks of 40 characters"):
+        unpack_letters(archive, tmp_path / "out", 3)
 
 
 def test_nothing_is_measured(tmp_path: Path) -> None:

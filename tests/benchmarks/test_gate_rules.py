@@ -16,7 +16,9 @@ from adapt.gate import DEFAULT_RULE, Rule, compare
 from adapt.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.proxies.sightings import Measured, Sightings
 from benchmarks.gate.measuring import ModelResult, SiteResult
+from benchmarks.gate.networks import Stage
 from benchmarks.gate.rules import (
+    WITHOUT_INTERVAL,
     Candidate,
     Case,
     Judged,
@@ -26,7 +28,11 @@ from benchmarks.gate.rules import (
     correlation,
     judge,
     leave_one_out,
+    mean_over_kinds,
+    pairs_asked,
     promotions,
+    ranked,
+    rejections,
     votes_of,
 )
 from tests.support.numbered_sites import people
@@ -35,7 +41,7 @@ from tests.support.numbered_sites import people
 def votes(**of: list[list[int]]) -> Votes:
     return Votes(
         {name: np.array(rows, np.int8) for name, rows in of.items()},
-        np.zeros(len(next(iter(of.values()))), bool),
+        np.zeros(3, bool),
     )
 
 
@@ -66,6 +72,39 @@ def test_collapsed_models_by_hand() -> None:
     ]
 
 
+def test_rejections_by_hand() -> None:
+    found = votes(silhouette=BETTER_AFTER, spread=BETTER_AFTER)
+    assert rejections(found, ["silhouette", "spread"], 2).tolist() == [
+        [False, False, False],
+        [True, False, False],
+        [True, True, False],
+    ]
+    collapsed = Votes(found.of, np.array([False, False, True]))
+    assert rejections(collapsed, ["silhouette"], 1).tolist() == [
+        [False, False, True],
+        [True, False, True],
+        [False, False, False],
+    ]
+
+
+def test_pairs_asked_by_hand() -> None:
+    stages: tuple[Stage, ...] = ("source", "round", "last", "last")
+    sound = np.zeros(4, bool)
+    assert np.argwhere(pairs_asked(stages, sound, "first")).tolist() == [[0, 2], [0, 3]]
+    replacing = [[0, 2], [0, 3], [2, 3], [3, 2]]
+    assert np.argwhere(pairs_asked(stages, sound, "replacing")).tolist() == replacing
+    assert pairs_asked(stages, sound, "all").sum() == 12
+    # what has collapsed is in use nowhere, but may be proposed
+    collapsed = np.array([False, False, True, False])
+    left = [pair for pair in replacing if pair[0] != 2]
+    assert np.argwhere(pairs_asked(stages, collapsed, "replacing")).tolist() == left
+    assert pairs_asked(stages, collapsed, "all").sum() == 12
+
+
+def everything(models: int) -> NDArray[np.bool_]:
+    return np.ones((models, models), bool)
+
+
 def test_precision_and_recall_by_hand() -> None:
     true = np.array([0.5, 0.505, 0.6, 0.3])
     promoted = np.zeros((4, 4), bool)
@@ -73,11 +112,11 @@ def test_precision_and_recall_by_hand() -> None:
     promoted[0, 1] = True  # better, by too little
     promoted[2, 3] = True  # harmful
     # better by more than 0.01: 0-2, 1-2, 3-0, 3-1, 3-2
-    found = judge(promoted, true, 0.01)
+    found = judge(promoted, true, 0.01, everything(4))
     assert found == Judged(promoted=4, better=5, right=2, harmful=1)
     assert (found.precision, found.recall) == (0.5, 0.4)
     assert found.f_measure == pytest.approx(1.25 * 0.5 * 0.4 / (0.25 * 0.5 + 0.4))
-    nothing = judge(np.zeros((4, 4), bool), true, 0.01)
+    nothing = judge(np.zeros((4, 4), bool), true, 0.01, everything(4))
     assert math.isnan(nothing.precision)
     assert (nothing.recall, nothing.f_measure) == (0, 0)
 
@@ -87,6 +126,7 @@ def test_precision_and_recall_by_hand() -> None:
 def test_judge_equals_the_reference(seed: int, models: int) -> None:
     rng = np.random.default_rng(seed)
     promoted, true = rng.random((models, models)) < 0.4, rng.random(models)
+    wanted = rng.random((models, models)) < 0.7
     counts = [0, 0, 0, 0]
     for old in range(models):
         for new in range(models):
@@ -99,8 +139,8 @@ def test_judge_equals_the_reference(seed: int, models: int) -> None:
                     promoted[old, new] and worse,
                 )
             ):
-                counts[i] += bool(yes)
-    assert judge(promoted, true, 0.1) == Judged(*counts)
+                counts[i] += bool(yes and wanted[old, new])
+    assert judge(promoted, true, 0.1, wanted) == Judged(*counts)
 
 
 def test_every_rule_is_tried_once_and_the_simplest_first() -> None:
@@ -110,31 +150,69 @@ def test_every_rule_is_tried_once_and_the_simplest_first() -> None:
     assert sizes == sorted(sizes)
 
 
-def case(name: str, true: list[float], **of: list[list[int]]) -> Case:
-    return Case(name, votes(**of), np.array(true))
+def case(name: str, kind: str, true: list[float], **of: list[list[int]]) -> Case:
+    stages: tuple[Stage, ...] = ("source", "round", "last")
+    return Case(name, kind, votes(**of), np.array(true), stages)
 
 
-def test_choice_and_leaving_a_site_out() -> None:
-    worse_after = (-np.array(BETTER_AFTER)).tolist()
-    good = [case(n, [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=worse_after) for n in "ab"]
-    odd = case("c", [0.3, 0.2, 0.1], silhouette=BETTER_AFTER, spread=worse_after)
-    assert choose(good, 0.01) == Candidate(("silhouette",), 1)
-    found = leave_one_out([*good, odd], 0.01)
-    rule, judged = found["c"]
+WORSE_AFTER = (-np.array(BETTER_AFTER)).tolist()
+
+
+def test_choice_and_leaving_a_kind_out() -> None:
+    good = [case(n, n, [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=WORSE_AFTER) for n in "ab"]
+    odd = [
+        case(n, "odd", [0.3, 0.2, 0.1], silhouette=BETTER_AFTER, spread=WORSE_AFTER) for n in "cd"
+    ]
+    assert choose(good, 0.01, "all") == Candidate(("silhouette",), 1)
+    found = leave_one_out([*good, *odd], 0.01, "all")
+    assert found["odd"] == Candidate(("silhouette",), 1), "the odd sites had no say"
+    assert odd[0].judge(found["odd"], 0.01, "all").harmful == 3
+    assert odd[0].judge(found["odd"], 0.01, "first").harmful == 1
+    # two sites of one kind weigh as much as one of another: two kinds against one
+    assert choose([*good, *odd], 0.01, "all") == Candidate(("silhouette",), 1)
+    assert leave_one_out(odd, 0.01, "all") == {}
+    equal = case("e", "equal", [0.5, 0.5, 0.505], silhouette=WORSE_AFTER, spread=BETTER_AFTER)
+    assert choose([good[0], equal, equal], 0.01, "all") == Candidate(("silhouette",), 1), "no say"
+    assert choose([equal], 0.01, "all") is None
+
+
+def test_the_simplest_of_equally_good_rules() -> None:
+    """Three rules reach 1; a proxy alone that is nearly as good comes before two that are best."""
+    nearly = [[0, 1, 1], [-1, 0, 1], [-1, 1, 0]]
+    many = case("a", "a", [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=nearly)
+    scores = dict(ranked([many], 0.01, "all"))
+    assert scores[Candidate(("silhouette",), 1)] == 1
+    # spread alone: 4 promoted, 3 of them right, nothing missed
+    assert scores[Candidate(("spread",), 1)] == pytest.approx(1.25 * 0.75 / (0.25 * 0.75 + 1))
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert len(scores) == 1 + 1 + 2
+    assert choose([many], 0.01, "all") == Candidate(("silhouette",), 1)
+
+
+def test_no_rule_is_made_of_a_proxy_without_an_interval() -> None:
+    names = dict.fromkeys(WITHOUT_INTERVAL, BETTER_AFTER)
+    site = case("a", "a", [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, **names)
+    rule = choose([site], 0.01, "all")
     assert rule == Candidate(("silhouette",), 1)
-    assert (judged.right, judged.harmful) == (0, 3), "judged on the site that was left out"
-    assert leave_one_out([odd], 0.01) == {}
-    equal = case("d", [0.5, 0.5, 0.505], silhouette=worse_after, spread=BETTER_AFTER)
-    assert choose([good[0], equal, equal], 0.01) == Candidate(("silhouette",), 1), "no say"
-    assert choose([equal], 0.01) is None
+    # these are the proxies without parts, and no others
+    feature, of = people(noise=0.8, shift=0.5)
+    proxies = measure(feature, of).proxies
+    without = {name for name, each in proxies.items() if each is None or each.part is None}
+    assert without == set(WITHOUT_INTERVAL)
+
+
+def test_mean_over_kinds_by_hand() -> None:
+    cases = [case(n, kind, [0, 0, 0]) for n, kind in (("a", "x"), ("b", "x"), ("c", "y"))]
+    assert mean_over_kinds(cases, [0.0, 0.5, 1.0]) == pytest.approx((0.25 + 1.0) / 2)
+    assert math.isnan(mean_over_kinds([], []))
 
 
 def site_of(tables: list[NDArray[np.float32]], of: Sightings, true: list[float]) -> SiteResult:
     models = tuple(
-        ModelResult(f"m{i}", "mmt", {"market": score}, measure(table, of))
+        ModelResult(f"m{i}", "last", {"market": score}, measure(table, of))
         for i, (table, score) in enumerate(zip(tables, true, strict=True))
     )
-    return SiteResult("site", of.groups, models)
+    return SiteResult("site", "kind", of.groups, models)
 
 
 def test_votes_are_those_of_the_gate() -> None:
@@ -165,11 +243,11 @@ def test_correlation_by_hand() -> None:
     true = [0.1, 0.2, 0.3, 0.4]
     models = [
         ModelResult(
-            str(i), "mmt", {"market": t}, figures(silhouette=s, camera_bias=1 - s, spread=1)
+            str(i), "last", {"market": t}, figures(silhouette=s, camera_bias=1 - s, spread=1)
         )
         for i, (t, s) in enumerate(zip(true, [0.2, 0.1, 0.3, 0.9], strict=True))
     ]
-    site = SiteResult("site", np.arange(3), tuple(models))
+    site = SiteResult("site", "kind", np.arange(3), tuple(models))
     # ranks 2 1 3 4 beside 1 2 3 4: 1 - 6 * 2 / (4 * 15)
     assert correlation(site, "silhouette", "market") == pytest.approx(0.8)
     assert correlation(site, "camera_bias", "market") == pytest.approx(0.8), "less is better"
