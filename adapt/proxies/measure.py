@@ -36,7 +36,7 @@ class Proxy:
 PROXIES: Mapping[str, Proxy] = MappingProxyType(
     {
         "track_retrieval": Proxy("own track found among people seen beside it", 1),
-        "neighbourhood_density": Proxy("soft neighbourhood density", 1),
+        "neighbourhood_density": Proxy("soft neighbourhood density", -1),
         "mutual_neighbours": Proxy("mutual nearest neighbours across cameras", 1),
         "camera_bias": Proxy("nearest neighbour in the same camera, beyond chance", -1),
         "silhouette": Proxy("silhouette of the clusters", 1),

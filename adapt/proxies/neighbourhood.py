@@ -76,8 +76,11 @@ def neighbourhood_density(found: Neighbourhood) -> Measured:
 
         P_ij = softmax over j of f_i . f_j / 0.05,    H_i = - sum_j P_ij ln P_ij,    mean of H_i
 
-    Published as better when larger. It grows with the number of crops, and is largest, ln(N - 1),
-    where all embeddings are alike: a collapsed model has to be told by something else.
+    Here less is better. The paper takes more, since each of its few classes holds a large share of
+    the samples, all of which should be near; a person has a few crops among thousands of other
+    people's, and a model that spreads its neighbourhood over more than these takes people for each
+    other. docs/gate.md has the measurement. It grows with the number of crops, and is largest,
+    ln(N - 1), where all embeddings are alike.
 
     Returns:
         In [0, ln(N - 1)], nats; a part for each crop.

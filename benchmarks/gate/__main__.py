@@ -1,7 +1,7 @@
 """Which label-free proxies deserve trust: `python -m benchmarks.gate PART ...`.
 
 letters  unpacks a small site of characters, with source crops, from Omniglot
-spoil    adapts a source network to a site in ways that have to fail
+spoil    adapts a source network to a site in ways that have to fail, and damages it
 measure  networks of runs on one site: all proxies of the site's crops, and the true mAP by labels.
          Repeat it for every site, with another `--name`; what is there is kept
 choose   over all sites measured below `--out`: Spearman correlation of every proxy with the true
@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.gate.letters import unpack_letters
 from benchmarks.gate.measuring import SITE_FILE, SiteToMeasure, measure_site, read_site_result
 from benchmarks.gate.networks import kept_networks, source_network
-from benchmarks.gate.spoilt import spoil
+from benchmarks.gate.spoilt import damage, spoil
 from benchmarks.gate.tables import report
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--archive", type=Path, required=True, help="Omniglot in Market-1501's layout, zipped")
     add("--block", type=int, default=1, help="which of the characters, from 1")
     add("--out", type=Path, default=Path("runs/letters"))
-    add = parts.add_parser("spoil", help="runs that are meant to fail").add_argument
+    add = parts.add_parser("spoil", help="models that are meant to fail").add_argument
     add("--target", type=Path, required=True, help="as of resight adapt")
     add("--init", type=Path, required=True, help="run folder of a source network")
     add("--seed", type=int, default=1)
@@ -71,6 +71,7 @@ def _letters(options: argparse.Namespace) -> None:
 
 
 def _spoil(options: argparse.Namespace) -> None:
+    damage(options.init, options.out, seed=options.seed)
     spoil(options.target, options.init, options.out, seed=options.seed, overrides=options.set)
 
 

@@ -18,12 +18,14 @@ from scipy.stats import spearmanr
 from adapt.evaluate.bootstrap import resampled_means
 from adapt.gate import RESAMPLES, Rule, collapse
 from adapt.proxies.measure import PROXIES
-from adapt.proxies.sightings import Measured
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.networks import Stage
 
-MOST_PROXIES = 4
+MOST_PROXIES = 5
 """Of a rule: more are hard to explain, and fit the sites they were chosen on."""
+
+LEAST_VOTES = 2
+"""Of a rule: no figure decides alone, since a method may move it without a better model."""
 
 BETA = 0.5
 """Of the F-measure that rules are chosen by: precision counts more than recall, since a model that
@@ -42,9 +44,9 @@ WITHOUT_INTERVAL = ("agreement", "effective_rank")
 """Proxies that are no mean: every difference of theirs votes, so that no rule is made of them."""
 
 
-TOLERANCE = 0.01
-"""Of the mean F-measure: among rules this close to the best the simplest is chosen, since so small
-a lead belongs to the sites at hand (Breiman et al. 1984 prune trees by such a margin)."""
+TOLERANCE = 0.02
+"""Of the mean F-measure: rules this close to the best count as equally good, since so small a lead
+belongs to the sites at hand; the least harmful of them is chosen."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Judged:
         return self.right / self.better if self.better else math.nan
 
     @property
+    def harm(self) -> float:
+        """Harmful promotions for each pair that should be promoted; nan where none should."""
+        return self.harmful / self.better if self.better else math.nan
+
+    @property
     def f_measure(self) -> float:
         """(1 + b^2) P R / (b^2 P + R) with b = 0.5; 0 where nothing is right (van Rijsbergen)."""
         if not self.right:
@@ -109,29 +116,50 @@ def votes_of(site: SiteResult, rule: Rule, *, seed: int = 0) -> Votes:
 
     rule: its confidence and its limits of a collapse are used.
     """
+    count = len(site.models)
     found = {}
-    for name, proxy in PROXIES.items():
-        measured = [model.figures.proxies[name] for model in site.models]
-        which = [i for i, each in enumerate(measured) if each is not None]
-        if which:
-            means = _means([each for each in measured if each is not None], site.groups, seed)
-            clear = np.zeros((len(measured), len(measured)), np.int8)
-            clear[np.ix_(which, which)] = _clear_differences(means, rule.confidence)
-            found[name] = proxy.sign * clear
+    for names, models, rows in _measured_alike(site):
+        means = _means(site, names, models, rows, seed)
+        for name, mean_RM in zip(names, means, strict=True):
+            clear = np.zeros((count, count), np.int8)
+            clear[np.ix_(models, models)] = _clear_differences(mean_RM, rule.confidence)
+            found[name] = PROXIES[name].sign * clear
     collapsed = np.array([bool(collapse(model.figures, rule)) for model in site.models], bool)
     return Votes(found, collapsed)
 
 
+Rows = NDArray[np.int64] | None
+
+
+def _measured_alike(site: SiteResult) -> Iterator[tuple[list[str], list[int], Rows]]:
+    """Proxies of the same crops, with the models that have them: one draw serves them all."""
+    alike: dict[tuple[tuple[int, ...], bytes], tuple[list[str], list[int], Rows]] = {}
+    for name in PROXIES:
+        measured = [model.figures.proxies[name] for model in site.models]
+        models = [i for i, each in enumerate(measured) if each is not None]
+        if models:
+            first = measured[models[0]]
+            rows = None if first is None else first.row
+            key = (tuple(models), b"" if rows is None else rows.tobytes())
+            alike.setdefault(key, ([], models, rows))[0].append(name)
+    yield from alike.values()
+
+
 def _means(
-    measured: Sequence[Measured], groups: NDArray[np.int64], seed: int
-) -> NDArray[np.float64]:
-    """(R, M) means of the resamples, paired; one row of values for figures without parts."""
-    rows = measured[0].row
+    site: SiteResult, names: Sequence[str], models: Sequence[int], rows: Rows, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """(R, M) means of the resamples, paired, for each proxy; a row of values without parts."""
+    figures = [site.models[i].figures.proxies for i in models]
+    measured = [[each for of in figures if (each := of[name]) is not None] for name in names]
     if rows is None:
-        return np.array([[each.value for each in measured]])
-    parts = np.stack([each.part for each in measured if each.part is not None], axis=1)
+        yield from (np.array([[each.value for each in own]]) for own in measured)
+        return
+    parts = [each.part for own in measured for each in own if each.part is not None]
     rng = np.random.default_rng(seed)
-    return resampled_means(parts, groups[rows], rng=rng, resamples=RESAMPLES)
+    means = resampled_means(
+        np.stack(parts, axis=1), site.groups[rows], rng=rng, resamples=RESAMPLES
+    )
+    yield from np.split(means, len(names), axis=1)
 
 
 def _clear_differences(mean_RM: NDArray[np.float64], confidence: float) -> NDArray[np.int8]:
@@ -139,10 +167,11 @@ def _clear_differences(mean_RM: NDArray[np.float64], confidence: float) -> NDArr
     tail = (1 - confidence) / 2
     count = mean_RM.shape[1]
     found = np.zeros((count, count), np.int8)
-    for old in range(count):
-        low, high = np.quantile(mean_RM - mean_RM[:, [old]], [tail, 1 - tail], axis=0)
-        found[old] = (low > 0).astype(np.int8) - (high < 0)
-    return found
+    for old in range(count - 1):
+        later = mean_RM[:, old + 1 :] - mean_RM[:, [old]]
+        low, high = np.quantile(later, [tail, 1 - tail], axis=0)
+        found[old, old + 1 :] = (low > 0).astype(np.int8) - (high < 0)
+    return found - found.T
 
 
 def scores_of(votes: Votes, proxies: Sequence[str]) -> NDArray[np.int64]:
@@ -213,10 +242,10 @@ class Candidate:
 
 
 def candidates(proxies: Sequence[str]) -> Iterator[Candidate]:
-    """Every rule of up to `MOST_PROXIES` proxies, the simplest first."""
-    for size in range(1, MOST_PROXIES + 1):
+    """Every rule of up to `MOST_PROXIES` proxies and `LEAST_VOTES` votes or more."""
+    for size in range(LEAST_VOTES, MOST_PROXIES + 1):
         for chosen in combinations(proxies, size):
-            for least in range(1, size + 1):
+            for least in range(LEAST_VOTES, size + 1):
                 yield Candidate(chosen, least)
 
 
@@ -237,38 +266,49 @@ class Case:
         return judge(promoted, self.true, margin, wanted)
 
 
-def choose(cases: Sequence[Case], margin: float, asked: Asked) -> Candidate | None:
-    """The simplest of the rules whose mean F-measure is within `TOLERANCE` of the highest.
-
-    The mean over the kinds of sites of the mean over a kind's sites: many sites of one kind have
-    one say. Simplest: of fewest proxies, then of the highest mean. Only proxies that some of the
-    sites allow are tried. A site where no pair is better has no F-measure and no say; None where no
-    other site is left.
-    """
-    scores = dict(ranked(cases, margin, asked))
-    if not scores:
-        return None
-    least = max(scores.values()) - TOLERANCE
-    near = [rule for rule, score in scores.items() if score >= least]
-    return min(near, key=lambda rule: (len(rule.proxies), -scores[rule]))
+Tried = Mapping[Candidate, Sequence[Judged]]
+"""What each rule does on each of some cases, in their order."""
 
 
-def ranked(cases: Sequence[Case], margin: float, asked: Asked) -> list[tuple[Candidate, float]]:
-    """Every rule that may be chosen with its mean F-measure, the highest first."""
-    cases = [case for case in cases if case.judge(NOBODY, margin, asked).better]
+def try_rules(cases: Sequence[Case], margin: float, asked: Asked) -> Tried:
+    """Every rule of the proxies that some of the cases allow."""
     known = [name for name in PROXIES if any(name in case.votes.of for case in cases)]
-    found = [
-        (
-            rule,
-            mean_over_kinds(cases, [case.judge(rule, margin, asked).f_measure for case in cases]),
-        )
+    return {
+        rule: [case.judge(rule, margin, asked) for case in cases]
         for rule in candidates([name for name in known if name not in WITHOUT_INTERVAL])
-    ]
-    return sorted(found, key=lambda each: -each[1])
+    }
 
 
-NOBODY = Candidate((), 1)
-"""Promotes against collapsed models alone."""
+def choose(cases: Sequence[Case], tried: Tried, without: str = "") -> Candidate | None:
+    """The least harmful of the rules whose mean F-measure is within `TOLERANCE` of the highest.
+
+    F-measure and harm are means over the kinds of sites of the mean over a kind's sites: many
+    sites of one kind have one say. Of equally harmful rules the one of fewest proxies, then of the
+    higher F-measure. A site where no pair is better has no say.
+
+    Args:
+        cases: the sites.
+        tried: of `try_rules` on these.
+        without: kind that has no say.
+
+    Returns:
+        None where no site is left.
+    """
+    rules = list(tried)
+    own = [i for i, case in enumerate(cases) if case.kind != without and tried[rules[0]][i].better]
+    if not own:
+        return None
+    kept = [cases[i] for i in own]
+    f, harm = (
+        {
+            rule: mean_over_kinds(kept, [getattr(tried[rule][i], figure) for i in own])
+            for rule in rules
+        }
+        for figure in ("f_measure", "harm")
+    )
+    least = max(f.values()) - TOLERANCE
+    near = [rule for rule in rules if f[rule] >= least]
+    return min(near, key=lambda rule: (round(harm[rule], 6), len(rule.proxies), -f[rule]))
 
 
 def mean_over_kinds(cases: Sequence[Case], values: Sequence[float]) -> float:
@@ -279,14 +319,8 @@ def mean_over_kinds(cases: Sequence[Case], values: Sequence[float]) -> float:
     return float(np.mean([np.mean(each) for each in by_kind.values()])) if by_kind else math.nan
 
 
-def leave_one_out(cases: Sequence[Case], margin: float, asked: Asked) -> dict[str, Candidate]:
-    """By kind: the rule that the other kinds choose.
-
-    Kinds are missing where the others can choose none.
-    """
-    found = {}
-    for kind in dict.fromkeys(case.kind for case in cases):
-        rule = choose([case for case in cases if case.kind != kind], margin, asked)
-        if rule is not None:
-            found[kind] = rule
-    return found
+def leave_one_out(cases: Sequence[Case], tried: Tried) -> dict[str, Candidate]:
+    """By kind: the rule that the other kinds choose; without kinds whose others choose none."""
+    kinds = dict.fromkeys(case.kind for case in cases)
+    chosen = {kind: choose(cases, tried, without=kind) for kind in kinds}
+    return {kind: rule for kind, rule in chosen.items() if rule is not None}

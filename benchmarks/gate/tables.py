@@ -32,6 +32,7 @@ from benchmarks.gate.rules import (
     pairs_asked,
     promotions,
     rejections,
+    try_rules,
     votes_of,
 )
 from benchmarks.methods.results import PROTOCOLS
@@ -48,19 +49,29 @@ ASKED: Mapping[Asked, str] = {
 def report(sites: Sequence[SiteResult], out: Path, *, margin: float) -> None:
     """Write gate.json, gate.md and gate.png into a folder.
 
+    Rules are chosen by both protocols together, so that there is one.
+
     margin: of mAP by which a model has to be better to count as better.
     """
     votes = [votes_of(site, DEFAULT_RULE) for site in sites]
+    cases = {
+        protocol: [_case(site, vote, protocol) for site, vote in zip(sites, votes, strict=True)]
+        for protocol in PROTOCOLS
+    }
+    everything = [case for own in cases.values() for case in own]
+    tried = try_rules(everything, margin, CHOSEN_BY)
+    rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)}
+    if (chosen := choose(everything, tried)) is not None:
+        rules["chosen on all kinds"] = chosen
+    left_out = leave_one_out(everything, tried)
     content: dict[str, Any] = {
         "margin": margin,
         "sites": {s.name: {"kind": s.kind, "models": len(s.models)} for s in sites},
     }
     parts = [_models(sites)]
-    for protocol in PROTOCOLS:
-        cases = [_case(site, vote, protocol) for site, vote in zip(sites, votes, strict=True)]
-        found = _protocol(sites, cases, protocol, margin)
-        content[protocol] = found
-        parts += _protocol_tables(found, cases, protocol, margin)
+    for protocol, own in cases.items():
+        content[protocol] = _protocol(sites, own, rules, left_out, protocol, margin)
+        parts += _protocol_tables(content[protocol], own, protocol, margin)
     write_atomically(out / "gate.json", json.dumps(content, indent=1).encode())
     write_atomically(out / "gate.md", "\n".join(parts).encode())
     draw(out / "gate.png", sites)
@@ -77,12 +88,13 @@ def _case(site: SiteResult, votes: Votes, protocol: str) -> Case:
 
 
 def _protocol(
-    sites: Sequence[SiteResult], cases: Sequence[Case], protocol: str, margin: float
+    sites: Sequence[SiteResult],
+    cases: Sequence[Case],
+    rules: Mapping[str, Candidate],
+    left_out: Mapping[str, Candidate],
+    protocol: str,
+    margin: float,
 ) -> dict[str, Any]:
-    rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)}
-    if (chosen := choose(cases, margin, CHOSEN_BY)) is not None:
-        rules["chosen on all kinds"] = chosen
-    left_out = leave_one_out(cases, margin, CHOSEN_BY)
     alone = {name: Candidate((name,), 1) for name in PROXIES}
     spearman = {
         name: {site.name: correlation(site, name, protocol) for site in sites} for name in PROXIES

@@ -17,7 +17,7 @@ from benchmarks.gate.__main__ import main  # noqa: E402
 from benchmarks.gate.letters import unpack_letters  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
 from benchmarks.gate.networks import kept_networks, source_network  # noqa: E402
-from benchmarks.gate.spoilt import FAULTS  # noqa: E402
+from benchmarks.gate.spoilt import FAULTS, NOISE, damage  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
@@ -140,17 +140,35 @@ def test_queries_and_gallery_are_one_crowd(work: Path, tmp_path: Path) -> None:
 def test_runs_that_fail(work: Path, tmp_path: Path) -> None:
     experiment(
         *("spoil", "--target", work / "site1", "--init", work / "last", "--out", tmp_path),
-        *("--set", "augment.pad=1"),
+        *("--set", "augment.pad=1", "schedule.rounds=1", "schedule.iterations=1"),
     )
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}-1" for name in FAULTS}
+    noise = {"noise-30-1", "noise-60-1", "noise-100-1"}
+    assert {path.name for path in tmp_path.iterdir()} == noise | {f"{name}-1" for name in FAULTS}
     for name, changes in FAULTS.items():
         recipe = Run.open(tmp_path / f"{name}-1").info.recipe
         assert recipe["method"] == "mmt"
         assert recipe["options"]["networks"] == 1
         for change in changes:
+            if change.startswith("schedule"):
+                continue  # what is set for every recipe goes over a fault's own
             key, value = change.split("=")
             section, field = key.split(".")
             assert str(recipe[section][field]).lower() == value, change
+
+
+def test_noise_by_hand(work: Path, tmp_path: Path) -> None:
+    folders = damage(work / "last", tmp_path, seed=4)
+    before = Run.open(work / "last").network().state_dict()
+    for level, folder in zip(NOISE, folders, strict=True):
+        (kept,) = kept_networks(folder)
+        after = kept.load().state_dict()
+        for name, weight in before.items():
+            if not name.endswith("weight") or weight.ndim < 2:
+                assert torch.equal(weight, after[name]), name
+            elif weight.numel() > 10_000:
+                added = (after[name] - weight).std() / weight.std()
+                assert float(added) == pytest.approx(level, rel=0.05), name
+    assert damage(work / "last", tmp_path, seed=4) == folders, "what is there stays"
 
 
 def test_letters(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from benchmarks.gate.rules import (
     mean_over_kinds,
     pairs_asked,
     promotions,
-    ranked,
     rejections,
+    try_rules,
     votes_of,
 )
 from tests.support.numbered_sites import people
@@ -143,11 +143,11 @@ def test_judge_equals_the_reference(seed: int, models: int) -> None:
     assert judge(promoted, true, 0.1, wanted) == Judged(*counts)
 
 
-def test_every_rule_is_tried_once_and_the_simplest_first() -> None:
-    rules = list(candidates(["a", "b", "c", "d", "e"]))
-    assert len(rules) == len(set(rules)) == 5 * 1 + 10 * 2 + 10 * 3 + 5 * 4
-    sizes = [len(rule.proxies) for rule in rules]
-    assert sizes == sorted(sizes)
+def test_every_rule_is_tried_once() -> None:
+    rules = list(candidates(["a", "b", "c", "d", "e", "f"]))
+    assert len(rules) == len(set(rules)) == 15 * 1 + 20 * 2 + 15 * 3 + 6 * 4
+    assert min(rule.least_votes for rule in rules) == 2
+    assert max(len(rule.proxies) for rule in rules) == 5
 
 
 def case(name: str, kind: str, true: list[float], **of: list[list[int]]) -> Case:
@@ -158,45 +158,77 @@ def case(name: str, kind: str, true: list[float], **of: list[list[int]]) -> Case
 WORSE_AFTER = (-np.array(BETTER_AFTER)).tolist()
 
 
+RIGHT = Candidate(("silhouette", "spread"), 2)
+WRONG = Candidate(("clustered", "stability"), 2)
+
+
+def two_against_two(name: str, kind: str, true: list[float]) -> Case:
+    return case(
+        name,
+        kind,
+        true,
+        silhouette=BETTER_AFTER,
+        spread=BETTER_AFTER,
+        clustered=WORSE_AFTER,
+        stability=WORSE_AFTER,
+    )
+
+
 def test_choice_and_leaving_a_kind_out() -> None:
-    good = [case(n, n, [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=WORSE_AFTER) for n in "ab"]
-    odd = [
-        case(n, "odd", [0.3, 0.2, 0.1], silhouette=BETTER_AFTER, spread=WORSE_AFTER) for n in "cd"
-    ]
-    assert choose(good, 0.01, "all") == Candidate(("silhouette",), 1)
-    found = leave_one_out([*good, *odd], 0.01, "all")
-    assert found["odd"] == Candidate(("silhouette",), 1), "the odd sites had no say"
-    assert odd[0].judge(found["odd"], 0.01, "all").harmful == 3
-    assert odd[0].judge(found["odd"], 0.01, "first").harmful == 1
-    # two sites of one kind weigh as much as one of another: two kinds against one
-    assert choose([*good, *odd], 0.01, "all") == Candidate(("silhouette",), 1)
-    assert leave_one_out(odd, 0.01, "all") == {}
-    equal = case("e", "equal", [0.5, 0.5, 0.505], silhouette=WORSE_AFTER, spread=BETTER_AFTER)
-    assert choose([good[0], equal, equal], 0.01, "all") == Candidate(("silhouette",), 1), "no say"
-    assert choose([equal], 0.01, "all") is None
+    good = [two_against_two(n, n, [0.1, 0.2, 0.3]) for n in "ab"]
+    odd = [two_against_two(n, "odd", [0.3, 0.2, 0.1]) for n in "cdefg"]
+    cases = [*good, *odd]
+    tried = try_rules(cases, 0.01, "all")
+    assert tried[RIGHT][0] == Judged(promoted=3, better=3, right=3, harmful=0)
+    assert tried[RIGHT][2] == Judged(promoted=3, better=3, right=0, harmful=3)
+    # five sites of one kind have one say against two kinds of one site each
+    assert choose(cases, tried) == RIGHT
+    assert leave_one_out(cases, tried) == {"a": RIGHT, "b": RIGHT, "odd": RIGHT}
+    assert choose(cases[1:], try_rules(cases[1:], 0.01, "all"), without="b") == WRONG
+    alone = try_rules(odd, 0.01, "all")
+    assert leave_one_out(odd, alone) == {}, "nobody is left to choose"
 
 
-def test_the_simplest_of_equally_good_rules() -> None:
-    """Three rules reach 1; a proxy alone that is nearly as good comes before two that are best."""
-    nearly = [[0, 1, 1], [-1, 0, 1], [-1, 1, 0]]
-    many = case("a", "a", [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=nearly)
-    scores = dict(ranked([many], 0.01, "all"))
-    assert scores[Candidate(("silhouette",), 1)] == 1
-    # spread alone: 4 promoted, 3 of them right, nothing missed
-    assert scores[Candidate(("spread",), 1)] == pytest.approx(1.25 * 0.75 / (0.25 * 0.75 + 1))
-    assert list(scores.values()) == sorted(scores.values(), reverse=True)
-    assert len(scores) == 1 + 1 + 2
-    assert choose([many], 0.01, "all") == Candidate(("silhouette",), 1)
+def test_a_site_whose_models_are_alike_has_no_say() -> None:
+    cases = [two_against_two("a", "a", [0.1, 0.2, 0.3])]
+    cases += [two_against_two(n, n, [0.505, 0.5, 0.5]) for n in "bc"]
+    assert choose(cases, try_rules(cases, 0.01, "all")) == RIGHT
+    assert choose(cases[1:], try_rules(cases[1:], 0.01, "all")) is None
+
+
+def test_the_least_harmful_of_equally_good_rules() -> None:
+    """Ten models, each better than the one before; one rule promotes one pair that is worse."""
+    rising = np.sign(np.arange(10) - np.arange(10)[:, None])
+    slip = rising.copy()
+    slip[9, 0], slip[0, 9] = 1, -1
+    shy = rising.copy()
+    shy[0, 8:] = shy[8:, 0] = 0
+    of = {"silhouette": slip, "spread": slip, "clustered": shy, "stability": shy}
+    site = Case(
+        "a",
+        "a",
+        Votes({n: rows.astype(np.int8) for n, rows in of.items()}, np.zeros(10, bool)),
+        np.arange(10) / 10,
+        ("round",) * 10,
+    )
+    tried = try_rules([site], 0.01, "all")
+    bold, careful = (tried[rule][0] for rule in (RIGHT, WRONG))
+    assert bold == Judged(promoted=45, better=45, right=44, harmful=1)
+    assert careful == Judged(promoted=43, better=45, right=43, harmful=0)
+    assert (bold.harm, careful.harm) == (1 / 45, 0)
+    assert abs(bold.f_measure - careful.f_measure) < 0.02
+    assert choose([site], tried) == WRONG
+    # of the equally harmless ones it has the fewest proxies
+    harmless = [r for r in tried if tried[r][0].harm == 0 and tried[r][0].f_measure > 0.96]
+    assert min(len(rule.proxies) for rule in harmless) == 2
 
 
 def test_no_rule_is_made_of_a_proxy_without_an_interval() -> None:
     names = dict.fromkeys(WITHOUT_INTERVAL, BETTER_AFTER)
-    site = case("a", "a", [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, **names)
-    rule = choose([site], 0.01, "all")
-    assert rule == Candidate(("silhouette",), 1)
+    site = case("a", "a", [0.1, 0.2, 0.3], silhouette=BETTER_AFTER, spread=BETTER_AFTER, **names)
+    assert list(try_rules([site], 0.01, "all")) == [RIGHT]
     # these are the proxies without parts, and no others
-    feature, of = people(noise=0.8, shift=0.5)
-    proxies = measure(feature, of).proxies
+    proxies = measure(*people(noise=0.8, shift=0.5)).proxies
     without = {name for name, each in proxies.items() if each is None or each.part is None}
     assert without == set(WITHOUT_INTERVAL)
 
