@@ -44,6 +44,9 @@ WITHOUT_INTERVAL = ("agreement", "effective_rank")
 """Proxies that are no mean: every difference of theirs votes, so that no rule is made of them."""
 
 
+ONE_WITNESS = ("silhouette", "clustered", "cross_camera", "stability")
+"""Proxies of one clustering: a rule has at most one of them, or two votes could be one mistake."""
+
 TOLERANCE = 0.02
 """Of the mean F-measure: rules this close to the best count as equally good, since so small a lead
 belongs to the sites at hand; the least harmful of them is chosen."""
@@ -245,6 +248,8 @@ def candidates(proxies: Sequence[str]) -> Iterator[Candidate]:
     """Every rule of up to `MOST_PROXIES` proxies and `LEAST_VOTES` votes or more."""
     for size in range(LEAST_VOTES, MOST_PROXIES + 1):
         for chosen in combinations(proxies, size):
+            if len(set(chosen) & set(ONE_WITNESS)) > 1:
+                continue
             for least in range(LEAST_VOTES, size + 1):
                 yield Candidate(chosen, least)
 

@@ -239,7 +239,8 @@ def _verdict_table(verdicts: Sequence[Mapping[str, Any]], protocol: str) -> str:
     """Of the default rule, by kind of site and what the new model's runs are called."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for each in verdicts:
-        stem = each["new"].partition("/")[0].rpartition("-")[0]
+        run = each["new"].partition("/")[0]
+        stem = run.rpartition("-")[0] or run
         groups.setdefault((each["kind"], stem), []).append(each)
     rows = []
     for (kind, stem), own in groups.items():
