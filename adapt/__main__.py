@@ -33,7 +33,7 @@ def main(folder: Path) -> int:
 def _do(folder: Path) -> int:
     from adapt.errors import AdaptError, StoppedError
     from adapt.job import Outcome, run_job
-    from adapt.run_checkpoints import stopped_by_sigterm
+    from adapt.runs.checkpoints import stopped_by_sigterm
     from models.errors import ModelError
 
     try:

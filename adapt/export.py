@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adapt.errors import ExportError
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
 from models.manifest import NAME_PATTERN, VERSION_PATTERN, ModelCard

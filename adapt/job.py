@@ -27,9 +27,10 @@ from adapt.methods import METHODS
 from adapt.parallel import World, join
 from adapt.recipes import load_recipe, recipe_label
 from adapt.resuming import resume
-from adapt.run_checkpoints import StopRequest
-from adapt.runs import Run
-from adapt.training import Machine, adapt
+from adapt.running import Machine
+from adapt.runs.checkpoints import StopRequest
+from adapt.runs.folder import Run
+from adapt.training import adapt
 
 _JOB, _OUTCOME, _CROPS, _RUN, _BUNDLE = "job.json", "outcome.json", "crops", "run", "bundle"
 

@@ -18,8 +18,8 @@ from adapt.data.splits import Split
 from adapt.loop import steps_of_round
 from adapt.preparing import PreparedSite, Rooms, prepare, site_clusterer
 from adapt.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
-from adapt.runs import refuse_taken
-from adapt.training import Machine
+from adapt.running import Machine
+from adapt.runs.folder import refuse_taken
 from adapt.types import CropSet, PseudoLabels
 from models.image import Preprocessing
 

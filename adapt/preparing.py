@@ -23,7 +23,7 @@ from adapt.data.splits import Split
 from adapt.data.thinning import thin_crops
 from adapt.errors import ConfigError, RunError
 from adapt.methods import METHODS, SiteMethod, SourceMethod
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet

@@ -25,9 +25,10 @@ from adapt.methods import METHODS
 from adapt.recipes import apply_override, explain, load_recipe, parse_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.resuming import resume
-from adapt.runs import Run
+from adapt.running import Machine
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops, network_embedder
-from adapt.training import Machine, adapt, pretrain
+from adapt.training import adapt, pretrain
 from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.image import Preprocessing

@@ -27,9 +27,11 @@ from adapt.preparing import (
     site_clusterer,
 )
 from adapt.recipes import parse_recipe
-from adapt.run_checkpoints import StopRequest
-from adapt.runs import SOURCE_CROPS, TARGET_CROPS, Inputs, Run, RunInfo, library_versions
-from adapt.training import Machine, part_parser, train_into
+from adapt.running import Machine, train_into
+from adapt.runs.checkpoints import StopRequest
+from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
+from adapt.runs.info import Inputs, RunInfo, library_versions
+from adapt.training import part_parser
 from models.backbones.net import ReIDNet
 
 BEFORE_PRECISIONS = {"compute": {"precision": "float32"}}

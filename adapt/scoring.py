@@ -20,7 +20,7 @@ from adapt.evaluate.feature_file import load_feature_file
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores, evaluate_ranking
 from adapt.features import EXTRACTION_BATCH, extract
 from adapt.progress import progress
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from models.backbones.net import ReIDNet
 from models.bundle import Bundle, check_self_test
 from models.image import Preprocessing

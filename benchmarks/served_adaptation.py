@@ -24,7 +24,7 @@ import numpy as np
 
 from adapt.data.folders import read_labelled
 from adapt.export import export_run
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.types import CropSet
 from service.client import CallFailedError, ResightClient
 from service.jobs.records import Adaptation, JobState, Wish

@@ -21,7 +21,7 @@ from adapt.data.folders import SPLIT_FOLDERS, read_market
 from adapt.data.loading import load_crops
 from adapt.device import pick_device
 from adapt.errors import NoImagesError
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.scoring import network_embedder
 from adapt.types import UNLABELLED, CropSet
 

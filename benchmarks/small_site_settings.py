@@ -20,7 +20,7 @@ import numpy as np
 from adapt.data.folders import read_market
 from adapt.data.loading import load_crops
 from adapt.data.synthetic import SITE_B
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops, network_embedder
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.real import SIZE, SPLITS, source_run

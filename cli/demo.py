@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from adapt.config import Recipe
     from adapt.data.synthetic import SiteSpec
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
     from adapt.scoring import LabelledCrops
     from models.image import Preprocessing
 
@@ -165,7 +165,8 @@ def source_seed(number: int, seed: int) -> int:
 def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
     """Train one source network of a plan."""
     from adapt.device import pick_device
-    from adapt.training import Machine, pretrain
+    from adapt.running import Machine
+    from adapt.training import pretrain
 
     return pretrain(
         [source],
@@ -182,7 +183,8 @@ def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
 
 def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
     from adapt.device import pick_device
-    from adapt.training import Machine, adapt
+    from adapt.running import Machine
+    from adapt.training import adapt
 
     return adapt(
         site,

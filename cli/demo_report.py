@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adapt.evaluate.metrics import RetrievalScores
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
     from adapt.scoring import LabelledCrops
 
 QUERIES = 12

@@ -40,7 +40,7 @@ def report(
     from adapt.report.page import render
     from adapt.report.run_report import run_page
     from adapt.report.verdict import read_gate
-    from adapt.runs import REPORT, Run
+    from adapt.runs.folder import REPORT, Run
 
     opened = Run.open(run)
     file = out or run / REPORT

@@ -53,7 +53,7 @@ def reproduce(
     from adapt.parallel import refuse_several
     from adapt.reproduce import make_plan
     from adapt.reproduce import reproduce as run_all
-    from adapt.training import Machine
+    from adapt.running import Machine
 
     refuse_several("`reproduce`")
     plan = make_plan(

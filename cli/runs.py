@@ -15,7 +15,7 @@ import typer
 from cli.common import AsJson, print_json, short_time, table
 
 if TYPE_CHECKING:
-    from adapt.run_list import RunLine
+    from adapt.runs.listing import RunLine
 
 _runs = typer.Typer(
     help="Look at run folders.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -33,7 +33,7 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List the run folders one or two levels below a folder."""
-    from adapt.run_list import describe_run, find_runs
+    from adapt.runs.listing import describe_run, find_runs
 
     lines = [describe_run(path, str(path.relative_to(folder))) for path in find_runs(folder)]
     if as_json:
@@ -61,8 +61,8 @@ def show_run(
     run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: AsJson = False
 ) -> None:
     """Say what one run was, how it ended and what its last round gave."""
-    from adapt.run_list import describe_run, last_figures
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
+    from adapt.runs.listing import describe_run, last_figures
 
     opened = Run.open(run)
     line, info, rounds = describe_run(run, str(run)), opened.info, opened.metrics()
@@ -106,7 +106,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between runs: recipe, crops, figures of the last round."""
-    from adapt.run_list import compare_runs
+    from adapt.runs.listing import compare_runs
 
     found = compare_runs(runs)
     if as_json:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from adapt.data.splits import Split
     from adapt.evaluate.metrics import RetrievalScores
     from adapt.parallel import World
-    from adapt.run_checkpoints import StopRequest
-    from adapt.runs import Run
-    from adapt.training import Machine
+    from adapt.running import Machine
+    from adapt.runs.checkpoints import StopRequest
+    from adapt.runs.folder import Run
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
 Overrides = Annotated[
@@ -199,7 +199,7 @@ def export(
 ) -> None:
     """Export the network of a run as an ONNX bundle and prove that both agree."""
     from adapt.export import bundle_name, export_run
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
 
     bundle = export_run(
         Run.open(run),
@@ -264,7 +264,7 @@ def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
     """Go on with a run, with nothing changed but, perhaps, the name of its device."""
     from adapt.errors import ConfigError
     from adapt.resuming import resume
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
 
     given = [
         next(name for name in parameter.opts if name.startswith("--"))
@@ -291,7 +291,7 @@ def _given(ctx: typer.Context, parameter: str) -> bool:
 
 
 def _stopped_by_sigterm() -> AbstractContextManager[StopRequest]:
-    from adapt.run_checkpoints import stopped_by_sigterm
+    from adapt.runs.checkpoints import stopped_by_sigterm
 
     return stopped_by_sigterm()
 
@@ -321,7 +321,7 @@ def _splits(everything: bool) -> tuple[Split, ...]:
 def _machine(device: str, seed: int) -> Iterator[Machine]:
     """What a run computes on, together with the processes that `torchrun` started beside this."""
     from adapt.parallel import join
-    from adapt.training import Machine
+    from adapt.running import Machine
 
     picked, world = join(device)
     yield Machine(picked, seed, world)

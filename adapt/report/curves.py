@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.report.charts import Chart, bar_chart, line_chart, stacked_chart
-from adapt.run_list import series
+from adapt.runs.listing import series
 from adapt.types import OUTLIER
 
 RoundRows = Sequence[Mapping[str, Any]]
@@ -19,7 +19,7 @@ RoundRows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PlannedChart:
-    """One chart: base names of its figures (`adapt.run_list.series`) -> what people call them."""
+    """One chart: base names of figures (`adapt.runs.listing.series`) -> what people call them."""
 
     title: str
     caption: str

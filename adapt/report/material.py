@@ -15,7 +15,7 @@ from adapt.data.cache import DecodedCrops
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.preparing import list_site, read_crops
 from adapt.recipes import parse_recipe
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.scoring import network_embedder
 
 log = logging.getLogger("resight")

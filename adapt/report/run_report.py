@@ -29,8 +29,9 @@ from adapt.report.page import (
 from adapt.report.pictures import jpeg_uri, png_uri
 from adapt.report.rankings import compare_answers
 from adapt.report.verdict import GateVerdict, in_words
-from adapt.run_list import flatten
-from adapt.runs import DataInfo, Run, RunInfo
+from adapt.runs.folder import Run
+from adapt.runs.info import DataInfo, RunInfo
+from adapt.runs.listing import flatten
 from adapt.types import OUTLIER
 
 HEADINGS = (

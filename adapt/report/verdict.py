@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from adapt.errors import DataError
 from adapt.labels.guards import WARN_OUTLIER_SHARE
 from adapt.report.page import Mark, Point
-from adapt.run_list import series
-from adapt.runs import CONTINUED, RunInfo
+from adapt.runs.info import CONTINUED, RunInfo
+from adapt.runs.listing import series
 
 SETTLED, UNSETTLED = 0.9, 0.7
 """Agreement of two rounds' clusters from which they have settled, below which they have not."""

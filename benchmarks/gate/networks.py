@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from models.backbones.net import ReIDNet
 
 Stage = Literal["source", "round", "last"]

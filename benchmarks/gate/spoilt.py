@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from adapt.checkpoint import save_network
-from adapt.runs import Run
-from adapt.training import Machine, adapt
+from adapt.running import Machine
+from adapt.runs.folder import Run
+from adapt.training import adapt
 from benchmarks.methods.arms import PLAIN, Arm
 from benchmarks.methods.runs import COLLAPSE, CPU
 

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from adapt.data.folders import read_labelled, read_site
 from adapt.data.loading import load_crops
 from adapt.errors import RunError
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.types import OUTLIER
 from models.image import Preprocessing
 

@@ -12,9 +12,11 @@ from adapt.data.sources import merge_sources
 from adapt.data.splits import Split
 from adapt.export import export_run
 from adapt.recipes import load_recipe
-from adapt.runs import Run, WeightsInfo
+from adapt.running import Machine
+from adapt.runs.folder import Run
+from adapt.runs.info import WeightsInfo
 from adapt.scoring import LabelledCrops
-from adapt.training import Machine, pretrain
+from adapt.training import pretrain
 from benchmarks.methods.arms import ARMS, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import CPU, Site, Wanted, adapted, made

@@ -28,9 +28,10 @@ from adapt.errors import (
 )
 from adapt.methods import METHODS
 from adapt.resuming import resume
-from adapt.runs import Run
+from adapt.running import Machine
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops
-from adapt.training import Machine, adapt, pretrain
+from adapt.training import adapt, pretrain
 from adapt.types import CropSet
 from benchmarks.alone import alone, memory
 from benchmarks.methods.arms import Arm

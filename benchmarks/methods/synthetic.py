@@ -11,7 +11,7 @@ from pathlib import Path
 from adapt.data.folders import read_market
 from adapt.data.sources import merge_sources
 from adapt.data.synthetic import SiteSpec, render_site
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops
 from benchmarks.methods.arms import ABLATIONS, ARMS, chosen
 from benchmarks.methods.compare import compare

@@ -15,8 +15,9 @@ import torch
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.resuming import resume
-from adapt.runs import Run
-from adapt.training import Machine, adapt, pretrain
+from adapt.running import Machine
+from adapt.runs.folder import Run
+from adapt.training import adapt, pretrain
 from benchmarks.alone import alone
 from benchmarks.train.site import write_site
 from models.image import Preprocessing

@@ -30,8 +30,9 @@ from adapt.errors import (  # noqa: E402
 from adapt.graph.jaccard import JaccardGraph  # noqa: E402
 from adapt.methods import METHODS, SourceMethod  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.runs import Run, RunInfo  # noqa: E402
-from adapt.training import Machine, train_into  # noqa: E402
+from adapt.running import Machine, train_into  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.info import RunInfo  # noqa: E402
 from adapt.types import CropSet, PseudoLabels, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402

@@ -20,8 +20,9 @@ from adapt.methods import DAAL, METHODS  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.runs import Run  # noqa: E402
-from adapt.training import Machine, adapt, pretrain  # noqa: E402
+from adapt.running import Machine  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.training import adapt, pretrain  # noqa: E402
 from adapt.types import FeatureTable, RoundOf  # noqa: E402
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402

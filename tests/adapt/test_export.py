@@ -19,7 +19,8 @@ import torch
 
 from adapt.errors import ExportError, RunError
 from adapt.export import bundle_name, export_bundle, export_run
-from adapt.runs import DataInfo, Run, RunInfo
+from adapt.runs.folder import Run
+from adapt.runs.info import DataInfo, RunInfo
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES
 from models.bundle import Bundle, check_self_test

@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from adapt.errors import ConfigError, StoppedError  # noqa: E402
 from adapt.job import Job, run_job  # noqa: E402
-from adapt.run_checkpoints import StopRequest  # noqa: E402
-from adapt.runs import Run  # noqa: E402
+from adapt.runs.checkpoints import StopRequest  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402

@@ -15,7 +15,7 @@ from adapt.errors import RunError, TooFewCropsError  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.plan import AdaptationPlan, plan_adaptation  # noqa: E402
-from adapt.training import Machine  # noqa: E402
+from adapt.running import Machine  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 

@@ -15,7 +15,8 @@ from adapt.errors import TooFewCropsError  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.preparing import PreparedSite, prepare, site_clusterer  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.training import Machine, adapt  # noqa: E402
+from adapt.running import Machine  # noqa: E402
+from adapt.training import adapt  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
 CPU = torch.device("cpu")

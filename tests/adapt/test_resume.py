@@ -21,9 +21,10 @@ from adapt.methods import METHODS  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.resuming import resume  # noqa: E402
-from adapt.run_checkpoints import StopRequest  # noqa: E402
-from adapt.runs import Run  # noqa: E402
-from adapt.training import Machine, adapt, pretrain  # noqa: E402
+from adapt.running import Machine  # noqa: E402
+from adapt.runs.checkpoints import StopRequest  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.training import adapt, pretrain  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 

@@ -31,9 +31,11 @@ from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.nrmt import NRMTOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.runs import Run, RunInfo  # noqa: E402
+from adapt.running import Machine  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.info import RunInfo  # noqa: E402
 from adapt.scoring import open_model  # noqa: E402
-from adapt.training import Machine, adapt, pretrain  # noqa: E402
+from adapt.training import adapt, pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 

@@ -14,8 +14,8 @@ from adapt.data.folders import read_market
 from adapt.data.sources import merge_sources
 from adapt.errors import StoppedError
 from adapt.recipes import load_recipe
-from adapt.run_checkpoints import StopRequest
-from adapt.runs import Run
+from adapt.runs.checkpoints import StopRequest
+from adapt.runs.folder import Run
 from benchmarks.methods.arms import ARMS, SUPERVISED
 from benchmarks.methods.runs import Wanted, adapted, differences, made, same_recipe
 from models.image import Preprocessing

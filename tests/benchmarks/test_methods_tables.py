@@ -14,7 +14,8 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.evaluate.metrics import ProtocolName, RetrievalScores
 from adapt.recipes import load_recipe
-from adapt.runs import Run, RunInfo
+from adapt.runs.folder import Run
+from adapt.runs.info import RunInfo
 from benchmarks.methods.arms import ABLATIONS, ARMS, PLAIN, SUPERVISED, chosen
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.pictures import draw

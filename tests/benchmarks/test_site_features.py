@@ -11,8 +11,9 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import NoImagesError
 from adapt.recipes import load_recipe
+from adapt.running import Machine
 from adapt.scoring import network_embedder
-from adapt.training import Machine, pretrain
+from adapt.training import pretrain
 from benchmarks.methods.real import BACKBONE, SIZE
 from benchmarks.methods.runs import CPU
 from benchmarks.site_features import labelled_crops, site_features

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="runs are of torch networks")
 from typer.testing import CliRunner
 
 from adapt.errors import DataError, RunError
-from adapt.runs import Run, refuse_taken
+from adapt.runs.folder import Run, refuse_taken
 from cli.main import app
 from tests.support.tiny_runs import finished, info
 

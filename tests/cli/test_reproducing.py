@@ -19,9 +19,10 @@ from adapt.errors import AdaptError, ConfigError, NoImagesError, RunError, Stopp
 from adapt.methods import METHODS
 from adapt.recipes import parse_recipe
 from adapt.recipes.papers import load_paper
-from adapt.run_checkpoints import StopRequest
-from adapt.runs import Run
-from adapt.training import Machine, adapt
+from adapt.running import Machine
+from adapt.runs.checkpoints import StopRequest
+from adapt.runs.folder import Run
+from adapt.training import adapt
 from cli.main import app
 from models.backbones.net import ReIDNet
 from models.errors import WeightsError

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from typer.testing import CliRunner  # noqa: E402
 
 from adapt.errors import ConfigError  # noqa: E402
-from adapt.runs import Run  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
 from cli.main import app  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.two_processes import environment, free_port  # noqa: E402

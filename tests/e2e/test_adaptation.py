@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 
 from adapt.export import export_run
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from models.bundle import Bundle
 from service.client import CallFailedError
 from service.jobs.records import JobState

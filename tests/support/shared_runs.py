@@ -21,7 +21,7 @@ from adapt.loop_state import Checkpoints, LoopState, NoCheckpoints
 from adapt.methods import METHODS, MMT, Method, SourceMethod
 from adapt.methods.mmt import MMTOptions
 from adapt.parallel import ALONE, World
-from adapt.run_checkpoints import SharedCheckpoints, StopRequest
+from adapt.runs.checkpoints import SharedCheckpoints, StopRequest
 from adapt.types import CropSet, PseudoLabels, Sample
 from tests.support.shared_steps import small_net
 

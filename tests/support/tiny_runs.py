@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.runs import DataInfo, Inputs, Run, RunInfo
+from adapt.runs.folder import Run
+from adapt.runs.info import DataInfo, Inputs, RunInfo
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 

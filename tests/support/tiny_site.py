@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapt.recipes import load_recipe
-from adapt.run_checkpoints import StopRequest
-from adapt.runs import Run
+from adapt.running import Machine
+from adapt.runs.checkpoints import StopRequest
+from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops
-from adapt.training import Machine, pretrain
+from adapt.training import pretrain
 from benchmarks.methods.runs import CPU, Site
 from models.image import Preprocessing
 from tests.support.tiny_sets import write_market

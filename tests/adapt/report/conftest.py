@@ -11,7 +11,7 @@ import pytest
 from tests.support.tiny_sets import write_market
 
 if TYPE_CHECKING:
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
 
 HOSTILE = '<img src=x onerror=alert(1)>"&'
 ROUNDS = ("schedule.rounds=2",)
@@ -21,7 +21,8 @@ ROUNDS = ("schedule.rounds=2",)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source run, and an adaptation to a site whose folders and files have nasty names."""
     from adapt.recipes import load_recipe
-    from adapt.training import Machine, adapt
+    from adapt.running import Machine
+    from adapt.training import adapt
     from benchmarks.methods.runs import CPU
     from tests.support.tiny_site import KMEANS, SHORT, source_run
 
@@ -49,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(home: Path, tmp_path: Path) -> Run:
     """The adaptation, to be spoilt."""
-    from adapt.runs import Run
+    from adapt.runs.folder import Run
 
     shutil.copytree(home / "new", tmp_path / "new")
     return Run.open(tmp_path / "new")

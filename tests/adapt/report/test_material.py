@@ -16,8 +16,9 @@ from adapt.checkpoint import save_tensors
 from adapt.errors import ConfigError
 from adapt.recipes import load_recipe
 from adapt.report.material import gather
-from adapt.runs import Run
-from adapt.training import Machine, adapt
+from adapt.running import Machine
+from adapt.runs.folder import Run
+from adapt.training import adapt
 from tests.support.tiny_runs import finished
 from tests.support.tiny_site import KMEANS, SHORT
 

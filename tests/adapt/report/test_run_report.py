@@ -15,7 +15,7 @@ from adapt.report.material import Material, gather
 from adapt.report.page import render
 from adapt.report.run_report import ANSWERS, CLUSTERS_EACH, QUERIES, run_page
 from adapt.report.verdict import GateVerdict
-from adapt.runs import Run
+from adapt.runs.folder import Run
 from tests.support.html_outline import outline
 
 CPU = torch.device("cpu")

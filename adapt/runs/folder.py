@@ -11,23 +11,19 @@ RUN/target.crops, source.crops     of the same: the crops it learns from, decode
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from adapt.checkpoint import (
@@ -37,156 +33,22 @@ from adapt.checkpoint import (
     save_tensors,
     write_atomically,
 )
-from adapt.data.splits import Split
 from adapt.errors import (
     AdaptError,
     CheckpointError,
-    LostProcessError,
     RunError,
     StoppedError,
 )
-from adapt.types import CropSet
+from adapt.runs.info import CONTINUED, FORMAT, RunInfo
+from adapt.runs.lock import locked
 from models.backbones.net import ReIDNet
-from models.backbones.weights import weights_file
-from models.files import sha256_file
-from models.image import Preprocessing
 
 log = logging.getLogger("resight")
-_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
 TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
 REPORT = "report.html"
 """A page about the run that may lie in its folder; it goes with what it tells of."""
-
-FORMAT = 1
-
-CONTINUED = (StoppedError.reason, RunError.reason, LostProcessError.reason, "INTERRUPTED")
-"""Reasons after which a run can go on; so it can when its process died and it says `running`."""
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataInfo(_Record):
-    """One folder of crops as it was read.
-
-    fingerprint: `CropSet.fingerprint`, of every crop that was read. crops: used, after thinning.
-    manifest: the file that listed them, by its name in root; empty for a folder that was searched.
-    thinned: crops left out because their track has others like them.
-    unreadable: crops left out because they cannot be read. not_images: other files, by their
-    names no images, as Thumbs.db. dropped: both, by key, with the reason.
-    """
-
-    root: str
-    role: Literal["source", "target", "validation"]
-    fingerprint: str
-    crops: int
-    cameras: tuple[str, ...]
-    manifest: str = ""
-    thinned: int = 0
-    unreadable: int = 0
-    not_images: int = 0
-    dropped: Mapping[str, str]
-
-    @classmethod
-    def of(cls, crops: CropSet, role: Literal["source", "target", "validation"]) -> DataInfo:
-        """Describe a decoded set."""
-        return cls(
-            root=str(crops.root),
-            role=role,
-            fingerprint=crops.fingerprint,
-            crops=len(crops),
-            cameras=crops.cameras,
-            manifest=crops.manifest,
-            thinned=crops.thinned,
-            unreadable=sum(drop.image for drop in crops.dropped),
-            not_images=sum(not drop.image for drop in crops.dropped),
-            dropped={drop.key: drop.reason for drop in crops.dropped},
-        )
-
-
-class WeightsInfo(_Record):
-    """What pre-training started from: a state dict, a run, or a human-parsing model.
-
-    source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded, a
-    run's network.
-    """
-
-    source: str
-    sha256: str
-
-    @classmethod
-    def of(cls, backbone: str, source: str) -> WeightsInfo:
-        """Describe weights that have been loaded."""
-        return cls(source=source, sha256=sha256_file(weights_file(backbone, source)))
-
-
-class Inputs(_Record):
-    """Folders that a run reads, absolute, to be read again when it goes on.
-
-    target: the site's; empty in pre-training. sources, splits: labelled crops. validation: the
-    labelled set that is scored after each round; may be empty.
-    """
-
-    target: str = ""
-    sources: tuple[str, ...] = ()
-    splits: tuple[Split, ...] = ()
-    validation: str = ""
-
-
-class RunInfo(_Record):
-    """Contents of run.json.
-
-    attention: the network weights its map by a `DomainAttention`.
-    recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
-    pre-training started from; null is random numbers. parsing: the model that found body parts.
-    init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
-    it learnt from, with what those networks had learnt from, and what it was validated on.
-    hold_back: share of the site's crops that it was kept from.
-    inputs: where all that is read from; null in runs that were written before it was kept.
-    keep_rounds: whether the network of every round is kept.
-    processes: how many took part, at the last start.
-    state: `running` also means that the process died; `stopped`, that it was asked to. reason,
-    error: what a failed run stopped on, as `AdaptError.reason` or `INTERRUPTED`, and for people.
-    """
-
-    format: int = FORMAT
-    kind: Literal["pretrain", "adapt"]
-    method: str
-    backbone: str
-    attention: bool = False
-    preprocessing: Preprocessing
-    recipe: Mapping[str, Any]
-    recipe_name: str
-    seed: int
-    weights: WeightsInfo | None = None
-    parsing: WeightsInfo | None = None
-    camera_pattern: str | None = None
-    hold_back: float = 0.0
-    init: tuple[str, ...]
-    data: tuple[DataInfo, ...]
-    inputs: Inputs | None = None
-    keep_rounds: bool = False
-    device: str
-    processes: int = 1
-    versions: Mapping[str, str]
-    started: datetime
-    state: Literal["running", "stopped", "finished", "failed"] = "running"
-    reason: str = ""
-    error: str = ""
-    rounds: int = 0
-    seconds: float = 0.0
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what decides a run's result."""
-    return {
-        "python": platform.python_version(),
-        "resight": version("resight"),
-        **{name: version(name) for name in _LIBRARIES},
-    }
 
 
 class Run:
@@ -208,7 +70,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from None
-        lock = _locked(path)
+        lock = locked(path)
         try:
             if any(path.iterdir()):
                 _refuse_worth(path)
@@ -247,7 +109,7 @@ class Run:
         """
         if self.info.state == "running":
             try:
-                lock = _locked(self.path)
+                lock = locked(self.path)
             except RunError:
                 return "running"
             try:
@@ -270,7 +132,7 @@ class Run:
         Raises RunError when it is over, was written before that was possible, or is in use.
         """
         cls.open(path)
-        lock = _locked(path)
+        lock = locked(path)
         try:
             run = cls(path, cls.open(path).info, lock)  # as its last process left it
             info = run.info
@@ -461,7 +323,7 @@ def refuse_taken(path: Path) -> None:
         return
     if not path.is_dir():
         raise RunError(f"{path} is a file; choose another --out")
-    lock = _locked(path)
+    lock = locked(path)
     try:
         if any(path.iterdir()):
             _refuse_worth(path)
@@ -494,18 +356,3 @@ def _refuse_worth(path: Path) -> None:
 def _half_written(path: Path) -> bool:
     """Whether a killed process left it: a file of ours, or one that safetensors has of its own."""
     return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")
-
-
-def _locked(path: Path) -> int:
-    """Open a folder and hold its lock, which the system lets go when the process ends."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"cannot open {path}: {error.strerror}; choose another --out") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        why = "a run is still writing there" if isinstance(error, BlockingIOError) else error
-        raise RunError(f"cannot lock {path}: {why}; choose another --out") from None
-    return descriptor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adapt.errors import ConfigError, RunError
-from adapt.runs import Run
+from adapt.runs.folder import Run
 
 DAMAGED = "damaged"
 """State of a folder whose run.json or metrics.jsonl cannot be read."""

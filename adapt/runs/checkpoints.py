@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from adapt.errors import StoppedError
 from adapt.loop_state import Checkpoints, LoopState
 from adapt.parallel import World
-from adapt.runs import Run
+from adapt.runs.folder import Run
 
 log = logging.getLogger("resight")
 

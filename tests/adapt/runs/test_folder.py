@@ -13,7 +13,8 @@ import torch
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import AdaptError, ClusteringError, RunError, StoppedError
-from adapt.runs import Inputs, Run, RunInfo, WeightsInfo, refuse_taken
+from adapt.runs.folder import Run, refuse_taken
+from adapt.runs.info import Inputs, RunInfo, WeightsInfo
 from models.backbones.net import ReIDNet
 from models.backbones.weights import TORCHVISION
 from models.image import Preprocessing
