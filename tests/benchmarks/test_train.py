@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from benchmarks.train.__main__ import main  # noqa: E402
-from benchmarks.train.kills import _forget  # noqa: E402
 from benchmarks.train.memory import DIMENSION, Embedder, _stages  # noqa: E402
 from benchmarks.train.peak import matmul_peak  # noqa: E402
 from benchmarks.train.site import write_site  # noqa: E402
@@ -46,10 +45,3 @@ def test_embeddings_are_not_held_in_own_memory(tmp_path: Path) -> None:
     assert 3 * 4000 * DIMENSION * 4 > 95e6
     grown = stages["their mean and the clusters' centres"] - stages["crops listed and mapped"]
     assert grown < 80e6
-
-
-def test_a_folder_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "c").write_text("")
-    _forget(tmp_path / "a")
-    assert not list((tmp_path / "a").iterdir())
