@@ -113,6 +113,7 @@ class AML:
         self.students = tuple(students)
         self.options = options
         self.clusterer = clusterer
+        self.stages = clusterer.stages
         self._weighted = False
         self._figures: dict[str, float] = {}
 
@@ -181,7 +182,7 @@ class AML:
         """Equation (9), or (10) in the last rounds, of each network on its own batch."""
         o = self.options
         terms: dict[str, torch.Tensor] = {}
-        stats = dict(self._figures)
+        stats: dict[str, float | torch.Tensor] = dict(self._figures)
         for n, (net, batch) in enumerate(zip(self.students, batches, strict=True), start=1):
             (view,) = batch.views
             out = net(view)

@@ -11,6 +11,7 @@ from torch import nn
 
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -27,11 +28,13 @@ class Method(Protocol):
         every parameter that is still there (new classifiers have none).
     sampling: `identities` for batches of P identities with S crops each, outliers left out;
         `images` for P x S crops drawn from all, outliers among them.
+    stages: seconds that `relabel` has spent so far, by stage.
     """
 
     Options: ClassVar[type[MethodOptions]]
     views: ClassVar[int]
     sampling: ClassVar[Literal["identities", "images"]]
+    stages: Stages
 
     @property
     def fresh_optimizer(self) -> bool: ...

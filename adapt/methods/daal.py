@@ -112,6 +112,7 @@ class DAAL:
             self.net.add_attention(options.attention_start)
         self.options = options
         self.clusterer = clusterer
+        self.stages = clusterer.stages
         self.heads = nn.ModuleDict()
         if options.domain_branch and options.source_wanted():
             own = options.attention == "independent"

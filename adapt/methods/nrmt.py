@@ -118,6 +118,7 @@ class NRMT:
         self.options = options
         # A clusterer keeps what it found in the first round (DBSCAN's radius): one per network.
         self.clusterers = tuple(copy.copy(clusterer) for _ in students)
+        self.stages = clusterer.stages  # the copies share it
         self.selecting = False
         self._agreement: dict[str, float] = {}
 
@@ -175,6 +176,7 @@ class NRMT:
             terms[f"tri_{whose}_{n}"] = selected_triplet(gap_T, kept_T, o.margin)
             stats[f"kept_{n}"].append(_share(kept_T))
             stats[f"gap_{n}"].append(float(gap_T.detach().mean()))
+            stats[f"active_{n}"].append(_share(gap_T.detach() + o.margin > 0))
         means = {name: float(np.mean(values)) for name, values in stats.items()}
         return Losses(terms, dict.fromkeys(terms, 1.0), {**means, **self._agreement})
 

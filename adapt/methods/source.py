@@ -25,7 +25,13 @@ from torch import nn
 from adapt.config import MethodOptions
 from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
-from adapt.losses.triplet import margin_triplet, mine_hard_triplets, softmax_triplet
+from adapt.losses.triplet import (
+    active_share,
+    margin_triplet,
+    mine_hard_triplets,
+    softmax_triplet,
+)
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 from models.backbones.parts import PARTS, PartHeads, cell_masks, half_masks, masked_pool
@@ -79,6 +85,7 @@ class Source:
         self.options = options
         self.labels = PseudoLabels(labels.astype(np.int64), f"{len(ids)} true identities")
         net.reset_classifier(self.labels.clusters)
+        self.stages = Stages()
         self.heads: PartHeads | None = None
         if options.parts != "none":
             self.heads = PartHeads(net.dimension, self.labels.clusters)
@@ -121,7 +128,7 @@ class Source:
         stats = {
             f"accuracy{part}": (each.argmax(1) == batch.label).float().mean()
             for part, each in logits.items()
-        }
+        } | {"active": active_share(dist_BB, hard, o.margin)}
         weights = dict.fromkeys(terms, 1.0) | {"tri": o.lambda_tri}
         return Losses(terms | {"tri": tri}, weights, stats)
 

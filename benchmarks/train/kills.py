@@ -18,6 +18,7 @@ from adapt.recipes import load_recipe
 from adapt.resuming import resume
 from adapt.running import Machine
 from adapt.runs.folder import Run
+from adapt.runs.listing import NOT_LEARNT
 from adapt.training import adapt, pretrain
 from benchmarks.alone import alone
 from benchmarks.train.site import write_site
@@ -132,8 +133,8 @@ def _where(out: Path) -> str:
 
 
 def _outcome(out: Path) -> tuple[Any, ...]:
-    """How it ended, figures but for seconds, networks and labels of all rounds."""
+    """How it ended, figures but for time and memory, networks and labels of all rounds."""
     run = Run.open(out)
-    rows = [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in run.metrics()]
+    rows = [{k: v for k, v in row.items() if not k.startswith(NOT_LEARNT)} for row in run.metrics()]
     files = {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*.safetensors")}
     return run.info.state, rows, files

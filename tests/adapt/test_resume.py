@@ -24,6 +24,7 @@ from adapt.resuming import resume  # noqa: E402
 from adapt.running import Machine  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.listing import NOT_LEARNT  # noqa: E402
 from adapt.training import adapt, pretrain  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
@@ -122,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
     """Figures of each round, without times, and every network."""
     rows = [
-        {name: value for name, value in row.items() if not name.startswith("seconds_")}
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
         for row in run.metrics()
     ]
     return rows, {p.name: p.read_bytes() for p in sorted(run.path.rglob("*.safetensors"))}
