@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 import time
@@ -17,6 +16,7 @@ from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.resuming import resume
 from adapt.running import Machine
+from adapt.runs.checkpoints import SECONDS, StopRequest
 from adapt.runs.folder import Run
 from adapt.runs.listing import NOT_LEARNT
 from adapt.training import adapt, pretrain
@@ -66,10 +66,16 @@ def source_run(folder: Path, seed: int, backbone: str = BACKBONE) -> Path:
     return out
 
 
-def adapted(folder: Path, inits: list[Path], method: str, out: Path) -> None:
-    """Adaptation to FOLDER/site, begun or gone on with."""
+def adapted(
+    folder: Path, inits: list[Path], method: str, out: Path, seconds: float = SECONDS
+) -> None:
+    """Adaptation to FOLDER/site, begun or gone on with.
+
+    seconds: how often its state is kept within a round.
+    """
+    often = StopRequest(seconds)
     if (out / "run.json").exists() and Run.open(out).can_continue:
-        resume(out, CPU)
+        resume(out, CPU, often)
         return
     recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))
     adapt(
@@ -82,18 +88,22 @@ def adapted(folder: Path, inits: list[Path], method: str, out: Path) -> None:
         machine=Machine(CPU, 1),
         keep_rounds=True,
         sources=[folder / SOURCE] if recipe.options.source_wanted() else [],
+        stop=often,
     )
 
 
-def kills(folder: Path, count: int, method: str, seed: int) -> bool:
+def kills(
+    folder: Path, count: int, method: str, seed: int, checkpoint_seconds: float = SECONDS
+) -> bool:
     """Kill runs `count` times and go on with them; say where, and whether all end as one unbroken.
 
     Moments are drawn from the seconds of the unbroken run. A run that ends before its moment
-    is compared, and another one begun.
+    is compared, and another one begun. checkpoint_seconds: how often the state is kept within a
+    round; with 0 after each step, so that most kills meet a state of within a round.
     """
     write_site(folder / "site", crops=CROPS, clusters=PEOPLE)
     inits = [alone(source_run, folder, n) for n in (1, 2)]
-    work = partial(adapted, folder, inits, method)
+    work = partial(adapted, folder, inits, method, seconds=checkpoint_seconds)
     start = time.perf_counter()
     alone(work, folder / "whole")
     seconds = time.perf_counter() - start
@@ -106,11 +116,10 @@ def kills(folder: Path, count: int, method: str, seed: int) -> bool:
         child.start()
         child.join(rng.uniform(0, seconds) if hit < count else None)
         if child.is_alive():
-            where = _where(killed)
             child.kill()
             child.join()
             hit += 1
-            print(f"kill {hit}: {where}", flush=True)
+            print(f"kill {hit}: {where(killed)}", flush=True)
             continue
         if child.exitcode:
             raise SystemExit(f"{killed} failed by itself: exit code {child.exitcode}")
@@ -125,11 +134,18 @@ def kills(folder: Path, count: int, method: str, seed: int) -> bool:
     return same == ended
 
 
-def _where(out: Path) -> str:
+def where(out: Path) -> str:
+    """The round that a killed run was in, and what it can go on from."""
     if not (out / "run.json").exists():
         return "before there was a run"
-    info = json.loads((out / "run.json").read_text())
-    return f"{info['state']}, {info['rounds']} rounds done"
+    run = Run.open(out)
+    done = f"{run.info.state} in round {run.info.rounds + 1}"
+    if not run.can_continue:
+        return f"{done}, no checkpoint"
+    notes = run.checkpoint()[1]
+    if notes["done"]:
+        return f"{done}, checkpoint within round {notes['round'] + 1}, after {notes['done']} steps"
+    return f"{done}, checkpoint between rounds, {notes['round']} done"
 
 
 def _outcome(out: Path) -> tuple[Any, ...]:
