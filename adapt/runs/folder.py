@@ -311,10 +311,10 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunError(
-                f"cannot write to {self.path}: {error.strerror}; make room there or choose another "
-                "--out, and start the run again"
-            ) from error
+            again = "make room there or choose another --out, and start the run again"
+            if (self.path / _CHECKPOINT).exists():
+                again = f"make room there, and go on with --resume {self.path}"
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
 
 
 def refuse_taken(path: Path) -> None:
