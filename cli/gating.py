@@ -56,8 +56,8 @@ def gate(
     from adapt.proxies.sightings import Sightings
     from adapt.scoring import open_model
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"--json {json_file}: {json_file.parent} is not a folder")
+    if json_file is not None:
+        _refuse_loss(json_file)
     models = [open_model(path, device) for path in (old, new)]
     listing = read_site(target, camera_pattern)
     if hold_back is not None:
@@ -68,6 +68,28 @@ def gate(
         write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
     typer.echo(_described(report))
     raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def _refuse_loss(file: Path) -> None:
+    """Raise BadParameter where a verdict cannot be written, or would replace something else."""
+    from adapt.errors import DataError
+    from adapt.report.verdict import read_gate
+
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"--json {file}: {file.parent} is not a folder")
+    if not file.exists():
+        return
+    earlier = file.suffix.lower() == ".json" and file.is_file()
+    if earlier and file.stat().st_size:
+        try:
+            read_gate(file)
+        except DataError:
+            earlier = False
+    if not earlier:
+        raise typer.BadParameter(
+            f"--json {file} is there and is no verdict of a gate: give a new file, or an earlier "
+            "verdict that ends in .json"
+        )
 
 
 def _embedded(listing: CropSet, models: list[Opened]) -> tuple[CropSet, list[NDArray[np.float32]]]:

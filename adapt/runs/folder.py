@@ -317,6 +317,12 @@ class Run:
             raise RunError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
 
 
+def in_run(file: Path) -> Path | None:
+    """The run folder that a file lies in, or would, at any depth that runs have; resolved."""
+    above = file.resolve().parents[:2]
+    return next((folder for folder in above if (folder / _INFO).is_file()), None)
+
+
 def refuse_taken(path: Path) -> None:
     """Raise RunError unless `Run.create` could start a run there; changes nothing."""
     if not path.exists():

@@ -83,6 +83,23 @@ def test_only_what_was_held_back_is_judged(work: Path) -> None:
     assert 10 < 120 - learnt < 60
 
 
+def test_a_verdict_replaces_nothing_but_a_verdict(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other.json").write_text('{"mine": 1}')
+    (tmp_path / "text.txt").write_text('{"verdict": "hold"}')
+    gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
+    for file in (*tmp_path.iterdir(), work / "one" / "manifest.json", work / "one" / "model.onnx"):
+        before = file.read_bytes()
+        done = resight(*gate, "--json", file)
+        assert done.exit_code == 2
+        assert "no verdict" in done.output
+        assert file.read_bytes() == before
+    for content in ('{"verdict": "promote"}', ""):
+        (tmp_path / "gate.json").write_text(content)
+        assert resight(*gate, "--json", tmp_path / "gate.json").exit_code == EXIT_CODES["hold"]
+        assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "hold"
+
+
 def test_bad_input(work: Path) -> None:
     gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
     done = resight(*gate, "--json", work / "nowhere" / "gate.json")
