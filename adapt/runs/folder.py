@@ -152,17 +152,29 @@ class Run:
         return run
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Where the run stands: tensors and notes. Raises CheckpointError."""
+        """Where the run stands: tensors and notes.
+
+        Raises CheckpointError, and RunError when the recipe in run.json is not the one that the
+        checkpoint was trained by.
+        """
         file = self.path / _CHECKPOINT
         tensors, notes = load_tensors(file)
         if notes.pop("format", None) != FORMAT:
             raise CheckpointError(f"{file} is of another version of resight: start the run again")
+        kept = notes.pop("recipe", None)  # earlier versions kept none
+        if kept is not None and kept != self.info.recipe_hash():
+            raise RunError(
+                f"the recipe in {self.path / _INFO} is not the one that the run was trained by up "
+                "to its checkpoint; what changed cannot be told: restore run.json, or start a new "
+                "run with the other recipe"
+            )
         return tensors, notes
 
     def keep_checkpoint(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Replace the checkpoint. Raises RunError as `record` does; the last one then stays."""
         with self._writing():
-            save_tensors(self.path / _CHECKPOINT, tensors, {**notes, "format": FORMAT})
+            told = {**notes, "format": FORMAT, "recipe": self.info.recipe_hash()}
+            save_tensors(self.path / _CHECKPOINT, tensors, told)
 
     def rewind(self, rounds: int, processes: int = 1) -> None:
         """Go back to the end of an earlier round: forget the figures of those after it.

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 import safetensors  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from adapt.checkpoint import load_tensors, save_tensors  # noqa: E402
 from adapt.config import BatchShape, Recipe, Schedule  # noqa: E402
 from adapt.errors import CheckpointError, RunError, StoppedError  # noqa: E402
 from adapt.methods import METHODS  # noqa: E402
@@ -202,6 +203,15 @@ def changed(path: Path, **changes: object) -> Path:
     return path
 
 
+def of_an_earlier_version(path: Path, recipe: dict[str, object]) -> Path:
+    """A run whose recipe lacks a setting, and whose checkpoint has no hash of it."""
+    file = path / "checkpoint.safetensors"
+    tensors, notes = load_tensors(file)
+    del notes["recipe"]
+    save_tensors(file, tensors, notes)
+    return changed(path, recipe=recipe)
+
+
 def test_a_process_that_died_between_figures_and_network_goes_on(world: World, copy: Path) -> None:
     """What it wrote of the round after its checkpoint is forgotten, a torn line, too."""
     with (copy / "metrics.jsonl").open("a") as file:
@@ -215,7 +225,7 @@ def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, 
     recipe = json.loads((copy / "run.json").read_text())["recipe"]
     assert recipe["batch"].pop("across_cameras") is True
     old = Path(shutil.copytree(stopped, copy.parent / "old"))
-    assert outcome(resume(changed(old, recipe=recipe), CPU)) == outcome(resume(copy, CPU))
+    assert outcome(resume(of_an_earlier_version(old, recipe), CPU)) == outcome(resume(copy, CPU))
 
 
 @pytest.mark.parametrize(
@@ -266,8 +276,21 @@ def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage
 def test_a_recipe_older_than_precisions_goes_on_in_float32(world: World, copy: Path) -> None:
     recipe = json.loads((copy / "run.json").read_text())["recipe"]
     assert recipe.pop("compute") == {"precision": "auto", "compile": False}
-    changed(copy, recipe=recipe)
+    of_an_earlier_version(copy, recipe)
     assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
+
+
+def test_a_recipe_changed_by_hand_is_refused(copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    before = (copy / "checkpoint.safetensors").read_bytes()
+    other = {**recipe, "optimizer": {**recipe["optimizer"], "lr": 0.5}}
+    with pytest.raises(RunError, match=r"recipe in .*run\.json is not the one .*restore run\.json"):
+        resume(changed(copy, recipe=other), CPU)
+    assert Run.open(copy).info.state == "stopped"
+    assert (copy / "checkpoint.safetensors").read_bytes() == before
+    backwards = dict(reversed(recipe.items()))
+    with pytest.raises(StoppedError):
+        resume(changed(copy, recipe=backwards), CPU, StopAfter(1))
 
 
 def test_other_libraries_are_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
