@@ -34,6 +34,7 @@ def report(
 ) -> None:
     """Write one HTML page about a run that needs no other file."""
     from adapt.checkpoint import write_atomically
+    from adapt.data.crop_file import CropFile
     from adapt.device import pick_device
     from adapt.errors import RunError
     from adapt.report.material import gather
@@ -47,7 +48,8 @@ def report(
     _refuse_loss(file)
     verdict = None if gate is None else read_gate(gate)
     before = None if old is None else Run.open(old)
-    material = gather(opened, target, before, pick_device(device))
+    room = CropFile(file.parent).room
+    material = gather(opened, target, before, pick_device(device), room)
     page = render(run_page(opened, material, verdict))
     try:
         write_atomically(file, page)
