@@ -99,7 +99,10 @@ class Run:
                 f"{file} cannot be read by this version of resight: {error.errors()[0]['msg']}"
             ) from error
         if info.format != FORMAT:
-            raise RunError(f"{file} has format {info.format}, this version reads {FORMAT}")
+            raise RunError(
+                f"{file} has format {info.format}, this version reads {FORMAT}: use the version of "
+                "resight that wrote it, or start a new run with this one"
+            )
         return cls(path, info)
 
     def fate(self) -> str:

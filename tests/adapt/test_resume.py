@@ -235,7 +235,7 @@ def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, 
         ({"state": "failed", "reason": "DIVERGED", "error": "NaN"}, r"for good \(DIVERGED\): NaN"),
         ({"inputs": None}, "kept no checkpoints"),
         ({"device": "cuda"}, "was trained on cuda: give --device cuda"),
-        ({"format": 2}, "has format 2, this version reads 1"),
+        ({"format": 2}, "has format 2, this version reads 1: use the version of"),
     ],
 )
 def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message: str) -> None:
