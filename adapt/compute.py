@@ -25,7 +25,7 @@ def precision_on(device: torch.device, wanted: str) -> torch.dtype:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """torch computes in it everywhere, but without instructions more slowly than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
     return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
