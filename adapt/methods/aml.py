@@ -61,6 +61,7 @@ from adapt.losses.similarity_weighted import (
     weight_negatives,
 )
 from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplets
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -113,9 +114,13 @@ class AML:
         self.students = tuple(students)
         self.options = options
         self.clusterer = clusterer
-        self.stages = clusterer.stages
         self._weighted = False
         self._figures: dict[str, float] = {}
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the clusterer."""
+        return self.clusterer.stages
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """Both networks."""

@@ -28,16 +28,19 @@ class Method(Protocol):
         every parameter that is still there (new classifiers have none).
     sampling: `identities` for batches of P identities with S crops each, outliers left out;
         `images` for P x S crops drawn from all, outliers among them.
-    stages: seconds that `relabel` has spent so far, by stage.
     """
 
     Options: ClassVar[type[MethodOptions]]
     views: ClassVar[int]
     sampling: ClassVar[Literal["identities", "images"]]
-    stages: Stages
 
     @property
     def fresh_optimizer(self) -> bool: ...
+
+    @property
+    def stages(self) -> Stages:
+        """Seconds that `relabel` has spent so far, by stage."""
+        ...
 
     def networks(self) -> Mapping[str, nn.Module]:
         """All networks by name, and heads beside them: moved to the device, put in train mode."""

@@ -54,6 +54,7 @@ from adapt.labels.soft_weights import (
     weight_figures,
 )
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
+from adapt.stages import Stages
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
@@ -112,7 +113,6 @@ class DAAL:
             self.net.add_attention(options.attention_start)
         self.options = options
         self.clusterer = clusterer
-        self.stages = clusterer.stages
         self.heads = nn.ModuleDict()
         if options.domain_branch and options.source_wanted():
             own = options.attention == "independent"
@@ -123,6 +123,11 @@ class DAAL:
     def start_source(self, center_KD: NDArray[np.float32]) -> None:
         """Make the classifier of (3)."""
         self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the clusterer."""
+        return self.clusterer.stages
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The shared branch, and the heads and the specific branch, which nobody keeps."""

@@ -56,6 +56,7 @@ from adapt.losses.imitation import (
     structure_loss,
 )
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet
@@ -117,7 +118,11 @@ class HLI:
         self.teachers = start_averages(students)
         self.options = options
         self.clusterer = clusterer
-        self.stages = clusterer.stages
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the clusterer."""
+        return self.clusterer.stages
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta and its average E, numbered where there are two."""

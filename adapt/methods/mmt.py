@@ -46,6 +46,7 @@ from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.ema import ema_momentum, start_averages, update_ema
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -101,8 +102,12 @@ class MMT:
         self.teachers = start_averages(students)
         self.options = options
         self.clusterer = clusterer
-        self.stages = clusterer.stages
         self.fresh_optimizer = options.fresh_optimizer
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the clusterer."""
+        return self.clusterer.stages
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta_1, theta_2 and their averages E_1, E_2."""

@@ -58,6 +58,7 @@ from adapt.losses.selection import (
     selected_triplet,
     triplet_gap,
 )
+from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -118,9 +119,13 @@ class NRMT:
         self.options = options
         # A clusterer keeps what it found in the first round (DBSCAN's radius): one per network.
         self.clusterers = tuple(copy.copy(clusterer) for _ in students)
-        self.stages = clusterer.stages  # the copies share it
         self.selecting = False
         self._agreement: dict[str, float] = {}
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the clusterers, which are copies that share them."""
+        return self.clusterers[0].stages
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """The networks f and g."""
