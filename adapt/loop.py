@@ -208,12 +208,12 @@ class _Training:
 
     def _label_by(self, table: FeatureTable) -> None:
         method, at = self.method, self.at
-        before = dict(method.stages.seconds)
+        before = dict(method.label_seconds())
         fewest = self.draw.shape.identities if method.sampling == "identities" else 2
         _relabel(method, table, at, self.schedule.rounds, fewest)
         spent = {
             stage: seconds - before.get(stage, 0.0)
-            for stage, seconds in method.stages.seconds.items()
+            for stage, seconds in method.label_seconds().items()
         }
         self.clock.lap("relabel", spent)
         self._place()  # a new classifier starts on the CPU

@@ -61,7 +61,6 @@ from adapt.losses.similarity_weighted import (
     weight_negatives,
 )
 from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplets
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -117,10 +116,9 @@ class AML:
         self._weighted = False
         self._figures: dict[str, float] = {}
 
-    @property
-    def stages(self) -> Stages:
+    def label_seconds(self) -> Mapping[str, float]:
         """Those of the clusterer."""
-        return self.clusterer.stages
+        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """Both networks."""

@@ -11,7 +11,6 @@ from torch import nn
 
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -37,11 +36,6 @@ class Method(Protocol):
     @property
     def fresh_optimizer(self) -> bool: ...
 
-    @property
-    def stages(self) -> Stages:
-        """Seconds that `relabel` has spent so far, by stage."""
-        ...
-
     def networks(self) -> Mapping[str, nn.Module]:
         """All networks by name, and heads beside them: moved to the device, put in train mode."""
         ...
@@ -56,6 +50,10 @@ class Method(Protocol):
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Label the target anew, once or more; called once before the steps of each round."""
+        ...
+
+    def label_seconds(self) -> Mapping[str, float]:
+        """Seconds that `relabel` has spent so far in stages that are told apart, by their names."""
         ...
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:

@@ -54,7 +54,6 @@ from adapt.labels.soft_weights import (
     weight_figures,
 )
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
-from adapt.stages import Stages
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
@@ -124,10 +123,9 @@ class DAAL:
         """Make the classifier of (3)."""
         self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
 
-    @property
-    def stages(self) -> Stages:
+    def label_seconds(self) -> Mapping[str, float]:
         """Those of the clusterer."""
-        return self.clusterer.stages
+        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The shared branch, and the heads and the specific branch, which nobody keeps."""

@@ -56,7 +56,6 @@ from adapt.losses.imitation import (
     structure_loss,
 )
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet
@@ -119,10 +118,9 @@ class HLI:
         self.options = options
         self.clusterer = clusterer
 
-    @property
-    def stages(self) -> Stages:
+    def label_seconds(self) -> Mapping[str, float]:
         """Those of the clusterer."""
-        return self.clusterer.stages
+        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta and its average E, numbered where there are two."""

@@ -46,7 +46,6 @@ from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.ema import ema_momentum, start_averages, update_ema
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -104,10 +103,9 @@ class MMT:
         self.clusterer = clusterer
         self.fresh_optimizer = options.fresh_optimizer
 
-    @property
-    def stages(self) -> Stages:
+    def label_seconds(self) -> Mapping[str, float]:
         """Those of the clusterer."""
-        return self.clusterer.stages
+        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta_1, theta_2 and their averages E_1, E_2."""

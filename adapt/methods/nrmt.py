@@ -58,7 +58,6 @@ from adapt.losses.selection import (
     selected_triplet,
     triplet_gap,
 )
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -122,10 +121,9 @@ class NRMT:
         self.selecting = False
         self._agreement: dict[str, float] = {}
 
-    @property
-    def stages(self) -> Stages:
+    def label_seconds(self) -> Mapping[str, float]:
         """Those of the clusterers, which are copies that share them."""
-        return self.clusterers[0].stages
+        return self.clusterers[0].stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """The networks f and g."""

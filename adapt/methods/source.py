@@ -31,7 +31,6 @@ from adapt.losses.triplet import (
     mine_hard_triplets,
     softmax_triplet,
 )
-from adapt.stages import Stages
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 from models.backbones.parts import PARTS, PartHeads, cell_masks, half_masks, masked_pool
@@ -85,7 +84,6 @@ class Source:
         self.options = options
         self.labels = PseudoLabels(labels.astype(np.int64), f"{len(ids)} true identities")
         net.reset_classifier(self.labels.clusters)
-        self.stages = Stages()
         self.heads: PartHeads | None = None
         if options.parts != "none":
             self.heads = PartHeads(net.dimension, self.labels.clusters)
@@ -107,6 +105,10 @@ class Source:
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """The true identities, every round."""
         return (self.labels,)
+
+    def label_seconds(self) -> Mapping[str, float]:
+        """None: there is nothing to find."""
+        return {}
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (3), with the identity losses of body parts if asked for."""

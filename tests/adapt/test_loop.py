@@ -108,6 +108,11 @@ def test_rounds_report_their_figures() -> None:
 class _Slow(Source):
     """Labels in two stages and something besides."""
 
+    stages = Stages()
+
+    def label_seconds(self) -> Mapping[str, float]:
+        return self.stages.seconds
+
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         with self.stages("jaccard"):
             time.sleep(0.05)
@@ -186,7 +191,6 @@ class _Recorder:
         self.student, self.teacher = ReIDNet("resnet18"), ReIDNet("resnet18")
         self.teacher.requires_grad_(False)
         self.labels = PseudoLabels(data.crops.persons, "true")
-        self.stages = Stages()
         self.events: list[str] = []
         self.tables: list[FeatureTable] = []
         self.batches: list[Batch] = []
@@ -207,6 +211,9 @@ class _Recorder:
         self.student.reset_classifier(self.labels.clusters)
         self.teacher.reset_classifier(self.labels.clusters)
         return (self.labels,)
+
+    def label_seconds(self) -> dict[str, float]:
+        return {}
 
     def _classifier(self) -> torch.Tensor:
         assert self.student.classifier is not None
