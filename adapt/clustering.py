@@ -136,7 +136,8 @@ class Clusterer:
         distances = graph.distances(self.radius + ROUNDING)
         with self.stages("clusters"):
             labels = cluster_dbscan(distances, self.radius, self._settings.min_samples)
-        return replace(labels, rule=f"{labels.rule} ({self._radius_rule()})", warnings=warnings)
+        rule = f"{labels.rule} ({self._radius_rule()})"
+        return replace(labels, rule=rule, warnings=warnings, radius=self.radius)
 
     def _find_radius(self, graph: DistanceGraph) -> tuple[float, tuple[str, ...]]:
         """The radius, and what is odd about it."""

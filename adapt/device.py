@@ -1,8 +1,10 @@
-"""The device a run computes on."""
+"""The device a run computes on, and what a process has held there and in main memory."""
 
 from __future__ import annotations
 
 import re
+import resource
+import sys
 
 import torch
 
@@ -27,3 +29,14 @@ def pick_device(name: str, gpus: int | None = None) -> torch.device:
     if match[1] is not None and int(match[1]) >= count:
         raise ConfigError(f"--device {name}: torch sees GPUs 0 to {count - 1}; use one of them")
     return torch.device(name)
+
+
+def most_memory() -> int:
+    """Bytes of main memory that this process held at most so far, mapped files included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def most_gpu_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory that this process held in tensors at most so far; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

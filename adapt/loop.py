@@ -21,6 +21,7 @@ from adapt.batches import Draw, LabelledSet
 from adapt.compute import set_up
 from adapt.config import Augmentation, BatchShape, Compute, OptimizerSettings, Schedule
 from adapt.data.cache import DecodedCrops
+from adapt.device import most_gpu_memory, most_memory
 from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
 from adapt.loop_state import (
@@ -47,7 +48,7 @@ from adapt.spreading import spread
 from adapt.types import FeatureTable, PseudoLabels, RoundOf, TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
 
-PLAIN = Compute()
+PLAIN = Compute(precision="float32")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Round:
     """What one round did, for logs and pictures.
 
     number: from 1. labels: the sets a method made. metrics: named figures (statistics of each set
-    of clusters, mean of each loss term and statistic, learning rate, seconds per stage).
+    of clusters, mean of each loss term and statistic, learning rate, seconds per stage, memory).
     warnings: for people.
     """
 
@@ -131,9 +132,14 @@ class _Clock:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
+    def lap(self, stage: str, parts: Mapping[str, float] | None = None) -> None:
+        """End a stage. parts: seconds of it that are told apart; the stage's own are the rest."""
         now = time.perf_counter()
-        self.seconds[f"seconds_{stage}"] = now - self._last
+        spent = now - self._last
+        for part, seconds in (parts or {}).items():
+            self.seconds[f"seconds_{part}"] = seconds
+            spent -= seconds
+        self.seconds[f"seconds_{stage}"] = max(0.0, spent)
         self._last = now
 
 
@@ -202,12 +208,17 @@ class _Training:
 
     def _label_by(self, table: FeatureTable) -> None:
         method, at = self.method, self.at
+        before = dict(method.label_seconds())
         fewest = self.draw.shape.identities if method.sampling == "identities" else 2
         _relabel(method, table, at, self.schedule.rounds, fewest)
-        self.clock.lap("relabel")
+        spent = {
+            stage: seconds - before.get(stage, 0.0)
+            for stage, seconds in method.label_seconds().items()
+        }
+        self.clock.lap("relabel", spent)
         self._place()  # a new classifier starts on the CPU
-        before = None if method.fresh_optimizer else at.optimizer
-        at.optimizer = build_optimizer(method, self.settings, before)
+        kept = None if method.fresh_optimizer else at.optimizer
+        at.optimizer = build_optimizer(method, self.settings, kept)
         at.means = Means()
 
     def take_steps(self) -> None:
@@ -242,10 +253,16 @@ class _Training:
         at = self.at
         lr = learning_rate(self.settings, at.number)
         trained = at.means.result()
-        metrics = {**at.figures, **trained, "lr": lr, **self.clock.seconds}
+        metrics = {**at.figures, **trained, "lr": lr, **self.clock.seconds, **self._memory()}
         warnings = (*at.warnings, *self.method.after_round(trained))
         at.number, at.done = at.number + 1, 0
         return Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
+
+    def _memory(self) -> dict[str, float]:
+        """The most that this process has held since it began: no system tells it of a round."""
+        figures = {"memory_bytes": float(most_memory())}
+        gpu = most_gpu_memory(self.draw.device)
+        return figures if gpu is None else {**figures, "memory_gpu_bytes": float(gpu)}
 
     def _title(self, stage: str) -> str:
         return f"round {self.at.number + 1}/{self.schedule.rounds}: {stage}"

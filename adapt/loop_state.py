@@ -126,6 +126,7 @@ def freeze(method: Method, at: Standing) -> LoopState:
         "step": at.step,
         "rules": [labels.rule for labels in at.labels],
         "label_warnings": [labels.warnings for labels in at.labels],
+        "radii": [labels.radius for labels in at.labels],
         "figures": at.figures,
         "warnings": at.warnings,
         "means": at.means.values(),
@@ -144,10 +145,11 @@ def thaw(method: Method, state: LoopState, optimizer: Optimizer | None) -> Stand
     notes = state.notes
     if optimizer is not None:
         _fill(method, optimizer, state)
+    radii = notes.get("radii", [None] * len(notes["rules"]))  # states of before they were kept
     labels = tuple(
-        PseudoLabels(state.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings))
-        for n, (rule, warnings) in enumerate(
-            zip(notes["rules"], notes["label_warnings"], strict=True)
+        PseudoLabels(state.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings), radius)
+        for n, (rule, warnings, radius) in enumerate(
+            zip(notes["rules"], notes["label_warnings"], radii, strict=True)
         )
     )
     torch.set_rng_state(state.tensors["random"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 from adapt.config import Recipe
 from adapt.data.crop_file import CropFile
 from adapt.data.splits import Split
+from adapt.device import most_memory
 from adapt.loop import steps_of_round
 from adapt.preparing import PreparedSite, Rooms, prepare, site_clusterer
 from adapt.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
@@ -244,7 +243,7 @@ def _memory(site: PreparedSite, measured: Measured) -> Memory:
     # One table for each network, their mean, the centred one, and the copy that is searched.
     tables = len(site.method.extractors()) + 3
     return Memory(
-        measured=_most_memory(),
+        measured=most_memory(),
         crops=sum(each.images.nbytes for each in decoded),
         networks=measured.networks,
         training=measured.gradients + measured.optimizer,
@@ -256,9 +255,3 @@ def _memory(site: PreparedSite, measured: Measured) -> Memory:
 
 def _gpu(machine: Machine) -> torch.device | None:
     return None if machine.device.type == "cpu" else machine.device
-
-
-def _most_memory() -> int:
-    """Bytes that this process held at most so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

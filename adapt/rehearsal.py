@@ -22,6 +22,7 @@ from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.sampler import IdentitySampler, ImageSampler
 from adapt.data.transforms import augment
+from adapt.device import most_gpu_memory
 from adapt.features import MIN_CAMERA_CROPS, extract
 from adapt.graph.jaccard import JaccardGraph
 from adapt.graph.rows import DistanceGraph
@@ -151,7 +152,7 @@ def rehearse(
         gradients=trained,
         optimizer=trained * (2 if recipe.optimizer.algorithm == "adam" else 1),
         activations=activations,
-        device_peak=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        device_peak=most_gpu_memory(device),
     )
 
 

@@ -6,12 +6,15 @@ import logging
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.scratch import Scratch
 from adapt.errors import AdaptError, RunError
+from adapt.labels.truth import truth_figures
 from adapt.loop import Round, train
 from adapt.loop_state import LoopState
 from adapt.methods import Method
@@ -51,7 +54,8 @@ def train_into(
     """Train a method as its recipe says and keep each round in the run folder.
 
     Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
-    labelled: scored after each round. source: see `adapt.loop.train`. stop: asks the run to end
+    labelled: scored after each round; where it holds the site's very crops, so are the clusters.
+    source: see `adapt.loop.train`. stop: asks the run to end
     after the step it is in. state: where to go on.
     Of several processes the first alone scores and writes.
     Raises what the loop raises, and RunError when the folder cannot be written.
@@ -76,9 +80,13 @@ def train_into(
             world=world,
             room=Scratch(run.path).table,
         )
+        persons = None
+        if world.first and labelled is not None and run.info.kind == "adapt":
+            persons = labelled.persons_of(data.crops)
         for result in rounds:
             if world.first:
                 scores = _validate(method.embedder(), labelled, machine)
+                scores |= _beside_truth(result, persons)
                 _record(run, result, method, scores)
                 _log_round(result, recipe.schedule.rounds, scores)
         if world.first:
@@ -120,7 +128,19 @@ def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) ->
     if labelled is None:
         return {}
     scores = labelled.score(network_embedder(net, machine.device))
-    return {"val_mAP": scores.mAP, "val_cmc1": scores.cmc(1)}
+    return {"val_mAP": scores.mAP, **{f"val_cmc{rank}": scores.cmc(rank) for rank in (1, 5, 10)}}
+
+
+def _beside_truth(result: Round, persons: NDArray[np.int64] | None) -> dict[str, float]:
+    """Figures of the round's clusters beside true identities; numbered where sets are several."""
+    if persons is None:
+        return {}
+    several = len(result.labels) > 1
+    return {
+        f"val_{name}_{number}" if several else f"val_{name}": value
+        for number, each in enumerate(result.labels, start=1)
+        for name, value in truth_figures(each.labels, persons).items()
+    }
 
 
 def _rules(result: Round) -> str:
@@ -131,7 +151,8 @@ def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
     for warning in result.warnings:
         log.warning("round %d: %s", result.number, warning)
     m = result.metrics
-    extra = "".join(f", {name} {value:.3f}" for name, value in scores.items())
+    shown = {name: scores[name] for name in ("val_mAP", "val_cmc1") if name in scores}
+    extra = "".join(f", {name} {value:.3f}" for name, value in shown.items())
     log.info(
         "round %d/%d: %s, %s clusters, %.0f%% outliers, loss %.3f%s, %.0f s",
         result.number,

@@ -21,6 +21,7 @@ from adapt.evaluate.metrics import ProtocolName, RetrievalScores, evaluate_ranki
 from adapt.features import EXTRACTION_BATCH, extract
 from adapt.progress import progress
 from adapt.runs.folder import Run
+from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.bundle import Bundle, check_self_test
 from models.image import Preprocessing
@@ -59,6 +60,17 @@ class LabelledCrops:
             f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
             "(then every crop is a query against all others), or MSMT17's lists with their folders"
         )
+
+    def persons_of(self, crops: CropSet) -> NDArray[np.int64] | None:
+        """(N,) identities of a site's crops, where every one of them is one of these by its file.
+
+        None where any is not: a part of the site would be measured as if it were all.
+        """
+        own = {id(data): data for data in (self.query, self.gallery)}.values()
+        known = {s.path.resolve(): s.person for data in own for s in data.crops.samples}
+        found = [known.get(sample.path.resolve()) for sample in crops.samples]
+        persons = [person for person in found if person is not None]
+        return np.array(persons, np.int64) if len(persons) == len(found) else None
 
     def score(
         self, embed: Embed, *, protocol: ProtocolName = "market", camera_centering: bool = False

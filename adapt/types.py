@@ -163,11 +163,13 @@ class PseudoLabels:
     labels: (N,) int64; contiguous ids 0..K-1, `OUTLIER` for images in no cluster.
     rule: how they came about, for people ("kmeans K=29", "dbscan eps=0.412 ...").
     warnings: what is odd about how they came about, for people.
+    radius: of DBSCAN, in re-ranked distance; None where there is none.
     """
 
     labels: NDArray[np.int64]
     rule: str
     warnings: tuple[str, ...] = ()
+    radius: float | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int64:

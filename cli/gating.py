@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from adapt.data.cache import Room
     from adapt.gate import Comparison, GateReport
     from adapt.scoring import Embed
     from adapt.types import CropSet
@@ -50,19 +52,21 @@ def gate(
 ) -> None:
     """Compare two models on a site without labels: promote, hold or reject the new one."""
     from adapt.checkpoint import write_atomically
+    from adapt.data.crop_file import CropFile
     from adapt.data.folders import read_site
     from adapt.data.holdback import only_held_back
     from adapt.gate import compare
     from adapt.proxies.sightings import Sightings
     from adapt.scoring import open_model
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"--json {json_file}: {json_file.parent} is not a folder")
+    if json_file is not None:
+        _refuse_loss(json_file)
     models = [open_model(path, device) for path in (old, new)]
     listing = read_site(target, camera_pattern)
     if hold_back is not None:
         listing = only_held_back(listing, hold_back)
-    crops, (old_ND, new_NE) = _embedded(listing, models)
+    room = CropFile(Path(tempfile.gettempdir()) if json_file is None else json_file.parent).room
+    crops, (old_ND, new_NE) = _embedded(listing, models, room)
     report = compare(old_ND, new_NE, Sightings.of(crops), seed=seed)
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
@@ -70,16 +74,40 @@ def gate(
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 
-def _embedded(listing: CropSet, models: list[Opened]) -> tuple[CropSet, list[NDArray[np.float32]]]:
-    """The readable crops, and each model's embeddings; pixels are held for one input size only."""
+def _refuse_loss(file: Path) -> None:
+    """Raise BadParameter where a verdict cannot be written, or would replace something else."""
+    from adapt.errors import DataError
+    from adapt.report.verdict import read_gate
+
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"--json {file}: {file.parent} is not a folder")
+    if not file.exists():
+        return
+    earlier = file.suffix.lower() == ".json" and file.is_file()
+    if earlier and file.stat().st_size:
+        try:
+            read_gate(file)
+        except DataError:
+            earlier = False
+    if not earlier:
+        raise typer.BadParameter(
+            f"--json {file} is there and is no verdict of a gate: give a new file, or an earlier "
+            "verdict that ends in .json"
+        )
+
+
+def _embedded(
+    listing: CropSet, models: list[Opened], room: Room
+) -> tuple[CropSet, list[NDArray[np.float32]]]:
+    """The readable crops, and each model's embeddings; pixels are kept for one input size only."""
     from adapt.data.loading import load_crops
 
     (embed_old, size), (embed_new, new_size) = models
-    data = load_crops(listing, size)
+    data = load_crops(listing, size, room=room)
     tables = [embed_old(data.images)]
     if new_size != size:
         del data
-        data = load_crops(listing, new_size)
+        data = load_crops(listing, new_size, room=room)
     return data.crops, [*tables, embed_new(data.images)]
 
 

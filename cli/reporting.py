@@ -34,6 +34,7 @@ def report(
 ) -> None:
     """Write one HTML page about a run that needs no other file."""
     from adapt.checkpoint import write_atomically
+    from adapt.data.crop_file import CropFile
     from adapt.device import pick_device
     from adapt.errors import RunError
     from adapt.report.material import gather
@@ -44,12 +45,30 @@ def report(
 
     opened = Run.open(run)
     file = out or run / REPORT
+    _refuse_loss(file)
     verdict = None if gate is None else read_gate(gate)
     before = None if old is None else Run.open(old)
-    material = gather(opened, target, before, pick_device(device))
+    room = CropFile(file.parent).room
+    material = gather(opened, target, before, pick_device(device), room)
     page = render(run_page(opened, material, verdict))
     try:
         write_atomically(file, page)
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}; choose another --out") from None
     typer.echo(f"report of {run}: {file}, {len(page) / 1e6:.1f} MB")
+
+
+def _refuse_loss(file: Path) -> None:
+    """Raise BadParameter where a page would replace something else, or lie among a run's files."""
+    from adapt.runs.folder import REPORT, in_run
+
+    if file.exists() and file.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(
+            f"--out {file} is there and is no page: give a file that ends in .html"
+        )
+    run = in_run(file)
+    if run is not None and file.resolve() != run / REPORT:
+        raise typer.BadParameter(
+            f"--out {file} lies in the run folder {run}, where a page is {REPORT}: leave out "
+            "--out, or write elsewhere"
+        )

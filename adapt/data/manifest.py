@@ -28,6 +28,7 @@ MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 """Later times are mistakes, as milliseconds that were taken for seconds."""
 
+_OTHER_SEPARATORS = (";", "\t", "|")
 _IDENTITIES = frozenset({"person", "identity", "id", "pid", "label"})
 _NAMED = 3
 """Rows that are named of each kind of problem."""
@@ -201,6 +202,11 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
         raise DataError(
             f"{file} has a column {identities[0]!r}: adaptation must not see who a person is; "
             f"remove it ({known})"
+        )
+    if len(header) == 1 and any(mark in header[0] for mark in _OTHER_SEPARATORS):
+        raise DataError(
+            f"{file} has the one column {header[0]!r}: columns are separated by commas; export it "
+            "as CSV with commas"
         )
     if unknown:
         names = ", ".join(repr(name) for name in unknown)

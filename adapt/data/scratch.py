@@ -37,7 +37,7 @@ class Scratch:
         except OSError as error:
             raise RunError(
                 f"{self._folder} has no room for {size / 1e9:.1f} GB ({error.strerror}): make room "
-                "there or choose another --out"
+                "there, or write to another disk (--out; where a command has none, TMPDIR)"
             ) from error
         return file
 

@@ -33,6 +33,7 @@ class LabelReport:
         the first round and where no image is clustered in both.
     changed_share: fraction of images whose label differs from the round before after the
         one-to-one renaming of clusters that keeps most; None in the first round.
+    radius: of DBSCAN; None where there is none.
     warnings: what is odd but not fatal, for people.
     """
 
@@ -44,6 +45,7 @@ class LabelReport:
     cross_camera_share: float
     agreement: float | None
     changed_share: float | None
+    radius: float | None
     warnings: tuple[str, ...]
 
     def metrics(self) -> Mapping[str, float]:
@@ -57,6 +59,7 @@ class LabelReport:
             "cross_camera_share": self.cross_camera_share,
             "agreement": self.agreement,
             "changed_share": self.changed_share,
+            "radius": self.radius,
         }
         return {name: float(value) for name, value in figures.items() if value is not None}
 
@@ -103,6 +106,7 @@ def check_labels(
         cross_camera_share=cross_camera_share(labels, cameras),
         agreement=agreement,
         changed_share=changed,
+        radius=labels.radius,
         warnings=_warnings(labels, previous),
     )
 

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from adapt.losses.classification import cross_entropy, soft_cross_entropy
 from adapt.losses.distance import pairwise_distance
-from adapt.losses.triplet import mine_hard_triplets, soft_softmax_triplet, softmax_triplet
+from adapt.losses.triplet import (
+    active_share,
+    mine_hard_triplets,
+    soft_softmax_triplet,
+    softmax_triplet,
+)
 from models.backbones.net import NetOutput
 
 
@@ -58,6 +63,25 @@ def mutual_terms(
         tri=softmax_triplet(dist_BB, triplets),
         soft_tri=soft_softmax_triplet(dist_BB, pairwise_distance(teacher.pooled), triplets),
     )
+
+
+def active_triplets(student: NetOutput, label_B: Tensor) -> Tensor:
+    """Share of the student's hardest triplets whose positive is farther than their negative.
+
+        |{ i : d_ap > d_an }| / B,    where T_i of equation 7 is below one half
+
+    Args:
+        student: of the network that learns.
+        label_B: (B,) int64 cluster of each image.
+
+    Returns:
+        Scalar in [0, 1] without gradient, for the log.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    dist_BB = pairwise_distance(student.pooled.detach())
+    return active_share(dist_BB, mine_hard_triplets(dist_BB, label_B), 0.0)
 
 
 def mutual_weights(lambda_id: float, lambda_tri: float) -> dict[str, float]:

@@ -141,20 +141,23 @@ def margin_triplet(dist_BB: Tensor, triplets: HardTriplets, margin: float) -> Te
     return F.relu(positive_B + margin - negative_B).mean()
 
 
-def active_share(dist_BB: Tensor, triplets: HardTriplets, margin: float) -> float:
+def active_share(dist_BB: Tensor, triplets: HardTriplets, margin: float) -> Tensor:
     """Share of a batch's triplets that `margin_triplet` still learns from.
 
         |{ i : d_ap + margin - d_an > 0 }| / B
 
+    With margin 0 they are those whose positive is farther than their negative, to which the
+    softmax-triplet gives a probability below one half; its gradient never ends.
+
     Args, errors: those of `margin_triplet`.
 
     Returns:
-        In [0, 1]; 0 means no gradient.
+        Scalar in [0, 1] without gradient; 0 means that `margin_triplet` has none.
     """
     if margin < 0:
         raise ValueError(f"margin must be >= 0, got {margin}")
     positive_B, negative_B = _distances(dist_BB.detach(), triplets)
-    return float((positive_B + margin - negative_B > 0).float().mean())
+    return (positive_B + margin - negative_B > 0).float().mean()
 
 
 def _distances(dist_BB: Tensor, triplets: HardTriplets) -> tuple[Tensor, Tensor]:

@@ -116,6 +116,10 @@ class AML:
         self._weighted = False
         self._figures: dict[str, float] = {}
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Those of the clusterer."""
+        return self.clusterer.stages.seconds
+
     def networks(self) -> Mapping[str, ReIDNet]:
         """Both networks."""
         return dict(zip(("theta_1", "theta_2"), self.students, strict=True))
@@ -181,7 +185,7 @@ class AML:
         """Equation (9), or (10) in the last rounds, of each network on its own batch."""
         o = self.options
         terms: dict[str, torch.Tensor] = {}
-        stats = dict(self._figures)
+        stats: dict[str, float | torch.Tensor] = dict(self._figures)
         for n, (net, batch) in enumerate(zip(self.students, batches, strict=True), start=1):
             (view,) = batch.views
             out = net(view)

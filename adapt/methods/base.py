@@ -52,6 +52,10 @@ class Method(Protocol):
         """Label the target anew, once or more; called once before the steps of each round."""
         ...
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Seconds that `relabel` has spent so far in stages that are told apart, by their names."""
+        ...
+
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Forward one batch of each set of labels; the loop weights, sums and back-propagates.
 

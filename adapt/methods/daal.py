@@ -123,6 +123,10 @@ class DAAL:
         """Make the classifier of (3)."""
         self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Those of the clusterer."""
+        return self.clusterer.stages.seconds
+
     def networks(self) -> Mapping[str, nn.Module]:
         """The shared branch, and the heads and the specific branch, which nobody keeps."""
         return {"theta": self.net, "heads": self.heads}

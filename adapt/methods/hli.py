@@ -55,7 +55,7 @@ from adapt.losses.imitation import (
     repel_loss,
     structure_loss,
 )
-from adapt.losses.mutual import mutual_terms, mutual_weights
+from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet
@@ -118,6 +118,10 @@ class HLI:
         self.options = options
         self.clusterer = clusterer
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Those of the clusterer."""
+        return self.clusterer.stages.seconds
+
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta and its average E, numbered where there are two."""
         numbers = ("",) if self.options.peers == 1 else ("_1", "_2")
@@ -163,6 +167,7 @@ class HLI:
             named_B = student.logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = named_B.float().mean()
             stats[f"teacher_accuracy_{n}"] = right_B.float().mean()
+            stats[f"active_{n}"] = active_triplets(student, batch.label)
         share = {
             **mutual_weights(o.lambda_id, o.lambda_tri),
             "mim": o.lambda_imi * o.alpha,
@@ -209,7 +214,7 @@ class HLI:
         )
         return feat_BD
 
-    def _update_materials(self, batch: Batch) -> tuple[list[Tensor], dict[str, float]]:
+    def _update_materials(self, batch: Batch) -> tuple[list[Tensor], dict[str, float | Tensor]]:
         """Erase what the average of each view looks at most (equation 1)."""
         o = self.options
         if not o.erase:

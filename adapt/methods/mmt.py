@@ -45,7 +45,7 @@ from adapt.classifiers import start_from_centers
 from adapt.clustering import Clusterer
 from adapt.config import MethodOptions
 from adapt.ema import ema_momentum, start_averages, update_ema
-from adapt.losses.mutual import mutual_terms, mutual_weights
+from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 
@@ -103,6 +103,10 @@ class MMT:
         self.clusterer = clusterer
         self.fresh_optimizer = options.fresh_optimizer
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Those of the clusterer."""
+        return self.clusterer.stages.seconds
+
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta_1, theta_2 and their averages E_1, E_2."""
         students = {f"theta_{k}": net for k, net in enumerate(self.students, 1)}
@@ -156,6 +160,7 @@ class MMT:
             terms |= {f"{name}_{n}": term for name, term in four._asdict().items()}
             right = out[k].logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = right.float().mean()
+            stats[f"active_{n}"] = active_triplets(out[k], batch.label)
         share = mutual_weights(o.lambda_id, o.lambda_tri)
         weights = {name: share[name.rsplit("_", 1)[0]] for name in terms}
         return Losses(terms, weights, stats)

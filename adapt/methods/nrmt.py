@@ -121,6 +121,10 @@ class NRMT:
         self.selecting = False
         self._agreement: dict[str, float] = {}
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """Those of the clusterers, which are copies that share them."""
+        return self.clusterers[0].stages.seconds
+
     def networks(self) -> Mapping[str, ReIDNet]:
         """The networks f and g."""
         return dict(zip(("f", "g"), self.nets, strict=True))
@@ -175,6 +179,7 @@ class NRMT:
             terms[f"tri_{whose}_{n}"] = selected_triplet(gap_T, kept_T, o.margin)
             stats[f"kept_{n}"].append(_share(kept_T))
             stats[f"gap_{n}"].append(float(gap_T.detach().mean()))
+            stats[f"active_{n}"].append(_share(gap_T.detach() + o.margin > 0))
         means = {name: float(np.mean(values)) for name, values in stats.items()}
         return Losses(terms, dict.fromkeys(terms, 1.0), {**means, **self._agreement})
 

@@ -25,7 +25,12 @@ from torch import nn
 from adapt.config import MethodOptions
 from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
-from adapt.losses.triplet import margin_triplet, mine_hard_triplets, softmax_triplet
+from adapt.losses.triplet import (
+    active_share,
+    margin_triplet,
+    mine_hard_triplets,
+    softmax_triplet,
+)
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 from models.backbones.parts import PARTS, PartHeads, cell_masks, half_masks, masked_pool
@@ -101,6 +106,10 @@ class Source:
         """The true identities, every round."""
         return (self.labels,)
 
+    def label_seconds(self) -> Mapping[str, float]:
+        """None: there is nothing to find."""
+        return {}
+
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (3), with the identity losses of body parts if asked for."""
         o = self.options
@@ -121,7 +130,7 @@ class Source:
         stats = {
             f"accuracy{part}": (each.argmax(1) == batch.label).float().mean()
             for part, each in logits.items()
-        }
+        } | {"active": active_share(dist_BB, hard, o.margin)}
         weights = dict.fromkeys(terms, 1.0) | {"tri": o.lambda_tri}
         return Losses(terms | {"tri": tri}, weights, stats)
 

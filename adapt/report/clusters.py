@@ -41,23 +41,28 @@ class Sheet:
 def choose_clusters(
     labels: NDArray[np.int64], feat_ND: NDArray[np.float32] | None, each: int
 ) -> dict[str, list[int]]:
-    """Clusters to look at: `each` of the largest, the smallest and the most mixed.
+    """Clusters to look at: `each` of the largest, the smallest and the most mixed, each one once.
 
     Most mixed are those whose crops are least alike to the model: whose mean similarity to their
     centre, the length of the mean of unit vectors squared, is lowest.
     labels: (N,). feat_ND: unit vectors; without them there is no most mixed.
-    Returns kind -> cluster ids, worst or most extreme first; ties by id.
+    Returns kind -> cluster ids, worst or most extreme first, ties by id, without those of the kinds
+    before it; there are none where all have been taken.
     """
     ids = np.arange(int(labels.max(initial=OUTLIER)) + 1)
     sizes = np.bincount(labels[labels != OUTLIER], minlength=len(ids))
-    chosen = {
-        "largest": ids[np.argsort(-sizes, kind="stable")][:each],
-        "smallest": ids[np.argsort(sizes, kind="stable")][:each],
+    orders = {
+        "largest": ids[np.argsort(-sizes, kind="stable")],
+        "smallest": ids[np.argsort(sizes, kind="stable")],
     }
     if feat_ND is not None:
         likeness = mean_likeness(labels, feat_ND)
-        chosen["most mixed"] = ids[np.argsort(likeness, kind="stable")][:each]
-    return {kind: [int(i) for i in found] for kind, found in chosen.items()}
+        orders["most mixed"] = ids[np.argsort(likeness, kind="stable")]
+    chosen: dict[str, list[int]] = {}
+    for kind, order in orders.items():
+        taken = {i for found in chosen.values() for i in found}
+        chosen[kind] = [int(i) for i in order if int(i) not in taken][:each]
+    return chosen
 
 
 def mean_likeness(labels: NDArray[np.int64], feat_ND: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class PlannedChart:
     unit: str = ""
     share: bool = False
     log: bool = False
+    scale: float = 1.0
+    """Of the unit in that of the figures."""
 
 
 PLANNED = (
@@ -77,8 +79,31 @@ PLANNED = (
     ),
     PlannedChart(
         "Scores on labelled crops",
-        "mAP and CMC-1 on the labelled set of --validation. Nothing was chosen by them.",
-        {"val_mAP": "mAP", "val_cmc1": "CMC-1"},
+        "mAP and CMC on the labelled set of --validation. Nothing was chosen by them.",
+        {
+            "val_mAP": "mAP",
+            **{f"val_cmc{rank}": f"CMC-{rank}" for rank in (1, 5, 10)},
+        },
+        share=True,
+    ),
+    PlannedChart(
+        "Clusters beside the labels",
+        "How well the round's clusters are the people that --validation names, where it holds the "
+        "site's very crops: adjusted Rand index (1 equal, 0 chance) over crops in clusters, and "
+        "F-measure of pairs over all crops. Nothing was chosen by them.",
+        {"val_ari": "Rand index", "val_pair_f": "F of pairs"},
+    ),
+    PlannedChart(
+        "Radius",
+        "How far two crops may be apart and still be neighbours (DBSCAN), in re-ranked distance. "
+        "It is found in the first round and kept.",
+        {"radius": "radius"},
+    ),
+    PlannedChart(
+        "Active triplets",
+        "Share of the hardest triplets of a batch that are not satisfied yet; the method's page "
+        "says by which margin. Should fall, and not to 0 at once.",
+        {"active": "active"},
         share=True,
     ),
     PlannedChart(
@@ -86,6 +111,14 @@ PLANNED = (
         "How large training's steps are, on a logarithmic axis, as the recipe plans it.",
         {"lr": "learning rate"},
         log=True,
+    ),
+    PlannedChart(
+        "Memory",
+        "The most that the run's process has held since it began, or last went on: main memory "
+        "with mapped files, and of a GPU what its tensors held.",
+        {"memory_bytes": "main memory", "memory_gpu_bytes": "GPU"},
+        "GB",
+        scale=1e9,
     ),
 )
 
@@ -105,7 +138,7 @@ def round_charts(rounds: RoundRows) -> list[Chart]:
                 line_chart(
                     each.title,
                     each.caption,
-                    rounds,
+                    _scaled(rounds, names, each.scale),
                     names,
                     unit=each.unit,
                     share=each.share,
@@ -120,7 +153,7 @@ def round_charts(rounds: RoundRows) -> list[Chart]:
         )
     stages = _begin(rounds, "seconds_")
     if stages:
-        text = "Seconds of each round: embedding the crops, clustering them, training."
+        text = "Seconds of each round: embedding the crops, labelling them by parts, training."
         charts.append(stacked_chart("Time", text, rounds, stages, unit="seconds"))
     return [*charts, *_others(rounds, drawn | set(parts) | set(stages))]
 
@@ -169,6 +202,11 @@ def _others(rounds: RoundRows, drawn: set[str]) -> list[Chart]:
         )
         for base in bases
     ]
+
+
+def _scaled(rounds: RoundRows, names: Iterable[str], scale: float) -> RoundRows:
+    """The rounds with figures of some names divided."""
+    return [{**row, **{key: row[key] / scale for key in names if key in row}} for row in rounds]
 
 
 def _keys(rounds: RoundRows, base: str) -> list[str]:

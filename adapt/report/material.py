@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops
+from adapt.data.cache import DecodedCrops, Room, in_memory
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.preparing import list_site, read_crops
 from adapt.recipes import parse_recipe
@@ -38,12 +38,20 @@ class Material:
     notes: tuple[str, ...] = ()
 
 
-def gather(run: Run, target: Path | None, old: Run | None, device: torch.device) -> Material:
+def gather(
+    run: Run,
+    target: Path | None,
+    old: Run | None,
+    device: torch.device,
+    room: Room = in_memory,
+) -> Material:
     """Find the crops again and embed them with the new network and the old one.
 
     target: where the crops are now; by default where the run read them. old: run of the network to
-    compare with. Nothing that is missing or has changed is an error.
-    Raises ConfigError when `target` or `old` cannot belong to the run at all.
+    compare with. room: where the decoded crops come to lie. Nothing that is missing or has changed
+    is an error.
+    Raises ConfigError when `target` or `old` cannot belong to the run at all, and what `room`
+    raises.
     """
     if run.info.kind != "adapt":
         if target is not None or old is not None:
@@ -56,7 +64,7 @@ def gather(run: Run, target: Path | None, old: Run | None, device: torch.device)
     problems: dict[str, str] = {}
     data: DecodedCrops | None = None
     try:
-        data = _crops(run, target)
+        data = _crops(run, target, room)
     except (ConfigError, DataError) as error:
         problems["crops"] = str(error)
     labels: tuple[NDArray[np.int64], ...] = ()
@@ -80,7 +88,7 @@ def gather(run: Run, target: Path | None, old: Run | None, device: torch.device)
     return Material(data, labels, embeddings, problems, tuple(notes))
 
 
-def _crops(run: Run, target: Path | None) -> DecodedCrops:
+def _crops(run: Run, target: Path | None, room: Room) -> DecodedCrops:
     """The run's crops.
 
     Raises DataError when they are gone or are not the same, ConfigError when the recipe that
@@ -91,7 +99,7 @@ def _crops(run: Run, target: Path | None) -> DecodedCrops:
     kept = info.inputs.target if info.inputs else ""
     root = target or Path(kept or (known.root if known else ""))
     listing = list_site(root, info.camera_pattern, info.hold_back)
-    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing)
+    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing, room)
     if known is None or data.crops.fingerprint != known.fingerprint:
         was = f" ({known.crops} then, {len(data)} now)" if known else ""
         raise DataError(

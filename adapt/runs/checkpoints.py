@@ -22,9 +22,10 @@ SECONDS = 300.0
 class StopRequest:
     """Asks a run to keep its state and end; may be made from a signal handler."""
 
-    def __init__(self) -> None:
-        """Nobody asked yet."""
+    def __init__(self, seconds: float = SECONDS) -> None:
+        """Nobody asked yet. seconds: how often the state is kept within a round until then."""
         self.made = False
+        self.seconds = seconds
 
     def make(self) -> None:
         """Ask."""
@@ -148,7 +149,9 @@ def checkpoints_of(run: Run, stop: StopRequest, start: float, world: World) -> C
     start: see `RunCheckpoints`.
     """
     if world.size == 1:
-        return RunCheckpoints(run, stop, start)
+        return RunCheckpoints(run, stop, start, seconds=stop.seconds)
     agreed = StopRequest()
-    own = RunCheckpoints(run, agreed, start) if world.first else _KeptElsewhere(run, agreed)
+    own: Checkpoints = _KeptElsewhere(run, agreed)
+    if world.first:
+        own = RunCheckpoints(run, agreed, start, seconds=stop.seconds)
     return SharedCheckpoints(world, stop, agreed, own)

@@ -99,7 +99,10 @@ class Run:
                 f"{file} cannot be read by this version of resight: {error.errors()[0]['msg']}"
             ) from error
         if info.format != FORMAT:
-            raise RunError(f"{file} has format {info.format}, this version reads {FORMAT}")
+            raise RunError(
+                f"{file} has format {info.format}, this version reads {FORMAT}: use the version of "
+                "resight that wrote it, or start a new run with this one"
+            )
         return cls(path, info)
 
     def fate(self) -> str:
@@ -152,17 +155,29 @@ class Run:
         return run
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Where the run stands: tensors and notes. Raises CheckpointError."""
+        """Where the run stands: tensors and notes.
+
+        Raises CheckpointError, and RunError when the recipe in run.json is not the one that the
+        checkpoint was trained by.
+        """
         file = self.path / _CHECKPOINT
         tensors, notes = load_tensors(file)
         if notes.pop("format", None) != FORMAT:
             raise CheckpointError(f"{file} is of another version of resight: start the run again")
+        kept = notes.pop("recipe", None)  # earlier versions kept none
+        if kept is not None and kept != self.info.recipe_hash():
+            raise RunError(
+                f"the recipe in {self.path / _INFO} is not the one that the run was trained by up "
+                "to its checkpoint; what changed cannot be told: restore run.json, or start a new "
+                "run with the other recipe"
+            )
         return tensors, notes
 
     def keep_checkpoint(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Replace the checkpoint. Raises RunError as `record` does; the last one then stays."""
         with self._writing():
-            save_tensors(self.path / _CHECKPOINT, tensors, {**notes, "format": FORMAT})
+            told = {**notes, "format": FORMAT, "recipe": self.info.recipe_hash()}
+            save_tensors(self.path / _CHECKPOINT, tensors, told)
 
     def rewind(self, rounds: int, processes: int = 1) -> None:
         """Go back to the end of an earlier round: forget the figures of those after it.
@@ -311,10 +326,16 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunError(
-                f"cannot write to {self.path}: {error.strerror}; make room there or choose another "
-                "--out, and start the run again"
-            ) from error
+            again = "make room there or choose another --out, and start the run again"
+            if (self.path / _CHECKPOINT).exists():
+                again = f"make room there, and go on with --resume {self.path}"
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
+
+
+def in_run(file: Path) -> Path | None:
+    """The run folder that a file lies in, or would, at any depth that runs have; resolved."""
+    above = file.resolve().parents[:2]
+    return next((folder for folder in above if (folder / _INFO).is_file()), None)
 
 
 def refuse_taken(path: Path) -> None:

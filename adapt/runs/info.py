@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from datetime import datetime
@@ -137,6 +139,11 @@ class RunInfo(_Record):
     error: str = ""
     rounds: int = 0
     seconds: float = 0.0
+
+    def recipe_hash(self) -> str:
+        """sha256 of the recipe as run.json holds it, whatever the order of its fields."""
+        written = json.loads(self.model_dump_json(include={"recipe"}))["recipe"]
+        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
 
 
 def library_versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ import torch
 from adapt.config import Compute
 from adapt.device import pick_device
 from adapt.methods import METHODS
+from adapt.runs.checkpoints import SECONDS
 from benchmarks.train import memory
 from benchmarks.train.extraction import extraction_table, waiting_share
 from benchmarks.train.kills import kills
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         if given.part == "kills":
-            return 0 if kills(folder, given.count, given.method, given.seed) else 1
+            often = given.checkpoint_seconds
+            return 0 if kills(folder, given.count, given.method, given.seed, often) else 1
         if given.part == "memory":
             memory.print_table(folder, given.crops)
             return 0
@@ -97,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument("--count", type=int, default=20)
     kill.add_argument("--method", choices=sorted(METHODS), default="mmt")
     kill.add_argument("--seed", type=int, default=1)
+    kill.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=SECONDS,
+        help="how often the state is kept within a round; 0: after each step",
+    )
     return parser
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.resuming import resume
 from adapt.running import Machine
+from adapt.runs.checkpoints import SECONDS, StopRequest
 from adapt.runs.folder import Run
+from adapt.runs.listing import NOT_LEARNT
 from adapt.training import adapt, pretrain
 from benchmarks.alone import alone
 from benchmarks.train.site import write_site
@@ -39,20 +41,19 @@ OWN = {
 """AML clusters distances, and lists neighbours."""
 
 CROPS, PEOPLE = 240, 24
-AFTER = 0.8
-"""Moments are drawn from so many times the seconds of the unbroken run, so that several hit."""
+SOURCE = "source"
 
 
 def source_run(folder: Path, seed: int, backbone: str = BACKBONE) -> Path:
     """A network that has hardly learnt anything; a network is all that is wanted of it."""
-    write_site(folder / "source" / "bounding_box_train", crops=16, clusters=4)
+    write_site(folder / SOURCE / "bounding_box_train", crops=16, clusters=4)
     made = ["schedule.rounds=1", "schedule.iterations=1", "schedule.passes=0"]
     made += ["batch.identities=4", "batch.instances=2", "batch.ghost=0"]
     recipe = load_recipe("source_small", method="source", overrides=made)
     out = folder / f"init-{seed}"
     if not out.exists():
         pretrain(
-            [folder / "source"],
+            [folder / SOURCE],
             splits=("train",),
             backbone=backbone,
             weights=None,
@@ -65,14 +66,20 @@ def source_run(folder: Path, seed: int, backbone: str = BACKBONE) -> Path:
     return out
 
 
-def adapted(site: Path, inits: list[Path], method: str, out: Path) -> None:
-    """The adaptation, begun or gone on with."""
+def adapted(
+    folder: Path, inits: list[Path], method: str, out: Path, seconds: float = SECONDS
+) -> None:
+    """Adaptation to FOLDER/site, begun or gone on with.
+
+    seconds: how often its state is kept within a round.
+    """
+    often = StopRequest(seconds)
     if (out / "run.json").exists() and Run.open(out).can_continue:
-        resume(out, CPU)
+        resume(out, CPU, often)
         return
     recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))
     adapt(
-        site,
+        folder / "site",
         camera_pattern=None,
         inits=inits[: recipe.options.students_wanted(METHODS[method].students_wanted)],
         recipe=recipe,
@@ -80,62 +87,70 @@ def adapted(site: Path, inits: list[Path], method: str, out: Path) -> None:
         out=out,
         machine=Machine(CPU, 1),
         keep_rounds=True,
+        sources=[folder / SOURCE] if recipe.options.source_wanted() else [],
+        stop=often,
     )
 
 
-def kills(folder: Path, count: int, method: str, seed: int) -> bool:
-    """Kill a run `count` times, let it end; say what happened and whether nothing differs."""
+def kills(
+    folder: Path, count: int, method: str, seed: int, checkpoint_seconds: float = SECONDS
+) -> bool:
+    """Kill runs `count` times and go on with them; say where, and whether all end as one unbroken.
+
+    Moments are drawn from the seconds of the unbroken run. A run that ends before its moment
+    is compared, and another one begun. checkpoint_seconds: how often the state is kept within a
+    round; with 0 after each step, so that most kills meet a state of within a round.
+    """
     write_site(folder / "site", crops=CROPS, clusters=PEOPLE)
     inits = [alone(source_run, folder, n) for n in (1, 2)]
-    work = partial(adapted, folder / "site", inits, method)
+    work = partial(adapted, folder, inits, method, seconds=checkpoint_seconds)
     start = time.perf_counter()
     alone(work, folder / "whole")
     seconds = time.perf_counter() - start
     rng = np.random.default_rng(seed)
-    hit = 0
+    hit, ended, same = 0, 0, 0
     spawn = multiprocessing.get_context("spawn")
-    while hit < count:
-        out = folder / "killed"
-        child = spawn.Process(target=work, args=(out,))
+    killed = folder / "killed"
+    while True:
+        child = spawn.Process(target=work, args=(killed,))
         child.start()
-        child.join(rng.uniform(0, AFTER * seconds))
-        where = _where(out)
+        child.join(rng.uniform(0, seconds) if hit < count else None)
         if child.is_alive():
             child.kill()
             child.join()
             hit += 1
-            print(f"kill {hit}: {where}", flush=True)
-        elif child.exitcode:
-            raise SystemExit(f"{out} failed by itself: exit code {child.exitcode}")
-        else:  # it had ended: another one
-            _compare(folder)
-            _forget(out)
-    alone(work, folder / "killed")
-    same = _compare(folder)
-    print(f"{hit} kills of {method}, unbroken {seconds:.0f} s: {'the same' if same else 'DIFFERS'}")
-    return same
+            print(f"kill {hit}: {where(killed)}", flush=True)
+            continue
+        if child.exitcode:
+            raise SystemExit(f"{killed} failed by itself: exit code {child.exitcode}")
+        ended += 1
+        same += _outcome(folder / "whole") == _outcome(killed)
+        if hit == count:
+            break
+        shutil.rmtree(killed)
+    print(
+        f"{hit} kills of {method} ({seconds:.0f} s unbroken): {same} of {ended} runs are the same"
+    )
+    return same == ended
 
 
-def _where(out: Path) -> str:
+def where(out: Path) -> str:
+    """The round that a killed run was in, and what it can go on from."""
     if not (out / "run.json").exists():
         return "before there was a run"
-    info = json.loads((out / "run.json").read_text())
-    return f"{info['state']}, {info['rounds']} rounds done"
-
-
-def _compare(folder: Path) -> bool:
-    """Networks, labels and figures, but for seconds."""
-    whole, killed = (_outcome(folder / name) for name in ("whole", "killed"))
-    return whole == killed
+    run = Run.open(out)
+    done = f"{run.info.state} in round {run.info.rounds + 1}"
+    if not run.can_continue:
+        return f"{done}, no checkpoint"
+    notes = run.checkpoint()[1]
+    if notes["done"]:
+        return f"{done}, checkpoint within round {notes['round'] + 1}, after {notes['done']} steps"
+    return f"{done}, checkpoint between rounds, {notes['round']} done"
 
 
 def _outcome(out: Path) -> tuple[Any, ...]:
+    """How it ended, figures but for time and memory, networks and labels of all rounds."""
     run = Run.open(out)
-    rows = [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in run.metrics()]
+    rows = [{k: v for k, v in row.items() if not k.startswith(NOT_LEARNT)} for row in run.metrics()]
     files = {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*.safetensors")}
     return run.info.state, rows, files
-
-
-def _forget(out: Path) -> None:
-    for file in sorted(out.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()

@@ -83,9 +83,8 @@ def print_table(folder: Path, crops: int) -> None:
     write_site(folder / "site", crops=240, clusters=24)
     inits = [alone(source_run, folder, seed) for seed in (1, 2)]
     for name in sorted(METHODS):
-        if name != "daal":  # learns from the source, too
-            peak, ended = alone(_peak_of, folder, inits, name)
-            print(f"| {name} | {peak / 1e6:.0f}{ended} |", flush=True)
+        peak, ended = alone(_peak_of, folder, inits, name)
+        print(f"| {name} | {peak / 1e6:.0f}{ended} |", flush=True)
     print()
     print(f"{crops} crops, {DIMENSION} dimensions, two networks; own memory beyond the file's, MB:")
     for stage, held in alone(_stages, folder, crops):
@@ -96,7 +95,7 @@ def _peak_of(folder: Path, inits: list[Path], method: str) -> tuple[int, str]:
     """Bytes, and how the run ended if it was not well: made-up crops may not suit a method."""
     ended = ""
     try:
-        adapted(folder / "site", inits, method, folder / f"run-{method}")
+        adapted(folder, inits, method, folder / f"run-{method}")
     except AdaptError as error:
         ended = f" ({error.reason})"
     return memory("VmHWM"), ended

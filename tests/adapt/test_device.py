@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.device import pick_device  # noqa: E402
+from adapt.device import most_gpu_memory, most_memory, pick_device  # noqa: E402
 from adapt.errors import ConfigError  # noqa: E402
 
 
@@ -37,3 +38,17 @@ def test_devices(name: str, gpus: int, device: str) -> None:
 def test_devices_that_are_none(name: str, gpus: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pick_device(name, gpus)
+
+
+def test_memory_counts_bytes() -> None:
+    before = most_memory()
+    held = np.ones(25_000_000)
+    assert before > 30e6
+    assert before + 250e6 > most_memory() >= max(before, held.nbytes)
+    assert most_gpu_memory(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_of_a_gpu_is_that_of_its_tensors() -> None:
+    held = torch.ones(10_000_000, device="cuda")
+    assert most_gpu_memory(held.device) >= 40_000_000

@@ -22,6 +22,7 @@ from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.running import Machine  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.listing import NOT_LEARNT  # noqa: E402
 from adapt.training import adapt, pretrain  # noqa: E402
 from adapt.types import FeatureTable, RoundOf  # noqa: E402
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet  # noqa: E402
@@ -121,7 +122,7 @@ def kept(run: Run) -> bytes:
 def figures(run: Run) -> list[dict[str, Any]]:
     """The metrics of each round, without times."""
     return [
-        {name: value for name, value in row.items() if not name.startswith("seconds_")}
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
         for row in run.metrics()
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +21,7 @@ from adapt.loop import train  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.optimization import build_optimizer  # noqa: E402
+from adapt.stages import Stages  # noqa: E402
 from adapt.types import (  # noqa: E402
     OUTLIER,
     Batch,
@@ -96,8 +98,42 @@ def test_rounds_report_their_figures() -> None:
     data = crops()
     first, second = run(source(data), data)
     assert (first.number, second.number) == (1, 2)
-    assert {"loss", "loss_id", "loss_tri", "accuracy", "lr", "seconds_train"} <= set(first.metrics)
+    named = {"loss", "loss_id", "loss_tri", "accuracy", "active", "lr", "seconds_train"}
+    assert named <= set(first.metrics)
     assert all(np.isfinite(value) for value in first.metrics.values())
+    assert 1e7 < first.metrics["memory_bytes"] <= second.metrics["memory_bytes"]
+    assert "memory_gpu_bytes" not in first.metrics
+
+
+class _Slow(Source):
+    """Labels in two stages and something besides."""
+
+    stages = Stages()
+
+    def label_seconds(self) -> Mapping[str, float]:
+        return self.stages.seconds
+
+    def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
+        with self.stages("jaccard"):
+            time.sleep(0.05)
+        with self.stages("clusters"):
+            time.sleep(0.02)
+        time.sleep(0.03)
+        return super().relabel(table, when)
+
+
+def test_stages_of_labelling_are_told_apart_and_add_up() -> None:
+    data = crops()
+    start = time.perf_counter()
+    rounds = run(source(data, _Slow), data)
+    whole = time.perf_counter() - start
+    for each in rounds:
+        m = each.metrics
+        assert 0.05 <= m["seconds_jaccard"] < m["seconds_jaccard"] + m["seconds_clusters"] < whole
+        assert m["seconds_clusters"] >= 0.02
+        assert m["seconds_relabel"] >= 0.03
+    seconds = [v for r in rounds for k, v in r.metrics.items() if k.startswith("seconds_")]
+    assert sum(seconds) <= whole
 
 
 class _Broken(Source):
@@ -175,6 +211,9 @@ class _Recorder:
         self.student.reset_classifier(self.labels.clusters)
         self.teacher.reset_classifier(self.labels.clusters)
         return (self.labels,)
+
+    def label_seconds(self) -> dict[str, float]:
+        return {}
 
     def _classifier(self) -> torch.Tensor:
         assert self.student.classifier is not None

@@ -10,7 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.config import Augmentation, BatchShape, Clustering, OptimizerSettings, Recipe  # noqa: E402
+from adapt.config import (  # noqa: E402
+    Augmentation,
+    BatchShape,
+    Clustering,
+    Compute,
+    OptimizerSettings,
+    Recipe,
+)
 from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.methods import METHODS, SiteMethod  # noqa: E402
 from adapt.rehearsal import MadeUpClusterer, Measured, rehearse, separated  # noqa: E402
@@ -83,8 +90,11 @@ def test_bytes_of_training() -> None:
 
 
 def test_activations_grow_with_the_batch() -> None:
-    small, _ = rehearsed("hli")
-    how = recipe("hli").model_copy(update={"batch": BatchShape(identities=8, instances=2)})
+    """In float32: casts of weights, which bfloat16 keeps, do not grow."""
+    compute = Compute(precision="float32")
+    small, _ = rehearsed("hli", compute=compute)
+    batch = BatchShape(identities=8, instances=2)
+    how = recipe("hli").model_copy(update={"batch": batch, "compute": compute})
     clusterer = MadeUpClusterer(how, seed=1)
     built = METHODS["hli"](nets("hli", how), how.options, clusterer)
     large = measured(built, clusterer, how)

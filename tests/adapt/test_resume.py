@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 import safetensors  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from adapt.checkpoint import load_tensors, save_tensors  # noqa: E402
 from adapt.config import BatchShape, Recipe, Schedule  # noqa: E402
 from adapt.errors import CheckpointError, RunError, StoppedError  # noqa: E402
 from adapt.methods import METHODS  # noqa: E402
@@ -24,6 +25,7 @@ from adapt.resuming import resume  # noqa: E402
 from adapt.running import Machine  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.listing import NOT_LEARNT  # noqa: E402
 from adapt.training import adapt, pretrain  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
@@ -122,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
     """Figures of each round, without times, and every network."""
     rows = [
-        {name: value for name, value in row.items() if not name.startswith("seconds_")}
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
         for row in run.metrics()
     ]
     return rows, {p.name: p.read_bytes() for p in sorted(run.path.rglob("*.safetensors"))}
@@ -201,6 +203,15 @@ def changed(path: Path, **changes: object) -> Path:
     return path
 
 
+def of_an_earlier_version(path: Path, recipe: dict[str, object]) -> Path:
+    """A run whose recipe lacks a setting, and whose checkpoint has no hash of it."""
+    file = path / "checkpoint.safetensors"
+    tensors, notes = load_tensors(file)
+    del notes["recipe"]
+    save_tensors(file, tensors, notes)
+    return changed(path, recipe=recipe)
+
+
 def test_a_process_that_died_between_figures_and_network_goes_on(world: World, copy: Path) -> None:
     """What it wrote of the round after its checkpoint is forgotten, a torn line, too."""
     with (copy / "metrics.jsonl").open("a") as file:
@@ -214,7 +225,7 @@ def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, 
     recipe = json.loads((copy / "run.json").read_text())["recipe"]
     assert recipe["batch"].pop("across_cameras") is True
     old = Path(shutil.copytree(stopped, copy.parent / "old"))
-    assert outcome(resume(changed(old, recipe=recipe), CPU)) == outcome(resume(copy, CPU))
+    assert outcome(resume(of_an_earlier_version(old, recipe), CPU)) == outcome(resume(copy, CPU))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +235,7 @@ def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, 
         ({"state": "failed", "reason": "DIVERGED", "error": "NaN"}, r"for good \(DIVERGED\): NaN"),
         ({"inputs": None}, "kept no checkpoints"),
         ({"device": "cuda"}, "was trained on cuda: give --device cuda"),
-        ({"format": 2}, "has format 2, this version reads 1"),
+        ({"format": 2}, "has format 2, this version reads 1: use the version of"),
     ],
 )
 def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message: str) -> None:
@@ -264,9 +275,22 @@ def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage
 
 def test_a_recipe_older_than_precisions_goes_on_in_float32(world: World, copy: Path) -> None:
     recipe = json.loads((copy / "run.json").read_text())["recipe"]
-    assert recipe.pop("compute") == {"precision": "auto", "compile": False}
-    changed(copy, recipe=recipe)
+    assert recipe.pop("compute") == {"precision": "float32", "compile": False}
+    of_an_earlier_version(copy, recipe)
     assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
+
+
+def test_a_recipe_changed_by_hand_is_refused(copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    before = (copy / "checkpoint.safetensors").read_bytes()
+    other = {**recipe, "optimizer": {**recipe["optimizer"], "lr": 0.5}}
+    with pytest.raises(RunError, match=r"recipe in .*run\.json is not the one .*restore run\.json"):
+        resume(changed(copy, recipe=other), CPU)
+    assert Run.open(copy).info.state == "stopped"
+    assert (copy / "checkpoint.safetensors").read_bytes() == before
+    backwards = dict(reversed(recipe.items()))
+    with pytest.raises(StoppedError):
+        resume(changed(copy, recipe=backwards), CPU, StopAfter(1))
 
 
 def test_other_libraries_are_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -326,7 +350,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(world: World, tmp_path: Path) ->
     first = (path / "checkpoint.safetensors").read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 1000, unlimited[1]))
     try:
-        with pytest.raises(RunError, match=r"cannot write to .*full: .*make room there"):
+        on = rf"cannot write to .*full: .*room there, and go on with --resume {path}$"
+        with pytest.raises(RunError, match=on):
             resume(path, CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
+from adapt.data.cache import DecodedCrops, decode_crops  # noqa: E402
+from adapt.data.folders import read_site  # noqa: E402
 from adapt.errors import DataError  # noqa: E402
 from adapt.scoring import LabelledCrops, network_embedder, score_features  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
@@ -82,3 +86,19 @@ def test_feature_file(tmp_path: Path) -> None:
     assert scores.cmc(1) == pytest.approx(1 / 3)
     centred = score_features(tmp_path / "f.npz", camera_centering=True)
     assert centred.queries == 3
+
+
+def test_identities_of_a_site_are_told_where_all_its_crops_are_labelled(
+    market: Callable[..., Path],
+) -> None:
+    root = market()
+    train = decode_crops(read_site(root / "bounding_box_train", None), SIZE, forget_names=True)
+    for folder in ("query", "bounding_box_test"):
+        shutil.rmtree(root / folder)
+    labelled = LabelledCrops.read(root, SIZE)
+    persons = labelled.persons_of(train.crops)
+    assert persons is not None
+    assert persons.tolist() == [int(s.path.name[:4]) for s in train.crops.samples]
+    half = replace(labelled.query.crops, samples=labelled.query.crops.samples[::2])
+    some = DecodedCrops(half, labelled.query.images[::2])
+    assert LabelledCrops(some, some).persons_of(train.crops) is None

@@ -9,12 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
+from adapt.runs.folder import Run  # noqa: E402
 from benchmarks.train.__main__ import main  # noqa: E402
-from benchmarks.train.kills import _forget  # noqa: E402
+from benchmarks.train.kills import where  # noqa: E402
 from benchmarks.train.memory import DIMENSION, Embedder, _stages  # noqa: E402
 from benchmarks.train.peak import matmul_peak  # noqa: E402
 from benchmarks.train.site import write_site  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
+from tests.support.tiny_runs import info  # noqa: E402
 
 
 def test_without_the_public_code_it_says_what_to_do(tmp_path: Path) -> None:
@@ -48,8 +50,13 @@ def test_embeddings_are_not_held_in_own_memory(tmp_path: Path) -> None:
     assert grown < 80e6
 
 
-def test_a_folder_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "c").write_text("")
-    _forget(tmp_path / "a")
-    assert not list((tmp_path / "a").iterdir())
+def test_a_kill_says_its_round_and_what_the_run_goes_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert where(path) == "before there was a run"
+    run = Run.create(path, info(rounds=2))
+    assert where(path) == "running in round 3, no checkpoint"
+    run.keep_checkpoint({}, {"round": 2, "done": 0})
+    assert where(path) == "running in round 3, checkpoint between rounds, 2 done"
+    run.keep_checkpoint({}, {"round": 2, "done": 3})
+    assert where(path) == "running in round 3, checkpoint within round 3, after 3 steps"
+    run.release()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -11,7 +13,7 @@ pytest.importorskip("torch", reason="the gate needs adapt's packages")
 
 from typer.testing import CliRunner, Result
 
-from adapt.errors import ConfigError
+from adapt.errors import ConfigError, RunError
 from cli.gating import EXIT_CODES
 from cli.main import app
 from tests.support.tiny_model import write_tiny_bundle
@@ -81,6 +83,36 @@ def test_only_what_was_held_back_is_judged(work: Path) -> None:
     assert done.exit_code == EXIT_CODES["hold"]
     assert f"{120 - learnt} crops are too few to judge by" in done.stdout
     assert 10 < 120 - learnt < 60
+
+
+def test_a_verdict_replaces_nothing_but_a_verdict(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other.json").write_text('{"mine": 1}')
+    (tmp_path / "text.txt").write_text('{"verdict": "hold"}')
+    gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
+    for file in (*tmp_path.iterdir(), work / "one" / "manifest.json", work / "one" / "model.onnx"):
+        before = file.read_bytes()
+        done = resight(*gate, "--json", file)
+        assert done.exit_code == 2
+        assert "no verdict" in done.output
+        assert file.read_bytes() == before
+    for content in ('{"verdict": "promote"}', ""):
+        (tmp_path / "gate.json").write_text(content)
+        assert resight(*gate, "--json", tmp_path / "gate.json").exit_code == EXIT_CODES["hold"]
+        assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "hold"
+
+
+def test_crops_lie_on_a_disk(work: Path, tmp_path: Path) -> None:
+    """No file may be larger than a byte: then there is no room."""
+    gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, unlimited[1]))
+    try:
+        for where, file in ((tmp_path, ("--json", tmp_path / "g.json")), (gettempdir(), ())):
+            with pytest.raises(RunError, match=rf"{where} has no room for .* make room there"):
+                resight(*gate, *file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 def test_bad_input(work: Path) -> None:

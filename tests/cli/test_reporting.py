@@ -53,6 +53,30 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         report("--run", run.path, "--gate", tmp_path / "none.json")
 
 
+def test_a_page_replaces_nothing_but_a_page(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", kind="pretrain", method="source")
+    (run.path / "rounds").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "link.html").symlink_to(run.path / "model.safetensors")
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    for out, told in (
+        (run.path / "model.safetensors", "is no page: give a file that ends in .html"),
+        (run.path / "run.json", "is no page: give a file that ends in .html"),
+        (tmp_path / "notes.txt", "is no page: give a file that ends in .html"),
+        (run.path / "other.html", "leave out --out"),
+        (run.path / "rounds" / "0001.html", "leave out --out"),
+        (tmp_path / "link.html", "leave out --out"),
+    ):
+        arguments = ["report", "--run", str(run.path), "--out", str(out)]
+        done = CliRunner(env={"COLUMNS": "300"}).invoke(app, arguments)
+        assert done.exit_code == 2
+        assert told in " ".join(done.output.replace("│", " ").split())
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
+    for out in (run.path / "report.html", tmp_path / "new.HTM", tmp_path / "page"):
+        for _ in range(2 if out.suffix else 1):
+            report("--run", run.path, "--out", out)
+
+
 def test_a_page_does_not_keep_a_failed_runs_folder(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", info())
     run.finish(1.0, DataError("no"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -12,6 +13,8 @@ pytest.importorskip("torch", reason="adapt needs torch")
 import typer
 
 from adapt.config import Recipe
+from adapt.labels.guards import LabelReport
+from adapt.labels.truth import truth_figures
 from adapt.methods import METHODS, Source
 from adapt.recipes import recipe_names
 from cli.main import app
@@ -83,3 +86,13 @@ def test_every_command_and_option_is_documented(path: str) -> None:
     text = "".join((DOCS / page).read_text() for page in ("cli.md", "models.md", "service.md"))
     assert path in text
     assert not [option for option in commands()[path] if option not in text]
+
+
+def test_figures_of_every_run_are_documented() -> None:
+    report = LabelReport(2, 0.0, 1, 1.0, 1, 0.5, 1.0, 0.0, 0.4, ())
+    truth = truth_figures(np.array([0, 0, 1]), np.array([0, 0, 1]))
+    assert len(report.metrics()) == 9
+    assert len(truth) == 2
+    text = (DOCS / "cli.md").read_text().partition("| figure |")[2].partition("\n\n")[0]
+    names = [*report.metrics(), *(f"val_{name}" for name in truth)]
+    assert not [name for name in names if f"`{name}`" not in text]

@@ -22,6 +22,7 @@ from adapt.methods import METHODS, MMT, Method, SourceMethod
 from adapt.methods.mmt import MMTOptions
 from adapt.parallel import ALONE, World
 from adapt.runs.checkpoints import SharedCheckpoints, StopRequest
+from adapt.runs.listing import NOT_LEARNT
 from adapt.types import CropSet, PseudoLabels, Sample
 from tests.support.shared_steps import small_net
 
@@ -114,7 +115,7 @@ def run(
     labels, figures = [], []
     for result in rounds:
         labels.append([int(x) for each in result.labels for x in each.labels])
-        figures.append({k: v for k, v in result.metrics.items() if not k.startswith("seconds_")})
+        figures.append({k: v for k, v in result.metrics.items() if not k.startswith(NOT_LEARNT)})
     networks = {
         f"{name}/{key}": value
         for name, net in method.networks().items()

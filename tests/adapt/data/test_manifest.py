@@ -135,7 +135,9 @@ def test_all_problems_are_summed_up(good: Path) -> None:
         (("path", "colour", "size"), "nothing reads: 'colour', 'size'; remove them .*path, camera"),
         (("path", "time", "time"), "the column 'time' twice"),
         (("camera", "time"), "no column 'path'"),
-        (("path;camera",), "nothing reads: 'path;camera'"),
+        (("path;camera",), "one column 'path;camera': columns are separated by commas; export it"),
+        (("path\tcamera",), "columns are separated by commas"),
+        (("path|person",), "columns are separated by commas"),
     ],
 )
 def test_bad_columns(tmp_path: Path, header: tuple[str, ...], message: str) -> None:

@@ -147,3 +147,9 @@ def test_lengths_that_differ_are_refused() -> None:
         check(labels(0, 0, 1, 1), labels(0, 0, 1))
     with pytest.raises(ValueError, match="same images"):
         check_labels(labels(0, 0, 1, 1), np.zeros(3, np.int64), identities_per_batch=2)
+
+
+def test_the_radius_is_a_figure_where_there_is_one() -> None:
+    found = PseudoLabels(np.array([0, 0, 1, 1]), "dbscan", radius=0.4)
+    assert check(found).metrics()["radius"] == 0.4
+    assert "radius" not in check(labels(0, 0, 1, 1)).metrics()

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.losses.mutual import MutualTerms, mutual_terms, mutual_weights
+from adapt.losses.mutual import (
+    MutualTerms,
+    active_triplets,
+    mutual_terms,
+    mutual_weights,
+)
 from models.backbones.net import NetOutput
 
 
@@ -115,3 +120,29 @@ def test_a_network_without_classifier_is_refused() -> None:
     for pair in ((bare, output(1)), (output(1), bare)):
         with pytest.raises(ValueError, match="relabel before"):
             mutual_terms(*pair, LABEL, 0.1)
+
+
+def test_active_triplets_by_hand() -> None:
+    # Points 0, 2, 3 and 9 on a line: 0 and 2 have a stranger nearer than each other or as near
+    pooled = torch.tensor([[0.0], [2.0], [3.0], [9.0]], requires_grad=True)
+    found = active_triplets(NetOutput(pooled, pooled, None), torch.tensor([0, 0, 1, 1]))
+    # d_ap - d_an: 2 - 3, 2 - 1, 6 - 1, 6 - 7
+    assert float(found) == 0.5
+    assert not found.requires_grad
+
+
+@given(st.integers(0, 10_000))
+def test_active_triplets_are_those_that_the_softmax_gives_less_than_one_half(seed: int) -> None:
+    out = output(seed)
+    active = 0
+    for i in range(6):
+        d = [math.dist(out.pooled[i].tolist(), out.pooled[j].tolist()) for j in range(6)]
+        far = max(d[j] for j in range(6) if j != i and LABEL[j] == LABEL[i])
+        near = min(d[j] for j in range(6) if LABEL[j] != LABEL[i])
+        active += math.exp(near) / (math.exp(far) + math.exp(near)) < 0.5
+    assert float(active_triplets(out, LABEL)) == pytest.approx(active / 6)
+
+
+def test_active_triplets_pinned() -> None:
+    shares = [float(active_triplets(output(seed), LABEL)) for seed in range(4)]
+    assert shares == pytest.approx([5 / 6, 1, 1, 0.5])

@@ -63,9 +63,9 @@ def test_weighted_losses_by_hand() -> None:
     expected = [d01 - 0.5 * d02 + 0.3, d01 - 0.5 * d12 + 0.3, 0.3 - d12]
     assert expected[2] < 0 < min(expected[:2])
     assert float(margin_triplet(weighted, hard, 0.3)) == pytest.approx(sum(expected[:2]) / 3)
-    assert active_share(weighted, hard, 0.3) == pytest.approx(2 / 3)
+    assert float(active_share(weighted, hard, 0.3)) == pytest.approx(2 / 3)
     # of the unweighted the first has d_p + margin < d_n already
-    assert active_share(dist, hard, 0.3) == pytest.approx(1 / 3)
+    assert float(active_share(dist, hard, 0.3)) == pytest.approx(1 / 3)
     # ln 2, ln 2 and ln 4 over max(0.7, s_p) = 0.7, 0.7 and 1
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3), 0.0]])
     found = similarity_weighted_cross_entropy(logits, LABEL, similarity, least=0.7, smoothing=0.0)

@@ -58,16 +58,18 @@ def test_equation_3_written_out() -> None:
     with torch.no_grad():
         out = method.net(data.views[0])
     assert losses.terms["id"].item() == pytest.approx(smoothed(out.logits, data.label), rel=1e-4)
-    tri = margin = 0.0
+    tri = margin = active = 0.0
     for a in range(P * S):
         d = [float((out.pooled[a] - out.pooled[j]).norm()) for j in range(P * S)]
         d_p = max(d[j] for j in range(P * S) if data.label[j] == data.label[a] and j != a)
         d_n = min(d[j] for j in range(P * S) if data.label[j] != data.label[a])
         tri += np.log1p(np.exp(d_p - d_n)) / (P * S)
         margin += max(0.0, d_p - d_n + 0.3) / (P * S)
+        active += (d_p > d_n) / (P * S)
     assert losses.terms["tri"].item() == pytest.approx(tri, rel=1e-3)
     assert losses.weights == {"id": 1.0, "tri": 1.0}
-    assert set(losses.stats) == {"accuracy"}
+    assert set(losses.stats) == {"accuracy", "active"}
+    assert float(losses.stats["active"]) == pytest.approx(active)
     with_margin = source(margin=0.3, lambda_tri=2.0).step((data,))
     assert with_margin.terms["tri"].item() == pytest.approx(margin, rel=1e-3)
     assert with_margin.weights["tri"] == 2.0

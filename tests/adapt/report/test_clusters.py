@@ -35,10 +35,24 @@ def test_clusters_to_look_at_by_hand() -> None:
     features = unit(0, 1, 2, 0, 90, 0, 10, 45)
     assert choose_clusters(labels, features, 2) == {
         "largest": [0, 1],
-        "smallest": [1, 2],
-        "most mixed": [1, 2],
+        "smallest": [2],
+        "most mixed": [],
+    }
+    assert choose_clusters(labels, features, 1) == {
+        "largest": [0],
+        "smallest": [1],
+        "most mixed": [2],
     }
     assert "most mixed" not in choose_clusters(labels, None, 2)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.integers(1, 4))
+def test_a_cluster_is_looked_at_once(codes: list[int], each: int) -> None:
+    labels = np.unique(codes, return_inverse=True)[1]
+    clusters = len(set(codes))
+    chosen = choose_clusters(labels, unit(*range(len(codes))), each)
+    shown = [i for found in chosen.values() for i in found]
+    assert len(shown) == len(set(shown)) == min(clusters, 3 * each)
 
 
 def test_without_clusters_there_is_none_to_look_at() -> None:

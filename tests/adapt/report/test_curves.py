@@ -26,6 +26,14 @@ ROW = {
     "loss_tri": 1.0,
     "val_mAP": 0.5,
     "val_cmc1": 0.6,
+    "val_cmc5": 0.7,
+    "val_cmc10": 0.8,
+    "val_ari": 0.4,
+    "val_pair_f": 0.5,
+    "radius": 0.4,
+    "active_1": 0.3,
+    "active_2": 0.2,
+    "memory_bytes": 2.5e9,
     "lr": 1e-3,
     "seconds_train": 3.0,
     "accuracy_1": 0.8,
@@ -48,7 +56,11 @@ def test_every_figure_has_a_chart() -> None:
         "Clusters seen by several cameras",
         "Agreement between rounds",
         "Scores on labelled crops",
+        "Clusters beside the labels",
+        "Radius",
+        "Active triplets",
         "Learning rate",
+        "Memory",
         "Time",
         "Accuracy",
         "Odd thing",
@@ -82,3 +94,11 @@ def test_charts_of_labels() -> None:
     both = label_charts(labels, np.array([1, 1]))
     assert [c.title for c in both] == ["Crops in each cluster", "Cameras of each cluster"]
     assert len(label_charts(np.array([-1, -1]), np.array([], np.int64))) == 2, "none is no fault"
+
+
+def test_bytes_are_drawn_as_gigabytes() -> None:
+    rows = [{"round": n, "memory_bytes": 2.5e9} for n in (1, 2)]
+    (memory,) = round_charts(rows)
+    assert memory.title == "Memory"
+    assert ">2.5<" in memory.svg
+    assert "1e9" not in memory.svg

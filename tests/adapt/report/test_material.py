@@ -41,6 +41,19 @@ def test_crops_that_have_changed_are_not_shown_for_the_others(
     assert "not those that the run learnt from (24 then, 23 now)" in material.problems["crops"]
 
 
+def test_crops_lie_where_there_is_room(home: Path) -> None:
+    made: list[np.ndarray] = []
+
+    def room(shape: tuple[int, ...]) -> np.ndarray:
+        made.append(np.zeros(shape, np.uint8))
+        return made[-1]
+
+    material = gather(Run.open(home / "new"), None, None, CPU, room)
+    assert material.data is not None
+    assert np.shares_memory(material.data.images, made[0])
+    assert len(made) == 1
+
+
 def test_another_old_model_is_not_called_the_start(home: Path, copied: Run) -> None:
     material = gather(copied, None, copied, CPU)
     assert material.notes == (

@@ -231,3 +231,14 @@ def test_damaged_labels_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     run.record({"round": 1}, ReIDNet("mobilenet_v2"), [array])
     with pytest.raises(RunError, match="damaged"):
         run.labels()
+
+
+def test_a_full_disk_names_what_can_be_done(tmp_path: Path) -> None:
+    """A run with a checkpoint goes on where it lies; one without begins anew, anywhere."""
+    run = Run.create(tmp_path / "run", INFO)
+    (run.path / "metrics.jsonl").mkdir()  # cannot be written
+    with pytest.raises(RunError, match="or choose another --out, and start the run again"):
+        run.record({"round": 1}, ReIDNet("mobilenet_v2"))
+    run.keep_checkpoint({}, {})
+    with pytest.raises(RunError, match=f"make room there, and go on with --resume {run.path}$"):
+        run.record({"round": 1}, ReIDNet("mobilenet_v2"))

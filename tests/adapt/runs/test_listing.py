@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapt.errors import ClusteringError, ConfigError, RunError
-from adapt.runs.listing import compare_runs, describe_run, find_runs, flatten, last_figures, series
 from adapt.runs.folder import Run
+from adapt.runs.listing import compare_runs, describe_run, find_runs, flatten, last_figures, series
 from tests.support.tiny_runs import data, finished, info
 
 
