@@ -8,6 +8,8 @@ choose   over all sites measured below `--out`: Spearman correlation of every pr
          mAP; how often rules and single proxies promote rightly; the rule chosen on all kinds of
          sites, and for each kind the rule that the others choose. Writes gate.json, gate.md and
          gate.png
+test     the same for the default rule as it is, over sites that no rule was chosen on, measured
+         below another `--out`
 
 Labels are read to score and to simulate tracks, never by a proxy.
 """
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parts.add_parser("choose", help="tables, rule and picture").add_argument
     add("--margin", type=float, default=0.01, help="mAP by which better is better; default 0.01")
     add("--out", type=Path, default=Path("runs/gate"))
+    add = parts.add_parser("test", help="the default rule on other sites").add_argument
+    add("--margin", type=float, default=0.01, help="mAP by which better is better; default 0.01")
+    add("--out", type=Path, default=Path("runs/gate-test"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     PARTS[options.part](options)
@@ -87,15 +92,22 @@ def _measure(options: argparse.Namespace) -> None:
     measure_site(sites, networks, options.out, options.device)
 
 
-def _choose(options: argparse.Namespace) -> None:
+def _tables(options: argparse.Namespace) -> None:
     folders = sorted(file.parent for file in options.out.glob(f"*/{SITE_FILE}"))
     if not folders:
         raise SystemExit(f"no site is measured below {options.out}: run the part measure first")
-    report([read_site_result(folder) for folder in folders], options.out, margin=options.margin)
+    sites = [read_site_result(folder) for folder in folders]
+    report(sites, options.out, margin=options.margin, choosing=options.part == "choose")
     print((options.out / "gate.md").read_text())
 
 
-PARTS = {"letters": _letters, "spoil": _spoil, "measure": _measure, "choose": _choose}
+PARTS = {
+    "letters": _letters,
+    "spoil": _spoil,
+    "measure": _measure,
+    "choose": _tables,
+    "test": _tables,
+}
 
 
 if __name__ == "__main__":

@@ -46,24 +46,27 @@ ASKED: Mapping[Asked, str] = {
 }
 
 
-def report(sites: Sequence[SiteResult], out: Path, *, margin: float) -> None:
+def report(sites: Sequence[SiteResult], out: Path, *, margin: float, choosing: bool = True) -> None:
     """Write gate.json, gate.md and gate.png into a folder.
 
     Rules are chosen by both protocols together, so that there is one.
 
-    margin: of mAP by which a model has to be better to count as better.
+    margin: of mAP by which a model has to be better to count as better. choosing: compare rules;
+    else the default one is tried as it is.
     """
     votes = [votes_of(site, DEFAULT_RULE) for site in sites]
     cases = {
         protocol: [_case(site, vote, protocol) for site, vote in zip(sites, votes, strict=True)]
         for protocol in PROTOCOLS
     }
-    everything = [case for own in cases.values() for case in own]
-    tried = try_rules(everything, margin, CHOSEN_BY)
     rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)}
-    if (chosen := choose(everything, tried)) is not None:
-        rules["chosen on all kinds"] = chosen
-    left_out = leave_one_out(everything, tried)
+    left_out: dict[str, Candidate] = {}
+    if choosing:
+        everything = [case for own in cases.values() for case in own]
+        tried = try_rules(everything, margin, CHOSEN_BY)
+        if (chosen := choose(everything, tried)) is not None:
+            rules["chosen on all kinds"] = chosen
+        left_out = leave_one_out(everything, tried)
     content: dict[str, Any] = {
         "margin": margin,
         "sites": {s.name: {"kind": s.kind, "models": len(s.models)} for s in sites},

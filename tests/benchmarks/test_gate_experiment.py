@@ -113,6 +113,13 @@ def test_from_runs_to_tables(work: Path) -> None:
     text = (out / "gate.md").read_text()
     assert all(f"| {name} |" in text for name in PROXIES)
     assert (out / "gate.png").read_bytes().startswith(b"\x89PNG")
+    experiment("test", "--out", out, "--margin", 0.001)
+    tested = json.loads((out / "gate.json").read_text())
+    for protocol in ("market", "other-camera"):
+        own = tested[protocol]
+        assert own["rules"] == {"default": content[protocol]["rules"]["default"]}
+        assert own["left_out"] == {}
+        assert own["verdicts"] == content[protocol]["verdicts"]
 
 
 def test_a_share_held_back(work: Path) -> None:
