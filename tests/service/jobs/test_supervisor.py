@@ -297,11 +297,15 @@ async def test_cancelling_ends_the_process(rows: JobRows, starter: FakeStarter, 
     add(rows)
     supervisor = start()
     process = await starter.number(1)
+    process.finish_round(1)
+    process.keep_state()
     rows.cancel("lobby", "j1", NOW).result(10)
     supervisor.changed(cancelled="j1")
     assert (await over(rows)).state is JobState.CANCELLED
     assert process.said == ["terminate"]
     await eventually(lambda: not (process.folder / "crops").exists())
+    run = process.folder / "run"
+    await eventually(lambda: {path.name for path in run.iterdir()} == {"metrics.jsonl"})
 
 
 async def test_cancelling_another_one_does_not(
