@@ -39,7 +39,10 @@ _LAST_WORDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the process ended by its own word: `finished`, `failed` or `stopped`."""
+    """How the process ended by its own word: `finished`, `failed`, or `stopped`, which can go on.
+
+    reason, error: why it failed or stopped, for programs and for people.
+    """
 
     state: str
     reason: str

@@ -80,6 +80,7 @@ def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Pat
         registry=Registry(tmp_path / "registry"),
         in_use=lambda site: None,
         run=None,  # type: ignore[arg-type]
+        pause=None,  # type: ignore[arg-type]
         interrupted=lambda: False,
     )
     work.prepare()

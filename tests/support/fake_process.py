@@ -82,6 +82,11 @@ class FakeProcess:
         self._say("failed", reason, error)
         self.end(1)
 
+    def stop(self, reason: str, error: str) -> None:
+        """End before it is done, able to go on."""
+        self._say("stopped", reason, error)
+        self.end(TERMINATED)
+
     def judge(self, verdict: str, *reasons: str) -> None:
         """End as the gate does."""
         file = Path(self.arguments[self.arguments.index("--json") + 1])
