@@ -120,7 +120,8 @@ def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Out
         if info.state == "failed":
             return Outcome(state="failed", reason=info.reason, error=info.error)
     elif left == "the rest":
-        run = resume(folder / _RUN, machine.device, stop, world)
+        # Not where they lay when it began: the folder of a server may be moved.
+        run = resume(folder / _RUN, machine.device, stop, world, target=folder / _CROPS)
     else:
         run = _new_run(folder, job, machine, stop)
     if world.first and not (folder / _BUNDLE).exists():

@@ -97,6 +97,15 @@ def test_a_job_that_was_stopped_goes_on(folder: Path) -> None:
     assert Run.open(folder / "run").info.started == started, "the same run"
 
 
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_job_whose_folder_was_moved_goes_on(folder: Path, decoded: bool) -> None:
+    begun(folder)
+    moved = exported(folder.rename(folder.with_name("moved")))
+    if not decoded:
+        (moved / "run" / "target.crops").unlink()
+    assert run_job(moved, StopRequest()).state == "finished"
+
+
 def test_a_run_that_failed_fails_again_for_its_own_reason(folder: Path) -> None:
     begun(folder)
     file = folder / "run" / "run.json"
