@@ -90,6 +90,10 @@ class JobFolder:
         hidden.write_text(json.dumps(job, indent=1))
         hidden.rename(self.path / "job.json")
 
+    def hold_back(self) -> float:
+        """The share of the crops that the adaptation was begun without; raises OSError."""
+        return float(json.loads((self.path / "job.json").read_bytes())["hold_back"])
+
     def tidy(self, state: JobState) -> None:
         """Of an adaptation that is over, remove the crops, as files and decoded, so that a person
         who is to be forgotten is not left in a copy, and what is large and of no more use; what

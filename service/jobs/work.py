@@ -39,11 +39,12 @@ class JobSetup:
     """What adaptations of this server start from.
 
     inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
-    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that is not learnt from, and that the
-    gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a process may take to keep
-    its state, in seconds. own: reference of the server's own model, which no new one may have.
-    pauses_s: before each further start of a process that ended before it was done, in seconds; one
-    more in a row may end so, with no round finished meanwhile, until the adaptation fails.
+    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that those which begin do not learn
+    from, and that the gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a
+    process may take to keep its state, in seconds. own: reference of the server's own model, which
+    no new one may have. pauses_s: before each further start of a process that ended before it was
+    done, in seconds; one more in a row may end so, with no round finished meanwhile, until the
+    adaptation fails.
     """
 
     inits: tuple[Path, ...]
@@ -229,8 +230,9 @@ class Work:
             return None
         pair = ["--old", str(old.bundle), "--new", str(folder.bundle)]
         crops = ["--target", str(folder.crops)]
-        if self._setup.hold_back:
-            crops += ["--hold-back", str(self._setup.hold_back)]
+        # What it did not learn from: the setting may be another one since it began.
+        if hold_back := folder.hold_back():
+            crops += ["--hold-back", str(hold_back)]
         rest = ["--json", str(folder.verdict), "--device", self._setup.device]
         await self._run("cli.main", ["gate", *pair, *crops, *rest])
         if folder.judgement() == NOT_JUDGED:

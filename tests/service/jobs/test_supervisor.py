@@ -177,6 +177,22 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
     assert (await over(rows)).judgement == Judgement("promote")
 
 
+@pytest.mark.parametrize(("begun", "now"), [(0.2, 0.0), (0.2, 0.5), (0.0, 0.2)])
+async def test_the_gate_judges_by_what_was_held_back_when_it_began(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, begun: float, now: float
+) -> None:
+    add(rows)
+    first = start(bundle=tiny_bundle.path, hold_back=begun)
+    await starter.number(1)
+    await first.stop()
+    start(bundle=tiny_bundle.path, hold_back=now)
+    (await starter.number(2)).succeed()
+    gate = await starter.number(3)
+    held_back = ["--hold-back", str(begun)] if begun else []
+    assert gate.arguments[5:-4] == ["--target", str(gate.folder / "crops"), *held_back]
+    gate.judge("promote")
+
+
 async def test_a_gate_that_fails_has_not_judged(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
 ) -> None:
