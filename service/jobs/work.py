@@ -26,6 +26,7 @@ from service.jobs.records import (
     JobReason,
     JobState,
     Judgement,
+    model_name,
 )
 
 log = logging.getLogger("resight.jobs")
@@ -132,7 +133,7 @@ class Work:
 
     def prepare(self) -> None:
         """Write the folder; raises OSError and `WorkInterruptedError`."""
-        job, wish, name = self._job, self._job.wish, self._job.site.lower()
+        job, wish, name = self._job, self._job.wish, model_name(self._job.site)
         sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
         self._folder.prepare(
             self._unless_interrupted(self._crops.kept_crops(job.site)),

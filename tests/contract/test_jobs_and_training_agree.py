@@ -93,7 +93,7 @@ def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Pat
         inits=setup.inits,
         sources=setup.sources,
         hold_back=0.2,
-        name="lobby",
+        name="lobby-4c97a9ef95cd",
         version="1",
     )
 
