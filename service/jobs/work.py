@@ -238,5 +238,7 @@ class Work:
         await self._run("cli.main", ["gate", *pair, *crops, *rest])
         if folder.judgement() == NOT_JUDGED:
             return None
-        report = {"against": old.reference} | json.loads(folder.verdict.read_bytes())
+        adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"
+        told = {"adaptation": adaptation, "against": old.reference}
+        report = told | json.loads(folder.verdict.read_bytes())
         return json.dumps(report, indent=1).encode() + b"\n"

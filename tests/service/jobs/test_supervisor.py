@@ -160,7 +160,12 @@ async def test_the_gate_compares_with_the_model_in_use(
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
     assert done.judgement == Judgement("reject", ("worse in all",))
     kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
-    assert kept == {"against": "tiny@1", "verdict": "reject", "reasons": ["worse in all"]}
+    assert kept == {
+        "adaptation": "sites/lobby/adaptations/j1",
+        "against": "tiny@1",
+        "verdict": "reject",
+        "reasons": ["worse in all"],
+    }
 
 
 async def test_without_crops_held_back_the_gate_looks_at_all(
