@@ -1,7 +1,8 @@
 """`python -m adapt FOLDER`: do the job of a folder (`adapt.job`), for a server.
 
-On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped. Several
-processes (`torchrun --standalone --nproc-per-node N -m adapt FOLDER`) do one job together.
+On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped: started again
+it goes on. Several processes (`torchrun --standalone --nproc-per-node N -m adapt FOLDER`) do one
+job together.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main(folder: Path) -> int:
 
 
 def _do(folder: Path) -> int:
-    from adapt.errors import AdaptError, StoppedError
+    from adapt.errors import AdaptError
     from adapt.job import Outcome, run_job
     from adapt.runs.checkpoints import stopped_by_sigterm
     from models.errors import ModelError
@@ -39,10 +40,8 @@ def _do(folder: Path) -> int:
     try:
         with stopped_by_sigterm() as stop:
             outcome = run_job(folder, stop)
-    except StoppedError as error:
-        outcome = Outcome(state="stopped", reason=error.reason, error=str(error))
     except (AdaptError, ModelError) as error:
-        outcome = Outcome(state="failed", reason=error.reason, error=str(error))
+        outcome = Outcome.of(error, folder)
     if os.environ.get("RANK", "0") == "0":  # the others end alike
         outcome.write(folder)
     if outcome.error:

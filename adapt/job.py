@@ -21,7 +21,7 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapt.checkpoint import write_atomically
-from adapt.errors import ConfigError
+from adapt.errors import AdaptError, ConfigError, RunError
 from adapt.export import export_run
 from adapt.methods import METHODS
 from adapt.parallel import World, join
@@ -30,7 +30,9 @@ from adapt.resuming import resume
 from adapt.running import Machine
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
+from adapt.runs.info import CONTINUED
 from adapt.training import adapt
+from models.errors import ModelError
 
 _JOB, _OUTCOME, _CROPS, _RUN, _BUNDLE = "job.json", "outcome.json", "crops", "run", "bundle"
 
@@ -69,13 +71,24 @@ class Job(BaseModel):
 
 
 class Outcome(BaseModel):
-    """Contents of outcome.json. reason, error: as in run.json; empty where it is finished."""
+    """Contents of outcome.json.
+
+    state: `stopped` is a job that goes on when it is started again in the same way: it was asked to
+    stop, or met what may pass, as a full disk. reason, error: as in run.json; empty where it is
+    finished.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: Literal["finished", "failed", "stopped"]
     reason: str = ""
     error: str = ""
+
+    @classmethod
+    def of(cls, error: AdaptError | ModelError, folder: Path) -> Outcome:
+        """What becomes of the job of a folder that ended with an error."""
+        goes_on = error.reason in CONTINUED and _can_go_on(folder / _RUN)
+        return cls(state="stopped" if goes_on else "failed", reason=error.reason, error=str(error))
 
     def write(self, folder: Path) -> None:
         """Replace outcome.json."""
@@ -86,8 +99,8 @@ def run_job(folder: Path, stop: StopRequest) -> Outcome:
     """Do what is left of a job; how it ended, `finished` or as the run failed before.
 
     Processes that `torchrun` started do it together; the first one alone exports.
-    Raises AdaptError and ModelError as `adapt`, `resume` and `export_run`; StoppedError when it was
-    asked to stop, and can be started again.
+    Raises AdaptError and ModelError as `adapt`, `resume` and `export_run`, StoppedError when it was
+    asked to stop; `Outcome.of` says whether it can be started again.
     """
     job = Job.read(folder)
     device, world = join(job.device)
@@ -107,7 +120,8 @@ def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Out
         if info.state == "failed":
             return Outcome(state="failed", reason=info.reason, error=info.error)
     elif left == "the rest":
-        run = resume(folder / _RUN, machine.device, stop, world)
+        # Not where they lay when it began: the folder of a server may be moved.
+        run = resume(folder / _RUN, machine.device, stop, world, target=folder / _CROPS)
     else:
         run = _new_run(folder, job, machine, stop)
     if world.first and not (folder / _BUNDLE).exists():
@@ -121,7 +135,18 @@ def _what_is_left(run: Run | None) -> str:
         return "all"
     if run.can_continue:
         return "the rest"
-    return "nothing" if run.info.state in ("finished", "failed") else "all"
+    info = run.info
+    over = info.state == "finished" or (info.state == "failed" and info.reason not in CONTINUED)
+    return "nothing" if over else "all"
+
+
+def _can_go_on(path: Path) -> bool:
+    """Whether a run began there, so that what it begins with holds, and it is not over."""
+    try:
+        run = _earlier_run(path)
+    except RunError:
+        return False
+    return run is not None and _what_is_left(run) != "nothing"
 
 
 def _told(world: World, left: str) -> str:

@@ -41,12 +41,18 @@ log = logging.getLogger("resight")
 
 
 def resume(
-    path: Path, device: torch.device, stop: StopRequest | None = None, world: World = ALONE
+    path: Path,
+    device: torch.device,
+    stop: StopRequest | None = None,
+    world: World = ALONE,
+    *,
+    target: Path | None = None,
 ) -> Run:
     """Go on with a run that was stopped or died, as if it never had.
 
     On the same machine it ends with the network of an unbroken run, bit for bit, where as many
     processes go on as began it.
+    target: where the site's crops of an adaptation lie, if they were moved since it began.
     Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
     """
     run = Run.reopen(path) if world.first else Run.open(path)
@@ -67,6 +73,8 @@ def resume(
         recipe = parse_recipe({**BEFORE_PRECISIONS, **info.recipe})
         world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
         inputs = cast(Inputs, info.inputs)
+        if target is not None:
+            inputs = inputs.model_copy(update={"target": str(target)})
         rebuild = _pretraining if info.kind == "pretrain" else _adaptation
         method, data, source = rebuild(run, inputs, recipe, machine)
         validation = Path(inputs.validation) if inputs.validation else None

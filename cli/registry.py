@@ -14,7 +14,7 @@ from models.errors import ModelError
 from models.image import Interpolation
 from models.manifest import Manifest
 from models.registry import ModelReference, Registry
-from service.client import DEFAULT_SERVER, ResightClient
+from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.config import default_registry
 
 RegistryOption = Annotated[
@@ -123,12 +123,25 @@ def models_activate(
     model: Annotated[str, typer.Argument(help="name, or name@version, of the server's registry.")],
     site: SiteOption,
     drop_unusable: DropUnusable = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a model that the gate rejected.")
+    ] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Embed a site's kept crops with a registered model, and use it for the site."""
     with ResightClient(server) as client:
-        steps = client.activate_model(site, model, drop_unusable=drop_unusable)
-        show_move(client, site, steps)
+        steps = client.activate_model(site, model, drop_unusable=drop_unusable, force=force)
+        try:
+            step = show_move(client, site, steps)
+        except CallFailedError as error:
+            if error.reason == "MODEL_REJECTED":
+                raise ClientError(f"{error} (--force)") from error
+            raise
+    if step.verdict:
+        of = f"{step.site.model} is of {step.adaptation or 'no known adaptation'}"
+        typer.echo(f"{of}; the gate's verdict: {step.verdict}")
+    else:
+        typer.echo(f"{step.site.model} was not judged by the gate")
 
 
 @models.command("rollback")

@@ -81,13 +81,16 @@ def site_reembed(
         show_move(client, name, client.reembed_site(name, drop_unusable=drop_unusable))
 
 
-def show_move(client: ResightClient, site: str, steps: Iterable[ReembedProgress]) -> None:
-    """Show how a site moves to another model, and what came of it."""
+def show_move(
+    client: ResightClient, site: str, steps: Iterable[ReembedProgress]
+) -> ReembedProgress:
+    """Show how a site moves to another model, and what came of it; gives its last step."""
     with progress(f"re-embedding {site}", client.site(site).sightings) as report:
         for step in steps:
             report(step.embedded + step.dropped)
     dropped = f", {step.dropped} dropped" if step.dropped else ""
     typer.echo(f"site {site} uses {step.site.model}: {step.embedded} sightings{dropped}")
+    return step
 
 
 def _site_json(site: Site) -> dict[str, Any]:

@@ -64,6 +64,18 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in version.split("."))
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What stands beside a model that was judged; empty where nothing does.
+
+    verdict: of the gate, `promote`, `hold` or `reject`. adaptation: that gave the model,
+    "sites/{site}/adaptations/{adaptation}".
+    """
+
+    verdict: str = ""
+    adaptation: str = ""
+
+
 @dataclass(frozen=True)
 class Registry:
     """The bundles below `root`, which is made on the first `add`."""
@@ -110,11 +122,16 @@ class Registry:
 
     def verdict(self, reference: ModelReference) -> str:
         """The gate's verdict on "name@version": `promote`, `hold` or `reject`; "" if unknown."""
+        return self.origin(reference).verdict
+
+    def origin(self, reference: ModelReference) -> Origin:
+        """Where "name@version" comes from, as far as it is known."""
+        file = _verdict_file(self._folder(reference.name, str(reference.version)))
         try:
-            raw = _verdict_file(self._folder(reference.name, str(reference.version))).read_bytes()
-            return str(json.loads(raw)["verdict"])
+            raw = json.loads(file.read_bytes())
+            return Origin(str(raw["verdict"]), str(raw.get("adaptation", "")))
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return Origin()
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest."""

@@ -173,13 +173,17 @@ class ResightClient:
         return self._moving(self._sites.ReembedSite, request)
 
     def activate_model(
-        self, site: str, model: str, *, drop_unusable: bool = False
+        self, site: str, model: str, *, drop_unusable: bool = False, force: bool = False
     ) -> Iterator[ReembedProgress]:
-        """Move a site to a model of the server's registry, `name` or `name@version`."""
+        """Move a site to a model of the server's registry, `name` or `name@version`.
+
+        force: also to one that the gate rejected.
+        """
         request = site_pb2.ActivateModelRequest(
             name=names.site_name(site),
             model=names.model_name(model),
             drop_unusable=drop_unusable,
+            force=force,
         )
         return self._moving(self._sites.ActivateModel, request)
 

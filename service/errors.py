@@ -25,6 +25,7 @@ ServiceError
 │   │   ├── CropUnusableError
 │   │   ├── ReembedRunningError
 │   │   ├── ModelUnusableError
+│   │   ├── ModelRejectedError
 │   │   ├── NoEarlierModelError
 │   │   ├── NotConfiguredError
 │   │   ├── AdaptationUnfinishedError
@@ -233,6 +234,12 @@ class ModelUnusableError(PreconditionError):
     """A registered model that cannot be served."""
 
     reason = "MODEL_UNUSABLE"
+
+
+class ModelRejectedError(PreconditionError):
+    """A registered model that the gate found worse than the one in use."""
+
+    reason = "MODEL_REJECTED"
 
 
 class NoEarlierModelError(PreconditionError):

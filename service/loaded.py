@@ -12,7 +12,7 @@ from typing import TypeAlias
 from models.bundle import Bundle
 from models.errors import ModelError
 from models.errors import ModelNotFoundError as NoSuchModelError
-from models.registry import ModelReference, Registry
+from models.registry import ModelReference, Origin, Registry
 from service.batcher import Batcher
 from service.engine import Engine, fingerprint
 from service.errors import (
@@ -116,6 +116,11 @@ class LoadedModels:
                     raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
                 return self._keep(bundle, made)
             return self._loaded[model]
+
+    async def origin(self, loaded: Loaded) -> Origin:
+        """What the registry says of where a model comes from."""
+        reference = ModelReference.parse(loaded.info.reference)
+        return await asyncio.to_thread(self._registry.origin, reference)
 
     def release(self, used: Collection[str]) -> None:
         """Let go of models that are not among the fingerprints used, once their calls are done."""

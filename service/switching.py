@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
-from service.errors import NoEarlierModelError
+from service.errors import ModelRejectedError, NoEarlierModelError
 from service.gallery.gallery import Gallery
 from service.jobs.work import ModelInUse
 from service.loaded import Loaded, LoadedModels
@@ -40,18 +41,27 @@ class Switching:
         return self._move(site, self._models.own, drop_unusable=drop_unusable)
 
     async def activate(
-        self, site: str, reference: str, *, drop_unusable: bool
+        self, site: str, reference: str, *, drop_unusable: bool, force: bool = False
     ) -> AsyncGenerator[ReembedProgress]:
         """Move a site to a model of the registry, `name` or `name@version`.
 
+        force: also to one that the gate rejected.
+
         Raises:
-            ModelNotFoundError, ModelUnusableError, and as `Gallery.move`.
+            ModelNotFoundError, ModelUnusableError, ModelRejectedError, and as `Gallery.move`.
         """
         await self._gallery.site(site)
         loaded = await self._models.load(reference)
+        origin = await self._models.origin(loaded)
+        if origin.verdict == "reject" and not force:
+            self._models.release(self._gallery.models_in_use())
+            raise ModelRejectedError(
+                f"the gate rejected {loaded.info.reference} ({origin.adaptation or 'unknown'}); "
+                "activate another model, or force this one"
+            )
         async with aclosing(self._move(site, loaded, drop_unusable=drop_unusable)) as steps:
             async for step in steps:
-                yield step
+                yield replace(step, adaptation=origin.adaptation, verdict=origin.verdict)
 
     async def rollback(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[ReembedProgress]:
         """Move a site to the model that it used before.

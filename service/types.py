@@ -217,12 +217,17 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class ReembedProgress:
-    """How far a site is embedded again: `embedded` of `total` sightings, `dropped` deleted."""
+    """How far a site is embedded again: `embedded` of `total` sightings, `dropped` deleted.
+
+    adaptation, verdict: of a model of the registry that is activated, see `models.registry.Origin`.
+    """
 
     embedded: int
     total: int
     dropped: int
     site: Site
+    adaptation: str = ""
+    verdict: str = ""
 
 
 Vector = NDArray[np.float32]

@@ -31,13 +31,18 @@ _SUFFIXES = (
     (b"RIFF", ".webp"),
 )
 _DATES = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+_GOING_ON = ("checkpoint.safetensors", "target.crops", "source.crops")
+"""Files of the run folder to go on with: where the run stands, and the crops, decoded."""
 _LAST_WORDS = 2000
 """Bytes of the log's end that are looked at for what a dead process said."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the process ended by its own word: `finished`, `failed` or `stopped`."""
+    """How the process ended by its own word: `finished`, `failed`, or `stopped`, which can go on.
+
+    reason, error: why it failed or stopped, for programs and for people.
+    """
 
     state: str
     reason: str
@@ -85,11 +90,17 @@ class JobFolder:
         hidden.write_text(json.dumps(job, indent=1))
         hidden.rename(self.path / "job.json")
 
+    def hold_back(self) -> float:
+        """The share of the crops that the adaptation was begun without; raises OSError."""
+        return float(json.loads((self.path / "job.json").read_bytes())["hold_back"])
+
     def tidy(self, state: JobState) -> None:
-        """Of an adaptation that is over, remove the crops, so that a person who is to be forgotten
-        is not left in a copy, and what is large and of no more use; what tells of it stays."""
+        """Of an adaptation that is over, remove the crops, as files and decoded, so that a person
+        who is to be forgotten is not left in a copy, and what is large and of no more use; what
+        tells of it stays."""
         shutil.rmtree(self.crops, ignore_errors=True)
-        (self.path / "run" / "checkpoint.safetensors").unlink(missing_ok=True)
+        for name in _GOING_ON:  # a run that ended before it was done leaves them
+            (self.path / "run" / name).unlink(missing_ok=True)
         if state is not JobState.FAILED:  # it is in the registry, or nobody wants it
             shutil.rmtree(self.bundle, ignore_errors=True)
 

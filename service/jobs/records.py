@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,23 @@ MAX_SEED = 2**31 - 1
 # A recipe is named, never a file of the client's choosing: no dot, no slash.
 _RECIPE = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.ASCII)
 _OVERRIDE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=[^\x00-\x1f\x7f]+", re.ASCII)
+
+
+_LONGEST, _DIGITS = 63, 12
+_ENDS_IN_DIGITS = re.compile(rf"-[0-9a-f]{{{_DIGITS}}}$", re.ASCII)
+
+
+def model_name(site: str) -> str:
+    """The name of a site's models, its own to the site: names of models know no capitals.
+
+    A site in lower case gives it its name. Any other is told apart by digits of its hash: `Lobby`
+    is `lobby-4c97a9ef95cd`; so is one in lower case whose name ends as if it had them.
+    """
+    lower = site.lower()
+    if site == lower and not _ENDS_IN_DIGITS.search(site):
+        return site
+    digits = hashlib.sha256(site.encode()).hexdigest()[:_DIGITS]
+    return f"{lower[: _LONGEST - _DIGITS - 1]}-{digits}"
 
 
 class JobState(StrEnum):

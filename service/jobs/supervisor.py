@@ -141,6 +141,7 @@ class Supervisor:
             registry=self._registry,
             in_use=self._in_use,
             run=lambda module, arguments: self._run(module, arguments, folder.log),
+            pause=self._pause,
             interrupted=self._interrupt.is_set,
         )
         try:
@@ -177,6 +178,13 @@ class Supervisor:
         if self._interrupt.is_set():
             raise WorkInterruptedError
         return code
+
+    async def _pause(self, seconds: float) -> None:
+        """Let time pass; raises `WorkInterruptedError` as soon as the work is not to go on."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._interrupt.wait(), seconds)
+        if self._interrupt.is_set():
+            raise WorkInterruptedError
 
     async def _finish(self, job: Adaptation, ending: Ending) -> None:
         await _committed(

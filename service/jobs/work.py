@@ -18,7 +18,7 @@ from typing import Protocol
 from models.errors import ModelConflictError, ModelError
 from models.registry import Registry
 from service.gallery.records import SeenCrop
-from service.jobs.folder import JobFolder
+from service.jobs.folder import JobFolder, Outcome
 from service.jobs.records import (
     NEEDS_SOURCES,
     NOT_JUDGED,
@@ -26,12 +26,13 @@ from service.jobs.records import (
     JobReason,
     JobState,
     Judgement,
+    model_name,
 )
 
 log = logging.getLogger("resight.jobs")
 
-MAX_STARTS = 3
-"""Processes that may die without a word in a row before an adaptation fails."""
+PAUSES_S = (10.0, 60.0, 600.0, 3600.0)
+"""Time for memory or a disk to become free again: long enough to be noticed and mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,12 @@ class JobSetup:
     """What adaptations of this server start from.
 
     inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
-    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that is not learnt from, and that the
-    gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a process may take to keep
-    its state, in seconds. own: reference of the server's own model, which no new one may have.
+    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that those which begin do not learn
+    from, and that the gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a
+    process may take to keep its state, in seconds. own: reference of the server's own model, which
+    no new one may have. pauses_s: before each further start of a process that ended before it was
+    done, in seconds; one more in a row may end so, with no round finished meanwhile, until the
+    adaptation fails.
     """
 
     inits: tuple[Path, ...]
@@ -50,6 +54,7 @@ class JobSetup:
     hold_back: float
     stop_s: float
     own: str
+    pauses_s: tuple[float, ...] = PAUSES_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ class Work:
     """The work on one adaptation.
 
     in_use: the model that a site answers with, None if it does not. run: runs a Python module with
-    arguments to its end and gives its exit code; raises `WorkInterruptedError`. interrupted:
-    whether to give up.
+    arguments to its end and gives its exit code; pause: lets so many seconds pass; both raise
+    `WorkInterruptedError`. interrupted: whether to give up.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Work:
         registry: Registry,
         in_use: Callable[[str], ModelInUse | None],
         run: Callable[[str, Sequence[str]], Awaitable[int]],
+        pause: Callable[[float], Awaitable[None]],
         interrupted: Callable[[], bool],
     ) -> None:
         self._job = job
@@ -110,6 +116,7 @@ class Work:
         self._registry = registry
         self._in_use = in_use
         self._run = run
+        self._pause = pause
         self._interrupted = interrupted
 
     async def do(self) -> Ending:
@@ -126,7 +133,7 @@ class Work:
 
     def prepare(self) -> None:
         """Write the folder; raises OSError and `WorkInterruptedError`."""
-        job, wish, name = self._job, self._job.wish, self._job.site.lower()
+        job, wish, name = self._job, self._job.wish, model_name(self._job.site)
         sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
         self._folder.prepare(
             self._unless_interrupted(self._crops.kept_crops(job.site)),
@@ -154,8 +161,9 @@ class Work:
 
     async def _train(self) -> Ending | None:
         """Let it learn, and export; how it ends if there is no model."""
-        folder = self._folder
-        for _ in range(MAX_STARTS):
+        folder, pauses = self._folder, self._setup.pauses_s
+        rounds, in_row = len(folder.rounds()), 0
+        while True:
             folder.forget_outcome()
             code = await self._run("adapt", [str(folder.path)])
             outcome = folder.outcome()
@@ -163,12 +171,30 @@ class Work:
                 return None
             if outcome is not None and outcome.state == "failed":
                 return Ending(JobState.FAILED, outcome.reason, outcome.error)
-            log.warning("the process of adaptation %s ended: exit code %s", self._job.id, code)
+            finished = len(folder.rounds())
+            in_row = in_row + 1 if finished <= rounds else 0
+            rounds = max(rounds, finished)
+            if in_row > len(pauses):
+                return self._given_up(outcome, code, in_row)
+            pause = pauses[max(in_row - 1, 0)]
+            why = outcome.error if outcome is not None else "it did not say why"
+            said = "adaptation %s goes on in %.0f s; its process ended with exit code %s: %s"
+            log.warning(said, self._job.id, pause, code, why)
+            await self._pause(pause)
+
+    def _given_up(self, outcome: Outcome | None, code: int, starts: int) -> Ending:
+        """What its processes say that ended before it was done, or that they did not."""
+        folder = self._folder
+        in_row = f"{starts} processes in a row finished no round"
+        if outcome is not None:
+            error = f"{outcome.error} ({in_row}); when that is mended, start another adaptation"
+            return Ending(JobState.FAILED, outcome.reason, error)
         return Ending(
             JobState.FAILED,
             JobReason.PROCESS_DIED,
-            f"its process ended {MAX_STARTS} times before it was done, the last time with exit "
-            f"code {code} ({folder.last_words() or 'without a word'}); see {folder.log}",
+            f"{in_row}, the last one ended with exit code {code} "
+            f"({folder.last_words() or 'without a word'}); see {folder.log}, make room in memory "
+            "and on the disk, and start another adaptation",
         )
 
     async def _deliver(self) -> Ending:
@@ -205,11 +231,14 @@ class Work:
             return None
         pair = ["--old", str(old.bundle), "--new", str(folder.bundle)]
         crops = ["--target", str(folder.crops)]
-        if self._setup.hold_back:
-            crops += ["--hold-back", str(self._setup.hold_back)]
+        # What it did not learn from: the setting may be another one since it began.
+        if hold_back := folder.hold_back():
+            crops += ["--hold-back", str(hold_back)]
         rest = ["--json", str(folder.verdict), "--device", self._setup.device]
         await self._run("cli.main", ["gate", *pair, *crops, *rest])
         if folder.judgement() == NOT_JUDGED:
             return None
-        report = {"against": old.reference} | json.loads(folder.verdict.read_bytes())
+        adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"
+        told = {"adaptation": adaptation, "against": old.reference}
+        report = told | json.loads(folder.verdict.read_bytes())
         return json.dumps(report, indent=1).encode() + b"\n"

@@ -124,6 +124,8 @@ def progress_to_wire(step: ReembedProgress) -> site_pb2.ReembedSiteResponse:
         total_count=step.total,
         dropped_count=step.dropped,
         site=site_to_wire(step.site),
+        adaptation=step.adaptation,
+        verdict=step.verdict,
     )
 
 
@@ -134,6 +136,8 @@ def progress_from_wire(message: site_pb2.ReembedSiteResponse) -> ReembedProgress
         message.total_count,
         message.dropped_count,
         site_from_wire(message.site),
+        message.adaptation,
+        message.verdict,
     )
 
 

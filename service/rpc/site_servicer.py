@@ -70,7 +70,9 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
         site = names.parse_site(request.name)
         model = names.parse_model_or_name(request.model)
-        steps = self._switching.activate(site, model, drop_unusable=request.drop_unusable)
+        steps = self._switching.activate(
+            site, model, drop_unusable=request.drop_unusable, force=request.force
+        )
         async with aclosing(steps):
             async for step in steps:
                 yield convert.progress_to_wire(step)

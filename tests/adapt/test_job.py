@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from adapt.errors import ConfigError, StoppedError  # noqa: E402
-from adapt.job import Job, run_job  # noqa: E402
+from adapt.__main__ import main  # noqa: E402
+from adapt.errors import ConfigError, RunError, StoppedError  # noqa: E402
+from adapt.job import Job, Outcome, run_job  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
@@ -63,6 +67,15 @@ def outcome(folder: Path) -> dict[str, str]:
     return said
 
 
+def begun(folder: Path) -> Path:
+    """A job whose run was stopped before its first step."""
+    stop = StopRequest()
+    stop.make()
+    with pytest.raises(StoppedError):
+        run_job(folder, stop)
+    return folder
+
+
 def test_from_crops_to_a_bundle_and_what_is_done_is_not_done_again(folder: Path) -> None:
     assert run_job(folder, StopRequest()).state == "finished"
     info = Run.open(folder / "run").info
@@ -75,10 +88,7 @@ def test_from_crops_to_a_bundle_and_what_is_done_is_not_done_again(folder: Path)
 
 
 def test_a_job_that_was_stopped_goes_on(folder: Path) -> None:
-    stop = StopRequest()
-    stop.make()
-    with pytest.raises(StoppedError):
-        run_job(folder, stop)
+    begun(folder)
     assert Run.open(folder / "run").info.state == "stopped"
     assert not (folder / "bundle").exists()
     started = Run.open(folder / "run").info.started
@@ -87,17 +97,64 @@ def test_a_job_that_was_stopped_goes_on(folder: Path) -> None:
     assert Run.open(folder / "run").info.started == started, "the same run"
 
 
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_job_whose_folder_was_moved_goes_on(folder: Path, decoded: bool) -> None:
+    begun(folder)
+    moved = exported(folder.rename(folder.with_name("moved")))
+    if not decoded:
+        (moved / "run" / "target.crops").unlink()
+    assert run_job(moved, StopRequest()).state == "finished"
+
+
 def test_a_run_that_failed_fails_again_for_its_own_reason(folder: Path) -> None:
-    stop = StopRequest()
-    stop.make()
-    with pytest.raises(StoppedError):
-        run_job(folder, stop)
+    begun(folder)
     file = folder / "run" / "run.json"
     info = json.loads(file.read_text())
     info |= {"state": "failed", "reason": "DIVERGED", "error": "nan"}
     file.write_text(json.dumps(info))
     ended = run_job(folder, StopRequest())
     assert (ended.state, ended.reason, ended.error) == ("failed", "DIVERGED", "nan")
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
+def test_a_job_whose_disk_was_full_goes_on(folder: Path) -> None:
+    begun(exported(folder))
+    with no_file_above(1_000_000):  # no network has room
+        assert main(folder) == 75
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNUSABLE")
+    assert "make room there" in said["error"]
+    started = Run.open(folder / "run").info.started
+    assert main(folder) == 0
+    assert outcome(folder)["state"] == "finished"
+    assert Run.open(folder / "run").info.started == started, "the same run"
+
+
+def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path) -> None:
+    begun(exported(folder))
+    (folder / "run" / "checkpoint.safetensors").unlink()
+    file = folder / "run" / "run.json"
+    info = json.loads(file.read_text())
+    info |= {"state": "failed", "reason": "RUN_FOLDER_UNUSABLE", "error": "full"}
+    file.write_text(json.dumps(info))
+    assert Outcome.of(RunError("full"), folder).state == "stopped"
+    assert run_job(folder, StopRequest()).state == "finished"
+
+
+def test_what_a_job_begins_with_does_not_mend_itself(folder: Path) -> None:
+    changed(folder, inits=[str(folder / "nowhere"), str(folder / "nowhere")])
+    assert main(folder) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "RUN_FOLDER_UNUSABLE")
 
 
 def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.job import Job, Outcome
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
+from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
 from models.registry import Registry
 from service.jobs import records
 from service.jobs.folder import JobFolder
@@ -79,6 +80,7 @@ def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Pat
         registry=Registry(tmp_path / "registry"),
         in_use=lambda site: None,
         run=None,  # type: ignore[arg-type]
+        pause=None,  # type: ignore[arg-type]
         interrupted=lambda: False,
     )
     work.prepare()
@@ -91,7 +93,7 @@ def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Pat
         inits=setup.inits,
         sources=setup.sources,
         hold_back=0.2,
-        name="lobby",
+        name="lobby-4c97a9ef95cd",
         version="1",
     )
 
@@ -105,3 +107,13 @@ def test_an_outcome_as_training_writes_it_is_one_that_the_service_reads(
     found = JobFolder(tmp_path).outcome()
     assert found is not None
     assert (found.state, found.reason, found.error) == (state, "X", "why")
+
+
+def test_what_a_run_goes_on_from_is_removed_when_the_adaptation_is_over(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", info=None)  # type: ignore[arg-type]
+    run.path.mkdir()
+    run.keep_checkpoint({}, {})
+    for name in (TARGET_CROPS, SOURCE_CROPS):
+        (run.path / name).write_bytes(b"pixels")
+    JobFolder(tmp_path).tidy(records.JobState.CANCELLED)
+    assert list(run.path.iterdir()) == []

@@ -154,6 +154,7 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
         "INTERNAL": "INTERNAL",
         "MODEL_MISMATCH": "FAILED_PRECONDITION",
         "MODEL_NOT_FOUND": "NOT_FOUND",
+        "MODEL_REJECTED": "FAILED_PRECONDITION",
         "MODEL_UNUSABLE": "FAILED_PRECONDITION",
         "NO_CROPS": "FAILED_PRECONDITION",
         "NO_EARLIER_MODEL": "FAILED_PRECONDITION",

@@ -99,7 +99,10 @@ def test_enroll_adapt_crash_go_on_activate(
     search = ("search", image, "--site", "lobby", "--json", "--limit", 24)
     before = json.loads(command(*search, server=server.address).stdout)
     moved = command("models", "activate", "lobby", "--site", "lobby", server=server.address)
-    assert moved.stdout == "site lobby uses lobby@1: 24 sightings\n", moved.stderr
+    assert moved.stdout.splitlines() == [
+        "site lobby uses lobby@1: 24 sightings",
+        f"lobby@1 is of sites/lobby/adaptations/{job}; the gate's verdict: hold",
+    ], moved.stderr
     after = json.loads(command(*search, server=server.address).stdout)
     assert (before["model"], after["model"]) == ("source@1", "lobby@1")
     assert [m["score"] for m in before["matches"]] != [m["score"] for m in after["matches"]]

@@ -6,10 +6,13 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from models.bundle import Bundle
+from models.registry import Registry
 from tests.support.tiny_model import crop, embed_files
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -153,3 +156,27 @@ def test_a_site_that_cannot_be_is_named_as_it_was_typed(
     assert done.returncode == 2
     assert "'../etc' is not a site id" in " ".join(done.stderr.split())
     assert "sites/" not in done.stderr
+
+
+def test_a_model_that_the_gate_rejected(
+    start: Callable[..., Any], command: Command, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "registry")
+    told = {"verdict": "reject", "adaptation": "sites/yard/adaptations/j1"}
+    registry.add(other_bundle.path, verdict=json.dumps(told).encode())
+    server = start(registry=registry.root)
+    command("site", "create", "lobby", server=server.address)
+    activate = ("models", "activate", "tiny@2", "--site", "lobby")
+    refused = command(*activate, server=server.address)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == (
+        "error: the gate rejected tiny@2 (sites/yard/adaptations/j1); activate another model, or "
+        "force this one (--force)"
+    )
+    forced = command(*activate, "--force", server=server.address)
+    assert forced.stdout.splitlines() == [
+        "site lobby uses tiny@2: 0 sightings",
+        "tiny@2 is of sites/yard/adaptations/j1; the gate's verdict: reject",
+    ], forced.stderr
+    back = command("models", "activate", "tiny@1", "--site", "lobby", server=server.address)
+    assert back.stdout.splitlines()[-1] == "tiny@1 was not judged by the gate"

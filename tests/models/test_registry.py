@@ -18,7 +18,7 @@ from models.errors import (
     ModelNotFoundError,
     ModelReferenceError,
 )
-from models.registry import ModelReference, Registry, version_key
+from models.registry import ModelReference, Origin, Registry, version_key
 
 MakeBundle = Callable[..., Bundle]
 
@@ -48,6 +48,20 @@ def test_next_version(registry: Registry, make_bundle: MakeBundle, tmp_path: Pat
     assert registry.next_version("toy", "toy@11.2", "other@30") == "12"
     assert registry.next_version("toy", "toy@3") == "11"
     assert registry.next_version("other", "other@1") == "2"
+
+
+def test_where_a_model_comes_from(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    for version, told, expected in (
+        ("1", b'{"verdict": "reject", "adaptation": "sites/a/adaptations/b"}',
+         Origin("reject", "sites/a/adaptations/b")),
+        ("2", b'{"verdict": "hold"}', Origin("hold")),
+        ("3", b"{", Origin()),
+        ("4", None, Origin()),
+    ):  # fmt: skip
+        registry.add(make_bundle(tmp_path / version, version=version).path, verdict=told)
+        assert registry.origin(ModelReference("toy", version)) == expected
 
 
 def test_the_verdict_is_kept_beside_the_model(

@@ -61,6 +61,12 @@ class FakeProcess:
         with (self.folder / "run" / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(raw) + "\n")
 
+    def keep_state(self) -> None:
+        """Leave what a run leaves that can go on."""
+        (self.folder / "run").mkdir(exist_ok=True)
+        for name in ("checkpoint.safetensors", "target.crops", "source.crops"):
+            (self.folder / "run" / name).write_bytes(b"x")
+
     def succeed(self) -> None:
         """Export a bundle and end."""
         if not (self.folder / "bundle").exists():
@@ -75,6 +81,11 @@ class FakeProcess:
         """End with a reason."""
         self._say("failed", reason, error)
         self.end(1)
+
+    def stop(self, reason: str, error: str) -> None:
+        """End before it is done, able to go on."""
+        self._say("stopped", reason, error)
+        self.end(TERMINATED)
 
     def judge(self, verdict: str, *reasons: str) -> None:
         """End as the gate does."""

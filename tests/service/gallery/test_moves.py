@@ -301,6 +301,23 @@ async def test_a_rollback_embeds_only_what_is_new(open_gallery: Open) -> None:
         assert await gallery.earlier_model("lobby") is None
 
 
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_a_rollback_that_another_move_overtook_changes_nothing(open_gallery: Open) -> None:
+    how = {"batch": 5, "drop_unusable": False}
+    async with open_gallery("1") as gallery:
+        _ = [step async for step in gallery.move("lobby", model("2"), embed_two, **how)]
+        earlier = await gallery.earlier_model("lobby")
+        assert earlier.reference == "m@1"
+        _ = [step async for step in gallery.move("lobby", model("3"), embed_two, **how)]
+        with pytest.raises(ReembedRunningError, match="changed to another model meanwhile"):
+            _ = [
+                step
+                async for step in gallery.move("lobby", model("1"), embed_two, back=True, **how)
+            ]
+        assert (await gallery.site("lobby")).model == "m@3"
+        assert (await gallery.earlier_model("lobby")).reference == "m@2"
+
+
 async def test_the_same_name_with_other_weights_is_another_model(
     open_gallery: Open, database: Path, clock: Any, new_id: Any
 ) -> None:

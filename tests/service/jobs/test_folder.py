@@ -123,13 +123,13 @@ def test_last_words(folder: JobFolder) -> None:
 
 def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
     root = folder.path.parent
+    going_on = {"checkpoint.safetensors", "target.crops", "source.crops"}
     for name in ("runs", "done", "failed", "cancelled", "of-no-site"):
         job = JobFolder(root / name)
         job.prepare([[seen(1, "door")]], {})
         (job.path / "run").mkdir()
-        for file in ("run/checkpoint.safetensors", "run/metrics.jsonl", "bundle"):
-            (job.path / file).write_bytes(b"")
-        (job.path / "bundle").unlink()
+        for file in ("metrics.jsonl", *going_on):
+            (job.path / "run" / file).write_bytes(b"")
         job.bundle.mkdir()
     tidy_all(
         root,
@@ -147,7 +147,7 @@ def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
         for name in ("runs", "done", "failed", "cancelled")
     }
     crops = {"crops", "0001", "00000001.jpg", "manifest.csv"}
-    assert left["runs"] == crops | {"bundle", "checkpoint.safetensors"}
+    assert left["runs"] == crops | going_on | {"bundle"}
     assert left["done"] == set()
     assert left["failed"] == {"bundle"}
     assert left["cancelled"] == set()

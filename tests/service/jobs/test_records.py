@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.manifest import NAME_PATTERN
 from service.errors import BadAdaptationError
-from service.jobs.records import MAX_OVERRIDES, MAX_SEED, METHODS, JobState, Wish
+from service.jobs.records import MAX_OVERRIDES, MAX_SEED, METHODS, JobState, Wish, model_name
+from service.types import SITE_ID
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,22 @@ def test_no_recipe_is_a_path(name: str) -> None:
 
 def test_what_is_over() -> None:
     assert {state for state in JobState if not state.over} == {JobState.PENDING, JobState.RUNNING}
+
+
+def test_a_site_in_lower_case_names_its_models() -> None:
+    for site in ("lobby", "front.door_2", "gate-20260301", "x" * 63):
+        assert model_name(site) == site
+
+
+def test_a_site_with_capitals_has_models_of_its_own() -> None:
+    assert model_name("Lobby") == "lobby-4c97a9ef95cd"
+    sites = ["lobby", "Lobby", "LOBBY", "lobby-4c97a9ef95cd", "x" * 63, "X" * 63, "X" * 62 + "x"]
+    assert len({model_name(site) for site in sites}) == len(sites)
+
+
+@given(st.from_regex(SITE_ID, fullmatch=True), st.data())
+def test_every_site_has_models_of_a_name_that_is_its_own(site: str, data: st.DataObject) -> None:
+    assert re.fullmatch(NAME_PATTERN, model_name(site))
+    other = "".join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in site)
+    for another in (other, model_name(site)):
+        assert (model_name(another) == model_name(site)) == (another == site)

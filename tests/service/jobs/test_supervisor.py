@@ -19,7 +19,7 @@ from service.gallery.store import Store
 from service.jobs.records import Adaptation, JobState, Judgement, Wish
 from service.jobs.rows import JobRows
 from service.jobs.supervisor import Supervisor
-from service.jobs.work import MAX_STARTS, JobSetup, ModelInUse
+from service.jobs.work import JobSetup, ModelInUse
 from service.metrics import Metrics
 from tests.service.jobs.conftest import NOW
 from tests.support.fake_process import FakeProcess, FakeStarter
@@ -51,6 +51,7 @@ async def start(
         hold_back: float = 0.2,
         own: str = "source@1",
         rows: JobRows = rows,
+        pauses_s: tuple[float, ...] = (0.0, 0.0),
     ) -> Supervisor:
         setup = JobSetup(
             inits=(tmp_path / "init",),
@@ -59,6 +60,7 @@ async def start(
             hold_back=hold_back,
             stop_s=stop_s,
             own=own,
+            pauses_s=pauses_s,
         )
         supervisor = Supervisor(
             rows,
@@ -158,7 +160,12 @@ async def test_the_gate_compares_with_the_model_in_use(
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
     assert done.judgement == Judgement("reject", ("worse in all",))
     kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
-    assert kept == {"against": "tiny@1", "verdict": "reject", "reasons": ["worse in all"]}
+    assert kept == {
+        "adaptation": "sites/lobby/adaptations/j1",
+        "against": "tiny@1",
+        "verdict": "reject",
+        "reasons": ["worse in all"],
+    }
 
 
 async def test_without_crops_held_back_the_gate_looks_at_all(
@@ -173,6 +180,22 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
     assert "--hold-back" not in gate.arguments
     gate.judge("promote")
     assert (await over(rows)).judgement == Judgement("promote")
+
+
+@pytest.mark.parametrize(("begun", "now"), [(0.2, 0.0), (0.2, 0.5), (0.0, 0.2)])
+async def test_the_gate_judges_by_what_was_held_back_when_it_began(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, begun: float, now: float
+) -> None:
+    add(rows)
+    first = start(bundle=tiny_bundle.path, hold_back=begun)
+    await starter.number(1)
+    await first.stop()
+    start(bundle=tiny_bundle.path, hold_back=now)
+    (await starter.number(2)).succeed()
+    gate = await starter.number(3)
+    held_back = ["--hold-back", str(begun)] if begun else []
+    assert gate.arguments[5:-4] == ["--target", str(gate.folder / "crops"), *held_back]
+    gate.judge("promote")
 
 
 async def test_a_gate_that_fails_has_not_judged(
@@ -251,15 +274,102 @@ async def test_a_process_that_dies_is_started_again_but_not_for_ever(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start()
-    for number in range(1, MAX_STARTS + 1):
+    start(pauses_s=(0.0, 0.0))
+    for number in (1, 2, 3):
         process = await starter.number(number)
         process.log.write_text("starting\nKilled: out of memory\n")
         process.end(-9)
     done = await over(rows)
     assert (done.state, done.reason) == (JobState.FAILED, "PROCESS_DIED")
+    assert "3 processes in a row" in done.error
     assert "exit code -9 (Killed: out of memory)" in done.error
-    assert len(starter.started) == MAX_STARTS
+    assert len(starter.started) == 3
+
+
+async def test_a_process_that_can_go_on_is_started_again_but_not_for_ever(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(pauses_s=(0.0, 0.0))
+    for number in (1, 2, 3):
+        process = await starter.number(number)
+        process.stop("RUN_FOLDER_UNUSABLE", "the disk is full; make room there")
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "RUN_FOLDER_UNUSABLE")
+    assert done.error.startswith("the disk is full; make room there (3 processes in a row")
+    assert "start another adaptation" in done.error
+    assert len(starter.started) == 3
+
+
+async def test_a_disk_that_was_full_for_a_moment_ends_nothing(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(pauses_s=(0.05,))
+    process = await starter.number(1)
+    process.keep_state()
+    process.stop("RUN_FOLDER_UNUSABLE", "the disk is full")
+    again = await starter.number(2)
+    assert rows.get("lobby", "j1").state is JobState.RUNNING
+    assert (again.folder / "run" / "checkpoint.safetensors").exists()
+    assert (again.folder / "crops").exists()
+    again.succeed()
+    assert (await over(rows)).model == "lobby@1"
+
+
+async def test_who_finishes_rounds_may_die_more_often(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(pauses_s=(0.0,))
+    for number in (1, 2, 3, 4):
+        process = await starter.number(number)
+        process.finish_round(number)
+        process.end(-9)
+    for number in (5, 6):
+        (await starter.number(number)).end(-9)
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "PROCESS_DIED")
+    assert len(starter.started) == 6
+
+
+async def test_a_round_that_is_done_over_again_is_no_step_forward(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(pauses_s=(0.0,))
+    process = await starter.number(1)
+    process.finish_round(1)
+    process.finish_round(2)
+    process.end(-9)
+    for number, rounds in ((2, 1), (3, 2)):
+        process = await starter.number(number)
+        (process.folder / "run" / "metrics.jsonl").unlink()
+        for again in range(rounds):
+            process.finish_round(again + 1)
+        process.end(-9)
+    await over(rows)
+    assert len(starter.started) == 3
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_nobody_waits_for_a_pause(
+    rows: JobRows, starter: FakeStarter, start: Any, cancel: bool
+) -> None:
+    add(rows)
+    supervisor = start(pauses_s=(3600.0,))
+    process = await starter.number(1)
+    process.end(-9)
+    await asyncio.sleep(0.05)
+    if cancel:
+        rows.cancel("lobby", "j1", NOW).result(10)
+        supervisor.changed(cancelled="j1")
+        assert (await over(rows)).state is JobState.CANCELLED
+    else:
+        async with asyncio.timeout(5):
+            await supervisor.stop()
+        assert rows.get("lobby", "j1").state is JobState.RUNNING
+    assert len(starter.started) == 1
 
 
 async def test_a_stop_of_the_server_ends_nothing(
@@ -297,11 +407,15 @@ async def test_cancelling_ends_the_process(rows: JobRows, starter: FakeStarter, 
     add(rows)
     supervisor = start()
     process = await starter.number(1)
+    process.finish_round(1)
+    process.keep_state()
     rows.cancel("lobby", "j1", NOW).result(10)
     supervisor.changed(cancelled="j1")
     assert (await over(rows)).state is JobState.CANCELLED
     assert process.said == ["terminate"]
     await eventually(lambda: not (process.folder / "crops").exists())
+    run = process.folder / "run"
+    await eventually(lambda: {path.name for path in run.iterdir()} == {"metrics.jsonl"})
 
 
 async def test_cancelling_another_one_does_not(

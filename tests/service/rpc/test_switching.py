@@ -112,6 +112,32 @@ async def test_activate_and_roll_back(serve: Any) -> None:
     assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
 
 
+@pytest.mark.parametrize("verdict", ["promote", "hold", "reject", ""])
+async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
+    serve: Any, registry: Registry, tmp_path: Path, verdict: str
+) -> None:
+    made_by = "sites/yard/adaptations/j1" if verdict else ""
+    told = f'{{"verdict": "{verdict}", "adaptation": "{made_by}"}}'.encode() if verdict else None
+    bundle = write_tiny_bundle(tmp_path / "adapted", name="yard", version="1", shift=40.0)
+    registry.add(bundle.path, verdict=told)
+    server = await serve()
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    await server.ask(client.enroll, "lobby", people(*range(3)))
+    if verdict == "reject":
+        for model in ("yard@1", "yard"):
+            with pytest.raises(CallFailedError, match=made_by) as error:
+                await server.ask(client.activate_model, "lobby", model)
+            refused = (error.value.code, error.value.reason)
+            assert refused == ("FAILED_PRECONDITION", "MODEL_REJECTED")
+        assert (await server.ask(client.site, "lobby")).model == "tiny@1"
+        assert [model.reference for model in await server.ask(client.models)] == ["tiny@1"]
+    force = verdict == "reject"
+    steps = await server.ask(client.activate_model, "lobby", "yard@1", force=force)
+    last = steps[-1]
+    assert (last.site.model, last.adaptation, last.verdict) == ("yard@1", made_by, verdict)
+
+
 async def test_models_that_no_site_uses_any_more_are_let_go(serve: Any) -> None:
     server = await serve()
     client = server.client

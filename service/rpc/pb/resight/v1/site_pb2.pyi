@@ -244,22 +244,26 @@ class ActivateModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DROP_UNUSABLE_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sites/{site}"."""
     model: _builtins.str
     """The model: "models/{name}@{version}", or "models/{name}" for the newest version."""
     drop_unusable: _builtins.bool
     """As in ReembedSiteRequest."""
+    force: _builtins.bool
+    """Activate the model also where the gate's verdict on it is "reject"."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         model: _builtins.str = ...,
         drop_unusable: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "force", b"force", "model", b"model", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,12 +307,22 @@ class ReembedSiteResponse(_message.Message):
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     DROPPED_COUNT_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
+    ADAPTATION_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     embedded_count: _builtins.int
     """Sightings that have an embedding of the new model."""
     total_count: _builtins.int
     """Sightings of the site."""
     dropped_count: _builtins.int
     """Sightings deleted since the call began, as drop_unusable asked for."""
+    adaptation: _builtins.str
+    """Of ActivateModel: the adaptation that gave the model, "sites/{site}/adaptations/{adaptation}".
+    Empty where the gate did not judge it.
+    """
+    verdict: _builtins.str
+    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject". Empty where it
+    did not judge it.
+    """
     @_builtins.property
     def site(self) -> Global___Site:
         """The site as it is at this point."""
@@ -320,10 +334,12 @@ class ReembedSiteResponse(_message.Message):
         total_count: _builtins.int = ...,
         dropped_count: _builtins.int = ...,
         site: Global___Site | None = ...,
+        adaptation: _builtins.str = ...,
+        verdict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["site", b"site"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_count", b"dropped_count", "embedded_count", b"embedded_count", "site", b"site", "total_count", b"total_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "dropped_count", b"dropped_count", "embedded_count", b"embedded_count", "site", b"site", "total_count", b"total_count", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
