@@ -55,6 +55,12 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "aml similarity of the neck feature": ("options.similarity=neck",),
     },
+    "hli": {
+        "hli_small": (),
+        "hli hard triplet loss": ("options.lambda_tri=0.8",),
+        "hli two peers": ("options.peers=2",),
+        "hli two peers, hard triplet loss": ("options.peers=2", "options.lambda_tri=0.8"),
+    },
     "daal": {
         "daal_small": (),
         "daal weights that sum to 1": ("options.normalise=true",),
