@@ -15,19 +15,13 @@ from models.backbones.net import ReIDNet
 def precision_on(device: torch.device, wanted: str) -> torch.dtype:
     """What `Compute.precision` means on a device.
 
-    `auto` is bfloat16 where the device has instructions to multiply in it, and float32 elsewhere.
+    `auto` is bfloat16 where a GPU multiplies in it, and float32 elsewhere: on CPUs the same
+    recipe then gives the same network, whether they have instructions for bfloat16 or not.
     """
     if wanted == "auto":
-        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+        fit = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fit else torch.float32
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """torch computes in it everywhere, but without instructions more slowly than in float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def set_up(

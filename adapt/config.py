@@ -106,8 +106,8 @@ class Compute(_Section):
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the trunks' matrix products; auto: bfloat16 where the device has "
-        "instructions for it, else float32",
+        description="of the trunks' matrix products; auto: bfloat16 on a GPU that has it, else "
+        "float32",
     )
     compile: bool = Field(False, description="let torch.compile make code for training's trunks")
 

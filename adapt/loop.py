@@ -48,7 +48,7 @@ from adapt.spreading import spread
 from adapt.types import FeatureTable, PseudoLabels, RoundOf, TableRoom, in_memory
 from models.backbones.ghost_batch_norm import group_batch_norm
 
-PLAIN = Compute(precision="float32")
+PLAIN = Compute()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,19 +28,15 @@ def view(count: int = 4):  # type: ignore[no-untyped-def]
     return torch.randn(count, 3, 32, 16, generator=torch.Generator().manual_seed(1))
 
 
-def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it() -> None:
-    flags = re.findall(r"\bavx512_bf16\b|\bamx_bf16\b", Path("/proc/cpuinfo").read_text())
-    assert precision_on(CPU, "auto") == (torch.bfloat16 if flags else torch.float32)
-
-
-def test_what_is_asked_for_is_what_is_computed_in() -> None:
+def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
+    assert precision_on(CPU, "auto") == torch.float32
     assert precision_on(CPU, "float32") == torch.float32
     assert precision_on(CPU, "bfloat16") == torch.bfloat16
 
 
-def test_float32_changes_no_bit() -> None:
+def test_the_default_changes_no_bit() -> None:
     plain, made = net(), net()
-    set_up([made], Compute(precision="float32"), CPU)
+    set_up([made], Compute(), CPU)
     for a, b in zip(plain(view()), made(view()), strict=True):
         assert torch.equal(a, b)
 

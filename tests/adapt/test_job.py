@@ -214,6 +214,7 @@ class Onlooker(StopRequest):
     """Tries, each time that the run looks whether it is to stop, to get at its job."""
 
     def __init__(self, folder: Path) -> None:
+        self.seconds = 300.0
         self.kept_out: list[bool] = []
         self._job = folder / "job.json"
 

@@ -275,7 +275,7 @@ def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage
 
 def test_a_recipe_older_than_precisions_goes_on_in_float32(world: World, copy: Path) -> None:
     recipe = json.loads((copy / "run.json").read_text())["recipe"]
-    assert recipe.pop("compute") == {"precision": "float32", "compile": False}
+    assert recipe.pop("compute") == {"precision": "auto", "compile": False}
     of_an_earlier_version(copy, recipe)
     assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
 

@@ -21,6 +21,7 @@ from service.jobs import records
 from service.jobs.folder import JobFolder
 from service.jobs.work import JobSetup, Work
 from tests.service.jobs.conftest import NOW
+from tests.support.tiny_runs import info
 
 
 def test_methods() -> None:
@@ -110,7 +111,7 @@ def test_an_outcome_as_training_writes_it_is_one_that_the_service_reads(
 
 
 def test_what_a_run_goes_on_from_is_removed_when_the_adaptation_is_over(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", info=None)  # type: ignore[arg-type]
+    run = Run(tmp_path / "run", info())
     run.path.mkdir()
     run.keep_checkpoint({}, {})
     for name in (TARGET_CROPS, SOURCE_CROPS):

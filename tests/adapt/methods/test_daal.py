@@ -30,6 +30,7 @@ from adapt.labels.centers import cluster_centers  # noqa: E402
 from adapt.loop import train  # noqa: E402
 from adapt.methods import DAAL, METHODS, MMT, SourceMethod  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
+from adapt.stages import Stages  # noqa: E402
 from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
@@ -43,9 +44,15 @@ def net() -> ReIDNet:
     return ReIDNet("resnet18")
 
 
-def given(labels: np.ndarray):  # type: ignore[no-untyped-def]
+class Given:
     """A clusterer whose answer is known."""
-    return lambda features, cameras: PseudoLabels(labels, "given")
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.stages = Stages()
+        self._labels = labels
+
+    def __call__(self, features: FeatureTable, cameras: np.ndarray) -> PseudoLabels:
+        return PseudoLabels(self._labels, "given")
 
 
 def unit(rows: int, seed: int) -> np.ndarray:
@@ -56,7 +63,7 @@ def unit(rows: int, seed: int) -> np.ndarray:
 def daal(clusters: np.ndarray = LABELS, **options: object) -> DAAL:
     """A method in the middle of a round, all its classifiers in place."""
     chosen = DAALOptions(**options)  # type: ignore[arg-type]
-    method = DAAL([net()], chosen, given(clusters))  # type: ignore[arg-type]
+    method = DAAL([net()], chosen, Given(clusters))  # type: ignore[arg-type]
     if method.options.source_wanted():
         method.start_source(unit(SOURCE_PEOPLE, 5))
     table = FeatureTable((unit(len(clusters), 1),), np.zeros(len(clusters), np.int64))
@@ -288,7 +295,7 @@ def test_only_daal_learns_from_source_crops() -> None:
     assert isinstance(daal(), SourceMethod)
     assert daal().options.source_wanted()
     assert not daal(source="none").options.source_wanted()
-    mmt = MMT([net(), net()], MMT.Options(), given(LABELS))  # type: ignore[arg-type]
+    mmt = MMT([net(), net()], MMT.Options(), Given(LABELS))  # type: ignore[arg-type]
     assert not isinstance(mmt, SourceMethod)
     assert METHODS["daal"] is DAAL
 
@@ -296,10 +303,10 @@ def test_only_daal_learns_from_source_crops() -> None:
 def test_start_from_a_network_that_has_an_attention() -> None:
     start = ReIDNet("resnet18", attention=True)
     own = start.attention
-    method = DAAL([start], DAALOptions(), given(LABELS))  # type: ignore[arg-type]
+    method = DAAL([start], DAALOptions(), Given(LABELS))  # type: ignore[arg-type]
     assert method.net.attention is own
     with pytest.raises(ConfigError, match=r"options\.attention"):
-        DAAL([start], DAALOptions(attention="none"), given(LABELS))  # type: ignore[arg-type]
+        DAAL([start], DAALOptions(attention="none"), Given(LABELS))  # type: ignore[arg-type]
 
 
 def test_pinned_first_step() -> None:
@@ -381,7 +388,7 @@ def test_stuck_attention_ends_the_run_after_its_last_good_round() -> None:
 
 @pytest.mark.parametrize("labels", [np.full(24, OUTLIER), np.zeros(24, np.int64)])
 def test_collapsed_clusters_stop_the_run(labels: np.ndarray) -> None:
-    method = DAAL([net()], DAALOptions(), given(labels))  # type: ignore[arg-type]
+    method = DAAL([net()], DAALOptions(), Given(labels))  # type: ignore[arg-type]
     with pytest.raises(ClusteringError):
         next(loop(method))
 
@@ -443,7 +450,7 @@ def test_soft_labels_that_drown_the_other_losses_are_warned_of() -> None:
     """Crops on their centres: each weighs 1000/K there, and only the sum says so."""
     method = daal(source="none")
     copies = np.repeat(unit(K, 3), 4, axis=0)[: len(LABELS)]
-    method.clusterer = given(np.repeat(np.arange(K), 4)[: len(LABELS)])  # type: ignore[assignment]
+    method.clusterer = Given(np.repeat(np.arange(K), 4)[: len(LABELS)])  # type: ignore[assignment]
     method.relabel(FeatureTable((copies,), np.zeros(len(LABELS), np.int64)), RoundOf(0, 1))
     labels = np.repeat(np.arange(K), 4)[: len(LABELS)]
     stats = method.step(batches(labels, source=False)).stats

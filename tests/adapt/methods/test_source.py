@@ -98,7 +98,10 @@ def test_parts_have_identity_losses_of_their_own(parts: str) -> None:
         found = losses.terms[name].item()
         assert found == pytest.approx(smoothed(logits, data.label), rel=1e-3), name
     assert losses.weights == {"id": 1, "id_upper": 1, "id_lower": 1, "tri": 1}
-    assert set(losses.stats) == {"accuracy", "accuracy_upper", "accuracy_lower"}
+    assert set(losses.stats) == {
+        *("accuracy", "accuracy_upper", "accuracy_lower"),
+        "active",
+    }
     plain = source().step((Batch((view[:, :3],), data.label, data.index),))
     assert losses.terms["tri"].item() == pytest.approx(plain.terms["tri"].item(), rel=1e-5)
 
