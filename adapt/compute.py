@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -28,6 +29,7 @@ def set_up(
     networks: Iterable[nn.Module],
     settings: Compute,
     device: torch.device,
+    size: tuple[int, int],
     *,
     backend: str = "inductor",
 ) -> None:
@@ -35,14 +37,17 @@ def set_up(
 
     Names of parameters stay the same, and copies of a network (as extraction makes them) keep the
     precision, but are not compiled.
-    backend: of torch.compile.
-    Raises ConfigError when they are to be compiled and torch finds no compiler.
+    size: height and width of the images. backend: of torch.compile.
+    Raises ConfigError when they are to be compiled and torch finds no compiler, and when the images
+    are too small for bfloat16 on a CPU.
     """
     precision = precision_on(device, settings.precision)
     if settings.compile:
         _refuse_without_compiler(device, backend)
     for net in networks:
         if isinstance(net, ReIDNet):
+            if precision == torch.bfloat16 and device.type == "cpu":
+                _refuse_narrow_maps(net, size)
             net.precision = precision
             if settings.compile:
                 net.backbone.compile(backend=backend)
@@ -57,6 +62,25 @@ def _refuse_without_compiler(device: torch.device, backend: str) -> None:
             f"compute.compile: torch cannot compile here ({str(error).splitlines()[0]}); install a "
             "C++ compiler (on a GPU also Triton), or --set compute.compile=false"
         ) from error
+
+
+def _refuse_narrow_maps(net: ReIDNet, size: tuple[int, int]) -> None:
+    """What multiplies in bfloat16 on CPUs leaves out weights that see padding alone: where a
+    strided convolution reads a map one pixel wide, their gradient is whatever memory held."""
+    widths: list[int] = []
+    trunk = copy.deepcopy(net.backbone).cpu().eval()
+    for conv in trunk.modules():
+        if isinstance(conv, nn.Conv2d) and conv.stride[1] > 1 and conv.kernel_size[1] > 1:
+            conv.register_forward_pre_hook(lambda _, maps: widths.append(maps[0].shape[3]))
+    with torch.no_grad():
+        trunk(torch.zeros(1, 3, *size))
+    if min(widths) == 1:
+        height, width = size
+        raise ConfigError(
+            f"compute.precision: images of {height}x{width} are too small for a "
+            f"{net.backbone_name} in bfloat16 on a CPU, whose gradients are undefined there; "
+            "--set compute.precision=float32"
+        )
 
 
 def _twice(x: Tensor) -> Tensor:

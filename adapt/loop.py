@@ -167,7 +167,8 @@ class _Training:
         method = self.method
         for net in method.networks().values():
             group_batch_norm(net, self.draw.shape.ghost)
-        set_up(method.networks().values(), self.compute, self.draw.device)
+        height, width = self.data.images.shape[1:3]
+        set_up(method.networks().values(), self.compute, self.draw.device, (height, width))
         if state is not None:
             self._go_on(state)
         elif self.world.first:

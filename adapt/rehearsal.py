@@ -124,7 +124,8 @@ def rehearse(
     if source_persons and isinstance(method, SourceMethod):
         dimension = method.embedder().dimension
         method.start_source(separated(source_persons, source_persons, dimension, rng))
-    set_up(method.networks().values(), recipe.compute, device)
+    height, width = data.images.shape[1:3]
+    set_up(method.networks().values(), recipe.compute, device, (height, width))
     _move(method, recipe.batch.ghost, device)
     own_statistics = recipe.clustering.camera_statistics
     each = _extraction(method, data, own_statistics, device, patience)

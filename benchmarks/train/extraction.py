@@ -42,7 +42,7 @@ def extraction_table(backbone: str, computes: list[Compute], setting: Setting, c
     print("| extract / bare forward passes | ratio | smallest - largest | crops/s |")
     print("|---|---|---|---|")
     for each in computes:
-        set_up([net], each, setting.device)
+        set_up([net], each, setting.device, (setting.height, setting.width))
         ours = partial(extract, [net], images, device=setting.device)
         name = f"{backbone} {setting.height}x{setting.width} {each.precision}"
         ratio = compare(name, ours, bare, items=crops, unit="crops", repeats=setting.repeats)

@@ -70,7 +70,7 @@ class OurMMT:
         clusterer = Clusterer(Clustering(), identities_per_batch=2, seed=0)
         self.method = MMT(nets, options, clusterer)
         networks = self.method.networks().values()
-        set_up(networks, compute, setting.device)
+        set_up(networks, compute, setting.device, (setting.height, setting.width))
         for net in networks:
             net.to(device=setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             net.train()
