@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from adapt.config import Recipe
-from adapt.data.crop_file import CropFile
 from adapt.data.splits import Split
 from adapt.device import most_memory
 from adapt.loop import steps_of_round
-from adapt.preparing import PreparedSite, Rooms, prepare, site_clusterer
+from adapt.preparing import PreparedSite, prepare, site_clusterer
 from adapt.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
+from adapt.run_crops import RunCrops
 from adapt.running import Machine
 from adapt.runs.folder import refuse_taken
 from adapt.types import CropSet, PseudoLabels
@@ -140,7 +140,7 @@ def plan_adaptation(
         sources=sources,
         splits=splits,
         validation=validation,
-        rooms=Rooms(CropFile(out).room, CropFile(out).room),
+        crops=RunCrops(out),
     )
     read = time.perf_counter() - start
     measured = _rehearsed(site, clusterer, recipe, machine, patience)

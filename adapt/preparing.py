@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,14 @@ from adapt.data.splits import Split
 from adapt.data.thinning import thin_crops
 from adapt.errors import ConfigError, RunError
 from adapt.methods import METHODS, SiteMethod, SourceMethod
-from adapt.runs.folder import Run
+from adapt.run_crops import RunCrops
+from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
 from adapt.scoring import LabelledCrops
 from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
-
-
-@dataclass(frozen=True)
-class Rooms:
-    """Where the decoded crops of a site and of the source come to lie."""
-
-    target: Room
-    source: Room
-
-
-IN_MEMORY = Rooms(in_memory, in_memory)
 
 
 @dataclass(frozen=True)
@@ -69,12 +60,13 @@ def prepare(
     sources: Sequence[Path] = (),
     splits: Sequence[Split] = ("train",),
     validation: Path | None = None,
-    rooms: Rooms = IN_MEMORY,
+    crops: RunCrops,
 ) -> PreparedSite:
-    """Read a site and everything that is adapted to it; writes nothing.
+    """Read a site and everything that is adapted to it; nothing that it writes has a name.
 
     What refuses a run is checked as early as it can be known, crops that are too few before
-    any is opened. Args, errors: those of `adapt.training.adapt`. rooms: for its crops.
+    any is opened. Args, errors: those of `adapt.training.adapt`. crops: where its
+    crops are decoded.
     """
     runs = tuple(Run.open(path) for path in inits)
     listing = list_site(target, camera_pattern, hold_back)
@@ -90,12 +82,12 @@ def prepare(
         )
     _check_sources(method, recipe, sources)
     preprocessing = runs[0].info.preprocessing
-    data = read_crops(listing, recipe, preprocessing, rooms.target)
+    data = read_target(listing, recipe, preprocessing, crops)
     for warning in _check_amount(data.crops, recipe):
         log.warning("%s", warning)
     source = None
     if sources and isinstance(method, SourceMethod):
-        source = read_sources(sources, splits, preprocessing, rooms.source)
+        source = read_sources(sources, splits, preprocessing, crops)
     if len({run.network_hash() for run in runs}) < len(runs):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
     return PreparedSite(method, runs, data, source, read_validation(validation, preprocessing))
@@ -117,6 +109,14 @@ def read_crops(
     )
 
 
+def read_target(
+    listing: CropSet, recipe: Recipe, preprocessing: Preprocessing, crops: RunCrops
+) -> DecodedCrops:
+    """`read_crops` for a run."""
+    decode = partial(read_crops, listing, recipe, preprocessing)
+    return crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
+
+
 def site_clusterer(recipe: Recipe, seed: int, device: torch.device) -> Clusterer:
     """Clusters as the recipe says, on the device if it is a GPU."""
     return Clusterer(
@@ -127,20 +127,21 @@ def site_clusterer(recipe: Recipe, seed: int, device: torch.device) -> Clusterer
     )
 
 
-def list_sources(sources: Sequence[Path], splits: Sequence[Split]) -> CropSet:
-    """Labelled folders, each once, as one set."""
-    refuse_twice(sources)
-    return merge_sources([read_labelled(root, splits) for root in sources])
-
-
 def read_sources(
     sources: Sequence[Path],
     splits: Sequence[Split],
     preprocessing: Preprocessing,
-    room: Room = in_memory,
+    crops: RunCrops,
 ) -> DecodedCrops:
-    """Labelled folders, each once, as one decoded set."""
-    return load_crops(list_sources(sources, splits), preprocessing, room=room)
+    """Labelled folders, each once, as one decoded set for a run."""
+    refuse_twice(sources)
+    listing = merge_sources([read_labelled(root, splits) for root in sources])
+    return crops.read(
+        SOURCE_CROPS,
+        listing,
+        made_by(preprocessing),
+        lambda room: load_crops(listing, preprocessing, room=room),
+    )
 
 
 def made_by(preprocessing: Preprocessing, recipe: Recipe | None = None) -> dict[str, Any]:

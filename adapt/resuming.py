@@ -10,8 +10,6 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.crop_file import CropFile, kept_crops
-from adapt.data.loading import load_crops
 from adapt.data.part_masks import with_part_masks
 from adapt.errors import RunError
 from adapt.loop_state import LoopState
@@ -20,16 +18,16 @@ from adapt.methods.source import SourceOptions
 from adapt.parallel import ALONE, World
 from adapt.preparing import (
     list_site,
-    list_sources,
-    made_by,
-    read_crops,
+    read_sources,
+    read_target,
     read_validation,
     site_clusterer,
 )
 from adapt.recipes import parse_recipe
+from adapt.run_crops import RunCrops
 from adapt.running import Machine, train_into
 from adapt.runs.checkpoints import StopRequest
-from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
+from adapt.runs.folder import Run
 from adapt.runs.info import Inputs, RunInfo, library_versions
 from adapt.training import part_parser
 from models.backbones.net import ReIDNet
@@ -96,7 +94,9 @@ def _pretraining(
     parser, parsing = part_parser(options)
     if parsing != info.parsing:
         raise RunError(f"{options.parts_model} is another model than the run began with")
-    data = _sources(run, inputs, machine.world)
+    crops = RunCrops(run.path, machine.world)
+    data = _sources(run, inputs, crops)
+    crops.keep()
     if parser is not None:
         data = with_part_masks(data, parser)
     return Source(ReIDNet(info.backbone), options, data.crops.persons), data, None
@@ -112,29 +112,18 @@ def _adaptation(
     clusterer = site_clusterer(recipe, machine.seed, machine.device)
     method = method_type(nets, recipe.options, clusterer)
     listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
-    file, how = run.path / TARGET_CROPS, made_by(info.preprocessing, recipe)
-    data = kept_crops(file, listing, how)
-    if data is None:
-        room = CropFile(run.path)
-        data = read_crops(listing, recipe, info.preprocessing, room.room)
-        _check_unchanged(info, data, "target")
-        if machine.world.first:
-            room.keep(file, data, how)
-    return method, data, _sources(run, inputs, machine.world) if inputs.sources else None
+    crops = RunCrops(run.path, machine.world)
+    data = read_target(listing, recipe, info.preprocessing, crops)
+    _check_unchanged(info, data, "target")
+    source = _sources(run, inputs, crops) if inputs.sources else None
+    crops.keep()
+    return method, data, source
 
 
-def _sources(run: Run, inputs: Inputs, world: World) -> DecodedCrops:
-    """The labelled crops, from the file in the run folder or decoded again."""
-    size = run.info.preprocessing
-    file, how = run.path / SOURCE_CROPS, made_by(size)
-    listing = list_sources([Path(root) for root in inputs.sources], inputs.splits)
-    data = kept_crops(file, listing, how)
-    if data is None:
-        room = CropFile(run.path)
-        data = load_crops(listing, size, room=room.room)
-        _check_unchanged(run.info, data, "source")
-        if world.first:
-            room.keep(file, data, how)
+def _sources(run: Run, inputs: Inputs, crops: RunCrops) -> DecodedCrops:
+    roots = [Path(root) for root in inputs.sources]
+    data = read_sources(roots, inputs.splits, run.info.preprocessing, crops)
+    _check_unchanged(run.info, data, "source")
     return data
 
 

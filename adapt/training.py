@@ -13,7 +13,6 @@ import torch
 
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
-from adapt.data.crop_file import CropFile
 from adapt.data.part_masks import PartParser, with_part_masks
 from adapt.data.splits import Split
 from adapt.errors import RunError
@@ -23,17 +22,16 @@ from adapt.methods import Source, SourceMethod
 from adapt.methods.source import SourceOptions
 from adapt.parallel import World
 from adapt.preparing import (
-    Rooms,
-    made_by,
     prepare,
     read_sources,
     read_validation,
     site_clusterer,
 )
 from adapt.progress import progress
+from adapt.run_crops import RunCrops
 from adapt.running import Machine, train_into
 from adapt.runs.checkpoints import StopRequest
-from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run, refuse_taken
+from adapt.runs.folder import Run, refuse_taken
 from adapt.runs.info import DataInfo, Inputs, RunInfo, WeightsInfo, library_versions
 from adapt.scoring import LabelledCrops
 from models.backbones.net import ReIDNet
@@ -73,8 +71,8 @@ def pretrain(
     net, start, learnt = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
     parser, parsing = part_parser(options)
-    file = CropFile(out)
-    data = decoded = read_sources(sources, splits, preprocessing, file.room)
+    crops = RunCrops(out, machine.world)
+    data = read_sources(sources, splits, preprocessing, crops)
     if parser is not None:
         data = with_part_masks(data, parser)
     method = Source(net, options, data.crops.persons)
@@ -93,8 +91,7 @@ def pretrain(
         inputs=_inputs(None, sources, splits, validation),
     )
     run = _start_run(out, info, machine.world)
-    if machine.world.first:
-        file.keep(run.path / SOURCE_CROPS, decoded, made_by(preprocessing))
+    crops.keep()
     return train_into(run, method, data, recipe, machine, labelled, stop=stop)
 
 
@@ -125,7 +122,7 @@ def adapt(
     """
     _check_start(out, recipe, machine.world)
     torch.manual_seed(machine.seed)
-    files = CropFile(out), CropFile(out)
+    crops = RunCrops(out, machine.world)
     site = prepare(
         target,
         camera_pattern=camera_pattern,
@@ -136,7 +133,7 @@ def adapt(
         sources=sources,
         splits=splits,
         validation=validation,
-        rooms=Rooms(*(file.room for file in files)),
+        crops=crops,
     )
     source = site.source
     if source is not None and isinstance(site.method, SourceMethod):
@@ -165,10 +162,7 @@ def adapt(
         keep_rounds=keep_rounds,
     )
     run = _start_run(out, info, machine.world)
-    if machine.world.first:
-        files[0].keep(run.path / TARGET_CROPS, site.data, made_by(first.preprocessing, recipe))
-        if source is not None:
-            files[1].keep(run.path / SOURCE_CROPS, source, made_by(first.preprocessing))
+    crops.keep()
     return train_into(
         run,
         site.method,

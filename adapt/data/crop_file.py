@@ -47,14 +47,16 @@ class CropFile:
         self._file = self._disk.file(size)
         return np.asarray(np.memmap(self._file, np.uint8, "r+", shape=shape))
 
-    def keep(self, path: Path, data: DecodedCrops, made_by: Mapping[str, Any]) -> None:
-        """Give the file a name; without room, or on a system that cannot, the run goes on alike.
+    def describe(self, data: DecodedCrops, made_by: Mapping[str, Any]) -> Path:
+        """Write behind the pixels what they are; the place where other processes find them.
 
+        That holds as long as this process has the file open. Without room nothing is written, and
+        neither they nor --resume find anything.
         data: crops whose pixels lie at the start of `room`. made_by: what they follow from besides
         the crops, see `kept_crops`.
         """
         if self._file is None:
-            return
+            return Path(os.devnull)
         crops, file = data.crops, self._file.fileno()
         told = {
             "made_by": made_by,
@@ -68,9 +70,20 @@ class CropFile:
         try:
             os.ftruncate(file, data.images.nbytes)
             os.pwrite(file, content + len(content).to_bytes(_LENGTH), data.images.nbytes)
-            os.fsync(file)
+        except OSError as error:
+            log.warning("decoded crops are not kept (%s): --resume decodes again", error.strerror)
+            self._file = None
+            return Path(os.devnull)
+        return Path(f"/proc/{os.getpid()}/fd/{file}")
+
+    def keep(self, path: Path) -> None:
+        """Give the file a name; on a system that cannot, the run goes on alike."""
+        if self._file is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
             path.unlink(missing_ok=True)
-            _name(file, path)
+            _name(self._file.fileno(), path)
         except OSError as error:
             log.warning("%s is not kept (%s): --resume decodes again", path, error.strerror)
 

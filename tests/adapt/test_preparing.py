@@ -15,6 +15,7 @@ from adapt.errors import TooFewCropsError  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.preparing import PreparedSite, prepare, site_clusterer  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
+from adapt.run_crops import RunCrops  # noqa: E402
 from adapt.running import Machine  # noqa: E402
 from adapt.training import adapt  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
@@ -60,6 +61,7 @@ def prepared(target: Path, init: Path, recipe: Recipe = MMT) -> PreparedSite:
         inits=[init],
         recipe=recipe,
         clusterer=site_clusterer(recipe, 1, CPU),
+        crops=RunCrops(init),
     )
 
 

@@ -44,8 +44,8 @@ def decoded(site: Path, room: Callable[..., np.ndarray] | None = None) -> Decode
 
 def kept(site: Path, folder: Path) -> Path:
     file = CropFile(folder)
-    data = decoded(site, file.room)
-    file.keep(folder / "target.crops", data, HOW)
+    file.describe(decoded(site, file.room), HOW)
+    file.keep(folder / "target.crops")
     return folder / "target.crops"
 
 
@@ -82,7 +82,8 @@ def test_thinned_crops_are_kept_thinned(site: Path, tmp_path: Path) -> None:
         decode_crops(tracked, SIZE, forget_names=True, room=file.room), difference=0, per_track=2
     )
     assert data.crops.thinned > 0
-    file.keep(tmp_path / "target.crops", data, HOW)
+    file.describe(data, HOW)
+    file.keep(tmp_path / "target.crops")
     found = kept_crops(tmp_path / "target.crops", tracked, HOW)
     assert same(found, data)
 
@@ -153,7 +154,8 @@ def test_a_file_that_cannot_be_named_is_done_without(
 ) -> None:
     file = CropFile(tmp_path)
     data = decoded(site, file.room)
-    file.keep(tmp_path / "gone" / "target.crops", data, HOW)
+    file.describe(data, HOW)
+    file.keep(tmp_path / "gone" / "target.crops")
     assert "--resume decodes again" in caplog.text
     assert same(data, decoded(site)), "the run goes on with it"
 
