@@ -57,9 +57,9 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "hli": {
         "hli_small": (),
-        "hli hard triplet loss": ("options.lambda_tri=0.8",),
+        "hli soft triplet loss alone, as in the paper": ("options.lambda_tri=1",),
         "hli two peers": ("options.peers=2",),
-        "hli two peers, hard triplet loss": ("options.peers=2", "options.lambda_tri=0.8"),
+        "hli two peers, soft triplet loss alone": ("options.peers=2", "options.lambda_tri=1"),
     },
     "daal": {
         "daal_small": (),

@@ -41,14 +41,12 @@ TINY = (
 )
 OWN = {
     "aml": ("options.merge_nearest=1", "options.merge_cross_camera=2"),
-    "hli": ("options.peers=1",),
     "mmt": (
         *("clustering.algorithm=kmeans", "clustering.clusters=6"),
         *("options.classifier=random", "options.fresh_optimizer=false"),
     ),
 }
-"""AML: lists that fit few crops. HLI: a single student. MMT: random numbers in
-labelling, moments across rounds."""
+"""AML: lists that fit few crops. MMT: random numbers in labelling, moments across rounds."""
 
 
 class StopAfter(StopRequest):
