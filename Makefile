@@ -38,8 +38,9 @@ check: setup
 
 test test-serving: export OMP_NUM_THREADS ?= 1
 
+# tests/service never meets torch: once is enough.
 test: setup test-serving
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) --ignore tests/service
 
 # What serves, again where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready

@@ -2,15 +2,16 @@
 
 real       source VIPeR, site PKU-Reid, both below `--data`; three pairs of source networks
 served     that part's last MMT network, served: rankings over gRPC beside the evaluated ones
-synthetic  the demo's sites, anew for each seed, judged on people that adaptation never saw
+synthetic  the demo's sites, anew for each seed, judged on people that adaptation never saw; beside
+           true labels
 ceiling    half of PKU-Reid's people to adapt to, the others to judge; beside true labels
 ablations  each paper's switches, on the sites of `synthetic`
 pictures   draws the figures in `--results` into `--pictures`
 
 Each run has a process of its own. What is there, finished or stopped by a collapse, is used again
 if it is the same run; what was interrupted goes on. Tables are printed in Markdown after each run,
-and their figures kept in PART.json below `--out`. The site's labels are read only to score, and by
-the ceiling.
+and their figures kept in PART.json below `--out`. The site's labels are read only to score, and
+for the rows of true labels.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from adapt.data.sources import merge_sources
 from adapt.data.synthetic import SiteSpec, render_site
 from adapt.runs.folder import Run
 from adapt.scoring import LabelledCrops
-from benchmarks.methods.arms import ABLATIONS, ARMS, chosen
+from benchmarks.methods.arms import ABLATIONS, ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import Site, Wanted, made
 from cli.demo import Plan, demo_plan, pretrain_source, site_specs, source_seed
@@ -23,8 +23,8 @@ DEMO_IMAGES = ("augment.pad=3", "augment.erase=0.0")
 
 
 def synthetic(options: argparse.Namespace) -> None:
-    """Every method and control, judged on people of the site that adaptation never saw."""
-    arms = chosen(ARMS, options.methods)
+    """Every method and control, and true labels, judged on people whom nothing has learnt."""
+    arms = [SUPERVISED, *chosen(ARMS, options.methods)]
     compare(options.out / "synthetic.json", options.seeds, partial(_site, options), arms)
 
 
