@@ -38,7 +38,7 @@ def assert_alike(one: Outcome, other: Outcome) -> None:
 
 @pytest.mark.parametrize(
     ("name", "ghost"),
-    [("mmt", 4), ("mmt", 0), ("nrmt", 4), ("hli", 4), ("daal", 4), ("daal", 0)],
+    [("mmt", 4), ("mmt", 0), ("nrmt", 4), ("hli", 4), ("aml", 4), ("daal", 4), ("daal", 0)],
 )
 def test_two_processes_train_as_one(two: Pair, name: str, ghost: int) -> None:
     (first, alone), (second, _) = two(run_both, name, ghost)
