@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import NonFiniteFeaturesError
+from adapt.types import TableRoom, in_memory
 
 SHORTEST = 1e-6
 """A difference from the mean shorter than this has no direction worth keeping."""
@@ -17,7 +18,7 @@ BLOCK_ROWS = 4096
 
 
 def center_cameras(
-    features: NDArray[np.floating], cameras: NDArray[np.int64]
+    features: NDArray[np.floating], cameras: NDArray[np.int64], room: TableRoom = in_memory
 ) -> NDArray[np.float32]:
     """Take each camera's mean feature away, so that images compare across cameras.
 
@@ -29,6 +30,7 @@ def center_cameras(
     Args:
         features: (N, D) floating point.
         cameras: (N,) camera codes.
+        room: where the result comes to lie.
 
     Returns:
         (N, D) float32, rows of length 1 (a zero row of `features` may stay zero).
@@ -41,7 +43,7 @@ def center_cameras(
         raise ValueError(f"cameras {cameras.shape} do not fit features {features.shape}")
     codes = np.unique(cameras, return_inverse=True)[1]
     means = _means(features, codes)
-    centred = np.empty(features.shape, np.float32)
+    centred = room(features.shape)
     for rows in _blocks(len(features)):
         original = features[rows].astype(np.float64)
         block = original - means[codes[rows]]

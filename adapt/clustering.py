@@ -24,7 +24,7 @@ from adapt.labels.dbscan import ROUNDING, cluster_dbscan
 from adapt.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
 from adapt.stages import Stages
-from adapt.types import PseudoLabels
+from adapt.types import PseudoLabels, TableRoom, in_memory
 
 log = logging.getLogger("resight")
 
@@ -52,15 +52,18 @@ class Clusterer:
         identities_per_batch: int,
         seed: int,
         device: torch.device | None = None,
+        room: TableRoom = in_memory,
     ) -> None:
         """Args:
         identities_per_batch: P, the fewest clusters that `clusters = auto` may ask for.
         device: a GPU for the neighbour graph; all CPU cores unless given.
+        room: where copies of the features come to lie.
         """
         self._settings = settings
         self._identities = identities_per_batch
         self._seed = seed
         self._device = device
+        self._room = room
         self.stages = Stages()
         self.radius: float | None = None
 
@@ -75,10 +78,10 @@ class Clusterer:
         _check(features, cameras)
         centring = self._settings.camera_centering
         if centring is True:
-            return self._measure(center_cameras(features, cameras))
+            return self._measure(center_cameras(features, cameras, self._room))
         graph = self._measure(features)
         if centring == "auto" and _cameras_show(graph.near.rank, cameras):
-            return self._measure(center_cameras(features, cameras))
+            return self._measure(center_cameras(features, cameras, self._room))
         return graph
 
     def label(self, graph: DistanceGraph) -> PseudoLabels:
@@ -122,11 +125,11 @@ class Clusterer:
                 near = nearest_neighbours(UnitRows(features), BIAS_NEIGHBOURS, search=search)
             centring = _cameras_show(near.rank, cameras)
         if centring is True:
-            features = center_cameras(features, cameras)
+            features = center_cameras(features, cameras, self._room)
         wanted = self._settings.clusters
         clusters = auto_clusters(len(features), self._identities) if wanted == "auto" else wanted
         with self.stages("clusters"):
-            return cluster_kmeans(features, clusters, seed=self._seed)
+            return cluster_kmeans(features, clusters, seed=self._seed, room=self._room)
 
     def _dbscan(self, graph: DistanceGraph) -> PseudoLabels:
         warnings: tuple[str, ...] = ()

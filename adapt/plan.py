@@ -19,7 +19,7 @@ from adapt.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separ
 from adapt.run_crops import RunCrops
 from adapt.running import Machine
 from adapt.runs.folder import refuse_taken
-from adapt.types import CropSet, PseudoLabels
+from adapt.types import CropSet, PseudoLabels, in_memory
 from models.image import Preprocessing
 
 CLUSTERED = 2000
@@ -30,6 +30,9 @@ CROPS_OF_A_CLUSTER = 20
 
 GRAPH_BYTES = 2048
 """Of a crop in neighbours and re-ranked distances: some 20 + 2 x 100 entries of 8 bytes."""
+
+CHECKPOINTS = 2
+"""The last one, and the next while it is written."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,17 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated bytes, all held at one time at most.
+    """Estimated bytes of main memory, all held at one time at most.
 
-    measured: what this process held at most when it had read everything and made its steps; crops,
-    networks, training and activations are in it.
-    crops: decoded. networks: with their averages and heads. training: gradients and the optimiser's
-    moments. activations: what a step keeps for its backward pass. labelling: embeddings, their
-    copies while they are clustered, neighbours and distances. device: bytes on a GPU when the steps
-    were made, where the run has one.
+    measured: what this process held at most when it had read everything and made its steps;
+    networks, training and activations are in it, and the decoded crops, which are mapped from a
+    file: the system takes their pages back when it needs room.
+    networks: with their averages and heads. training: gradients and the optimiser's moments.
+    activations: what a step keeps for its backward pass. labelling: neighbours and distances.
+    device: bytes on a GPU when the steps were made, where the run has one.
     """
 
     measured: int
-    crops: int
     networks: int
     training: int
     activations: int
@@ -72,6 +74,24 @@ class Memory:
     def host(self) -> int:
         """Main memory."""
         return self.measured + self.labelling
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Estimated bytes that a run's folder needs beside what it keeps at the end.
+
+    crops: decoded, which --resume finds again. embeddings: each network's, and the copies that are
+    clustered, in files without a name. checkpoints: `CHECKPOINTS` of them.
+    """
+
+    crops: int
+    embeddings: int
+    checkpoints: int
+
+    @property
+    def all(self) -> int:
+        """Their sum."""
+        return self.crops + self.embeddings + self.checkpoints
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,7 @@ class AdaptationPlan:
     device: str
     seconds: Seconds
     memory: Memory
+    disk: Disk
 
     @property
     def total_seconds(self) -> float:
@@ -178,7 +199,8 @@ def _put_together(
             train=steps * measured.step_seconds,
             scoring=_scored(site) * measured.embed_seconds,
         ),
-        memory=_memory(site, measured),
+        memory=_memory(site, recipe, measured),
+        disk=_disk(site, recipe, measured),
     )
 
 
@@ -219,7 +241,7 @@ def _labelling_seconds(site: PreparedSite, recipe: Recipe, machine: Machine) -> 
     features = separated(rows, people, dimension, np.random.default_rng(machine.seed))
     cameras = np.arange(rows) // people % len(site.data.crops.cameras)
     scaled = recipe.model_copy(update={"clustering": settings})
-    cluster = site_clusterer(scaled, machine.seed, machine.device)
+    cluster = site_clusterer(scaled, machine.seed, machine.device, in_memory)
     cluster(features, cameras)
     start = time.perf_counter()
     cluster(features, cameras)
@@ -235,21 +257,29 @@ def _scored(site: PreparedSite) -> int:
     return len(labelled.query) + (0 if alone else len(labelled.gallery))
 
 
-def _memory(site: PreparedSite, measured: Measured) -> Memory:
-    decoded = [site.data, *([site.source] if site.source is not None else [])]
-    if site.labelled is not None:
-        decoded += {id(d): d for d in (site.labelled.query, site.labelled.gallery)}.values()
-    crops, dimension = len(site.data), site.method.embedder().dimension
-    # One table for each network, their mean, the centred one, and the copy that is searched.
-    tables = len(site.method.extractors()) + 3
+def _memory(site: PreparedSite, recipe: Recipe, measured: Measured) -> Memory:
+    # AML holds a graph of each network at a time
+    graphs = 0 if recipe.clustering.algorithm == "kmeans" else len(site.method.extractors())
     return Memory(
         measured=most_memory(),
-        crops=sum(each.images.nbytes for each in decoded),
         networks=measured.networks,
         training=measured.gradients + measured.optimizer,
         activations=measured.activations,
-        labelling=crops * (tables * dimension * 4 + GRAPH_BYTES),
+        labelling=len(site.data) * graphs * GRAPH_BYTES,
         device=measured.device_peak,
+    )
+
+
+def _disk(site: PreparedSite, recipe: Recipe, measured: Measured) -> Disk:
+    decoded = [site.data, *([site.source] if site.source is not None else [])]
+    networks = len(site.method.extractors())
+    # their mean, and of each graph, or of the mean, the centred features; k-means' float64 is two
+    copies = 1 + (3 if recipe.clustering.algorithm == "kmeans" else networks)
+    table = len(site.data) * site.method.embedder().dimension * np.dtype(np.float32).itemsize
+    return Disk(
+        crops=sum(each.images.nbytes for each in decoded),
+        embeddings=(networks + copies) * table,
+        checkpoints=CHECKPOINTS * (measured.networks + measured.optimizer),
     )
 
 

@@ -27,7 +27,7 @@ from adapt.methods import METHODS, SiteMethod, SourceMethod
 from adapt.run_crops import RunCrops
 from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
 from adapt.scoring import LabelledCrops
-from adapt.types import CropSet
+from adapt.types import CropSet, TableRoom
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
@@ -117,13 +117,14 @@ def read_target(
     return crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
 
 
-def site_clusterer(recipe: Recipe, seed: int, device: torch.device) -> Clusterer:
-    """Clusters as the recipe says, on the device if it is a GPU."""
+def site_clusterer(recipe: Recipe, seed: int, device: torch.device, room: TableRoom) -> Clusterer:
+    """Clusters as the recipe says, on the device if it is a GPU. room: see `Clusterer`."""
     return Clusterer(
         recipe.clustering,
         identities_per_batch=recipe.batch.identities,
         seed=seed,
         device=None if device.type == "cpu" else device,
+        room=room,
     )
 
 

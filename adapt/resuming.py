@@ -11,6 +11,7 @@ import torch
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.part_masks import with_part_masks
+from adapt.data.scratch import Scratch
 from adapt.errors import RunError
 from adapt.loop_state import LoopState
 from adapt.methods import METHODS, Method, Source
@@ -109,7 +110,8 @@ def _adaptation(
     info, method_type = run.info, METHODS[recipe.method]
     wanted = recipe.options.students_wanted(method_type.students_wanted)
     nets = [ReIDNet(info.backbone, attention=info.attention) for _ in range(wanted)]
-    clusterer = site_clusterer(recipe, machine.seed, machine.device)
+    room = Scratch(run.path).table
+    clusterer = site_clusterer(recipe, machine.seed, machine.device, room)
     method = method_type(nets, recipe.options, clusterer)
     listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
     crops = RunCrops(run.path, machine.world)

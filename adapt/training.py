@@ -14,6 +14,7 @@ import torch
 from adapt.config import Recipe
 from adapt.data.cache import DecodedCrops
 from adapt.data.part_masks import PartParser, with_part_masks
+from adapt.data.scratch import Scratch
 from adapt.data.splits import Split
 from adapt.errors import RunError
 from adapt.features import extract
@@ -129,7 +130,7 @@ def adapt(
         hold_back=hold_back,
         inits=inits,
         recipe=recipe,
-        clusterer=site_clusterer(recipe, machine.seed, machine.device),
+        clusterer=site_clusterer(recipe, machine.seed, machine.device, Scratch(out).table),
         sources=sources,
         splits=splits,
         validation=validation,

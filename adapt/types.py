@@ -68,6 +68,7 @@ class CropSet:
     fingerprint: sha256 over (key, content) of all crops that were read, and over (camera, track,
         time) of those of a manifest: the identity of the data.
     manifest: name of the file that lists the crops; empty where a folder was searched.
+    held_back: crops left out so that models can be judged by them.
     thinned: crops left out because their track has others like them.
 
     Raises DataError when two crops share one key, or one track two cameras.
@@ -79,6 +80,7 @@ class CropSet:
     dropped: tuple[Dropped, ...] = ()
     fingerprint: str = ""
     manifest: str = ""
+    held_back: int = 0
     thinned: int = 0
 
     def __post_init__(self) -> None:

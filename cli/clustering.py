@@ -55,6 +55,7 @@ def cluster(
     """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
     from adapt.clustering import Clusterer
     from adapt.config import Clustering
+    from adapt.data.scratch import Scratch
     from adapt.device import pick_device
     from adapt.errors import ClusteringError
     from adapt.labels.array_files import check_place, read_cameras, read_features, write_labels
@@ -87,6 +88,7 @@ def cluster(
         identities_per_batch=2,
         seed=seed,
         device=None if chosen.type == "cpu" else chosen,
+        room=Scratch(out.parent).table,
     )
     labels = clusterer(table, codes)
     write_labels(out, labels)

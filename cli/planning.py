@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adapt.types import UNTRACKED
 
 if TYPE_CHECKING:
-    from adapt.plan import AdaptationPlan, Memory
+    from adapt.plan import AdaptationPlan, Disk, Memory
     from adapt.types import CropSet
 
 _NAMED_CAMERAS = 12
@@ -33,6 +33,7 @@ def plan_text(plan: AdaptationPlan) -> str:
         f"train {duration(seconds.train)}"
         + (f", score {duration(seconds.scoring)}" if seconds.scoring else ""),
         "memory": _memory(plan.memory),
+        "disk": _disk(plan.disk),
     }
     width = max(map(len, lines))
     heading = f"{recipe.method} on {plan.crops.root}: a plan, nothing is written"
@@ -63,6 +64,7 @@ def amount(size: int) -> str:
 def _crops(crops: CropSet) -> str:
     unreadable = sum(drop.image for drop in crops.dropped)
     left_out = {
+        "held back": crops.held_back,
         "thinned": crops.thinned,
         "cannot be read": unreadable,
         "other files": len(crops.dropped) - unreadable,
@@ -95,7 +97,6 @@ def _steps(plan: AdaptationPlan) -> str:
 
 def _memory(memory: Memory) -> str:
     parts = {
-        "crops": memory.crops,
         "networks": memory.networks,
         "gradients and optimiser": memory.training,
         "a step": memory.activations,
@@ -105,3 +106,10 @@ def _memory(memory: Memory) -> str:
     if memory.device is None:
         return f"about {amount(memory.host)}: {shown}, the rest libraries and workspace"
     return f"about {amount(memory.host)}, and {amount(memory.device)} on the GPU: {shown}"
+
+
+def _disk(disk: Disk) -> str:
+    return (
+        f"about {amount(disk.all)} while it runs: decoded crops {amount(disk.crops)}, embeddings "
+        f"{amount(disk.embeddings)}, checkpoints {amount(disk.checkpoints)}"
+    )

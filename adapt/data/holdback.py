@@ -58,7 +58,8 @@ def held_back(keys: Sequence[str], tracks: NDArray[np.int64], share: float) -> N
 
 def without_held_back(crops: CropSet, share: float) -> CropSet:
     """What is left to learn from. Raises DataError when that is nothing."""
-    return _part(crops, share, wanted=False)
+    left = _part(crops, share, wanted=False)
+    return replace(left, held_back=len(crops) - len(left))
 
 
 def only_held_back(crops: CropSet, share: float) -> CropSet:

@@ -10,13 +10,16 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
-from adapt.types import PseudoLabels
+from adapt.types import PseudoLabels, TableRoom, in_memory
 
 IMAGES_PER_IDENTITY = 20
 """What `auto_clusters` expects a site to hold of each person."""
 
 MIN_IMAGES_PER_CLUSTER = 4
 """`auto_clusters` never asks for smaller clusters on average."""
+
+BLOCK_ROWS = 4096
+"""Rows looked at and copied at a time."""
 
 
 def cluster_kmeans(
@@ -26,6 +29,7 @@ def cluster_kmeans(
     seed: int,
     starts: int = 10,
     iterations: int = 300,
+    room: TableRoom = in_memory,
 ) -> PseudoLabels:
     """Partition images into k-means clusters: all images are used and none is an outlier.
 
@@ -42,6 +46,7 @@ def cluster_kmeans(
         seed: seeds every start; the same seed on the same machine gives the same labels.
         starts: independent runs, >= 1.
         iterations: most Lloyd iterations of one run, >= 1.
+        room: where a float64 copy of the features comes to lie.
 
     Returns:
         Labels 0..K-1 without holes, K <= clusters.
@@ -54,27 +59,52 @@ def cluster_kmeans(
     """
     if not features.shape[1]:
         raise DataError(f"features of shape {features.shape} have no columns: extract them again")
-    with np.errstate(over="ignore"):  # beyond float32 is infinity, too, as for the graph
-        finite = np.isfinite(features.astype(np.float32, copy=False)).all(axis=1)
-    bad = np.flatnonzero(~finite)
-    if len(bad):
-        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
+    _refuse_non_finite(features)
     if not 1 <= clusters <= len(features):
         raise ClusteringError(
             f"{len(features)} images cannot form {clusters} clusters: set clusters to 1..N "
             "(about the number of people) or add crops"
         )
-    estimator = KMeans(clusters, n_init=starts, max_iter=iterations, random_state=seed)
+    estimator = KMeans(
+        clusters,
+        n_init=starts,
+        max_iter=iterations,
+        tol=0,  # until no label changes: a tolerance is relative to a variance that takes a copy
+        random_state=seed,
+        copy_x=False,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points: see `rule`
-        # In float64 scikit-learn seeds 10 times faster (it converts float32 anew for each centre),
-        # and the order in which threads add up does not show in the labels.
-        found = estimator.fit_predict(features.astype(np.float64))
+        found = estimator.fit_predict(_in_float64(features, room))
     kept, labels = np.unique(found, return_inverse=True)
     rule = f"kmeans K={len(kept)}"
     if len(kept) < clusters:
         rule += f" (asked for {clusters}: too many images are the same)"
     return PseudoLabels(labels.astype(np.int64), rule)
+
+
+def _refuse_non_finite(features: NDArray[np.floating]) -> None:
+    bad: list[np.integer] = []
+    for start in range(0, len(features), BLOCK_ROWS):
+        block = features[start : start + BLOCK_ROWS]
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, too, as for the graph
+            finite = np.isfinite(block.astype(np.float32, copy=False)).all(axis=1)
+        bad.extend(start + np.flatnonzero(~finite))
+    if bad:
+        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
+
+
+def _in_float64(features: NDArray[np.floating], room: TableRoom) -> NDArray[np.float64]:
+    """A copy that scikit-learn may work in.
+
+    In float64 it seeds 10 times faster (it converts float32 anew for each centre), and the order in
+    which threads add up does not show in the labels.
+    """
+    rows, columns = features.shape
+    copy = room((rows, 2 * columns)).view(np.float64)  # two of a room's float32 hold a float64
+    for start in range(0, rows, BLOCK_ROWS):
+        copy[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS]
+    return copy
 
 
 def auto_clusters(images: int, identities_per_batch: int) -> int:

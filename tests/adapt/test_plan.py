@@ -82,11 +82,29 @@ def test_time_adds_up(plan: AdaptationPlan) -> None:
 
 def test_memory_adds_up(plan: AdaptationPlan) -> None:
     m = plan.memory
-    assert m.crops == 24 * 32 * 16 * 3
-    assert m.labelling == 24 * (5 * 512 * 4 + 2048), "two tables, mean, centred, searched"
+    assert m.labelling == 0, "k-means has no graph"
     assert m.host == m.measured + m.labelling
-    assert m.measured > m.crops + m.networks + m.training + m.activations
+    assert m.measured > m.networks + m.training + m.activations
     assert m.device is None
+
+
+def test_disk_adds_up(plan: AdaptationPlan) -> None:
+    d = plan.disk
+    assert d.crops == 24 * 32 * 16 * 3
+    assert d.embeddings == 24 * 512 * 4 * (2 + 1 + 1 + 2), "two tables, mean, centred, float64"
+    m = plan.memory
+    adam = m.training - m.training // 3  # two moments beside each gradient
+    assert d.checkpoints == pytest.approx(2 * (m.networks + adam), rel=1e-3)
+    assert d.all == d.crops + d.embeddings + d.checkpoints
+
+
+def test_what_distances_take(market: Callable[..., Path], init: Path, tmp_path: Path) -> None:
+    dbscan = recipe("mmt", MMTOptions(), clustering=Clustering(algorithm="dbscan", radius=0.5))
+    plan = planned(market("site"), init, tmp_path / "out", recipe=dbscan, hold_back=0.3)
+    left = len(plan.crops)
+    assert 0 < plan.crops.held_back == 24 - left
+    assert plan.memory.labelling == left * 2 * 2048, "of each of two networks, as AML holds them"
+    assert plan.disk.embeddings == left * 512 * 4 * (2 + 1 + 2)
 
 
 def test_source_crops_and_scoring_count(
@@ -104,7 +122,7 @@ def test_source_crops_and_scoring_count(
     assert plan.source_crops == 24
     assert plan.steps == 2 * 24 // 6
     assert plan.seconds.scoring > 0
-    assert plan.memory.crops == 3 * 24 * 32 * 16 * 3, "site, source, query and gallery"
+    assert plan.disk.crops == 2 * 24 * 32 * 16 * 3, "site and source"
 
 
 def test_tracks_are_counted_after_thinning(

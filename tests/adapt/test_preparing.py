@@ -18,6 +18,7 @@ from adapt.recipes import load_recipe  # noqa: E402
 from adapt.run_crops import RunCrops  # noqa: E402
 from adapt.running import Machine  # noqa: E402
 from adapt.training import adapt  # noqa: E402
+from adapt.types import in_memory  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def prepared(target: Path, init: Path, recipe: Recipe = MMT) -> PreparedSite:
         camera_pattern=None,
         inits=[init],
         recipe=recipe,
-        clusterer=site_clusterer(recipe, 1, CPU),
+        clusterer=site_clusterer(recipe, 1, CPU, in_memory),
         crops=RunCrops(init),
     )
 

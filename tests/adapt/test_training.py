@@ -8,6 +8,7 @@ import re
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from adapt.config import (  # noqa: E402
 )
 from adapt.errors import ClusteringError, ConfigError, DataError, RunError  # noqa: E402
 from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
+from adapt.labels.kmeans import cluster_kmeans  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.nrmt import NRMTOptions  # noqa: E402
@@ -36,6 +38,7 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.info import RunInfo  # noqa: E402
 from adapt.scoring import open_model  # noqa: E402
 from adapt.training import adapt, pretrain  # noqa: E402
+from adapt.types import PseudoLabels, TableRoom  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
@@ -270,6 +273,21 @@ def test_a_folder_in_use_is_noticed_before_anything_is_read(tmp_path: Path) -> N
     ):
         with pytest.raises(RunError, match="not empty"):
             start()
+
+
+def test_copies_that_are_clustered_lie_on_the_disk_of_the_run(
+    market: Callable[..., Path], init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = []
+
+    def cluster(features: Any, clusters: int, *, seed: int, room: TableRoom) -> PseudoLabels:
+        tables.append((features, room((1, 2))))
+        return cluster_kmeans(features, clusters, seed=seed, room=room)
+
+    monkeypatch.setattr("adapt.clustering.cluster_kmeans", cluster)
+    site_run(market("site"), init, tmp_path / "run")
+    assert len(tables) == 2
+    assert all(isinstance(each.base, np.memmap) for pair in tables for each in pair)
 
 
 def test_a_full_disk_is_an_error_of_ours(market: Callable[..., Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.config import BatchShape, Recipe, Schedule
-from adapt.plan import AdaptationPlan, Memory, Seconds
+from adapt.plan import AdaptationPlan, Disk, Memory, Seconds
 from adapt.types import UNTRACKED, CropSet, Dropped, Sample
 from cli.planning import amount, duration, plan_text
 from models.image import Preprocessing
@@ -28,6 +28,7 @@ PLAN = AdaptationPlan(
         tuple(Sample(Path(), str(n), n // 2, track=track) for n, track in enumerate(TRACKS)),
         ("door", "lift"),
         (Dropped("x.jpg", "damaged"), Dropped("Thumbs.db", "no image", image=False)),
+        held_back=2,
         thinned=5,
     ),
     source_crops=0,
@@ -42,13 +43,13 @@ PLAN = AdaptationPlan(
     seconds=Seconds(read=60, extract=60, label=12, train=700, scoring=0),
     memory=Memory(
         measured=1870 * MB,
-        crops=100 * MB,
         networks=40 * MB,
         training=30 * MB,
         activations=1200 * MB,
         labelling=20 * MB,
         device=None,
     ),
+    disk=Disk(crops=100 * MB, embeddings=50 * MB, checkpoints=2000 * MB),
 )
 
 
@@ -58,20 +59,24 @@ def test_by_hand() -> None:
         plan_text(PLAN)
         == """\
 mmt on site: a plan, nothing is written
-  crops     4 (left out: 5 thinned, 1 cannot be read, 1 other files)
+  crops     4 (left out: 2 held back, 5 thinned, 1 cannot be read, 1 other files)
   cameras   2: door 2, lift 2
   tracks    2, and 1 crops without
   networks  resnet18 at 32x16: theta_1, theta_2, E_1, E_2; 2 trained
   batches   6 crops (3 x 2), 2 views of each
   rounds    7 x 3 steps
   time      about 91 min on cpu; a round: extract 60 s, label 12 s, train 12 min
-  memory    about 1.9 GB: crops 100 MB, networks 40 MB, gradients and optimiser 30 MB, \
-a step 1.2 GB, labelling 20 MB, the rest libraries and workspace"""
+  memory    about 1.9 GB: networks 40 MB, gradients and optimiser 30 MB, \
+a step 1.2 GB, labelling 20 MB, the rest libraries and workspace
+  disk      about 2.1 GB while it runs: decoded crops 100 MB, embeddings 50 MB, \
+checkpoints 2.0 GB"""
     )
 
 
 def test_what_is_not_always_there() -> None:
-    plain = replace(PLAN.crops, samples=(Sample(Path(), "a", 0),), dropped=(), thinned=0)
+    plain = replace(
+        PLAN.crops, samples=(Sample(Path(), "a", 0),), dropped=(), held_back=0, thinned=0
+    )
     text = plan_text(replace(PLAN, crops=plain, views=1))
     assert "  crops     1\n" in text
     assert "1 view of each" in text
@@ -83,7 +88,7 @@ def test_what_is_not_always_there() -> None:
     text = plan_text(replace(PLAN, recipe=passes))
     assert "about 3 steps (2 passes; 6 clusters supposed)" in text
     gpu = plan_text(replace(PLAN, memory=replace(PLAN.memory, device=2000 * MB)))
-    assert "about 1.9 GB, and 2.0 GB on the GPU: crops 100 MB" in gpu
+    assert "about 1.9 GB, and 2.0 GB on the GPU: networks 40 MB" in gpu
 
 
 def test_many_cameras() -> None:

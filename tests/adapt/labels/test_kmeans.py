@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
+from adapt.data.scratch import Scratch
 from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
 from adapt.labels.kmeans import auto_clusters, cluster_kmeans
 
@@ -69,6 +73,22 @@ def test_same_seed_same_labels() -> None:
     other = cluster_kmeans(features, 20, seed=8, starts=2)
     np.testing.assert_array_equal(first.labels, again.labels)
     assert (first.labels != other.labels).any()
+
+
+def test_copies_lie_in_the_room_given(tmp_path: Path) -> None:
+    """scikit-learn makes two of float64 by default: one to work in, one for its tolerance."""
+    features = np.random.default_rng(0).normal(size=(5000, 128)).astype(np.float32)
+    before = features.copy()
+    expected = cluster_kmeans(features, 20, seed=1, starts=1)
+    tracemalloc.start()
+    try:
+        found = cluster_kmeans(features, 20, seed=1, starts=1, room=Scratch(tmp_path).table)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < features.size * 4
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(features, before)
 
 
 def test_every_image_its_own_cluster() -> None:
