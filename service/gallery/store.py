@@ -57,8 +57,10 @@ from service.gallery.statements import (
 )
 from service.gallery.tables import (
     SCHEMA_VERSION,
+    adaptations,
     crops,
     embeddings,
+    leftovers,
     metadata,
     models,
     schema,
@@ -279,7 +281,10 @@ class Store:
 
     def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
         """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`,
-        `AdaptationUnfinishedError` while an adaptation waits or runs."""
+        `AdaptationUnfinishedError` while an adaptation waits or runs.
+
+        Folders of its adaptations are noted, see `JobRows.leftovers`.
+        """
 
         def apply(connection: Connection) -> None:
             require_site(connection, site)
@@ -291,6 +296,8 @@ class Store:
                     f"site {site} has {held} sightings; delete it with force to delete them too"
                 )
             refuse_unfinished(connection, site)
+            ids = select(adaptations.c.adaptation).where(adaptations.c.site == site)
+            connection.execute(insert(leftovers).from_select(["adaptation"], ids))
             connection.execute(delete(sites).where(sites.c.site == site))
 
         return self.submit(apply, then, deletes=True)

@@ -117,3 +117,10 @@ adaptations = Table(
     Column("verdict", String(16), nullable=False),
     Column("verdict_reasons", JSON, nullable=False),
 )
+
+# Adaptations of deleted sites whose folders are still to be removed, also after a crash.
+leftovers = Table(
+    "leftovers",
+    metadata,
+    Column("adaptation", String(64), primary_key=True),
+)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from pathlib import Path
 
 from service.gallery.records import SeenCrop
 from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+
+log = logging.getLogger("resight.jobs")
 
 _SUFFIXES = (
     (b"\xff\xd8\xff", ".jpg"),
@@ -165,18 +168,31 @@ class JobFolder:
                 table.writerow([path, crop.camera, track, _time(crop.time)])
 
 
-def tidy_all(root: Path, states: Mapping[str, JobState]) -> None:
-    """Tidy up after adaptations that are over, and remove the folders of those that are no more, as
-    their site is no more.
+def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
+    """Tidy up after adaptations that are over; the names of what lies there of nobody.
 
     states: of all adaptations, by id.
     """
-    for entry in os.scandir(root) if root.is_dir() else ():
-        state = states.get(entry.name)
-        if state is None:
-            shutil.rmtree(entry.path, ignore_errors=True)
-        elif state.over:
-            JobFolder(Path(entry.path)).tidy(state)
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    for name in names & states.keys():
+        if states[name].over:
+            JobFolder(root / name).tidy(states[name])
+    return names - states.keys()
+
+
+def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
+    """Remove the folders of adaptations whose site is no more; those whose folder is no more."""
+    removed = []
+    for adaptation in adaptations:
+        folder = root / adaptation
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+                log.info("removed %s: its site was deleted", folder)
+            removed.append(adaptation)
+        except OSError as error:
+            log.warning("%s of a deleted site cannot be removed: %s", folder, error)
+    return removed
 
 
 def _suffix(image: bytes) -> str:

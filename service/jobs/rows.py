@@ -5,12 +5,12 @@ PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, case, delete, insert, select, update
 
 from service.errors import (
     AdaptationNotFoundError,
@@ -20,7 +20,7 @@ from service.errors import (
 from service.gallery.records import SeenCrop
 from service.gallery.statements import refuse_unfinished, require_site
 from service.gallery.store import Store
-from service.gallery.tables import adaptations, crops, sightings
+from service.gallery.tables import adaptations, crops, leftovers, sightings
 from service.gallery.times import from_us, to_us
 from service.jobs.records import Adaptation, JobState, Judgement, Wish
 
@@ -57,6 +57,19 @@ class JobRows:
         query = select(adaptations.c.adaptation, adaptations.c.state)
         with self._store.reading() as connection:
             return {row.adaptation: JobState(row.state) for row in connection.execute(query)}
+
+    def leftovers(self) -> list[str]:
+        """Ids of adaptations whose site was deleted, and whose folders are to be removed."""
+        with self._store.reading() as connection:
+            return list(connection.execute(select(leftovers.c.adaptation)).scalars())
+
+    def forget_leftovers(self, removed: Sequence[str]) -> Future[None]:
+        """Note that these folders are no more."""
+
+        def apply(connection: Connection) -> None:
+            connection.execute(delete(leftovers).where(leftovers.c.adaptation.in_(removed)))
+
+        return self._store.submit(apply)
 
     def unfinished(self) -> list[Adaptation]:
         """Those that run or wait, in the order in which they are worked on."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from models.registry import Registry
 from service.errors import CallError
-from service.jobs.folder import JobFolder, tidy_all
+from service.jobs.folder import JobFolder, remove_folders, tidy_all
 from service.jobs.process import Starter
 from service.jobs.records import Adaptation, JobReason, JobState
 from service.jobs.rows import JobRows
@@ -60,6 +60,7 @@ class Supervisor:
         self._clock = clock
         self._metrics = metrics
         self._changed = asyncio.Event()
+        self._named: set[str] = set()
         self._stopping = False
         self._current = ""
         self._interrupt = asyncio.Event()
@@ -99,7 +100,7 @@ class Supervisor:
         while not self._stopping:
             self._changed.clear()
             try:
-                await asyncio.to_thread(lambda: tidy_all(self._root, self._rows.states()))
+                await self._tidy()
                 jobs = await self.count()
                 if jobs:
                     await self._work(jobs[0])
@@ -112,6 +113,19 @@ class Supervisor:
                     log.exception("adaptations wait for a fault of the server")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), _RETRY_S)
+
+    async def _tidy(self) -> None:
+        # First the rows, then the notes: a site that is deleted in between is in one of them.
+        besides = await asyncio.to_thread(lambda: tidy_all(self._root, self._rows.states()))
+        left = await asyncio.to_thread(self._rows.leftovers)
+        if left:
+            removed = await asyncio.to_thread(remove_folders, self._root, left)
+            await _committed(self._rows.forget_leftovers(removed))
+        unknown = besides - {*left, *self._named}
+        if unknown:
+            self._named |= unknown
+            said = "%s holds what is of no adaptation in the database, and is left alone: %s"
+            log.warning(said, self._root, ", ".join(sorted(unknown)))
 
     async def _work(self, job: Adaptation) -> None:
         # Before it is marked as running: whoever cancels it from then on finds it here.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.gallery.records import SeenCrop
-from service.jobs.folder import JobFolder, Outcome, tidy_all
+from service.jobs.folder import JobFolder, Outcome, remove_folders, tidy_all
 from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -124,14 +124,14 @@ def test_last_words(folder: JobFolder) -> None:
 def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
     root = folder.path.parent
     going_on = {"checkpoint.safetensors", "target.crops", "source.crops"}
-    for name in ("runs", "done", "failed", "cancelled", "of-no-site"):
+    for name in ("runs", "done", "failed", "cancelled", "copy"):
         job = JobFolder(root / name)
         job.prepare([[seen(1, "door")]], {})
         (job.path / "run").mkdir()
         for file in ("metrics.jsonl", *going_on):
             (job.path / "run" / file).write_bytes(b"")
         job.bundle.mkdir()
-    tidy_all(
+    besides = tidy_all(
         root,
         {
             "runs": JobState.RUNNING,
@@ -141,14 +141,30 @@ def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
             "waits": JobState.PENDING,
         },
     )
-    assert {path.name for path in root.iterdir()} == {"runs", "done", "failed", "cancelled"}
     left = {
         name: {p.name for p in (root / name).rglob("*")} - {"job.json", "run", "metrics.jsonl"}
-        for name in ("runs", "done", "failed", "cancelled")
+        for name in ("runs", "done", "failed", "cancelled", "copy")
     }
     crops = {"crops", "0001", "00000001.jpg", "manifest.csv"}
     assert left["runs"] == crops | going_on | {"bundle"}
     assert left["done"] == set()
     assert left["failed"] == {"bundle"}
     assert left["cancelled"] == set()
-    tidy_all(root / "nowhere", {})
+    assert left["copy"] == left["runs"], "what is of no adaptation is left alone"
+    assert besides == {"copy"}
+    assert tidy_all(root / "nowhere", {}) == set()
+
+
+def test_only_folders_that_are_named_are_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("gone", "stays"):
+        JobFolder(tmp_path / name).prepare([[seen(1, "door")]], {})
+    (tmp_path / "link").symlink_to("stays")
+    with caplog.at_level("INFO"):
+        assert remove_folders(tmp_path, ["gone", "never there", "link"]) == ["gone", "never there"]
+    assert not (tmp_path / "gone").exists()
+    assert JobFolder(tmp_path / "stays").prepared
+    removed, kept = caplog.messages
+    assert removed == f"removed {tmp_path / 'gone'}: its site was deleted"
+    assert kept.startswith(f"{tmp_path / 'link'} of a deleted site cannot be removed")

@@ -53,6 +53,19 @@ def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> No
     assert rows.states() == {}
 
 
+def test_of_a_deleted_site_is_known_which_folders_are_to_be_removed(
+    rows: JobRows, store: Store
+) -> None:
+    for job in ("j1", "j2"):
+        rows.add(job, "lobby", WISH, NOW).result(10)
+        rows.cancel("lobby", job, NOW).result(10)
+    assert rows.leftovers() == []
+    store.delete_site("lobby", force=True, then=lambda _: None).result(10)
+    assert sorted(rows.leftovers()) == ["j1", "j2"]
+    rows.forget_leftovers(["j2"]).result(10)
+    assert rows.leftovers() == ["j1"]
+
+
 def test_what_runs_is_worked_on_first_then_the_oldest(
     rows: JobRows, store: Store, enroll: Callable[..., None]
 ) -> None:

@@ -21,7 +21,7 @@ from service.jobs.rows import JobRows
 from service.jobs.supervisor import Supervisor
 from service.jobs.work import JobSetup, ModelInUse
 from service.metrics import Metrics
-from tests.service.jobs.conftest import NOW
+from tests.service.jobs.conftest import NOW, ONE
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.tiny_model import write_tiny_bundle
 
@@ -531,10 +531,38 @@ async def test_a_registry_that_cannot_be_written_is_noticed_before_training(
     assert starter.started == []
 
 
-async def test_folders_without_an_adaptation_are_removed(
-    rows: JobRows, start: Any, tmp_path: Path
+async def test_crops_of_a_site_that_was_deleted_before_a_crash_are_removed(
+    rows: JobRows, start: Any, store: Store, starter: FakeStarter
 ) -> None:
-    left = tmp_path / "jobs" / "of-a-deleted-site"
-    left.mkdir(parents=True)
+    add(rows)
+    first = start()
+    process = await starter.number(1)
+    await first.stop()
+    rows.finish(rows.get("lobby", "j1"), JobState.CANCELLED, NOW).result(10)
+    store.delete_site("lobby", force=True, then=lambda _: None).result(10)
+    store.create_site("lobby", ONE, NOW, lambda _: None).result(10)
+    assert list((process.folder / "crops").rglob("*.jpg"))
+    assert rows.leftovers() == ["j1"]
     start()
-    await eventually(lambda: not left.exists())
+    await eventually(lambda: not process.folder.exists())
+    await eventually(lambda: rows.leftovers() == [])
+
+
+async def test_folders_that_no_site_had_are_left_alone_and_named_once(
+    rows: JobRows, start: Any, starter: FakeStarter, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    kept = [tmp_path / "jobs" / name for name in ("20260101-120000-abcdef", "backup of j1")]
+    for folder in kept:
+        folder.mkdir(parents=True)
+    starter.script = FakeProcess.succeed
+    supervisor = start()
+    for job in ("j1", "j2"):
+        add(rows, job)
+        supervisor.changed()
+        await over(rows, job)
+    await supervisor.stop()
+    assert all(folder.exists() for folder in kept)
+    told = [each for each in caplog.messages if "left alone" in each]
+    assert len(told) == 1
+    assert told[0].endswith(": 20260101-120000-abcdef, backup of j1")
