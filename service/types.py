@@ -119,7 +119,8 @@ class Sighting:
 class NewSighting:
     """One crop to enroll.
 
-    image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters.
+    image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters, like track without blanks
+    at its ends.
     id: empty, and the server makes one. time: None, and it is the time of receipt.
     Raises `BadNameError` or `BadSightingError`.
     """
@@ -142,6 +143,10 @@ class NewSighting:
                 raise BadSightingError(
                     f"{name} is longer than {MAX_LABEL} characters or has control characters"
                 )
+        for name in ("camera", "track"):  # an adaptation would take "c1" and "c1 " for one
+            value = getattr(self, name)
+            if value != value.strip():
+                raise BadSightingError(f"{name} {value!r} has blanks at its ends; leave them out")
         if self.time is not None and self.time.tzinfo is None:
             raise BadSightingError("time has no time zone; give an aware datetime")
         self._check_attributes()

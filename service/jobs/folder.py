@@ -164,8 +164,8 @@ class JobFolder:
                 path = f"{folder}/{crop.row:08d}{_suffix(crop.image)}"
                 (self.crops / path).write_bytes(crop.image)
                 # Trackers count for themselves: the same track of two cameras is two.
-                track = f"{folder}-{crop.track}" if crop.track else ""
-                table.writerow([path, crop.camera, track, _time(crop.time)])
+                track = f"{folder}-{_cell(crop.track)}" if crop.track else ""
+                table.writerow([path, _cell(crop.camera), track, _time(crop.time)])
 
 
 def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
@@ -197,6 +197,14 @@ def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
 
 def _suffix(image: bytes) -> str:
     return next((suffix for magic, suffix in _SUFFIXES if image.startswith(magic)), ".tif")
+
+
+def _cell(name: str) -> str:
+    """A name, quoted if readers of manifests would strip it: galleries may hold "c1" and "c1 ".
+
+    So is one that begins with a quotation mark: no two names share a cell.
+    """
+    return f'"{name}"' if name != name.strip() or name.startswith('"') else name
 
 
 def _time(moment: datetime) -> str:

@@ -12,11 +12,13 @@ from pydantic import BaseModel
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
+from adapt.data.manifest import read_manifest
 from adapt.job import Job, Outcome
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
 from models.registry import Registry
+from service.gallery.records import SeenCrop
 from service.jobs import records
 from service.jobs.folder import JobFolder
 from service.jobs.work import JobSetup, Work
@@ -97,6 +99,17 @@ def test_a_job_as_the_service_writes_it_is_one_that_training_reads(tmp_path: Pat
         name="lobby-4c97a9ef95cd",
         version="1",
     )
+
+
+def test_cameras_and_tracks_of_a_manifest_stay_apart_when_it_is_read(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "j1")
+    names = ["c1", "c1 ", " ", '"c1 "', "\u00a0"]
+    both = [(camera, track) for camera in names for track in names]
+    crops = [SeenCrop(n, *each, NOW, b"BM") for n, each in enumerate(both)]
+    folder.prepare([crops], {})
+    entries = read_manifest(folder.crops / "manifest.csv").entries
+    assert len({entry.camera for entry in entries}) == len(names)
+    assert len({entry.track for entry in entries}) == len(both)
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "stopped"])

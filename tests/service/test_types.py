@@ -48,6 +48,11 @@ def test_sighting_ids_may_hold_a_tilde() -> None:
         {"camera": "c" * 129},
         {"camera": "\udc80"},
         {"track": "a\nb"},
+        {"camera": " "},
+        {"camera": "c1 "},
+        {"camera": "\u3000c1"},
+        {"track": " "},
+        {"track": "\u00a04"},
         {"person": "p" * 129},
         {"time": datetime(2026, 1, 1)},
         {"attributes": {"": "x"}},
@@ -60,6 +65,11 @@ def test_sighting_ids_may_hold_a_tilde() -> None:
 def test_malformed_sightings(fields: dict[str, Any]) -> None:
     with pytest.raises(BadSightingError):
         NewSighting(**({"image": b"x", "camera": "c"} | fields))
+
+
+def test_what_to_do_about_blanks_is_said() -> None:
+    with pytest.raises(BadSightingError, match="camera 'c1 ' has blanks at its ends; leave them"):
+        NewSighting(image=b"x", camera="c1 ")
 
 
 def test_malformed_id_of_a_new_sighting() -> None:

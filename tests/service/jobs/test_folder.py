@@ -64,6 +64,17 @@ def test_the_same_track_of_two_cameras_is_two(folder: JobFolder) -> None:
     assert tracks[2] == ""
 
 
+def test_names_that_differ_in_blanks_only_stay_apart(folder: JobFolder) -> None:
+    """Enrolled before such names were refused; whoever reads a manifest strips its cells."""
+    names = ["c1", "c1 ", " ", '"c1 "', '"', "\u3000c1", "c 1"]
+    folder.prepare([[seen(n, name, track=name) for n, name in enumerate(names)]], {})
+    cameras = [row["camera"].strip() for row in manifest(folder)]
+    assert cameras == ["c1", '"c1 "', '" "', '""c1 ""', '"""', '"\u3000c1"', "c 1"]
+    folder.prepare([[seen(n, "door", track=name) for n, name in enumerate(names)]], {})
+    tracks = [row["track"].strip() for row in manifest(folder)]
+    assert tracks == [f"0001-{camera}" for camera in cameras]
+
+
 @pytest.mark.parametrize("year", [1969, 2100])
 def test_impossible_times_are_left_out(folder: JobFolder, year: int) -> None:
     crop = SeenCrop(1, "door", "", datetime(year, 6, 1, tzinfo=UTC), b"BM")
