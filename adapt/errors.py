@@ -7,6 +7,7 @@ AdaptError
 │   └── NonFiniteFeaturesError  NaN or infinity in features
 ├── ConfigError               a recipe, --set value or --device that does not hold
 ├── RunError                  a run folder that cannot be read or continued
+│   ├── WriteError            a run folder that cannot be written now, as its disk is full
 │   └── CheckpointError       a checkpoint that does not fit
 ├── StoppedError              a run that was asked to stop, and can be continued
 ├── LostProcessError          another process of the run has ended, or does not answer
@@ -71,6 +72,12 @@ class RunError(AdaptError):
     """A run folder that cannot be read or continued."""
 
     reason = "RUN_FOLDER_UNUSABLE"
+
+
+class WriteError(RunError):
+    """A run folder that cannot be written now: its disk is full, or somebody else writes there."""
+
+    reason = "RUN_FOLDER_UNWRITABLE"
 
 
 class CheckpointError(RunError):

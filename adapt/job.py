@@ -30,7 +30,7 @@ from adapt.resuming import resume
 from adapt.running import Machine
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.runs.info import CONTINUED
+from adapt.runs.info import CONTINUED, PASSING
 from adapt.training import adapt
 from models.errors import ModelError
 
@@ -87,7 +87,7 @@ class Outcome(BaseModel):
     @classmethod
     def of(cls, error: AdaptError | ModelError, folder: Path) -> Outcome:
         """What becomes of the job of a folder that ended with an error."""
-        goes_on = error.reason in CONTINUED and _can_go_on(folder / _RUN)
+        goes_on = error.reason in PASSING and _can_go_on(folder / _RUN)
         return cls(state="stopped" if goes_on else "failed", reason=error.reason, error=str(error))
 
     def write(self, folder: Path) -> None:
@@ -141,12 +141,11 @@ def _what_is_left(run: Run | None) -> str:
 
 
 def _can_go_on(path: Path) -> bool:
-    """Whether a run began there, so that what it begins with holds, and it is not over."""
+    """Whether the run of this folder is not over; it need not have begun."""
     try:
-        run = _earlier_run(path)
+        return _what_is_left(_earlier_run(path)) != "nothing"
     except RunError:
         return False
-    return run is not None and _what_is_left(run) != "nothing"
 
 
 def _told(world: World, left: str) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.errors import RunError
+from adapt.errors import WriteError
 
 
 class Scratch:
@@ -28,14 +28,14 @@ class Scratch:
     def file(self, size: int) -> BinaryIO:
         """A file of so many bytes; where the system knows such files it can be named later.
 
-        Raises RunError when the disk has no room for all of it: a mapped file that turns out to
+        Raises WriteError when the disk has no room for all of it: a mapped file that turns out to
         have none would end the process.
         """
         try:
             file = _nameless(self._folder)
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            raise RunError(
+            raise WriteError(
                 f"{self._folder} has no room for {size / 1e9:.1f} GB ({error.strerror}): make room "
                 "there, or write to another disk (--out; where a command has none, TMPDIR)"
             ) from error

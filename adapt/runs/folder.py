@@ -38,6 +38,7 @@ from adapt.errors import (
     CheckpointError,
     RunError,
     StoppedError,
+    WriteError,
 )
 from adapt.runs.info import CONTINUED, FORMAT, RunInfo
 from adapt.runs.lock import locked
@@ -69,7 +70,9 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"cannot make {path}: {error.strerror}; choose another --out") from None
+            raise WriteError(
+                f"cannot make {path}: {error.strerror}; choose another --out"
+            ) from None
         lock = locked(path)
         try:
             if any(path.iterdir()):
@@ -329,7 +332,7 @@ class Run:
             again = "make room there or choose another --out, and start the run again"
             if (self.path / _CHECKPOINT).exists():
                 again = f"make room there, and go on with --resume {self.path}"
-            raise RunError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
+            raise WriteError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
 
 
 def in_run(file: Path) -> Path | None:

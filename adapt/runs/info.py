@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from adapt.data.splits import Split
-from adapt.errors import LostProcessError, RunError, StoppedError
+from adapt.errors import LostProcessError, RunError, StoppedError, WriteError
 from adapt.types import CropSet
 from models.backbones.weights import weights_file
 from models.files import sha256_file
@@ -22,8 +22,12 @@ from models.image import Preprocessing
 FORMAT = 1
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 
-CONTINUED = (StoppedError.reason, RunError.reason, LostProcessError.reason, "INTERRUPTED")
-"""Reasons after which a run can go on; so it can when its process died and it says `running`."""
+PASSING = (StoppedError.reason, WriteError.reason, LostProcessError.reason, "INTERRUPTED")
+"""Reasons that may be gone by themselves."""
+
+CONTINUED = (*PASSING, RunError.reason)
+"""Reasons after which a run can go on, once they are gone or mended; so it can when its process
+died and it says `running`."""
 
 
 class _Record(BaseModel):

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from adapt.errors import RunError
+from adapt.errors import RunError, WriteError
 
 
 def locked(path: Path) -> int:
@@ -23,5 +23,5 @@ def locked(path: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         why = "a run is still writing there" if isinstance(error, BlockingIOError) else error
-        raise RunError(f"cannot lock {path}: {why}; choose another --out") from None
+        raise WriteError(f"cannot lock {path}: {why}; choose another --out") from None
     return descriptor

@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from adapt.__main__ import main  # noqa: E402
-from adapt.errors import ConfigError, RunError, StoppedError  # noqa: E402
+from adapt.errors import ConfigError, StoppedError, WriteError  # noqa: E402
 from adapt.job import Job, Outcome, run_job  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.lock import locked  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
@@ -131,7 +132,7 @@ def test_a_job_whose_disk_was_full_goes_on(folder: Path) -> None:
     with no_file_above(1_000_000):  # no network has room
         assert main(folder) == 75
     said = outcome(folder)
-    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNUSABLE")
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
     assert "make room there" in said["error"]
     started = Run.open(folder / "run").info.started
     assert main(folder) == 0
@@ -139,14 +140,25 @@ def test_a_job_whose_disk_was_full_goes_on(folder: Path) -> None:
     assert Run.open(folder / "run").info.started == started, "the same run"
 
 
-def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path) -> None:
+def test_a_job_whose_disk_is_full_before_its_run_begins_goes_on(folder: Path) -> None:
+    with no_file_above(1000):  # the decoded crops have no room
+        assert main(folder) == 75
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
+    assert not (folder / "run" / "run.json").exists()
+    assert main(exported(folder)) == 0
+
+
+@pytest.mark.parametrize("reason", ["RUN_FOLDER_UNWRITABLE", "RUN_FOLDER_UNUSABLE"])
+def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path, reason: str) -> None:
+    """Earlier versions had one reason for all that a folder may lack."""
     begun(exported(folder))
     (folder / "run" / "checkpoint.safetensors").unlink()
     file = folder / "run" / "run.json"
     info = json.loads(file.read_text())
-    info |= {"state": "failed", "reason": "RUN_FOLDER_UNUSABLE", "error": "full"}
+    info |= {"state": "failed", "reason": reason, "error": "full"}
     file.write_text(json.dumps(info))
-    assert Outcome.of(RunError("full"), folder).state == "stopped"
+    assert Outcome.of(WriteError("full"), folder).state == "stopped"
     assert run_job(folder, StopRequest()).state == "finished"
 
 
@@ -155,6 +167,37 @@ def test_what_a_job_begins_with_does_not_mend_itself(folder: Path) -> None:
     assert main(folder) == 1
     said = outcome(folder)
     assert (said["state"], said["reason"]) == ("failed", "RUN_FOLDER_UNUSABLE")
+
+
+def damage_checkpoint(folder: Path) -> None:
+    (folder / "run" / "checkpoint.safetensors").write_bytes(b"torn")
+
+
+def lose_a_crop(folder: Path) -> None:
+    next(path for path in (folder / "crops").rglob("*") if path.is_file()).unlink()
+
+
+def change_device(folder: Path) -> None:
+    file = folder / "run" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
+
+
+@pytest.mark.parametrize("harm", [damage_checkpoint, lose_a_crop, change_device])
+def test_what_a_run_lacks_for_good_does_not_mend_itself(
+    folder: Path, harm: Callable[[Path], None]
+) -> None:
+    harm(begun(folder))
+    assert main(folder) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "RUN_FOLDER_UNUSABLE")
+
+
+def test_a_run_whose_folder_somebody_looks_at_goes_on(folder: Path) -> None:
+    held = locked(begun(folder) / "run")
+    assert main(folder) == 75
+    os.close(held)
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
 
 
 def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:

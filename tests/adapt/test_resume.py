@@ -355,6 +355,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(world: World, tmp_path: Path) ->
             resume(path, CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert Run.open(path).info.reason == "RUN_FOLDER_UNUSABLE"
+    assert Run.open(path).info.reason == "RUN_FOLDER_UNWRITABLE"
     assert (path / "checkpoint.safetensors").read_bytes() == first
     assert outcome(resume(path, CPU)) == outcome(world.adapted("hli", tmp_path / "whole"))

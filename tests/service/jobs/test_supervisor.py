@@ -293,12 +293,24 @@ async def test_a_process_that_can_go_on_is_started_again_but_not_for_ever(
     start(pauses_s=(0.0, 0.0))
     for number in (1, 2, 3):
         process = await starter.number(number)
-        process.stop("RUN_FOLDER_UNUSABLE", "the disk is full; make room there")
+        process.stop("RUN_FOLDER_UNWRITABLE", "the disk is full; make room there")
     done = await over(rows)
-    assert (done.state, done.reason) == (JobState.FAILED, "RUN_FOLDER_UNUSABLE")
+    assert (done.state, done.reason) == (JobState.FAILED, "RUN_FOLDER_UNWRITABLE")
     assert done.error.startswith("the disk is full; make room there (3 processes in a row")
     assert "start another adaptation" in done.error
     assert len(starter.started) == 3
+
+
+async def test_what_does_not_mend_itself_is_not_tried_again(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    start(pauses_s=(0.0, 0.0))
+    process = await starter.number(1)
+    process.keep_state()
+    process.fail("RUN_FOLDER_UNUSABLE", "the checkpoint is damaged")
+    assert (await over(rows)).reason == "RUN_FOLDER_UNUSABLE"
+    assert len(starter.started) == 1
 
 
 async def test_a_disk_that_was_full_for_a_moment_ends_nothing(
@@ -308,7 +320,7 @@ async def test_a_disk_that_was_full_for_a_moment_ends_nothing(
     start(pauses_s=(0.05,))
     process = await starter.number(1)
     process.keep_state()
-    process.stop("RUN_FOLDER_UNUSABLE", "the disk is full")
+    process.stop("RUN_FOLDER_UNWRITABLE", "the disk is full")
     again = await starter.number(2)
     assert rows.get("lobby", "j1").state is JobState.RUNNING
     assert (again.folder / "run" / "checkpoint.safetensors").exists()
