@@ -165,7 +165,7 @@ class Work:
         rounds, in_row = len(folder.rounds()), 0
         while True:
             folder.forget_outcome()
-            code = await self._run("adapt", [str(folder.path)])
+            ended = await self._ended("adapt", [str(folder.path)])
             outcome = folder.outcome()
             if outcome is not None and outcome.state == "finished":
                 return None
@@ -175,14 +175,21 @@ class Work:
             in_row = in_row + 1 if finished <= rounds else 0
             rounds = max(rounds, finished)
             if in_row > len(pauses):
-                return self._given_up(outcome, code, in_row)
+                return self._given_up(outcome, ended, in_row)
             pause = pauses[max(in_row - 1, 0)]
             why = outcome.error if outcome is not None else "it did not say why"
-            said = "adaptation %s goes on in %.0f s; its process ended with exit code %s: %s"
-            log.warning(said, self._job.id, pause, code, why)
+            said = "adaptation %s goes on in %.0f s; its process %s: %s"
+            log.warning(said, self._job.id, pause, ended, why)
             await self._pause(pause)
 
-    def _given_up(self, outcome: Outcome | None, code: int, starts: int) -> Ending:
+    async def _ended(self, module: str, arguments: Sequence[str]) -> str:
+        """How a process ended, for people; also one that the system had no room to start."""
+        try:
+            return f"ended with exit code {await self._run(module, arguments)}"
+        except OSError as error:
+            return f"could not be started ({error})"
+
+    def _given_up(self, outcome: Outcome | None, ended: str, starts: int) -> Ending:
         """What its processes say that ended before it was done, or that they did not."""
         folder = self._folder
         in_row = f"{starts} processes in a row finished no round"
@@ -192,7 +199,7 @@ class Work:
         return Ending(
             JobState.FAILED,
             JobReason.PROCESS_DIED,
-            f"{in_row}, the last one ended with exit code {code} "
+            f"{in_row}, the last one {ended} "
             f"({folder.last_words() or 'without a word'}); see {folder.log}, make room in memory "
             "and on the disk, and start another adaptation",
         )
@@ -235,8 +242,9 @@ class Work:
         if hold_back := folder.hold_back():
             crops += ["--hold-back", str(hold_back)]
         rest = ["--json", str(folder.verdict), "--device", self._setup.device]
-        await self._run("cli.main", ["gate", *pair, *crops, *rest])
+        ended = await self._ended("cli.main", ["gate", *pair, *crops, *rest])
         if folder.judgement() == NOT_JUDGED:
+            log.warning("adaptation %s has no verdict; its gate %s", self._job.id, ended)
             return None
         adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"
         told = {"adaptation": adaptation, "against": old.reference}

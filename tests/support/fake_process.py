@@ -99,14 +99,18 @@ class FakeProcess:
 
 
 class FakeStarter:
-    """Remembers what was started; `script` is told of each process at its start."""
+    """Remembers what was started; `script` is told of each process at its start. What is in
+    `refusals` is raised first, one at each start."""
 
     def __init__(self) -> None:
         self.started: list[FakeProcess] = []
         self.script: Callable[[FakeProcess], None] = lambda process: None
+        self.refusals: list[OSError] = []
         self._one_more = asyncio.Condition()
 
     async def __call__(self, module: str, arguments: Sequence[str], log: Path) -> FakeProcess:
+        if self.refusals:
+            raise self.refusals.pop(0)
         process = FakeProcess(module, arguments, log)
         self.script(process)
         async with self._one_more:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 import time
@@ -327,6 +328,50 @@ async def test_a_disk_that_was_full_for_a_moment_ends_nothing(
     assert (again.folder / "crops").exists()
     again.succeed()
     assert (await over(rows)).model == "lobby@1"
+
+
+NO_ROOM = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(
+    rows: JobRows, starter: FakeStarter, start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    starter.refusals = [NO_ROOM]
+    starter.script = FakeProcess.succeed
+    add(rows)
+    start(pauses_s=(0.0,))
+    assert (await over(rows)).model == "lobby@1"
+    assert "its process could not be started ([Errno 11] Resource temporarily" in caplog.text
+
+
+async def test_a_process_that_cannot_be_started_is_not_tried_for_ever(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    starter.refusals = [NO_ROOM] * 2
+    add(rows)
+    start(pauses_s=(0.0,))
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "PROCESS_DIED")
+    assert "2 processes in a row finished no round, the last one could not be started" in done.error
+    assert starter.refusals == []
+
+
+async def test_a_gate_that_cannot_be_started_has_not_judged(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    add(rows)
+    start(bundle=tiny_bundle.path)
+    process = await starter.number(1)
+    starter.refusals = [NO_ROOM]
+    process.succeed()
+    done = await over(rows)
+    assert (done.state, done.model, done.judgement) == (
+        JobState.SUCCEEDED,
+        "lobby@1",
+        Judgement(),
+    )
+    assert "adaptation j1 has no verdict; its gate could not be started" in caplog.text
 
 
 async def test_who_finishes_rounds_may_die_more_often(
