@@ -374,6 +374,21 @@ async def test_a_gate_that_cannot_be_started_has_not_judged(
     assert "adaptation j1 has no verdict; its gate could not be started" in caplog.text
 
 
+async def test_rounds_of_before_a_restart_are_no_step_forward(
+    rows: JobRows, starter: FakeStarter, start: Any
+) -> None:
+    add(rows)
+    first = start()
+    process = await starter.number(1)
+    process.finish_round(1)
+    await first.stop()
+    start(pauses_s=(0.0,))
+    for number in (2, 3):
+        (await starter.number(number)).end(-9)
+    assert (await over(rows)).reason == "PROCESS_DIED"
+    assert len(starter.started) == 3
+
+
 async def test_who_finishes_rounds_may_die_more_often(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
