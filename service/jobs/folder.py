@@ -83,15 +83,16 @@ class JobFolder:
         """Whether crops and job are written completely."""
         return (self.path / "job.json").exists()
 
-    def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Mapping[str, object]) -> None:
-        """Write crops and job, for the owner of the server only; raises OSError."""
+    def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Mapping[str, object]) -> int:
+        """Write crops and job, for the owner of the server only; how many crops. Raises OSError."""
         shutil.rmtree(self.path, ignore_errors=True)  # what a crash left half written
         self.path.mkdir(mode=0o700, parents=True)
-        self._write_crops(crops)
+        number = self._write_crops(crops)
         # Last, and at once: it says that all is there.
         hidden = self.path / ".job.json.tmp"
         hidden.write_text(json.dumps(job, indent=1))
         hidden.rename(self.path / "job.json")
+        return number
 
     def hold_back(self) -> float:
         """The share of the crops that the adaptation was begun without; raises OSError."""
@@ -149,8 +150,9 @@ class JobFolder:
             return ""
         return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
-    def _write_crops(self, crops: Iterable[Sequence[SeenCrop]]) -> None:
+    def _write_crops(self, crops: Iterable[Sequence[SeenCrop]]) -> int:
         self.crops.mkdir()
+        number = 0
         # Cameras may have any name, files and folders may not.
         folders: dict[str, str] = {}
         with (self.crops / "manifest.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -166,6 +168,8 @@ class JobFolder:
                 # Trackers count for themselves: the same track of two cameras is two.
                 track = f"{folder}-{_cell(crop.track)}" if crop.track else ""
                 table.writerow([path, _cell(crop.camera), track, _time(crop.time)])
+                number += 1
+        return number
 
 
 def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:

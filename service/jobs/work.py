@@ -34,6 +34,9 @@ log = logging.getLogger("resight.jobs")
 PAUSES_S = (10.0, 60.0, 600.0, 3600.0)
 """Time for memory or a disk to become free again: long enough to be noticed and mended."""
 
+LEAST_JUDGED = 100
+"""The gate does not judge by fewer crops (docs/gate.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobSetup:
@@ -135,7 +138,7 @@ class Work:
         """Write the folder; raises OSError and `WorkInterruptedError`."""
         job, wish, name = self._job, self._job.wish, model_name(self._job.site)
         sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
-        self._folder.prepare(
+        crops = self._folder.prepare(
             self._unless_interrupted(self._crops.kept_crops(job.site)),
             {
                 "method": wish.method,
@@ -150,6 +153,10 @@ class Work:
                 "version": self._registry.next_version(name, self._setup.own),
             },
         )
+        judged = int(crops * (self._setup.hold_back or 1.0))
+        if judged < LEAST_JUDGED:
+            said = "adaptation %s: of %d crops the gate sees some %d; below %d it says hold"
+            log.warning(said, job.id, crops, judged, LEAST_JUDGED)
 
     def _unless_interrupted(
         self, chunks: Iterable[Sequence[SeenCrop]]

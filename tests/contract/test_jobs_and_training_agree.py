@@ -13,6 +13,7 @@ from pydantic import BaseModel
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.manifest import read_manifest
+from adapt.gate import DEFAULT_RULE
 from adapt.job import Job, Outcome
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
@@ -21,7 +22,7 @@ from models.registry import Registry
 from service.gallery.records import SeenCrop
 from service.jobs import records
 from service.jobs.folder import JobFolder
-from service.jobs.work import JobSetup, Work
+from service.jobs.work import LEAST_JUDGED, JobSetup, Work
 from tests.service.jobs.conftest import NOW
 from tests.support.tiny_runs import info
 
@@ -30,6 +31,10 @@ def test_methods() -> None:
     assert sorted(METHODS) == sorted(records.METHODS)
     wanting = {m for m in METHODS if load_recipe(m, method=m).options.source_wanted()}
     assert wanting == records.NEEDS_SOURCES
+
+
+def test_how_many_crops_the_gate_needs() -> None:
+    assert DEFAULT_RULE.least_crops == LEAST_JUDGED
 
 
 def test_no_value_that_a_caller_can_change_names_a_file() -> None:

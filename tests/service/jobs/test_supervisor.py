@@ -183,6 +183,20 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
     assert (await over(rows)).judgement == Judgement("promote")
 
 
+@pytest.mark.parametrize(("crops", "hold_back", "seen"),
+                         [(499, 0.2, 99), (500, 0.2, 0), (99, 0.0, 99), (100, 0.0, 0)])  # fmt: skip
+async def test_too_few_crops_for_the_gate_are_told_at_once(
+    rows: JobRows, store: Store, starter: FakeStarter, start: Any, caplog: pytest.LogCaptureFixture,
+    crops: int, hold_back: float, seen: int,
+) -> None:  # fmt: skip
+    add(rows)
+    start(rows=ManyRows(store, crops), hold_back=hold_back)
+    await starter.number(1)
+    told = [each for each in caplog.messages if "it says hold" in each]
+    assert bool(told) == bool(seen)
+    assert all(f"of {crops} crops the gate sees some {seen}; below 100" in each for each in told)
+
+
 @pytest.mark.parametrize(("begun", "now"), [(0.2, 0.0), (0.2, 0.5), (0.0, 0.2)])
 async def test_the_gate_judges_by_what_was_held_back_when_it_began(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, begun: float, now: float
@@ -556,6 +570,17 @@ async def test_a_model_that_cannot_be_registered_is_not_lost(
     assert str(process.folder / "bundle") in done.error
     await eventually(lambda: not (process.folder / "crops").exists())
     assert (process.folder / "bundle").exists()
+
+
+class ManyRows(JobRows):
+    """A site with so many crops."""
+
+    def __init__(self, store: Store, crops: int) -> None:
+        super().__init__(store)
+        self._crops = crops
+
+    def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
+        yield [SeenCrop(row, "door", "", NOW, b"BM") for row in range(self._crops)]
 
 
 class SlowRows(JobRows):
