@@ -6,7 +6,6 @@ Every method of `adapt.methods` runs in it. What a method may vary is `adapt.met
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from adapt.features import extract
 from adapt.labels.guards import LabelReport, check_labels
 from adapt.loop_state import (
     Checkpoints,
+    Clock,
     LoopState,
     Means,
     NoCheckpoints,
@@ -125,24 +125,6 @@ def train(
             run.keep()
 
 
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str, parts: Mapping[str, float] | None = None) -> None:
-        """End a stage. parts: seconds of it that are told apart; the stage's own are the rest."""
-        now = time.perf_counter()
-        spent = now - self._last
-        for part, seconds in (parts or {}).items():
-            self.seconds[f"seconds_{part}"] = seconds
-            spent -= seconds
-        self.seconds[f"seconds_{stage}"] = max(0.0, spent)
-        self._last = now
-
-
 @dataclass
 class _Training:
     """A run of `train`: its arguments and where it stands."""
@@ -160,7 +142,6 @@ class _Training:
     compute: Compute
     room: TableRoom
     at: Standing = field(default_factory=Standing)
-    clock: _Clock = field(default_factory=_Clock)
 
     def start(self, state: LoopState | None) -> None:
         """Networks to their device; from a state, everything to where it stood."""
@@ -197,11 +178,11 @@ class _Training:
 
     def label(self) -> None:
         """Extract features, label them anew and make the round's optimiser."""
-        self.clock = _Clock()
+        self.at.clock = Clock()
         cameras = self.data.crops.camera_codes
         self.world.wait()  # the first process may have had more to do until here
         features = self._extract(cameras if self.camera_statistics else None)
-        self.clock.lap("extract")
+        self.at.clock.lap("extract")
         if self.world.first:
             self._label_by(FeatureTable(features, cameras, self.room))
         self._follow_first()
@@ -216,7 +197,7 @@ class _Training:
             stage: seconds - before.get(stage, 0.0)
             for stage, seconds in method.label_seconds().items()
         }
-        self.clock.lap("relabel", spent)
+        at.clock.lap("relabel", spent)
         self._place()  # a new classifier starts on the CPU
         kept = None if method.fresh_optimizer else at.optimizer
         at.optimizer = build_optimizer(method, self.settings, kept)
@@ -245,16 +226,17 @@ class _Training:
                 at.done += 1
                 tick(at.done)
                 if self.checkpoints.due():
+                    at.clock.lap("train")
                     self.keep()
         refuse_not_finite(method)
-        self.clock.lap("train")
+        at.clock.lap("train")
 
     def end_round(self) -> Round:
         """Count the round and tell of it."""
         at = self.at
         lr = learning_rate(self.settings, at.number)
         trained = at.means.result()
-        metrics = {**at.figures, **trained, "lr": lr, **self.clock.seconds, **self._memory()}
+        metrics = {**at.figures, **trained, "lr": lr, **at.clock.seconds, **self._memory()}
         warnings = (*at.warnings, *self.method.after_round(trained))
         at.number, at.done = at.number + 1, 0
         return Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))

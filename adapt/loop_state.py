@@ -6,6 +6,7 @@ and torch's random numbers. Samplers and augmentation follow from the seed and t
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,25 @@ class Means:
         return dict(self._values)
 
 
+class Clock:
+    """Seconds of each stage of a round, before a stop and after it."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Begin with a stage. seconds: by figure, of the part that is behind."""
+        self.seconds = defaultdict(float, seconds or {})
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str, parts: Mapping[str, float] | None = None) -> None:
+        """End a stage. parts: seconds of it that are told apart; the stage's own are the rest."""
+        now = time.perf_counter()
+        spent = now - self._last
+        for part, seconds in (parts or {}).items():
+            self.seconds[f"seconds_{part}"] += seconds
+            spent -= seconds
+        self.seconds[f"seconds_{stage}"] += max(0.0, spent)
+        self._last = now
+
+
 @dataclass
 class Standing:
     """Where a run stands; the loop moves it on.
@@ -63,6 +83,7 @@ class Standing:
     number: of the round, from 0. done: its steps that are behind; at 0 the round has not begun.
     step: steps of all rounds. labels: of this round, or of the one before if it has not begun.
     figures, warnings: what labelling gave. means: of the steps so far.
+    clock: of the stages so far.
     """
 
     number: int = 0
@@ -72,6 +93,7 @@ class Standing:
     figures: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     means: Means = field(default_factory=Means)
+    clock: Clock = field(default_factory=Clock)
     optimizer: Optimizer | None = None
 
 
@@ -130,6 +152,7 @@ def freeze(method: Method, at: Standing) -> LoopState:
         "figures": at.figures,
         "warnings": at.warnings,
         "means": at.means.values(),
+        "stages": dict(at.clock.seconds),
         "optimizer": at.optimizer is not None,
     }
     frozen = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
@@ -161,6 +184,7 @@ def thaw(method: Method, state: LoopState, optimizer: Optimizer | None) -> Stand
         figures=dict(notes["figures"]),
         warnings=tuple(notes["warnings"]),
         means=Means(notes["means"]),
+        clock=Clock(notes.get("stages")),  # states of before it was kept: of the rest alone
         optimizer=optimizer,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from adapt.data.cache import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, TrainingError  # noqa: E402
 from adapt.features import MIN_CAMERA_CROPS, extract  # noqa: E402
 from adapt.loop import train  # noqa: E402
+from adapt.loop_state import LoopState, NoCheckpoints  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.optimization import build_optimizer  # noqa: E402
@@ -134,6 +135,34 @@ def test_stages_of_labelling_are_told_apart_and_add_up() -> None:
         assert m["seconds_relabel"] >= 0.03
     seconds = [v for r in rounds for k, v in r.metrics.items() if k.startswith("seconds_")]
     assert sum(seconds) <= whole
+
+
+class _EveryStep(NoCheckpoints):
+    """Keeps the state after each step."""
+
+    def __init__(self) -> None:
+        self.states: list[LoopState] = []
+
+    def due(self) -> bool:
+        return True
+
+    def keep(self, make_state: Callable[[], LoopState]) -> None:
+        self.states.append(make_state())
+
+
+def test_a_round_that_goes_on_tells_the_times_of_before_the_stop_too() -> None:
+    data, kept = crops(), _EveryStep()
+    run(source(data, _Slow), data, checkpoints=kept)
+    (state,) = (s for s in kept.states if (s.notes["round"], s.notes["done"]) == (1, 1))
+    before = state.notes["stages"]
+    notes = {**state.notes, "stages": {**before, "seconds_train": 1000.0}}
+    (rest,) = run(source(data, _Slow), data, resume=LoopState(state.tensors, notes))
+    assert 1000 < rest.metrics["seconds_train"] < 2000
+    told = {name: v for name, v in rest.metrics.items() if name.startswith("seconds_")}
+    assert {**told, "seconds_train": before["seconds_train"]} == before
+    del notes["stages"]  # states of before it was kept
+    (rest,) = run(source(data, _Slow), data, resume=LoopState(state.tensors, notes))
+    assert [name for name in rest.metrics if name.startswith("seconds_")] == ["seconds_train"]
 
 
 class _Broken(Source):

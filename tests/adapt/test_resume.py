@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,11 @@ def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
     return rows, {p.name: p.read_bytes() for p in sorted(run.path.rglob("*.safetensors"))}
 
 
+def stages(row: dict[str, Any]) -> set[str]:
+    """Those that a round took time for."""
+    return {name for name, value in row.items() if name.startswith("seconds_") and value}
+
+
 def in_pieces(start: Callable[[StopRequest], Run], path: Path, looks: int) -> tuple[Run, int]:
     """Stop a run again and again after so many looks at the request; the run, and its pieces."""
     pieces = 1
@@ -151,6 +157,7 @@ def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
     run, pieces = in_pieces(lambda stop: world.adapted(name, path, stop), path, 5)
     assert pieces > 3
     assert outcome(run) == outcome(whole)
+    assert list(map(stages, run.metrics())) == list(map(stages, whole.metrics()))
     assert run.info.model_dump(exclude={"started", "seconds"}) == whole.info.model_dump(
         exclude={"started", "seconds"}
     )
