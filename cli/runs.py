@@ -72,6 +72,8 @@ def show_run(
                 **_line_json(line),
                 "error": info.error,
                 "data": [d.model_dump(mode="json", exclude={"dropped"}) for d in info.data],
+                "camera_pattern": info.camera_pattern,
+                "hold_back": info.hold_back,
                 "can_continue": opened.can_continue,
                 "last_round": last_figures(rounds),
             }
@@ -93,6 +95,8 @@ def show_run(
             (d.role, f"{d.crops} crops of {len(d.cameras)} cameras, {d.root}")
             for d in info.data
         ),
+        ("camera pattern", info.camera_pattern or ""),
+        ("held back", f"{info.hold_back:.0%} of the crops" if info.hold_back else ""),
         *((name, f"{value:.4g}") for name, value in last_figures(rounds).items()),
     ]  # fmt: skip
     typer.echo(_names_and_values(rows))

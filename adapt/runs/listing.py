@@ -150,6 +150,8 @@ def _settings(run: Run) -> dict[str, Any]:
         "backbone": info.backbone,
         "height x width": f"{info.preprocessing.height}x{info.preprocessing.width}",
         "init": tuple(print_[:12] for print_ in info.init),
+        "camera pattern": info.camera_pattern,
+        "held back": info.hold_back,
         "recipe": info.recipe_name,
         **{name: value for name, value in flatten(info.recipe).items() if name != "source"},
     }

@@ -52,6 +52,16 @@ def test_show(folder: Path) -> None:
     )
 
 
+def test_show_says_which_crops_were_read(folder: Path) -> None:
+    assert "held back" not in resight("runs", "show", folder / "a")
+    run = finished(folder / "c", camera_pattern="c[0-9]", hold_back=0.2).path
+    shown = [line.split(maxsplit=2) for line in resight("runs", "show", run).splitlines()]
+    assert ["camera", "pattern", "c[0-9]"] in shown
+    assert ["held", "back", "20% of the crops"] in shown
+    again = json.loads(resight("runs", "show", run, "--json"))
+    assert (again["camera_pattern"], again["hold_back"]) == ("c[0-9]", 0.2)
+
+
 def test_compare(folder: Path) -> None:
     shown = resight("runs", "compare", folder / "a", folder / "deep" / "b")
     assert "setting that differs  a  b\nseed                  1  2\n" in shown

@@ -84,6 +84,14 @@ def test_compare_shows_what_differs_and_only_that(tmp_path: Path) -> None:
         compare_runs([first.path])
 
 
+def test_what_crops_are_read_and_kept_back_by_is_compared(tmp_path: Path) -> None:
+    first = finished(tmp_path / "1")
+    second = finished(tmp_path / "2", camera_pattern="c[0-9]", hold_back=0.2, data=(data("two"),))
+    found = compare_runs([first.path, second.path])
+    assert found.data == {"target": "different"}
+    assert found.settings == {"camera pattern": (None, "c[0-9]"), "held back": (0.0, 0.2)}
+
+
 def test_series_are_the_figure_or_its_numbered_kin() -> None:
     row = {"clusters": 3, "clusters_1": 4, "clusters_2": 5, "clusters_x": 6, "cluster": 7}
     assert series(row, "clusters") == {"clusters": 3, "clusters_1": 4, "clusters_2": 5}
