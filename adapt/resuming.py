@@ -50,7 +50,7 @@ def resume(
     """Go on with a run that was stopped or died, as if it never had.
 
     On the same machine it ends with the network of an unbroken run, bit for bit, where as many
-    processes go on as began it.
+    processes and threads go on as began it.
     target: where the site's crops of an adaptation lie, if they were moved since it began.
     Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
     """
@@ -67,6 +67,13 @@ def resume(
             log.warning(
                 "other versions of %s than the run began with: it may end otherwise",
                 ", ".join(sorted(changed)),
+            )
+        threads = torch.get_num_threads()
+        if info.threads not in (None, threads):
+            log.warning(
+                "%d threads, the run began with %d (OMP_NUM_THREADS): it may end otherwise",
+                threads,
+                info.threads,
             )
         machine = Machine(device, info.seed, world)
         recipe = parse_recipe({**BEFORE_PRECISIONS, **info.recipe})

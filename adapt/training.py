@@ -261,6 +261,7 @@ def _describe(
         seed=machine.seed,
         device=str(machine.device) if machine.world.size == 1 else machine.device.type,
         processes=machine.world.size,
+        threads=torch.get_num_threads(),
         versions=library_versions(),
         started=datetime.now(UTC),
         **start,

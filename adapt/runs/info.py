@@ -113,6 +113,7 @@ class RunInfo(_Record):
     inputs: where all that is read from; null in runs that were written before it was kept.
     keep_rounds: whether the network of every round is kept.
     processes: how many took part, at the last start.
+    threads: of torch in each, at the first; null in runs that were written before it was kept.
     state: `running` also means that the process died; `stopped`, that it was asked to. reason,
     error: what a failed run stopped on, as `AdaptError.reason` or `INTERRUPTED`, and for people.
     """
@@ -136,6 +137,7 @@ class RunInfo(_Record):
     keep_rounds: bool = False
     device: str
     processes: int = 1
+    threads: int | None = None
     versions: Mapping[str, str]
     started: datetime
     state: Literal["running", "stopped", "finished", "failed"] = "running"

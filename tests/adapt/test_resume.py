@@ -308,6 +308,16 @@ def test_other_libraries_are_named(copy: Path, caplog: pytest.LogCaptureFixture)
     assert "other versions of torch than the run began with" in caplog.text
 
 
+def test_another_number_of_threads_is_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    threads = torch.get_num_threads()
+    assert json.loads((copy / "run.json").read_text())["threads"] == threads
+    for kept in (threads, None, threads + 1):
+        assert "threads" not in caplog.text
+        with pytest.raises(StoppedError):
+            resume(changed(copy, threads=kept), CPU, StopAfter(1))
+    assert f"{threads} threads, the run began with {threads + 1} (OMP_NUM_THREADS)" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"garbage" * 9])
 def test_a_damaged_checkpoint_is_said_so(copy: Path, damage: bytes) -> None:
     (copy / "checkpoint.safetensors").write_bytes(damage)
