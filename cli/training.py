@@ -152,7 +152,7 @@ def adapt(
     from adapt.training import adapt as run_adapt
 
     if resume is not None:
-        _go_on(ctx, resume, device, "adapt")
+        _go_on(ctx, resume, device, "adapt", target)
         return
     if method is None or target is None or init is None or out is None:
         raise typer.BadParameter("give --method, --target, --init and --out, or --resume RUN")
@@ -260,8 +260,10 @@ def recipes(
         typer.echo(f"{name:<16}{source}")
 
 
-def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
-    """Go on with a run, with nothing changed but, perhaps, the name of its device."""
+def _go_on(
+    ctx: typer.Context, path: Path, device: str, kind: str, target: Path | None = None
+) -> None:
+    """Go on with a run, with nothing changed but, perhaps, its device and where its crops lie."""
     from adapt.errors import ConfigError
     from adapt.resuming import resume
     from adapt.runs.folder import Run
@@ -269,7 +271,7 @@ def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
     given = [
         next(name for name in parameter.opts if name.startswith("--"))
         for parameter in ctx.command.params
-        if parameter.name not in ("resume", "device") and _given(ctx, str(parameter.name))
+        if parameter.name not in ("resume", "device", "target") and _given(ctx, str(parameter.name))
     ]
     if given:
         raise ConfigError(
@@ -281,7 +283,7 @@ def _go_on(ctx: typer.Context, path: Path, device: str, kind: str) -> None:
         raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
     wanted = device if _given(ctx, "device") else info.device
     with _machine(wanted, info.seed) as machine, _stopped_by_sigterm() as stop:
-        run = resume(path, machine.device, stop, machine.world)
+        run = resume(path, machine.device, stop, machine.world, target=target)
     _say_finished(run, machine.world)
 
 

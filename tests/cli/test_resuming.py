@@ -15,8 +15,12 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from adapt.errors import ConfigError  # noqa: E402
+from adapt.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
+from adapt.recipes import load_recipe  # noqa: E402
+from adapt.running import Machine  # noqa: E402
+from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.training import adapt  # noqa: E402
 from cli.main import app  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
@@ -31,6 +35,11 @@ SMALL = (
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_market(tmp_path_factory.mktemp("set") / "source")
+
+
+def resight(*arguments: object) -> None:
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
@@ -85,6 +94,36 @@ def test_a_continued_run_cannot_be_changed(tmp_path: Path) -> None:
     asked = ["adapt", "--resume", str(tmp_path), "--set", "optimizer.lr=1", "--seed", "2"]
     with pytest.raises(ConfigError, match="leave out --set, --seed, or start a new run"):
         CliRunner().invoke(app, asked, catch_exceptions=False)
+
+
+def test_crops_that_were_moved_are_found_again(source: Path, tmp_path: Path) -> None:
+    site, init, run = write_market(tmp_path / "site", seed=2), tmp_path / "init", tmp_path / "run"
+    once = ("schedule.rounds=1", "schedule.iterations=1")
+    pretrain = ("pretrain", "--source", source, "--out", init, *SMALL)
+    resight(*pretrain, *(word for setting in once for word in ("--set", setting)))
+    tiny = (*once, "batch.identities=3", "batch.instances=2", "augment.pad=1")
+    clusters = ("clustering.algorithm=kmeans", "clustering.clusters=6")
+    recipe = load_recipe("mmt_small", method="mmt", overrides=(*tiny, *clusters))
+    asked = StopRequest()
+    asked.make()
+    with pytest.raises(StoppedError):
+        adapt(
+            site,
+            camera_pattern=None,
+            inits=[init],
+            recipe=recipe,
+            recipe_name="test",
+            out=run,
+            machine=Machine(torch.device("cpu"), 1),
+            stop=asked,
+        )
+    moved = site.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="site"):
+        resight("adapt", "--resume", run)
+    with pytest.raises(RunError, match="are not those that the run began with"):
+        resight("adapt", "--resume", run, "--target", source)
+    resight("adapt", "--resume", run, "--target", moved)
+    assert Run.open(run).info.state == "finished"
 
 
 @pytest.mark.parametrize("command", ["adapt", "pretrain"])
