@@ -262,6 +262,27 @@ def test_crops_that_changed_are_refused(world: World, copy: Path, tmp_path: Path
     resume(copy, CPU)
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda world, path: world.pretrained(path, 1, StopAfter(0)),
+        lambda world, path: world.adapted("daal", path, StopAfter(0)),
+    ],
+    ids=["pretrain", "adapt"],
+)
+def test_source_crops_that_changed_are_refused(
+    world: World, tmp_path: Path, begin: Callable[[World, Path], Run]
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        begin(world, path)
+    inputs = json.loads((path / "run.json").read_text())["inputs"]
+    other = write_market(tmp_path / "other", persons=6, seed=3)
+    changed(path, inputs=inputs | {"sources": [str(other)]})
+    with pytest.raises(RunError, match="other are not those that the run began with: restore them"):
+        resume(path, CPU)
+
+
 def test_crops_are_decoded_once(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"), pytest.raises(StoppedError):
         resume(copy, CPU, StopAfter(1))
@@ -312,7 +333,7 @@ def test_another_number_of_threads_is_named(copy: Path, caplog: pytest.LogCaptur
     threads = torch.get_num_threads()
     assert json.loads((copy / "run.json").read_text())["threads"] == threads
     for kept in (threads, None, threads + 1):
-        assert "threads" not in caplog.text
+        assert "threads, the run began" not in caplog.text
         with pytest.raises(StoppedError):
             resume(changed(copy, threads=kept), CPU, StopAfter(1))
     assert f"{threads} threads, the run began with {threads + 1} (OMP_NUM_THREADS)" in caplog.text
