@@ -32,10 +32,10 @@ BETA = 0.5
 is wrongly promoted harms, and one that is wrongly held can be adapted again."""
 
 
-Asked = Literal["all", "replacing", "first"]
+Asked = Literal["all", "replacing", "first", "next"]
 """Which pairs are looked at. all: every ordered pair of a site's models. replacing: the new model
 is the end of a run, the old one is a source network or another end and has not collapsed: what a
-gate is asked. first: of these, those whose old model is a source network."""
+gate is asked. first: of these, those whose old model is a source network. next: the others."""
 
 CHOSEN_BY: Asked = "replacing"
 """What rules are chosen by."""
@@ -210,7 +210,7 @@ def pairs_asked(
     wanted = np.ones((count, count), bool)
     if asked != "all":
         source, end = (np.array([each == stage for each in stages]) for stage in ("source", "last"))
-        old = source if asked == "first" else source | end
+        old = {"first": source, "next": end, "replacing": source | end}[asked]
         wanted = (old & ~collapsed)[:, None] & end[None, :]
     np.fill_diagonal(wanted, False)
     return wanted

@@ -41,6 +41,7 @@ Rows = Sequence[Sequence[str]]
 
 ASKED: Mapping[Asked, str] = {
     "first": "source network to the end of a run",
+    "next": "end of a run to the end of another",
     "replacing": "source network or end of a run to the end of a run",
     "all": "any model to any other",
 }

@@ -91,6 +91,7 @@ def test_pairs_asked_by_hand() -> None:
     stages: tuple[Stage, ...] = ("source", "round", "last", "last")
     sound = np.zeros(4, bool)
     assert np.argwhere(pairs_asked(stages, sound, "first")).tolist() == [[0, 2], [0, 3]]
+    assert np.argwhere(pairs_asked(stages, sound, "next")).tolist() == [[2, 3], [3, 2]]
     replacing = [[0, 2], [0, 3], [2, 3], [3, 2]]
     assert np.argwhere(pairs_asked(stages, sound, "replacing")).tolist() == replacing
     assert pairs_asked(stages, sound, "all").sum() == 12
@@ -98,6 +99,7 @@ def test_pairs_asked_by_hand() -> None:
     collapsed = np.array([False, False, True, False])
     left = [pair for pair in replacing if pair[0] != 2]
     assert np.argwhere(pairs_asked(stages, collapsed, "replacing")).tolist() == left
+    assert np.argwhere(pairs_asked(stages, collapsed, "next")).tolist() == [[3, 2]]
     assert pairs_asked(stages, collapsed, "all").sum() == 12
 
 
