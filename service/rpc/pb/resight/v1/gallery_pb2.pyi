@@ -83,10 +83,10 @@ class Sighting(_message.Message):
     name: _builtins.str
     """"sites/{site}/sightings/{sighting}"."""
     camera: _builtins.str
-    """The camera: 1 to 128 characters without control characters."""
+    """The camera: 1 to 128 characters without control characters, without blanks at its ends."""
     track: _builtins.str
     """The camera tracker's id of the walk that the crop belongs to: at most 128 characters without
-    control characters. Empty: not known.
+    control characters, without blanks at its ends. Empty: not known.
     """
     person: _builtins.str
     """Who it is, if somebody labelled it: at most 128 characters without control characters.
