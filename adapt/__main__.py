@@ -1,4 +1,4 @@
-"""`python -m adapt FOLDER`: do the job of a folder (`adapt.job`), for a server.
+"""`python -m adapt FOLDER`: do the job of a folder (`adapt.workflows.job`), for a server.
 
 On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped: started again
 it goes on. Several processes (`torchrun --standalone --nproc-per-node N -m adapt FOLDER`) do one
@@ -33,8 +33,8 @@ def main(folder: Path) -> int:
 
 def _do(folder: Path) -> int:
     from adapt.errors import AdaptError
-    from adapt.job import Outcome, run_job
     from adapt.runs.checkpoints import stopped_by_sigterm
+    from adapt.workflows.job import Outcome, run_job
     from models.errors import ModelError
 
     try:

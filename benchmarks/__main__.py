@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adapt.data.transforms import normalise
-from adapt.export import export_bundle
-from adapt.features import EXTRACTION_BATCH, extract
+from adapt.data.batches.transforms import normalise
+from adapt.training.extraction import EXTRACTION_BATCH, extract
+from adapt.workflows.export import export_bundle
 from benchmarks.ratios import Ratio, compare
 from cli.local_server import local_server
 from models.backbones.net import ReIDNet
@@ -66,7 +66,7 @@ def extraction(files: list[bytes]) -> Ratio:
                 net.embed(batch)
 
     return compare(
-        "extract resnet18 64x32: adapt.features.extract / bare forward",
+        "extract resnet18 64x32: adapt.training.extraction.extract / bare forward",
         lambda: extract([net], images, device=torch.device("cpu")),
         bare,
         items=len(images),

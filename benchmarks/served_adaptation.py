@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.data.folders import read_labelled
-from adapt.export import export_run
+from adapt.data.catalog.folders import read_labelled
 from adapt.runs.folder import Run
 from adapt.types import CropSet
+from adapt.workflows.export import export_run
 from service.client import CallFailedError, ResightClient
 from service.jobs.records import Adaptation, JobState, Wish
 from service.types import NewSighting, SightingFilter

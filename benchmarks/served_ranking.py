@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.scoring import LabelledCrops, bundle_embedder
+from adapt.evaluation.scoring import LabelledCrops, bundle_embedder
 from cli.local_server import local_server
 from models.bundle import Bundle
 from service.client import CallFailedError, ResightClient

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.folders import SPLIT_FOLDERS, read_market
-from adapt.data.loading import load_crops
-from adapt.device import pick_device
+from adapt.data.catalog.folders import SPLIT_FOLDERS, read_market
+from adapt.data.decoding.loading import load_crops
 from adapt.errors import NoImagesError
+from adapt.evaluation.scoring import network_embedder
 from adapt.runs.folder import Run
-from adapt.scoring import network_embedder
+from adapt.runtime.device import pick_device
 from adapt.types import UNLABELLED, CropSet
 
 

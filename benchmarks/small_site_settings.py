@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.data.folders import read_market
-from adapt.data.loading import load_crops
-from adapt.data.synthetic import SITE_B
+from adapt.data.catalog.folders import read_market
+from adapt.data.decoding.loading import load_crops
+from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.runs.folder import Run
-from adapt.scoring import LabelledCrops, network_embedder
+from adapt.synthetic import SITE_B
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.real import SIZE, SPLITS, source_run
 from benchmarks.methods.runs import CPU, Site, adapted

@@ -53,13 +53,18 @@ def cluster(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
-    from adapt.clustering import Clusterer
+    from adapt.clustering.clusterer import Clusterer
+    from adapt.clustering.labels.array_files import (
+        check_place,
+        read_cameras,
+        read_features,
+        write_labels,
+    )
+    from adapt.clustering.labels.guards import check_labels, cross_camera_share
     from adapt.config import Clustering
-    from adapt.data.scratch import Scratch
-    from adapt.device import pick_device
     from adapt.errors import ClusteringError
-    from adapt.labels.array_files import check_place, read_cameras, read_features, write_labels
-    from adapt.labels.guards import check_labels, cross_camera_share
+    from adapt.runtime.device import pick_device
+    from adapt.runtime.disk_arrays import Scratch
 
     check_place(out, features, cameras)
     table = read_features(features)

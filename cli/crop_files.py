@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from adapt.data.folders import IMAGE_SUFFIXES
+from adapt.data.catalog.folders import IMAGE_SUFFIXES
 from service.errors import BadSightingError
 from service.types import NewSighting
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adapt.config import Recipe
-    from adapt.data.synthetic import SiteSpec
+    from adapt.evaluation.scoring import LabelledCrops
     from adapt.runs.folder import Run
-    from adapt.scoring import LabelledCrops
+    from adapt.synthetic import SiteSpec
     from models.image import Preprocessing
 
 log = logging.getLogger("resight")
@@ -62,8 +62,8 @@ def demo(
 
 def demo_plan() -> Plan:
     """What `resight demo` carries out."""
-    from adapt.data.synthetic import SITE_A, SITE_B
     from adapt.recipes import load_recipe
+    from adapt.synthetic import SITE_A, SITE_B
     from models.image import Preprocessing
 
     return Plan(
@@ -81,9 +81,9 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
 
     Raises RunError when `out` holds something that no demo made.
     """
-    from adapt.device import pick_device
-    from adapt.scoring import LabelledCrops, network_embedder
-    from adapt.stages import Stages
+    from adapt.evaluation.scoring import LabelledCrops, network_embedder
+    from adapt.runtime.device import pick_device
+    from adapt.runtime.timing import Stages
 
     _clear(out)
     stages = Stages()
@@ -143,7 +143,7 @@ def _clear(out: Path) -> None:
 
 
 def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
-    from adapt.data.synthetic import render_site
+    from adapt.synthetic import render_site
 
     source, site = site_specs(plan, seed)
     for name, spec in (("site-a", source), ("site-b", site)):
@@ -164,9 +164,9 @@ def source_seed(number: int, seed: int) -> int:
 
 def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
     """Train one source network of a plan."""
-    from adapt.device import pick_device
-    from adapt.running import Machine
-    from adapt.training import pretrain
+    from adapt.runtime.device import pick_device
+    from adapt.workflows.fit import Machine
+    from adapt.workflows.training import pretrain
 
     return pretrain(
         [source],
@@ -182,9 +182,9 @@ def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
 
 
 def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
-    from adapt.device import pick_device
-    from adapt.running import Machine
-    from adapt.training import adapt
+    from adapt.runtime.device import pick_device
+    from adapt.workflows.fit import Machine
+    from adapt.workflows.training import adapt
 
     return adapt(
         site,
@@ -199,7 +199,7 @@ def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -
 
 
 def _export(run: Run, out: Path) -> Path:
-    from adapt.export import export_run
+    from adapt.workflows.export import export_run
 
     export_run(run, out, name="demo", version="1")
     return out

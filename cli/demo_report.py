@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.evaluation.metrics import RetrievalScores
+    from adapt.evaluation.scoring import LabelledCrops
     from adapt.runs.folder import Run
-    from adapt.scoring import LabelledCrops
 
 QUERIES = 12
 """Queries whose rank lists are shown."""
@@ -82,7 +82,7 @@ def write_summary(out: Path, outcome: Outcome) -> None:
 
 def write_report(out: Path, outcome: Outcome) -> None:
     """Write report.html, and the contact sheet of each site as a file beside it."""
-    from adapt.data.folders import read_market
+    from adapt.data.catalog.folders import read_market
     from adapt.report.curves import round_charts
     from adapt.report.page import (
         Charts,

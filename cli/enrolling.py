@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapt.progress import progress
+from adapt.runtime.progress import progress
 from cli.common import AsJson, Server, SiteOption, print_json
 from cli.crop_files import CropFile, Found, find_crops
 from service.client import DEFAULT_SERVER, ClientError, ResightClient

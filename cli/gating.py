@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adapt.data.cache import Room
-    from adapt.gate import Comparison, GateReport
-    from adapt.scoring import Embed
+    from adapt.data.decoding.decode import Room
+    from adapt.evaluation.gate import Comparison, GateReport
+    from adapt.evaluation.scoring import Embed
     from adapt.types import CropSet
     from models.image import Preprocessing
 
@@ -51,13 +51,13 @@ def gate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Compare two models on a site without labels: promote, hold or reject the new one."""
-    from adapt.checkpoint import write_atomically
-    from adapt.data.crop_file import CropFile
-    from adapt.data.folders import read_site
-    from adapt.data.holdback import only_held_back
-    from adapt.gate import compare
-    from adapt.proxies.sightings import Sightings
-    from adapt.scoring import open_model
+    from adapt.data.catalog.folders import read_site
+    from adapt.data.catalog.holdback import only_held_back
+    from adapt.data.decoding.mapped_file import CropFile
+    from adapt.evaluation.gate import compare
+    from adapt.evaluation.proxies.sightings import Sightings
+    from adapt.evaluation.scoring import open_model
+    from adapt.runs.tensor_files import write_atomically
 
     if json_file is not None:
         _refuse_loss(json_file)
@@ -100,7 +100,7 @@ def _embedded(
     listing: CropSet, models: list[Opened], room: Room
 ) -> tuple[CropSet, list[NDArray[np.float32]]]:
     """The readable crops, and each model's embeddings; pixels are kept for one input size only."""
-    from adapt.data.loading import load_crops
+    from adapt.data.decoding.loading import load_crops
 
     (embed_old, size), (embed_new, new_size) = models
     data = load_crops(listing, size, room=room)

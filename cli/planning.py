@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from adapt.types import UNTRACKED
 
 if TYPE_CHECKING:
-    from adapt.plan import AdaptationPlan, Disk, Memory
     from adapt.types import CropSet
+    from adapt.workflows.plan import AdaptationPlan, Disk, Memory
 
 _NAMED_CAMERAS = 12
 

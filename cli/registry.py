@@ -111,7 +111,7 @@ def models_verify(
     registry: RegistryOption = None,
 ) -> None:
     """Compare the files of a registered model with their hashes, and run its self-test."""
-    from service.engine import OnnxEngine
+    from service.embedding.engine import OnnxEngine
 
     bundle = Registry(registry or default_registry()).verify(model)
     OnnxEngine.load(bundle, provider="cpu", threads=0)

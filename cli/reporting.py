@@ -33,15 +33,15 @@ def report(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Write one HTML page about a run that needs no other file."""
-    from adapt.checkpoint import write_atomically
-    from adapt.data.crop_file import CropFile
-    from adapt.device import pick_device
+    from adapt.data.decoding.mapped_file import CropFile
     from adapt.errors import RunError
     from adapt.report.material import gather
     from adapt.report.page import render
     from adapt.report.run_report import run_page
     from adapt.report.verdict import read_gate
     from adapt.runs.folder import REPORT, Run
+    from adapt.runs.tensor_files import write_atomically
+    from adapt.runtime.device import pick_device
 
     opened = Run.open(run)
     file = out or run / REPORT

@@ -12,9 +12,9 @@ from cli.common import table
 from cli.training import Device
 
 if TYPE_CHECKING:
-    from adapt.evaluate.metrics import RetrievalScores
+    from adapt.evaluation.metrics import RetrievalScores
     from adapt.recipes.papers import Figures
-    from adapt.reproduce import Plan, Stage
+    from adapt.workflows.reproduce import Plan, Stage
 
 _RANKS = (("mAP", "mAP"), ("top1", "cmc1"), ("top5", "cmc5"), ("top10", "cmc10"))
 """Columns: names in a paper's row and in our scores."""
@@ -49,11 +49,11 @@ def reproduce(
     ] = False,
 ) -> None:
     """Pre-train, adapt and score a paper's task, and print our figures beside the paper's."""
-    from adapt.device import pick_device
-    from adapt.parallel import refuse_several
-    from adapt.reproduce import make_plan
-    from adapt.reproduce import reproduce as run_all
-    from adapt.running import Machine
+    from adapt.runtime.device import pick_device
+    from adapt.runtime.distributed import refuse_several
+    from adapt.workflows.fit import Machine
+    from adapt.workflows.reproduce import make_plan
+    from adapt.workflows.reproduce import reproduce as run_all
 
     refuse_several("`reproduce`")
     plan = make_plan(
@@ -99,8 +99,8 @@ def _compared(rows: Sequence[tuple[str, Figures | None, RetrievalScores | None]]
 
 
 def _planned(plan: Plan) -> str:
-    from adapt.data.folders import read_labelled
-    from adapt.reproduce import check_clusters, kept
+    from adapt.data.catalog.folders import read_labelled
+    from adapt.workflows.reproduce import check_clusters, kept
 
     check_clusters(plan)
     lines = [_heading(plan)]

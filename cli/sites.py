@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapt.progress import progress
+from adapt.runtime.progress import progress
 from cli.common import AsJson, Server, SiteName, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import ReembedProgress, Site

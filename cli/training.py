@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapt.evaluate.metrics import ProtocolName
+from adapt.evaluation.metrics import ProtocolName
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
-    from adapt.data.splits import Split
-    from adapt.evaluate.metrics import RetrievalScores
-    from adapt.parallel import World
-    from adapt.running import Machine
+    from adapt.data.catalog.splits import Split
+    from adapt.evaluation.metrics import RetrievalScores
     from adapt.runs.checkpoints import StopRequest
     from adapt.runs.folder import Run
+    from adapt.runtime.distributed import World
+    from adapt.workflows.fit import Machine
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
 Overrides = Annotated[
@@ -78,7 +78,7 @@ def pretrain(
 ) -> None:
     """Train a network on labelled source crops."""
     from adapt.recipes import load_recipe, recipe_label
-    from adapt.training import pretrain as run_pretrain
+    from adapt.workflows.training import pretrain as run_pretrain
 
     if resume is not None:
         _go_on(ctx, resume, device, "pretrain")
@@ -146,10 +146,10 @@ def adapt(
     """Adapt pre-trained networks to a site's own unlabelled crops."""
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
-    from adapt.parallel import refuse_several
-    from adapt.plan import plan_adaptation
     from adapt.recipes import load_recipe, recipe_label
-    from adapt.training import adapt as run_adapt
+    from adapt.runtime.distributed import refuse_several
+    from adapt.workflows.plan import plan_adaptation
+    from adapt.workflows.training import adapt as run_adapt
 
     if resume is not None:
         _go_on(ctx, resume, device, "adapt", target)
@@ -198,8 +198,8 @@ def export(
     ] = None,
 ) -> None:
     """Export the network of a run as an ONNX bundle and prove that both agree."""
-    from adapt.export import bundle_name, export_run
     from adapt.runs.folder import Run
+    from adapt.workflows.export import bundle_name, export_run
 
     bundle = export_run(
         Run.open(run),
@@ -265,8 +265,8 @@ def _go_on(
 ) -> None:
     """Go on with a run, with nothing changed but, perhaps, its device and where its crops lie."""
     from adapt.errors import ConfigError
-    from adapt.resuming import resume
     from adapt.runs.folder import Run
+    from adapt.workflows.resume import resume
 
     given = [
         next(name for name in parameter.opts if name.startswith("--"))
@@ -322,8 +322,8 @@ def _splits(everything: bool) -> tuple[Split, ...]:
 @contextmanager
 def _machine(device: str, seed: int) -> Iterator[Machine]:
     """What a run computes on, together with the processes that `torchrun` started beside this."""
-    from adapt.parallel import join
-    from adapt.running import Machine
+    from adapt.runtime.distributed import join
+    from adapt.workflows.fit import Machine
 
     picked, world = join(device)
     yield Machine(picked, seed, world)
@@ -331,7 +331,7 @@ def _machine(device: str, seed: int) -> Iterator[Machine]:
 
 
 def _score_features(path: Path, protocol: ProtocolName, centering: bool) -> RetrievalScores:
-    from adapt.scoring import score_features
+    from adapt.evaluation.scoring import score_features
 
     return score_features(path, protocol=protocol, camera_centering=centering)
 
@@ -339,7 +339,7 @@ def _score_features(path: Path, protocol: ProtocolName, centering: bool) -> Retr
 def _score_model(
     model: Path, data: Path, protocol: ProtocolName, centering: bool, device: str
 ) -> RetrievalScores:
-    from adapt.scoring import LabelledCrops, open_model
+    from adapt.evaluation.scoring import LabelledCrops, open_model
 
     embed, preprocessing = open_model(model, device)
     labelled = LabelledCrops.read(data, preprocessing)

@@ -20,24 +20,24 @@ import uvloop
 from models.bundle import Bundle
 from models.errors import ModelError
 from models.registry import Registry
-from service.batcher import Batcher
 from service.config import Settings, split_address, threads_or_cores, unknown_variables
-from service.data_dir import DataDir
-from service.decode import Decoder
-from service.engine import Engine, OnnxEngine
+from service.embedding.batcher import Batcher
+from service.embedding.decode import Decoder
+from service.embedding.engine import Engine, OnnxEngine
+from service.embedding.model_pool import LoadedModels
 from service.errors import CallError, ModelLoadError
 from service.gallery.gallery import Gallery
-from service.gallery.store import Store
-from service.jobs.adaptations import Adaptations
+from service.jobs.api import Adaptations
 from service.jobs.process import Starter, start_python
 from service.jobs.rows import JobRows
+from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
-from service.jobs.work import JobSetup
-from service.loaded import LoadedModels
-from service.metrics import Metrics, new_metrics
-from service.monitor import Monitor
+from service.operations.data_dir import DataDir
+from service.operations.http import Monitor
+from service.operations.metrics import Metrics, new_metrics
+from service.rollover.switching import Switching
 from service.rpc.server import RpcServer
-from service.switching import Switching
+from service.store.store import Store
 from service.types import ModelInfo
 
 log = logging.getLogger("resight")

@@ -1,0 +1,1 @@
+"""From folders of crops to batches: catalog, then decoding, then batches."""

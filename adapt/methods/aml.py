@@ -4,10 +4,10 @@ Huang, Zhang, Diao, Wu, Zhou. Asymmetric Mutual Learning for Unsupervised Cross-
 Re-identification. 2021.
 
 Where the equations live
-    average of re-ranked distances (3.2)    adapt.graph.rows.AverageGraph
-    nearest images, within and across       adapt.graph.rows.nearest_lists, fill_up
+    average of re-ranked distances (3.2)    adapt.clustering.graph.rows.AverageGraph
+    nearest images, within and across       adapt.clustering.graph.rows.nearest_lists, fill_up
         cameras (3.2)
-    (1)-(4) merging of clusters             adapt.labels.merging.merge_clusters
+    (1)-(4) merging of clusters             adapt.clustering.labels.merging.merge_clusters
     (5) triplet loss                        adapt.losses.triplet.margin_triplet
     (6) similarity-weighted triplet loss    the same of adapt.losses.similarity_weighted
                                             .weight_negatives
@@ -47,12 +47,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from adapt.classifiers import start_from_centers
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
+from adapt.clustering.graph.jaccard import JaccardGraph
+from adapt.clustering.graph.rows import AverageGraph, NearestLists, fill_up, nearest_lists
+from adapt.clustering.labels.merging import merge_clusters, refuse_chain
 from adapt.config import MethodOptions
-from adapt.graph.jaccard import JaccardGraph
-from adapt.graph.rows import AverageGraph, NearestLists, fill_up, nearest_lists
-from adapt.labels.merging import merge_clusters, refuse_chain
 from adapt.losses.classification import cross_entropy
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.similarity_weighted import (
@@ -61,6 +60,7 @@ from adapt.losses.similarity_weighted import (
     weight_negatives,
 )
 from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplets
+from adapt.methods.parts.classifiers import start_from_centers
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 

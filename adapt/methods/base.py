@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import MethodOptions
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
@@ -18,7 +18,7 @@ from models.backbones.net import ReIDNet
 class Method(Protocol):
     """A training method: its networks, its labels, its loss and what follows a step.
 
-    The loop (`adapt.loop`) owns everything else: extraction, sampling, augmentation, the
+    The loop (`adapt.training.loop`) owns everything else: extraction, sampling, augmentation, the
     optimiser, logging and checkpoints.
 
     Options: the record of hyper-parameters that only this method has.

@@ -6,7 +6,7 @@ Where the equations live
     (1) domain-shared map           models.backbones.net.ReIDNet.feature_map, DAAL.step
     (2) domain-specific map         models.backbones.attention.DomainBranch
     (3) hard loss on the source     adapt.losses.classification.cross_entropy
-    (4) soft weights                adapt.labels.soft_weights.soft_weights
+    (4) soft weights                adapt.clustering.labels.soft_weights.soft_weights
     (5) soft-label loss             adapt.losses.classification.weighted_cross_entropy
     (6) domain loss                 adapt.losses.classification.cross_entropy
     (7) their sum                   DAAL.step
@@ -41,19 +41,19 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from adapt.attention_watch import AttentionWatch
-from adapt.classifiers import classifier_at
-from adapt.clustering import Clusterer
-from adapt.config import MethodOptions
-from adapt.errors import ConfigError
-from adapt.labels.centers import cluster_centers
-from adapt.labels.soft_weights import (
+from adapt.clustering.clusterer import Clusterer
+from adapt.clustering.labels.centers import cluster_centers
+from adapt.clustering.labels.soft_weights import (
     MIN_SQUARED,
     one_hot_weights,
     soft_weights,
     weight_figures,
 )
+from adapt.config import MethodOptions
+from adapt.errors import ConfigError
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
+from adapt.methods.parts.attention_watch import AttentionWatch
+from adapt.methods.parts.classifiers import classifier_at
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet

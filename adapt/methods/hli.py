@@ -5,7 +5,7 @@ Unsupervised Domain Adaptive Person Re-Identification via Human Learning Imitati
 Where the equations live
     (1) most informative point      models.backbones.cam.class_activation_map,
                                     adapt.losses.imitation.informative_point
-        erasing around it (AULM)    adapt.data.transforms.erase_at
+        erasing around it (AULM)    adapt.data.batches.transforms.erase_at
     (2) mimic loss (ITBS)           adapt.losses.imitation.mimic_loss
     (3) exploitation loss (ITBS)    adapt.losses.imitation.repel_loss + attract_loss
     (5) relation matrix (ALMS)      adapt.losses.imitation.relation_matrix
@@ -42,11 +42,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapt.classifiers import start_from_centers
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import MethodOptions
-from adapt.data.transforms import erase_at
-from adapt.ema import ema_momentum, start_averages, update_ema
+from adapt.data.batches.transforms import erase_at
 from adapt.losses.imitation import (
     Relation,
     attract_loss,
@@ -56,6 +54,8 @@ from adapt.losses.imitation import (
     structure_loss,
 )
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.methods.parts.classifiers import start_from_centers
+from adapt.methods.parts.ema import ema_momentum, start_averages, update_ema
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet

@@ -5,7 +5,7 @@ Person Re-identification. ICLR 2020.
 
 Where the equations live
     (1) identity loss               adapt.losses.classification.cross_entropy
-    (4) temporal average            adapt.ema.ema_momentum, update_ema
+    (4) temporal average            adapt.methods.parts.ema.ema_momentum, update_ema
     (5) soft identity loss          adapt.losses.classification.soft_cross_entropy
     (6), (7) softmax-triplet loss   adapt.losses.triplet.softmax_triplet
     (8) soft softmax-triplet loss   adapt.losses.triplet.soft_softmax_triplet
@@ -41,11 +41,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from adapt.classifiers import start_from_centers
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import MethodOptions
-from adapt.ema import ema_momentum, start_averages, update_ema
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.methods.parts.classifiers import start_from_centers
+from adapt.methods.parts.ema import ema_momentum, start_averages, update_ema
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
 from models.backbones.net import ReIDNet
 

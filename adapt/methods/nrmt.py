@@ -43,10 +43,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
+from adapt.clustering.labels.guards import label_agreement
 from adapt.config import MethodOptions
 from adapt.errors import ConfigError, NothingLearntError
-from adapt.labels.guards import label_agreement
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.selection import (
     Triplets,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops
-from adapt.data.contact_sheet import contact_sheet
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.report.contact_sheet import contact_sheet
 from adapt.report.pictures import jpeg
 from adapt.types import OUTLIER
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops, Room, in_memory
+from adapt.data.decoding.decode import DecodedCrops, Room, in_memory
 from adapt.errors import ConfigError, DataError, RunError
-from adapt.preparing import list_site, read_crops
+from adapt.evaluation.scoring import network_embedder
 from adapt.recipes import parse_recipe
 from adapt.runs.folder import Run
-from adapt.scoring import network_embedder
+from adapt.workflows.session import list_site, read_crops
 
 log = logging.getLogger("resight")
 

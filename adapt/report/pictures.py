@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.contact_sheet import contact_sheet
 from adapt.errors import DataError
+from adapt.report.contact_sheet import contact_sheet
 from adapt.types import CropSet
 
 SHOWN_HEIGHT = 112

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.report.pictures import crop_uri
-from adapt.scoring import LabelledCrops
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops
+from adapt.data.decoding.decode import DecodedCrops
 from adapt.report.clusters import camera_rows, cameras_per_cluster, choose_clusters, draw_sheet
 from adapt.report.curves import RoundRows, label_charts, round_charts
 from adapt.report.maps import choose_rows, draw_map, lay_out, legend

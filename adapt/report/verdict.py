@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.errors import DataError
-from adapt.labels.guards import WARN_OUTLIER_SHARE
 from adapt.report.page import Mark, Point
 from adapt.runs.info import CONTINUED, RunInfo
 from adapt.runs.listing import series

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adapt.errors import StoppedError
-from adapt.loop_state import Checkpoints, LoopState
-from adapt.parallel import World
 from adapt.runs.folder import Run
+from adapt.runtime.distributed import World
+from adapt.training.state import Checkpoints, LoopState
 
 log = logging.getLogger("resight")
 
@@ -49,7 +49,7 @@ def stopped_by_sigterm() -> Iterator[StopRequest]:
 
 
 class RunCheckpoints:
-    """Keeps the states of a run; `adapt.loop_state.Checkpoints`."""
+    """Keeps the states of a run; `adapt.training.state.Checkpoints`."""
 
     def __init__(
         self,

@@ -26,13 +26,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from adapt.checkpoint import (
-    load_network,
-    load_tensors,
-    save_network,
-    save_tensors,
-    write_atomically,
-)
 from adapt.errors import (
     AdaptError,
     CheckpointError,
@@ -42,6 +35,13 @@ from adapt.errors import (
 )
 from adapt.runs.info import CONTINUED, FORMAT, RunInfo
 from adapt.runs.lock import locked
+from adapt.runs.tensor_files import (
+    load_network,
+    load_tensors,
+    save_network,
+    save_tensors,
+    write_atomically,
+)
 from models.backbones.net import ReIDNet
 
 log = logging.getLogger("resight")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from adapt.data.splits import Split
+from adapt.data.catalog.splits import Split
 from adapt.errors import LostProcessError, RunError, StoppedError, WriteError
 from adapt.types import CropSet
 from models.backbones.weights import weights_file

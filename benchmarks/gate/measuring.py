@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.checkpoint import write_atomically
-from adapt.data.holdback import held_back
-from adapt.device import pick_device
+from adapt.data.catalog.holdback import held_back
 from adapt.errors import NonFiniteFeaturesError
-from adapt.gate import DEFAULT_RULE
-from adapt.proxies.measure import PROXIES, ModelFigures, measure
-from adapt.proxies.sightings import Measured, Sightings
-from adapt.scoring import LabelledCrops, network_embedder
+from adapt.evaluation.gate import DEFAULT_RULE
+from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
+from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.scoring import LabelledCrops, network_embedder
+from adapt.runs.tensor_files import write_atomically
+from adapt.runtime.device import pick_device
 from adapt.types import CropSet
 from benchmarks.gate.networks import KeptNetwork, Stage
 from benchmarks.gate.simulated import simulated_tracks

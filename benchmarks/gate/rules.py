@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from adapt.evaluate.bootstrap import resampled_means
-from adapt.gate import RESAMPLES, Rule, collapse
-from adapt.proxies.measure import PROXIES
+from adapt.evaluation.bootstrap import resampled_means
+from adapt.evaluation.gate import RESAMPLES, Rule, collapse
+from adapt.evaluation.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.networks import Stage
 
@@ -115,7 +115,7 @@ def correlation(site: SiteResult, proxy: str, protocol: str) -> float:
 
 
 def votes_of(site: SiteResult, rule: Rule, *, seed: int = 0) -> Votes:
-    """Compare every model of a site with every other, as `adapt.gate` does, by each proxy.
+    """Compare each two models of a site as `adapt.evaluation.gate` does, by each proxy.
 
     rule: its confidence and its limits of a collapse are used.
     """

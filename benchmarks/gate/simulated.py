@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.proxies.sightings import Sightings
+from adapt.evaluation.proxies.sightings import Sightings
 from adapt.types import UNLABELLED, UNTRACKED, CropSet
 
 AT_ONCE = 3

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from adapt.checkpoint import save_network
-from adapt.running import Machine
 from adapt.runs.folder import Run
-from adapt.training import adapt
+from adapt.runs.tensor_files import save_network
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import adapt
 from benchmarks.methods.arms import PLAIN, Arm
 from benchmarks.methods.runs import COLLAPSE, CPU
 

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from adapt.checkpoint import write_atomically
-from adapt.gate import DEFAULT_RULE
-from adapt.proxies.measure import PROXIES
+from adapt.evaluation.gate import DEFAULT_RULE
+from adapt.evaluation.proxies.measure import PROXIES
+from adapt.runs.tensor_files import write_atomically
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.networks import Stage
 from benchmarks.gate.rules import (

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.graph.jaccard import JaccardGraph, Variant
-from adapt.graph.neighbours import FaissSearch, Neighbours, UnitRows, nearest_neighbours
-from adapt.graph.radius import CUT
-from adapt.labels.auto_radius import auto_radius
-from adapt.labels.dbscan import cluster_dbscan
-from adapt.stages import Stages
+from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.neighbours import FaissSearch, Neighbours, UnitRows, nearest_neighbours
+from adapt.clustering.graph.radius import CUT
+from adapt.clustering.labels.auto_radius import auto_radius
+from adapt.clustering.labels.dbscan import cluster_dbscan
+from adapt.runtime.timing import Stages
 from benchmarks.alone import memory
 from benchmarks.graph.dense import dense_dbscan, dense_jaccard, public_jaccard
 from benchmarks.graph.settings import K1, K2, MIN_SAMPLES

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 
-from adapt.graph.jaccard import Variant
-from adapt.graph.neighbours import Neighbours
+from adapt.clustering.graph.jaccard import Variant
+from adapt.clustering.graph.neighbours import Neighbours
 
 ZERO = 1e-6
 """Squared distances, and Jaccard distances, up to this are those of copies."""
@@ -54,14 +54,14 @@ def dense_neighbours(unit: NDArray[np.float32], count: int) -> Neighbours:
 def dense_jaccard(
     unit: NDArray[np.float32], near: Neighbours, *, k1: int, k2: int, variant: Variant
 ) -> NDArray[np.float32]:
-    """Compute all N x N distances; the notation is that of `adapt.graph.jaccard`.
+    """Compute all N x N distances; the notation is that of `adapt.clustering.graph.jaccard`.
 
     Two N x N arrays live at the peak, as in SpCL and OpenUnReID; the older code holds four to ten.
 
     Args:
         unit: (N, D) rows of length 1.
         near: lists of k1 (faiss) or k1 + 1 (classic) entries or more; classic: with `farthest`.
-        k1, k2, variant: see `adapt.graph.jaccard.jaccard_distance`.
+        k1, k2, variant: see `adapt.clustering.graph.jaccard.jaccard_distance`.
     """
     encoding = _encode(unit, near, k1, variant)
     if k2 > 1:

@@ -10,8 +10,8 @@ import hdbscan
 import numpy as np
 from scipy.sparse import csr_array
 
-from adapt.graph.jaccard import JaccardGraph
-from adapt.labels.hdbscan import REACH, cluster_hdbscan
+from adapt.clustering.graph.jaccard import JaccardGraph
+from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
 from benchmarks.graph.agreement import ari, count_moved, counts, singles
 from benchmarks.graph.dense import dense_jaccard, dense_neighbours
 from benchmarks.graph.rules import within

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from adapt.labels.kmeans import cluster_kmeans
+from adapt.clustering.labels.kmeans import cluster_kmeans
 from benchmarks.graph.sites import PER_PERSON, site
 from benchmarks.graph.tables import head, line, spread
 
 PER_CLUSTER = 20
-"""Images for each cluster asked for, as in `adapt.labels.kmeans.auto_clusters`."""
+"""Images for each cluster asked for, as in `adapt.clustering.labels.kmeans.auto_clusters`."""
 
 STARTS = 10
 ITERATIONS = 25

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.clustering import BIAS_NEIGHBOURS, LEAST_BIAS, MIN_CAMERA_CROPS
-from adapt.graph.camera_bias import camera_bias
-from adapt.graph.jaccard import JaccardGraph, Variant
-from adapt.graph.neighbours import UnitRows, nearest_neighbours
-from adapt.labels.array_files import read_features
-from adapt.labels.hdbscan import REACH, cluster_hdbscan
-from adapt.labels.kmeans import auto_clusters, cluster_kmeans
+from adapt.clustering.clusterer import BIAS_NEIGHBOURS, LEAST_BIAS, MIN_CAMERA_CROPS
+from adapt.clustering.graph.camera_bias import camera_bias
+from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.neighbours import UnitRows, nearest_neighbours
+from adapt.clustering.labels.array_files import read_features
+from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
+from adapt.clustering.labels.kmeans import auto_clusters, cluster_kmeans
 from benchmarks.graph.rules import RuleResult, Rules, at, loss, radius_rules, result, said
 from benchmarks.graph.settings import K1, K2
 from benchmarks.graph.sites import Features

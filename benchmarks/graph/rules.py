@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.metrics import normalized_mutual_info_score
 
+from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.radius import LARGEST, radius_by_pairs, radius_by_rho
+from adapt.clustering.graph.rows import DistanceGraph, StoredGraph, stack_rows
+from adapt.clustering.labels.auto_radius import auto_radius
+from adapt.clustering.labels.dbscan import cluster_dbscan
 from adapt.errors import ClusteringError
-from adapt.graph.jaccard import JaccardGraph, Variant
-from adapt.graph.radius import LARGEST, radius_by_pairs, radius_by_rho
-from adapt.graph.rows import DistanceGraph, StoredGraph, stack_rows
-from adapt.labels.auto_radius import auto_radius
-from adapt.labels.dbscan import cluster_dbscan
 from adapt.types import OUTLIER
 from benchmarks.graph.agreement import ari, singles
 from benchmarks.graph.settings import K1, K2, MIN_SAMPLES, RHO

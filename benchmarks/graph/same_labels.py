@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.graph.jaccard import JaccardGraph, Variant
-from adapt.graph.radius import radius_by_rho
-from adapt.labels.dbscan import cluster_dbscan
+from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.radius import radius_by_rho
+from adapt.clustering.labels.dbscan import cluster_dbscan
 from benchmarks.graph.agreement import count_moved, counts
 from benchmarks.graph.dense import (
     dense_dbscan,

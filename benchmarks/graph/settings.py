@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapt.graph.jaccard import Variant
+from adapt.clustering.graph.jaccard import Variant
 
 K1: dict[Variant, int] = {"classic": 20, "faiss": 30}
 K2 = 6

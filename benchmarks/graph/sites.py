@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.cameras import center_cameras
+from adapt.clustering.camera_centering import center_cameras
 
 PER_PERSON = 17
 """Images of a person, as in Market-1501."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
+from adapt.clustering.graph.jaccard import Variant
+from adapt.clustering.labels.array_files import read_features
 from adapt.config import Clustering
-from adapt.graph.jaccard import Variant
-from adapt.labels.array_files import read_features
 from adapt.types import OUTLIER
 from benchmarks.alone import alone
 from benchmarks.graph.agreement import ari

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.data.folders import SPLIT_FOLDERS, read_market
-from adapt.scoring import LabelledCrops
+from adapt.data.catalog.folders import SPLIT_FOLDERS, read_market
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.types import CropSet
 from benchmarks.methods.arms import ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare

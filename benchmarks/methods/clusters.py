@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from adapt.data.folders import read_labelled, read_site
-from adapt.data.loading import load_crops
+from adapt.data.catalog.folders import read_labelled, read_site
+from adapt.data.decoding.loading import load_crops
 from adapt.errors import RunError
 from adapt.runs.folder import Run
 from adapt.types import OUTLIER

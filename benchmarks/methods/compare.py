@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.cache import DecodedCrops
-from adapt.data.folders import read_site
-from adapt.data.loading import load_crops
-from adapt.features import MIN_CAMERA_CROPS, with_statistics_of
-from adapt.scoring import Embed, LabelledCrops, network_embedder
+from adapt.data.catalog.folders import read_site
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.data.decoding.loading import load_crops
+from adapt.evaluation.scoring import Embed, LabelledCrops, network_embedder
+from adapt.training.extraction import MIN_CAMERA_CROPS, with_statistics_of
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.clusters import last_labels
 from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results, write
@@ -84,7 +84,7 @@ def embedded_by_camera(
 ) -> tuple[Table, Table]:
     """Queries and gallery, each camera's under the batch-norm statistics of its own crops.
 
-    What the methods cluster, without their training; see `adapt.features.extract`.
+    What the methods cluster, without their training; see `adapt.training.extraction.extract`.
     """
     codes = crops.crops.camera_codes
     own = {

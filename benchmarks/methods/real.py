@@ -7,16 +7,16 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from adapt.data.folders import read_market
-from adapt.data.sources import merge_sources
-from adapt.data.splits import Split
-from adapt.export import export_run
+from adapt.data.catalog.folders import read_market
+from adapt.data.catalog.sources import merge_sources
+from adapt.data.catalog.splits import Split
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.recipes import load_recipe
-from adapt.running import Machine
 from adapt.runs.folder import Run
 from adapt.runs.info import WeightsInfo
-from adapt.scoring import LabelledCrops
-from adapt.training import pretrain
+from adapt.workflows.export import export_run
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import pretrain
 from benchmarks.methods.arms import ARMS, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import CPU, Site, Wanted, adapted, made

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.checkpoint import write_atomically
-from adapt.evaluate.bootstrap import Interval, paired_bootstrap
-from adapt.evaluate.metrics import ProtocolName, RetrievalScores
+from adapt.evaluation.bootstrap import Interval, paired_bootstrap
+from adapt.evaluation.metrics import ProtocolName, RetrievalScores
+from adapt.runs.tensor_files import write_atomically
 from benchmarks.methods.arms import PLAIN, SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.runs import Outcome

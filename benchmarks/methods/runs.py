@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapt.checkpoint import write_atomically
 from adapt.config import Recipe
-from adapt.data.folders import read_labelled, read_site
-from adapt.data.loading import load_crops
-from adapt.data.sources import merge_sources
-from adapt.data.splits import Split
-from adapt.device import pick_device
+from adapt.data.catalog.folders import read_labelled, read_site
+from adapt.data.catalog.sources import merge_sources
+from adapt.data.catalog.splits import Split
+from adapt.data.decoding.loading import load_crops
 from adapt.errors import (
     AttentionError,
     ClusteringError,
@@ -26,13 +24,15 @@ from adapt.errors import (
     NothingLearntError,
     TrainingError,
 )
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS
-from adapt.resuming import resume
-from adapt.running import Machine
 from adapt.runs.folder import Run
-from adapt.scoring import LabelledCrops
-from adapt.training import adapt, pretrain
+from adapt.runs.tensor_files import write_atomically
+from adapt.runtime.device import pick_device
 from adapt.types import CropSet
+from adapt.workflows.fit import Machine
+from adapt.workflows.resume import resume
+from adapt.workflows.training import adapt, pretrain
 from benchmarks.alone import alone, memory
 from benchmarks.methods.arms import Arm
 from models.image import Preprocessing

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from adapt.data.folders import read_market
-from adapt.data.sources import merge_sources
-from adapt.data.synthetic import SiteSpec, render_site
+from adapt.data.catalog.folders import read_market
+from adapt.data.catalog.sources import merge_sources
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.runs.folder import Run
-from adapt.scoring import LabelledCrops
+from adapt.synthetic import SiteSpec, render_site
 from benchmarks.methods.arms import ABLATIONS, ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import Site, Wanted, made

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from adapt.config import Compute
-from adapt.device import pick_device
 from adapt.methods import METHODS
 from adapt.runs.checkpoints import SECONDS
+from adapt.runtime.device import pick_device
 from benchmarks.train import memory
 from benchmarks.train.extraction import extraction_table, waiting_share
 from benchmarks.train.kills import kills

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from adapt.batches import Draw
-from adapt.compute import set_up
 from adapt.config import Augmentation, BatchShape, Compute
-from adapt.data.cache import DecodedCrops
-from adapt.data.transforms import normalise
-from adapt.features import EXTRACTION_BATCH, extract
+from adapt.data.batches.transforms import normalise
+from adapt.data.decoding.decode import DecodedCrops
 from adapt.methods.mmt import MMT
+from adapt.runtime.compute import set_up
+from adapt.training.batches import Draw
+from adapt.training.extraction import EXTRACTION_BATCH, extract
 from benchmarks.ratios import compare
 from benchmarks.train.step import INSTANCES, OurMMT, Setting
 from models.backbones.net import ReIDNet

@@ -14,12 +14,12 @@ import torch
 
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
-from adapt.resuming import resume
-from adapt.running import Machine
 from adapt.runs.checkpoints import SECONDS, StopRequest
 from adapt.runs.folder import Run
 from adapt.runs.listing import NOT_LEARNT
-from adapt.training import adapt, pretrain
+from adapt.workflows.fit import Machine
+from adapt.workflows.resume import resume
+from adapt.workflows.training import adapt, pretrain
 from benchmarks.alone import alone
 from benchmarks.train.site import write_site
 from models.image import Preprocessing

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.batches import Draw
-from adapt.cameras import center_cameras
+from adapt.clustering.camera_centering import center_cameras
+from adapt.clustering.labels.centers import cluster_centers
+from adapt.clustering.labels.kmeans import cluster_kmeans
 from adapt.config import Augmentation, BatchShape
-from adapt.data.cache import DecodedCrops
-from adapt.data.crop_file import CropFile
-from adapt.data.scratch import Scratch
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.data.decoding.mapped_file import CropFile
 from adapt.errors import AdaptError
-from adapt.features import extract
-from adapt.labels.centers import cluster_centers
-from adapt.labels.kmeans import cluster_kmeans
 from adapt.methods import METHODS
+from adapt.runtime.disk_arrays import Scratch
+from adapt.training.batches import Draw
+from adapt.training.extraction import extract
 from adapt.types import CropSet, FeatureTable, Sample
 from benchmarks.alone import alone, memory
 from benchmarks.train.kills import CPU, adapted, source_run

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adapt.data.cache import DecodedCrops, decode_crops
+from adapt.data.decoding.decode import DecodedCrops, decode_crops
 from adapt.types import CropSet, Sample
 from models.image import Preprocessing
 

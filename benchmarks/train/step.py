@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapt.batches import Draw
-from adapt.clustering import Clusterer
-from adapt.compute import set_up
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import Augmentation, BatchShape, Clustering, Compute, OptimizerSettings
 from adapt.methods.mmt import MMT, MMTOptions
-from adapt.optimization import build_optimizer, train_step
+from adapt.runtime.compute import set_up
+from adapt.training.batches import Draw
+from adapt.training.optimizer import build_optimizer, train_step
 from adapt.types import Batch
 from benchmarks.ratios import Ratio, compare
 from benchmarks.train.peak import matmul_peak

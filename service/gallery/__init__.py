@@ -1,0 +1,1 @@
+"""The store and its index as one: enroll, list, search, delete."""

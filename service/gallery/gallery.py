@@ -19,9 +19,12 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from service.errors import CallError, SightingNotFoundError
-from service.gallery.active import ActiveSites
-from service.gallery.moves import Moves
-from service.gallery.records import (
+from service.gallery.live_sites import ActiveSites
+from service.gallery.search import search
+from service.operations.metrics import Metrics
+from service.rollover.moves import Moves
+from service.rollover.reembed import Embed
+from service.store.records import (
     Answer,
     ModelRow,
     NewRow,
@@ -30,11 +33,8 @@ from service.gallery.records import (
     Stored,
     new_rows,
 )
-from service.gallery.reembed import Embed
-from service.gallery.search import search
-from service.gallery.statements import model_mismatch, sighting_not_found
-from service.gallery.store import Store
-from service.metrics import Metrics
+from service.store.statements import model_mismatch, sighting_not_found
+from service.store.store import Store
 from service.types import (
     EVERY_SIGHTING,
     Enrolled,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.rwlock import ReadWriteLock
-from service.gallery.times import to_us
+from service.store.times import to_us
 from service.types import SightingFilter, Vector
 
 _SCORE_TOLERANCE = 1e-5

@@ -14,8 +14,8 @@ import numpy as np
 
 from service.errors import SightingNotFoundError
 from service.gallery.index import VectorIndex
-from service.gallery.statements import sighting_not_found
-from service.gallery.store import Store
+from service.store.statements import sighting_not_found
+from service.store.store import Store
 from service.types import Match, SightingFilter, Vector
 
 _ATTEMPTS = 5

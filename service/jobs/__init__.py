@@ -1,0 +1,1 @@
+"""Adaptations that the server runs: rows, folders, processes."""

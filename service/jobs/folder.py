@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.gallery.records import SeenCrop
 from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+from service.store.records import SeenCrop
 
 log = logging.getLogger("resight.jobs")
 

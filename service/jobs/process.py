@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import service
-from service.jobs import lifeline
+from service.jobs import watchdog
 
 _ROOT = Path(service.__file__).resolve().parents[1]
 
@@ -75,7 +75,7 @@ async def start_python(module: str, arguments: Sequence[str], log: Path) -> Proc
 
     Each leads a process group of its own: Ctrl-C for the server is not for it, and it can be ended
     with all that it started. Its standard input is a pipe that nobody writes to: it ends with the
-    server, however that ends (`service.jobs.lifeline`). It runs the same installation as the
+    server, however that ends (`service.jobs.watchdog`). It runs the same installation as the
     server, whatever lies in the working folder.
     """
     return _Subprocess(await asyncio.to_thread(_popen, module, arguments, log))
@@ -86,7 +86,7 @@ def _popen(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen
     # become another program. `subprocess` takes vfork, which knows no handlers of forks.
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - all of it is ours
-            [sys.executable, "-P", "-m", lifeline.__name__, module, *arguments],
+            [sys.executable, "-P", "-m", watchdog.__name__, module, *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

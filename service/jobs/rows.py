@@ -17,12 +17,12 @@ from service.errors import (
     AdaptationOverError,
     NoCropsError,
 )
-from service.gallery.records import SeenCrop
-from service.gallery.statements import refuse_unfinished, require_site
-from service.gallery.store import Store
-from service.gallery.tables import adaptations, crops, leftovers, sightings
-from service.gallery.times import from_us, to_us
 from service.jobs.records import Adaptation, JobState, Judgement, Wish
+from service.store.records import SeenCrop
+from service.store.statements import refuse_unfinished, require_site
+from service.store.store import Store
+from service.store.tables import adaptations, crops, leftovers, sightings
+from service.store.times import from_us, to_us
 
 _UNFINISHED = [state.value for state in JobState if not state.over]
 _CROPS_AT_A_TIME = 64

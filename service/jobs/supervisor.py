@@ -21,8 +21,8 @@ from service.jobs.folder import JobFolder, remove_folders, tidy_all
 from service.jobs.process import Starter
 from service.jobs.records import Adaptation, JobReason, JobState
 from service.jobs.rows import JobRows
-from service.jobs.work import Ending, JobSetup, ModelInUse, Work, WorkInterruptedError
-from service.metrics import Metrics
+from service.jobs.runner import Ending, JobSetup, ModelInUse, Work, WorkInterruptedError
+from service.operations.metrics import Metrics
 
 log = logging.getLogger("resight.jobs")
 

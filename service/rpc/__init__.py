@@ -1,0 +1,1 @@
+"""The gRPC edge: requests in, answers out, nothing else."""

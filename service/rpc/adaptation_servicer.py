@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from service.jobs.adaptations import Adaptations
+from service.jobs.api import Adaptations
 from service.rpc.adaptation_wire import adaptation_to_wire, round_to_wire, wish_from_wire
 from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size

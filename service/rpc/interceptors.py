@@ -14,7 +14,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from service.errors import CallError, InternalError, OverloadedError
-from service.metrics import Metrics
+from service.operations.metrics import Metrics
 from service.rpc.convert import status
 
 log = logging.getLogger("resight.rpc")

@@ -11,11 +11,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.config import Settings, join_address, split_address
+from service.embedding.model_pool import LoadedModels
 from service.errors import PortError
 from service.gallery.gallery import Gallery
-from service.jobs.adaptations import Adaptations
-from service.loaded import LoadedModels
-from service.metrics import Metrics
+from service.jobs.api import Adaptations
+from service.operations.metrics import Metrics
+from service.rollover.switching import Switching
 from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.pb.resight.v1 import (
@@ -36,7 +37,6 @@ from service.rpc.servicers import (
     ModelServicer,
 )
 from service.rpc.site_servicer import SiteServicer
-from service.switching import Switching
 
 SERVICES = tuple(
     service.full_name

@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from service.embedding.model_pool import Loaded, LoadedModels
 from service.errors import (
     BadLimitError,
     BadNameError,
@@ -21,8 +22,7 @@ from service.errors import (
     TooManyItemsError,
 )
 from service.gallery.gallery import Gallery
-from service.gallery.records import Request
-from service.loaded import Loaded, LoadedModels
+from service.rollover.switching import Switching
 from service.rpc import convert, names
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import (
@@ -33,7 +33,7 @@ from service.rpc.pb.resight.v1 import (
     model_pb2,
     model_pb2_grpc,
 )
-from service.switching import Switching
+from service.store.records import Request
 from service.types import (
     REQUEST_ID,
     Enrolled,

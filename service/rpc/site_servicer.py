@@ -10,11 +10,11 @@ import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
 from service.gallery.gallery import Gallery
-from service.jobs.adaptations import Adaptations
+from service.jobs.api import Adaptations
+from service.rollover.switching import Switching
 from service.rpc import convert, names
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import site_pb2, site_pb2_grpc
-from service.switching import Switching
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

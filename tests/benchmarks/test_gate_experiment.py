@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.proxies.measure import PROXIES  # noqa: E402
+from adapt.evaluation.proxies.measure import PROXIES  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from benchmarks.gate.__main__ import main  # noqa: E402
 from benchmarks.gate.letters import unpack_letters  # noqa: E402

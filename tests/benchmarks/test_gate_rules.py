@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.gate import DEFAULT_RULE, Rule, compare
-from adapt.proxies.measure import PROXIES, ModelFigures, measure
-from adapt.proxies.sightings import Measured, Sightings
+from adapt.evaluation.gate import DEFAULT_RULE, Rule, compare
+from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
+from adapt.evaluation.proxies.sightings import Measured, Sightings
 from benchmarks.gate.measuring import ModelResult, SiteResult
 from benchmarks.gate.networks import Stage
 from benchmarks.gate.rules import (

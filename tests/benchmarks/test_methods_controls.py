@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.cache import DecodedCrops  # noqa: E402
-from adapt.features import MIN_CAMERA_CROPS, extract, with_statistics_of  # noqa: E402
-from adapt.scoring import LabelledCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
+from adapt.evaluation.scoring import LabelledCrops  # noqa: E402
+from adapt.training.extraction import MIN_CAMERA_CROPS, extract, with_statistics_of  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
 from benchmarks.methods.compare import embedded_by_camera  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402

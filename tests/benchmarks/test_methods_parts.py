@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.folders import read_market, read_site
-from adapt.data.synthetic import SITE_A, SITE_B
+from adapt.data.catalog.folders import read_market, read_site
 from adapt.recipes import load_recipe
+from adapt.synthetic import SITE_A, SITE_B
 from benchmarks.methods.arms import ARMS
 from benchmarks.methods.ceiling import halves
 from benchmarks.methods.compare import compare

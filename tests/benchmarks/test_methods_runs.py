@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.folders import read_market
-from adapt.data.sources import merge_sources
+from adapt.data.catalog.folders import read_market
+from adapt.data.catalog.sources import merge_sources
 from adapt.errors import StoppedError
 from adapt.recipes import load_recipe
 from adapt.runs.checkpoints import StopRequest

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.evaluate.metrics import ProtocolName, RetrievalScores
+from adapt.evaluation.metrics import ProtocolName, RetrievalScores
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
 from adapt.runs.info import RunInfo

@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import NoImagesError
+from adapt.evaluation.scoring import network_embedder
 from adapt.recipes import load_recipe
-from adapt.running import Machine
-from adapt.scoring import network_embedder
-from adapt.training import pretrain
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import pretrain
 from benchmarks.methods.real import BACKBONE, SIZE
 from benchmarks.methods.runs import CPU
 from benchmarks.site_features import labelled_crops, site_features

@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="clustering needs resight[adapt]")
 from sklearn.metrics import adjusted_rand_score
 
 import cli.clustering
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import Clustering
 from adapt.errors import ClusteringError, ConfigError, DataError, NonFiniteFeaturesError
 

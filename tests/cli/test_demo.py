@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch", reason="the demo trains")
 
-from adapt.data.synthetic import SiteSpec
 from adapt.errors import RunError
 from adapt.recipes import load_recipe
+from adapt.synthetic import SiteSpec
 from cli.demo import SEARCHES, Plan, run_demo
 from models.image import Preprocessing
 

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.config import BatchShape, Recipe, Schedule
-from adapt.plan import AdaptationPlan, Disk, Memory, Seconds
 from adapt.types import UNTRACKED, CropSet, Dropped, Sample
+from adapt.workflows.plan import AdaptationPlan, Disk, Memory, Seconds
 from cli.planning import amount, duration, plan_text
 from models.image import Preprocessing
 

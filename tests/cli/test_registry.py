@@ -14,7 +14,7 @@ import cli.serving
 from models.bundle import Bundle
 from models.errors import BundleHashMismatchError, ModelNotFoundError
 from models.registry import Registry
-from service.engine import OnnxEngine
+from service.embedding.engine import OnnxEngine
 from tests.support.tiny_model import write_tiny_bundle
 
 

@@ -19,10 +19,10 @@ from adapt.errors import AdaptError, ConfigError, NoImagesError, RunError, Stopp
 from adapt.methods import METHODS
 from adapt.recipes import parse_recipe
 from adapt.recipes.papers import load_paper
-from adapt.running import Machine
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.training import adapt
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import adapt
 from cli.main import app
 from models.backbones.net import ReIDNet
 from models.errors import WeightsError

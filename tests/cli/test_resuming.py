@@ -17,10 +17,10 @@ from typer.testing import CliRunner  # noqa: E402
 
 from adapt.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.running import Machine  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.training import adapt  # noqa: E402
+from adapt.workflows.fit import Machine  # noqa: E402
+from adapt.workflows.training import adapt  # noqa: E402
 from cli.main import app  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from adapt.checkpoint import save_network  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.tensor_files import save_network  # noqa: E402
 from cli.main import app  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 

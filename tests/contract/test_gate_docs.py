@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.gate import DEFAULT_RULE
-from adapt.proxies.measure import PROXIES
+from adapt.evaluation.gate import DEFAULT_RULE
+from adapt.evaluation.proxies.measure import PROXIES
 from cli.gating import EXIT_CODES
 
 DOCS = Path(__file__).parents[2] / "docs"

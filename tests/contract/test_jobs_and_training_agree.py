@@ -12,17 +12,17 @@ from pydantic import BaseModel
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.manifest import read_manifest
-from adapt.gate import DEFAULT_RULE
-from adapt.job import Job, Outcome
+from adapt.data.catalog.manifest import read_manifest
+from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
+from adapt.workflows.job import Job, Outcome
 from models.registry import Registry
-from service.gallery.records import SeenCrop
 from service.jobs import records
 from service.jobs.folder import JobFolder
-from service.jobs.work import LEAST_JUDGED, JobSetup, Work
+from service.jobs.runner import LEAST_JUDGED, JobSetup, Work
+from service.store.records import SeenCrop
 from tests.service.jobs.conftest import NOW
 from tests.support.tiny_runs import info
 

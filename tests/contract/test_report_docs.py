@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.labels.guards import WARN_OUTLIER_SHARE
+from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.report import run_report, verdict
 from adapt.report.clusters import SHOWN
 from adapt.report.curves import PLANNED

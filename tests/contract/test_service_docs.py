@@ -15,7 +15,7 @@ from models.errors import ImageError
 from service.config import Settings
 from service.errors import CallError, call_errors
 from service.jobs.records import JobReason
-from service.metrics import new_metrics
+from service.operations.metrics import new_metrics
 from service.rpc.pb.resight.v1 import (
     adaptation_pb2,
     embedding_pb2,

@@ -12,9 +12,9 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 import typer
 
+from adapt.clustering.labels.guards import LabelReport
+from adapt.clustering.labels.truth import truth_figures
 from adapt.config import Recipe
-from adapt.labels.guards import LabelReport
-from adapt.labels.truth import truth_figures
 from adapt.methods import METHODS, Source
 from adapt.recipes import recipe_names
 from cli.main import app

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
 
-from adapt.export import export_run
 from adapt.runs.folder import Run
+from adapt.workflows.export import export_run
 from models.bundle import Bundle
 from service.client import CallFailedError
 from service.jobs.records import JobState

@@ -11,8 +11,8 @@ from models.bundle import Bundle
 from models.registry import Registry
 from service.app import bootstrap, open_bundle
 from service.config import Settings, load_settings
-from service.data_dir import DataDir
 from service.errors import DataDirError, ModelLoadError, PortError, StoreUnusableError
+from service.operations.data_dir import DataDir
 
 
 def settings(data_dir: Path, model: object, **more: Any) -> Settings:

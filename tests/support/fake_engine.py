@@ -1,4 +1,4 @@
-"""A double of `service.engine.Engine` that a test can hold, spoil and count."""
+"""A double of `service.embedding.engine.Engine` that a test can hold, spoil and count."""
 
 from __future__ import annotations
 

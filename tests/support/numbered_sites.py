@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.proxies.sightings import Sightings
+from adapt.evaluation.proxies.sightings import Sightings
 from adapt.types import UNTRACKED
 
 Site = tuple[NDArray[np.float32], Sightings]

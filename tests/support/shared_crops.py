@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from adapt.config import Recipe
-from adapt.data.cache import DecodedCrops, Room
-from adapt.data.folders import read_site
-from adapt.parallel import World
-from adapt.preparing import made_by, read_crops
-from adapt.run_crops import RunCrops
+from adapt.data.catalog.folders import read_site
+from adapt.data.decoding.decode import DecodedCrops, Room
+from adapt.data.decoding.run_crops import RunCrops
+from adapt.runtime.distributed import World
+from adapt.workflows.session import made_by, read_crops
 from models.image import Preprocessing
 
 SIZE = Preprocessing(height=32, width=16)

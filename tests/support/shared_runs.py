@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapt.clustering import Clusterer
+from adapt.clustering.clusterer import Clusterer
 from adapt.config import Augmentation, BatchShape, Clustering, OptimizerSettings, Schedule
-from adapt.data.cache import DecodedCrops
+from adapt.data.decoding.decode import DecodedCrops
 from adapt.errors import StoppedError
-from adapt.features import extract
-from adapt.loop import train
-from adapt.loop_state import Checkpoints, LoopState, NoCheckpoints
 from adapt.methods import METHODS, MMT, Method, SourceMethod
 from adapt.methods.mmt import MMTOptions
-from adapt.parallel import ALONE, World
 from adapt.runs.checkpoints import SharedCheckpoints, StopRequest
 from adapt.runs.listing import NOT_LEARNT
+from adapt.runtime.distributed import ALONE, World
+from adapt.training.extraction import extract
+from adapt.training.loop import train
+from adapt.training.state import Checkpoints, LoopState, NoCheckpoints
 from adapt.types import CropSet, PseudoLabels, Sample
 from tests.support.shared_steps import small_net
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from adapt.config import BatchShape, Clustering, OptimizerSettings, Recipe
 from adapt.methods import AML, METHODS, Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
-from adapt.optimization import build_optimizer, train_step
-from adapt.parallel import ALONE, World
-from adapt.rehearsal import MadeUpClusterer, separated
-from adapt.spreading import spread
+from adapt.runtime.distributed import ALONE, World
+from adapt.training.optimizer import build_optimizer, train_step
+from adapt.training.sharding import spread
 from adapt.types import Batch, FeatureTable, RoundOf
+from adapt.workflows.rehearsal import MadeUpClusterer, separated
 from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
 from models.backbones.trunks import IBN

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.recipes import load_recipe
-from adapt.running import Machine
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.scoring import LabelledCrops
-from adapt.training import pretrain
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import pretrain
 from benchmarks.methods.runs import CPU, Site
 from models.image import Preprocessing
 from tests.support.tiny_sets import write_market

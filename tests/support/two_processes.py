@@ -1,4 +1,4 @@
-"""Two processes that `adapt.parallel` joins on the CPU, as `torchrun` would start them."""
+"""Two processes that `adapt.runtime.distributed` joins on the CPU, as `torchrun` starts them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _serve(pipe: Connection, told: dict[str, str]) -> None:
     import torch
 
     from adapt.errors import AdaptError
-    from adapt.parallel import join
+    from adapt.runtime.distributed import join
 
     torch.set_num_threads(1)
     _, world = join("cpu")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adapt.data.known_sets import SetName
+from adapt.data.catalog.known_sets import SetName
 from adapt.errors import ConfigError
 from models.backbones.trunks import BACKBONES
 

@@ -13,7 +13,11 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from torch.nn import functional as F  # noqa: E402
 
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
+from adapt.clustering.graph.jaccard import jaccard_distance  # noqa: E402
+from adapt.clustering.graph.rows import AverageGraph  # noqa: E402
+from adapt.clustering.labels.dbscan import cluster_dbscan  # noqa: E402
+from adapt.clustering.labels.guards import check_labels  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
     BatchShape,
@@ -21,15 +25,11 @@ from adapt.config import (  # noqa: E402
     OptimizerSettings,
     Schedule,
 )
-from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, ConfigError  # noqa: E402
-from adapt.graph.jaccard import jaccard_distance  # noqa: E402
-from adapt.graph.rows import AverageGraph  # noqa: E402
-from adapt.labels.dbscan import cluster_dbscan  # noqa: E402
-from adapt.labels.guards import check_labels  # noqa: E402
-from adapt.loop import train  # noqa: E402
 from adapt.methods import AML  # noqa: E402
 from adapt.methods.aml import AMLOptions  # noqa: E402
+from adapt.training.loop import train  # noqa: E402
 from adapt.types import (  # noqa: E402
     OUTLIER,
     Batch,

@@ -13,9 +13,8 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from pydantic import ValidationError  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from adapt.attention_watch import PATIENCE  # noqa: E402
-from adapt.checkpoint import load_network, save_network  # noqa: E402
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
+from adapt.clustering.labels.centers import cluster_centers  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
     BatchShape,
@@ -23,14 +22,15 @@ from adapt.config import (  # noqa: E402
     OptimizerSettings,
     Schedule,
 )
-from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import AttentionError, ClusteringError, ConfigError  # noqa: E402
-from adapt.features import extract  # noqa: E402
-from adapt.labels.centers import cluster_centers  # noqa: E402
-from adapt.loop import train  # noqa: E402
 from adapt.methods import DAAL, METHODS, MMT, SourceMethod  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
-from adapt.stages import Stages  # noqa: E402
+from adapt.methods.parts.attention_watch import PATIENCE  # noqa: E402
+from adapt.runs.tensor_files import load_network, save_network  # noqa: E402
+from adapt.runtime.timing import Stages  # noqa: E402
+from adapt.training.extraction import extract  # noqa: E402
+from adapt.training.loop import train  # noqa: E402
 from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
     BatchShape,
@@ -22,11 +22,11 @@ from adapt.config import (  # noqa: E402
     OptimizerSettings,
     Schedule,
 )
-from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError  # noqa: E402
-from adapt.loop import Round, train  # noqa: E402
 from adapt.methods import HLI  # noqa: E402
 from adapt.methods.hli import HLIOptions  # noqa: E402
+from adapt.training.loop import Round, train  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, Losses, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 

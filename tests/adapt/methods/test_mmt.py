@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from torch.nn import functional as F  # noqa: E402
 
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
     BatchShape,
@@ -23,14 +23,14 @@ from adapt.config import (  # noqa: E402
     OptimizerSettings,
     Schedule,
 )
-from adapt.data.cache import DecodedCrops  # noqa: E402
-from adapt.ema import ema_momentum  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, ConfigError  # noqa: E402
-from adapt.loop import Round, train  # noqa: E402
 from adapt.methods import MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
-from adapt.optimization import build_optimizer  # noqa: E402
+from adapt.methods.parts.ema import ema_momentum  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
+from adapt.training.loop import Round, train  # noqa: E402
+from adapt.training.optimizer import build_optimizer  # noqa: E402
 from adapt.types import (  # noqa: E402
     Batch,
     CropSet,

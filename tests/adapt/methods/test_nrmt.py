@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import (  # noqa: E402
     Augmentation,
     BatchShape,
@@ -20,13 +20,13 @@ from adapt.config import (  # noqa: E402
     OptimizerSettings,
     Schedule,
 )
-from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ConfigError, NothingLearntError  # noqa: E402
-from adapt.loop import Round, train  # noqa: E402
 from adapt.losses.distance import pairwise_distance  # noqa: E402
 from adapt.losses.triplet import margin_triplet, mine_hard_triplets  # noqa: E402
 from adapt.methods import NRMT  # noqa: E402
 from adapt.methods.nrmt import NRMTOptions  # noqa: E402
+from adapt.training.loop import Round, train  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 

@@ -12,12 +12,12 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from pydantic import ValidationError  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from adapt.checkpoint import load_network, save_network  # noqa: E402
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  # noqa: E402
-from adapt.data.cache import DecodedCrops  # noqa: E402
-from adapt.loop import train  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
+from adapt.runs.tensor_files import load_network, save_network  # noqa: E402
+from adapt.training.loop import train  # noqa: E402
 from adapt.types import Batch, CropSet, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 

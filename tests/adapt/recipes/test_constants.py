@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.clustering import Clusterer  # noqa: E402
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import Recipe  # noqa: E402
 from adapt.methods import METHODS  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402

@@ -21,8 +21,8 @@ ROUNDS = ("schedule.rounds=2",)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source run, and an adaptation to a site whose folders and files have nasty names."""
     from adapt.recipes import load_recipe
-    from adapt.running import Machine
-    from adapt.training import adapt
+    from adapt.workflows.fit import Machine
+    from adapt.workflows.training import adapt
     from benchmarks.methods.runs import CPU
     from tests.support.tiny_site import KMEANS, SHORT, source_run
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.cache import DecodedCrops
+from adapt.data.decoding.decode import DecodedCrops
 from adapt.report.clusters import (
     SHOWN,
     CameraRow,

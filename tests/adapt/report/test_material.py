@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 import torch
 
-from adapt.checkpoint import save_tensors
 from adapt.errors import ConfigError
 from adapt.recipes import load_recipe
 from adapt.report.material import gather
-from adapt.running import Machine
 from adapt.runs.folder import Run
-from adapt.training import adapt
+from adapt.runs.tensor_files import save_tensors
+from adapt.workflows.fit import Machine
+from adapt.workflows.training import adapt
 from tests.support.tiny_runs import finished
 from tests.support.tiny_site import KMEANS, SHORT
 

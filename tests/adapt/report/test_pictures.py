@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.folders import read_market
+from adapt.data.catalog.folders import read_market
 from adapt.errors import DataError
 from adapt.report.pictures import SHOWN_HEIGHT, crop_uri, site_sheet
 from models.image import decode

@@ -13,9 +13,9 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt.data.cache import DecodedCrops
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.evaluation.scoring import LabelledCrops
 from adapt.report.rankings import best_rows, compare_answers, compare_rankings, spread_queries
-from adapt.scoring import LabelledCrops
 from adapt.types import CropSet, Sample
 from models.image import Preprocessing
 

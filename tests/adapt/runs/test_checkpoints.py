@@ -12,15 +12,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  # noqa: E402
-from adapt.data.cache import DecodedCrops  # noqa: E402
+from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import StoppedError  # noqa: E402
-from adapt.loop import train  # noqa: E402
-from adapt.loop_state import LoopState  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.parallel import ALONE  # noqa: E402
 from adapt.runs.checkpoints import RunCheckpoints, StopRequest, checkpoints_of  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
+from adapt.runtime.distributed import ALONE  # noqa: E402
+from adapt.training.loop import train  # noqa: E402
+from adapt.training.state import LoopState  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.tiny_runs import info  # noqa: E402

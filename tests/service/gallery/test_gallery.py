@@ -17,10 +17,10 @@ from service.errors import (
 )
 from service.gallery.gallery import Gallery
 from service.gallery.index import VectorIndex
-from service.gallery.records import Request
 from service.gallery.search import search
-from service.gallery.store import Store
-from service.metrics import Metrics
+from service.operations.metrics import Metrics
+from service.store.records import Request
+from service.store.store import Store
 from service.types import (
     Enrolled,
     SightingFilter,

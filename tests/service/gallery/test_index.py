@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.gallery.index import Hit, IndexEntry, VectorIndex
-from service.gallery.times import to_us
+from service.store.times import to_us
 from service.types import EVERY_SIGHTING, SightingFilter
 
 DIMENSION = 8

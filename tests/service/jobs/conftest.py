@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.gallery.records import NewRow
-from service.gallery.store import Store
 from service.jobs.rows import JobRows
-from service.metrics import Metrics
+from service.operations.metrics import Metrics
+from service.store.records import NewRow
+from service.store.store import Store
 from service.types import Sighting
 
 ONE = "1" * 64

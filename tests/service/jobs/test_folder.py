@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service.gallery.records import SeenCrop
 from service.jobs.folder import JobFolder, Outcome, remove_folders, tidy_all
 from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+from service.store.records import SeenCrop
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -12,9 +12,9 @@ from service.errors import (
     NoCropsError,
     SiteNotFoundError,
 )
-from service.gallery.store import Store
 from service.jobs.records import JobState, Judgement, Wish
 from service.jobs.rows import JobRows
+from service.store.store import Store
 from tests.service.jobs.conftest import NOW, ONE
 
 WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)

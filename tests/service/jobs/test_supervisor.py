@@ -15,13 +15,13 @@ import pytest
 
 from models.bundle import Bundle
 from models.registry import ModelReference, Registry
-from service.gallery.records import SeenCrop
-from service.gallery.store import Store
 from service.jobs.records import Adaptation, JobState, Judgement, Wish
 from service.jobs.rows import JobRows
+from service.jobs.runner import JobSetup, ModelInUse
 from service.jobs.supervisor import Supervisor
-from service.jobs.work import JobSetup, ModelInUse
-from service.metrics import Metrics
+from service.operations.metrics import Metrics
+from service.store.records import SeenCrop
+from service.store.store import Store
 from tests.service.jobs.conftest import NOW, ONE
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.tiny_model import write_tiny_bundle

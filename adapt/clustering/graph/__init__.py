@@ -1,0 +1,1 @@
+"""Sparse neighbor graphs and the distances on them."""

@@ -1,0 +1,1 @@
+"""Pseudo labels: clustering algorithms, merging, soft weights, guards against collapse."""

@@ -1,0 +1,1 @@
+"""From decoded crops to augmented batches on the device."""

@@ -1,0 +1,99 @@
+"""MSMT17 as its authors hand it out: crops in folders of people, four lists that say which is what.
+
+    list_train.txt  list_val.txt  list_query.txt  list_gallery.txt    lines `0000/NAME.jpg 0`
+    train/ test/                      version 1
+    mask_train_v2/ mask_test_v2/      version 2, faces blurred
+
+NAME is `PERSON_NUMBER_CAMERA_...`. Wei et al., Person Transfer GAN to Bridge Domain Gap for Person
+Re-Identification, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt.data.catalog.splits import Split, camera_codes
+from adapt.errors import DataError, NoImagesError
+from adapt.types import CropSet, Sample
+
+LISTS: dict[Split, tuple[str, ...]] = {
+    "train": ("list_train.txt", "list_val.txt"),
+    "query": ("list_query.txt",),
+    "gallery": ("list_gallery.txt",),
+}
+"""The papers train on both lists: 32,621 crops of 1,041 people."""
+
+_FOLDERS: dict[Split, tuple[str, str]] = {
+    "train": ("train", "mask_train_v2"),
+    "query": ("test", "mask_test_v2"),
+    "gallery": ("test", "mask_test_v2"),
+}
+_CAMERA = re.compile(r"^\d+_\d+_(?P<camera>\d+)_")
+_TEST_PEOPLE = 100_000
+"""Added to test identities: both halves count their people from 0, and none is in both."""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    path: Path
+    key: str
+    camera: str
+    person: int
+
+
+def msmt17_splits(root: Path) -> set[Split]:
+    """Splits of MSMT17 that lie below a folder: all their lists, and the crops' folder."""
+    return {
+        split
+        for split, lists in LISTS.items()
+        if all((root / name).is_file() for name in lists)
+        and any((root / name).is_dir() for name in _FOLDERS[split])
+    }
+
+
+def read_msmt17(root: Path, splits: Sequence[Split]) -> CropSet:
+    """List the crops that the lists of `splits` name, in the lists' order.
+
+    Raises NoImagesError when a list or the crops' folder is missing, or a list is empty; DataError
+    when a line is not `PATH PERSON` or its file name has no camera.
+    """
+    listed = [each for split in splits for each in _listed(root, split)]
+    cameras = camera_codes(each.camera for each in listed)
+    samples = tuple(Sample(e.path, e.key, cameras[e.camera], e.person) for e in listed)
+    return CropSet(root, samples, tuple(cameras))
+
+
+def _listed(root: Path, split: Split) -> list[_Listed]:
+    names = [name for name in _FOLDERS[split] if (root / name).is_dir()]
+    if not names:
+        raise NoImagesError(f"{root} has neither of the folders {' and '.join(_FOLDERS[split])}")
+    shift = 0 if split == "train" else _TEST_PEOPLE
+    return [each for file in LISTS[split] for each in _lines(root, file, names[0], shift)]
+
+
+def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
+    try:
+        lines = (root / file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoImagesError(
+            f"{root / file} cannot be read ({error}): restore MSMT17's list"
+        ) from None
+    if not lines:
+        raise NoImagesError(f"{root / file} is empty: restore MSMT17's list")
+    for number, line in enumerate(lines, start=1):
+        path, _, person = line.strip().rpartition(" ")
+        camera = _CAMERA.match(path.rpartition("/")[2])
+        if camera is None or not person.isdecimal():
+            raise DataError(
+                f"{root / file}, line {number}: {line!r} is not "
+                "'0000/0000_000_01_....jpg 0' (path, blank, person; the third field is the camera)"
+            )
+        yield _Listed(
+            root / folder / path,
+            f"{folder}/{path}",
+            f"c{int(camera['camera'])}",
+            int(person) + shift,
+        )

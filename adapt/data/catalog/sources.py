@@ -1,0 +1,62 @@
+"""Several labelled sets as one source."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from adapt.data.catalog.folders import SPLIT_FOLDERS
+from adapt.errors import DataError
+from adapt.types import CropSet, Dropped, Sample
+
+log = logging.getLogger("resight")
+
+
+def refuse_twice(sources: Sequence[Path]) -> None:
+    """Raise DataError when two paths are one folder: its people would count as two each."""
+    seen: dict[Path, Path] = {}
+    for root in sources:
+        first = seen.setdefault(root.resolve(), root)
+        if first is not root:
+            raise DataError(
+                f"--source {root} is the folder of --source {first}: its people would count as two "
+                "each; give every folder once"
+            )
+
+
+def merge_sources(sets: Sequence[CropSet]) -> CropSet:
+    """Make one labelled set of several; identities and cameras of different sets stay apart.
+
+    Junk boxes (negative identities) and Market-1501's distractors are left out.
+    """
+    samples: list[Sample] = []
+    cameras: list[str] = []
+    dropped: list[Dropped] = []
+    next_person = 0
+    for number, crops in enumerate(sets):
+        prefix = f"{number}/" if len(sets) > 1 else ""
+        labelled = _without_distractors([s for s in crops.samples if s.person >= 0])
+        if len(labelled) < len(crops):
+            log.info("%s: %d junk and distractor boxes", crops.root, len(crops) - len(labelled))
+        codes = {p: next_person + i for i, p in enumerate(sorted({s.person for s in labelled}))}
+        next_person += len(codes)
+        samples += [
+            replace(s, key=prefix + s.key, camera=s.camera + len(cameras), person=codes[s.person])
+            for s in labelled
+        ]
+        cameras += [prefix + name for name in crops.cameras]
+        dropped += [replace(d, key=prefix + d.key) for d in crops.dropped]
+    if next_person < 2:
+        raise DataError("a source needs crops of at least two identities; add labelled crops")
+    return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
+
+
+def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:
+    """Identity 0 of a gallery alone is Market-1501's mark for boxes of anybody and nobody."""
+    gallery = SPLIT_FOLDERS["gallery"] + "/"
+    zeros = [s for s in samples if s.person == 0]
+    if all(s.key.startswith(gallery) for s in zeros):
+        return [s for s in samples if s.person != 0]
+    return list(samples)

@@ -1,0 +1,43 @@
+"""Decode a listing with progress, and say what was left out."""
+
+from __future__ import annotations
+
+import logging
+
+from adapt.data.decoding.decode import DecodedCrops, Room, decode_crops, in_memory
+from adapt.runtime.progress import progress
+from adapt.types import CropSet
+from models.image import Preprocessing
+
+log = logging.getLogger("resight")
+_NAMED = 10
+
+
+def load_crops(
+    listing: CropSet,
+    preprocessing: Preprocessing,
+    *,
+    forget_names: bool = False,
+    room: Room = in_memory,
+) -> DecodedCrops:
+    """`decode_crops` for people: a progress bar, cameras and counts, unreadable files."""
+    with progress("decode", len(listing)) as tick:
+        data = decode_crops(
+            listing, preprocessing, forget_names=forget_names, progress=tick, room=room
+        )
+    counts = [0] * len(data.crops.cameras)
+    for code in data.crops.camera_codes:
+        counts[code] += 1
+    seen = ", ".join(f"{n} {c}" for n, c in zip(data.crops.cameras[:12], counts, strict=False))
+    more = ", ..." if len(counts) > 12 else ""
+    log.info("%s: %d crops (by camera: %s%s)", listing.root, len(data), seen, more)
+    unreadable = data.crops.dropped[len(listing.dropped) :]
+    for drop in unreadable[:_NAMED]:
+        log.warning("left out %s: %s", drop.key, drop.reason)
+    if len(unreadable) > _NAMED:
+        log.warning("... and %d more", len(unreadable) - _NAMED)
+    if unreadable:
+        log.warning("%d of %d crops cannot be read", len(unreadable), len(listing))
+    if listing.dropped:
+        log.info("%d other files, by their names no images", len(listing.dropped))
+    return data

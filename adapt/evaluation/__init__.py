@@ -1,0 +1,1 @@
+"""How good a model is, with labels (mAP, CMC) and without (proxies, gate)."""

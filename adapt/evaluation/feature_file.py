@@ -1,0 +1,121 @@
+"""Reader of `resight evaluate --features`: embeddings of any model as one .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapt.errors import DataError
+
+KEYS = (
+    "query_features",
+    "query_ids",
+    "query_cameras",
+    "gallery_features",
+    "gallery_ids",
+    "gallery_cameras",
+)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Queries and gallery as `adapt.evaluation.metrics.evaluate_ranking` takes them, in its order.
+
+    features: (N, D) floating point; ids, cameras: (N,) int64, in one numbering for both sets.
+    """
+
+    query_features: NDArray[np.floating]
+    query_ids: NDArray[np.int64]
+    query_cameras: NDArray[np.int64]
+    gallery_features: NDArray[np.floating]
+    gallery_ids: NDArray[np.int64]
+    gallery_cameras: NDArray[np.int64]
+
+
+def load_feature_file(path: Path) -> RetrievalSet:
+    """Read queries and gallery from an .npz file.
+
+    Args:
+        path: a file with the arrays query_features, query_ids, query_cameras and gallery_
+            likewise. Identities and cameras are integers, or strings in both sets; identity -1 or
+            "-1" is junk.
+
+    Returns:
+        The arrays, strings numbered alike in both sets.
+
+    Raises:
+        DataError: no .npz file, arrays missing or damaged, or of unusable types. Pickled objects
+            are never loaded.
+    """
+    arrays = _read(path)
+    features = {name: _floating(path, name, arrays[name]) for name in KEYS if "feat" in name}
+    ids = _numbered(path, "ids", arrays)
+    cameras = _numbered(path, "cameras", arrays)
+    return RetrievalSet(
+        query_features=features["query_features"],
+        query_ids=ids[0],
+        query_cameras=cameras[0],
+        gallery_features=features["gallery_features"],
+        gallery_ids=ids[1],
+        gallery_cameras=cameras[1],
+    )
+
+
+def _read(path: Path) -> Mapping[str, NDArray[Any]]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            f"{path}: no such file, or not an .npz file; write one with numpy.savez, arrays {KEYS}"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in KEYS if name not in archive.files]
+            if missing:
+                raise DataError(
+                    f"{path}: arrays missing: {', '.join(missing)}; it holds "
+                    f"{', '.join(archive.files) or 'none'}"
+                )
+            return {name: archive[name] for name in KEYS}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); save plain arrays of numbers or strings with "
+            "numpy.savez"
+        ) from error
+
+
+def _floating(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.floating]:
+    if array.dtype.kind in "iu":
+        return array.astype(np.float32)
+    if array.dtype.kind != "f":
+        raise DataError(f"{path}: {name} must be numbers, got {array.dtype}")
+    return array
+
+
+def _numbered(
+    path: Path, what: str, arrays: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`query_<what>` and `gallery_<what>` as integers in one numbering."""
+    query, gallery = arrays[f"query_{what}"], arrays[f"gallery_{what}"]
+    kinds = query.dtype.kind + gallery.dtype.kind
+    if set(kinds) <= set("US"):
+        names = np.concatenate([query.ravel().astype(str), gallery.ravel().astype(str)])
+        codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        codes[names == "-1"] = -1
+        first, second = np.split(codes, [query.size])
+        return first.reshape(query.shape), second.reshape(gallery.shape)
+    if set(kinds) <= set("iuf") and _whole(query) and _whole(gallery):
+        return query.astype(np.int64), gallery.astype(np.int64)
+    raise DataError(
+        f"{path}: query_{what} ({query.dtype}) and gallery_{what} ({gallery.dtype}) must both be "
+        "whole numbers or both be strings"
+    )
+
+
+def _whole(numbers: NDArray[Any]) -> bool:
+    return bool(np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all())

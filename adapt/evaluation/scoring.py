@@ -1,0 +1,199 @@
+"""Score a network or a bundle on labelled crops: mAP and CMC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapt.clustering.camera_centering import center_cameras
+from adapt.data.catalog.folders import labelled_splits, read_labelled
+from adapt.data.decoding.decode import DecodedCrops
+from adapt.data.decoding.loading import load_crops
+from adapt.errors import DataError
+from adapt.evaluation.feature_file import load_feature_file
+from adapt.evaluation.metrics import ProtocolName, RetrievalScores, evaluate_ranking
+from adapt.runs.folder import Run
+from adapt.runtime.device import pick_device
+from adapt.runtime.progress import progress
+from adapt.training.extraction import EXTRACTION_BATCH, extract
+from adapt.types import CropSet
+from models.backbones.net import ReIDNet
+from models.bundle import Bundle, check_self_test
+from models.image import Preprocessing
+
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""(N, H, W, 3) uint8 RGB -> (N, D) float32 embeddings."""
+
+
+@dataclass(frozen=True)
+class LabelledCrops:
+    """Labelled crops split into queries and a gallery.
+
+    Without query and gallery folders every crop is both, and `gallery` is the same object as
+    `query`; each protocol removes the query itself from its own ranking.
+    """
+
+    query: DecodedCrops
+    gallery: DecodedCrops
+
+    @classmethod
+    def read(cls, root: Path, preprocessing: Preprocessing) -> LabelledCrops:
+        """Read the queries against the gallery, or all training crops if there is nothing else.
+
+        Raises DataError (also NoImagesError) when the layout is neither.
+        """
+        present = labelled_splits(root)
+        if {"query", "gallery"} <= present:
+            return cls(
+                load_crops(read_labelled(root, ("query",)), preprocessing),
+                load_crops(read_labelled(root, ("gallery",)), preprocessing),
+            )
+        if present == {"train"}:
+            everything = load_crops(read_labelled(root, ("train",)), preprocessing)
+            return cls(everything, everything)
+        raise DataError(
+            f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
+            "(then every crop is a query against all others), or MSMT17's lists with their folders"
+        )
+
+    def persons_of(self, crops: CropSet) -> NDArray[np.int64] | None:
+        """(N,) identities of a site's crops, where every one of them is one of these by its file.
+
+        None where any is not: a part of the site would be measured as if it were all.
+        """
+        own = {id(data): data for data in (self.query, self.gallery)}.values()
+        known = {s.path.resolve(): s.person for data in own for s in data.crops.samples}
+        found = [known.get(sample.path.resolve()) for sample in crops.samples]
+        persons = [person for person in found if person is not None]
+        return np.array(persons, np.int64) if len(persons) == len(found) else None
+
+    def score(
+        self, embed: Embed, *, protocol: ProtocolName = "market", camera_centering: bool = False
+    ) -> RetrievalScores:
+        """Embed both sets and rank them."""
+        query = embed(self.query.images)
+        gallery = query if self.gallery is self.query else embed(self.gallery.images)
+        return self.rank(query, gallery, protocol=protocol, camera_centering=camera_centering)
+
+    def rank(
+        self,
+        query: NDArray[np.float32],
+        gallery: NDArray[np.float32],
+        *,
+        protocol: ProtocolName = "market",
+        camera_centering: bool = False,
+    ) -> RetrievalScores:
+        """Score ready embeddings of the queries (Q, D) and the gallery (G, D).
+
+        camera_centering: take the mean feature of each camera (over queries and gallery) away
+        first; the training-free control every adaptation has to beat.
+        """
+        q_cameras, g_cameras = _camera_numbers(self.query), _camera_numbers(self.gallery)
+        if camera_centering and self.gallery is self.query:
+            query = gallery = center_cameras(query, q_cameras)
+        elif camera_centering:
+            query, gallery = _center_together(query, q_cameras, gallery, g_cameras)
+        return evaluate_ranking(
+            query,
+            self.query.crops.persons,
+            q_cameras,
+            gallery,
+            self.gallery.crops.persons,
+            g_cameras,
+            protocol=protocol,
+        )
+
+
+def network_embedder(net: ReIDNet, device: torch.device) -> Embed:
+    """Embed with a torch network."""
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with progress("extract", len(images)) as tick:
+            return extract([net.to(device)], images, device=device, progress=tick)[0]
+
+    return embed
+
+
+def bundle_embedder(bundle: Bundle) -> Embed:
+    """Embed with an exported bundle on ONNX Runtime (CPU)."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts: list[NDArray[np.float32]] = []
+        with progress("extract", len(images)) as tick:
+            for start in range(0, len(images), EXTRACTION_BATCH):
+                parts.append(session.run(None, {name: images[start : start + EXTRACTION_BATCH]})[0])
+                tick(min(start + EXTRACTION_BATCH, len(images)))
+        return np.concatenate(parts)
+
+    return embed
+
+
+def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
+    """Open a run folder or a bundle for scoring.
+
+    Raises RunError or BundleError when it is neither.
+    """
+    if (path / "run.json").exists():
+        run = Run.open(path)
+        return network_embedder(run.network(), pick_device(device)), run.info.preprocessing
+    bundle = Bundle.open(path)
+    bundle.verify()
+    embed = bundle_embedder(bundle)
+    check_self_test(embed, bundle)
+    return embed, bundle.manifest.preprocessing
+
+
+def score_features(
+    path: Path, *, protocol: ProtocolName = "market", camera_centering: bool = False
+) -> RetrievalScores:
+    """Rank the ready features of an .npz file (see `load_feature_file`)."""
+    table = load_feature_file(path)
+    query, gallery = table.query_features, table.gallery_features
+    if query.shape[1:] != gallery.shape[1:] or query.ndim != 2:
+        raise DataError(
+            f"{path}: query_features {query.shape} and gallery_features {gallery.shape} must be "
+            "(Q, D) and (G, D) of one number of dimensions D"
+        )
+    if camera_centering:
+        query, gallery = _center_together(
+            query.astype(np.float32),
+            table.query_cameras,
+            gallery.astype(np.float32),
+            table.gallery_cameras,
+        )
+    return evaluate_ranking(
+        query,
+        table.query_ids,
+        table.query_cameras,
+        gallery,
+        table.gallery_ids,
+        table.gallery_cameras,
+        protocol=protocol,
+    )
+
+
+def _center_together(
+    query: NDArray[np.float32],
+    query_cameras: NDArray[np.int64],
+    gallery: NDArray[np.float32],
+    gallery_cameras: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    both = center_cameras(
+        np.concatenate([query, gallery]), np.concatenate([query_cameras, gallery_cameras])
+    )
+    return both[: len(query)], both[len(query) :]
+
+
+def _camera_numbers(data: DecodedCrops) -> NDArray[np.int64]:
+    """Camera numbers that mean the same in every folder of a set, unlike codes."""
+    numbers = np.array([int(name.removeprefix("c")) for name in data.crops.cameras], np.int64)
+    return numbers[data.crops.camera_codes]

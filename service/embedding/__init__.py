@@ -1,0 +1,1 @@
+"""From image bytes to embeddings: decode, batch, run the model."""

@@ -1,0 +1,228 @@
+"""From images of many callers to batches of one model.
+
+    embed() -> admission -> decode (threads) -> queue -> batching task -> model (one thread)
+
+A call is admitted whole or refused at once. A batch runs as soon as the model is free, with what is
+there: nobody waits for company. While it runs, the next one is handed over early if it is full. An
+image whose caller has gone does not run. An image that cannot be embedded fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.embedding.decode import Decoder
+from service.embedding.engine import Engine
+from service.errors import (
+    BadImageError,
+    CallError,
+    EngineError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from service.operations.metrics import Metrics
+from service.types import Vector
+
+log = logging.getLogger("resight.batcher")
+
+_MIN_RETRY_S = 0.05
+_MAX_RETRY_S = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    image: NDArray[np.uint8]
+    future: asyncio.Future[Vector]
+    queued_at: float
+
+
+class Batcher:
+    """Admission, queue and batching in front of one engine. Belongs to one event loop.
+
+    max_batch: most images in one run. max_queue: most images admitted and not yet answered.
+    clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        decoder: Decoder,
+        *,
+        max_batch: int,
+        max_queue: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._decoder = decoder
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._metrics = metrics
+        self._clock = clock
+        self._pending = 0
+        self._closing = False
+        self._queue: deque[_Job] = deque()
+        self._in_flight = 0
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._seconds_per_image = 0.01
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="resight-engine")
+        self._running: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._dispatch(), name="resight-batcher")
+
+    @property
+    def waiting(self) -> int:
+        """Images that are decoded and wait for the model."""
+        return len(self._queue)
+
+    async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
+        """One (D,) float32 vector of unit length, or what went wrong with it, per image.
+
+        Raises:
+            OverloadedError: too many images are waiting already; nothing was done.
+            ShuttingDownError: the batcher is closing; nothing was done.
+        """
+        self._admit(len(images))
+        try:
+            decoded = await self._decoder.decode(images)
+            results = await asyncio.gather(
+                *(self._enqueue(item) for item in decoded if isinstance(item, np.ndarray)),
+                return_exceptions=True,
+            )
+        finally:
+            self._release(len(images))
+        vectors = iter(results)
+        return [self._outcome(next(vectors) if isinstance(i, np.ndarray) else i) for i in decoded]
+
+    async def close(self, drain_s: float) -> None:
+        """Refuse new calls, wait for the admitted ones at most `drain_s` seconds, stop."""
+        self._closing = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), drain_s)
+        except TimeoutError:
+            log.warning("%d images were not embedded before the end of the drain", self._pending)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        while self._queue:
+            job = self._queue.popleft()
+            if not job.future.done():
+                job.future.set_exception(ShuttingDownError("the server stopped; send it again"))
+        await asyncio.gather(*self._running)
+        self._thread.shutdown(wait=True)
+        self._decoder.close()
+
+    def _admit(self, images: int) -> None:
+        if self._closing:
+            self._metrics.rejected.labels("shutdown").inc()
+            raise ShuttingDownError("the server is stopping; send the call again later")
+        if self._pending + images > self._max_queue:
+            self._metrics.rejected.labels("queue").inc()
+            wait = min(max(self._pending * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
+            raise OverloadedError(
+                f"{self._pending} images are waiting, no room for {images} more (at most "
+                f"{self._max_queue}); try again in {wait:.2f} s",
+                retry_after_s=wait,
+            )
+        self._pending += images
+        self._idle.clear()
+        self._metrics.queue_depth.inc(images)
+
+    def _release(self, images: int) -> None:
+        self._pending -= images
+        self._metrics.queue_depth.dec(images)
+        if self._pending == 0:
+            self._idle.set()
+
+    def _enqueue(self, image: NDArray[np.uint8]) -> asyncio.Future[Vector]:
+        future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Job(image, future, self._clock()))
+        self._changed.set()
+        return future
+
+    def _outcome(self, item: Vector | CallError | BaseException) -> Vector | CallError:
+        if isinstance(item, np.ndarray):
+            self._metrics.images.labels("embedded").inc()
+            return item
+        if isinstance(item, EngineError):
+            self._metrics.images.labels("failed").inc()
+            return item
+        if isinstance(item, BadImageError):
+            self._metrics.images.labels("bad").inc()
+            return item
+        raise item
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while batch := self._next_batch():
+                self._in_flight += 1
+                task = asyncio.create_task(self._run(batch))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+
+    def _next_batch(self) -> list[_Job]:
+        # At most one batch waits behind the running one, and only a full one: whatever arrives
+        # meanwhile shall still be able to join.
+        if self._in_flight > (1 if len(self._queue) >= self._max_batch else 0):
+            return []
+        batch: list[_Job] = []
+        while self._queue and len(batch) < self._max_batch:
+            job = self._queue.popleft()
+            if job.future.done():
+                self._metrics.images.labels("gone").inc()
+            else:
+                batch.append(job)
+        return batch
+
+    async def _run(self, batch: list[_Job]) -> None:
+        started = self._clock()
+        for job in batch:
+            self._metrics.stage_duration.labels("queue").observe(started - job.queued_at)
+        images = [job.image for job in batch]
+        outcomes = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._infer, images
+        )
+        self._in_flight -= 1
+        self._changed.set()
+        self._metrics.batch_size.observe(len(batch))
+        took = (self._clock() - started) / len(batch)
+        self._seconds_per_image += 0.2 * (took - self._seconds_per_image)
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(outcome, EngineError):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+
+    def _infer(self, images: list[NDArray[np.uint8]]) -> list[Vector | EngineError]:
+        try:
+            with self._metrics.stage("infer"):
+                vectors = self._engine.embed(np.stack(images))
+        except EngineError as error:
+            if len(images) == 1:
+                return [error]
+            # One image may have spoiled the batch: none of the others shall pay for it.
+            return [outcome for image in images for outcome in self._infer([image])]
+        except Exception:
+            log.exception("the engine failed on a batch of %d", len(images))
+            fault = "the engine failed for a fault of the server; see its log"
+            return [EngineError(fault) for _ in images]
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        return [
+            vector
+            if sound
+            else EngineError("the model gave NaN or infinity for this image; leave it out")
+            for vector, sound in zip(vectors, finite, strict=True)
+        ]

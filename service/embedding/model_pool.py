@@ -1,0 +1,166 @@
+"""The loaded models: the server's own, and those that sites use besides; each has its own queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from models.bundle import Bundle
+from models.errors import ModelError
+from models.errors import ModelNotFoundError as NoSuchModelError
+from models.registry import ModelReference, Origin, Registry
+from service.embedding.batcher import Batcher
+from service.embedding.engine import Engine, fingerprint
+from service.errors import (
+    BadNameError,
+    CallError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelUnusableError,
+)
+from service.operations.metrics import Metrics
+from service.types import ModelInfo, Vector
+
+log = logging.getLogger("resight.models")
+
+LoadEngine: TypeAlias = Callable[[Bundle], tuple[Engine, bool]]
+"""Gives the engine of a bundle, and whether it fell back to the CPU. Raises `ModelLoadError`."""
+
+NewBatcher: TypeAlias = Callable[[Bundle, Engine], Batcher]
+"""Gives the queue in front of an engine."""
+
+_RELEASE_S = 60.0
+"""How long calls that still use a released model may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to embed. path: of its bundle. fallback: see `OnnxEngine`."""
+
+    info: ModelInfo
+    path: Path
+    batcher: Batcher
+    fallback: bool
+
+    async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
+        """See `Batcher.embed`."""
+        return await self.batcher.embed(images)
+
+
+class LoadedModels:
+    """Models by fingerprint. Belongs to one event loop.
+
+    own: the one that the server was started with; it stays.
+    """
+
+    def __init__(
+        self,
+        own: Bundle,
+        registry: Registry,
+        *,
+        load_engine: LoadEngine,
+        new_batcher: NewBatcher,
+        metrics: Metrics,
+    ) -> None:
+        """Load the server's own model; raises `ModelLoadError`."""
+        self._registry = registry
+        self._load_engine = load_engine
+        self._new_batcher = new_batcher
+        self._metrics = metrics
+        self._loaded: dict[str, Loaded] = {}
+        self._loading = asyncio.Lock()
+        self._released: dict[asyncio.Task[None], Loaded] = {}
+        self.own = self._keep(own, load_engine(own))
+
+    def all(self) -> list[Loaded]:
+        """Every loaded model, by reference."""
+        return sorted(self._loaded.values(), key=lambda loaded: loaded.info.reference)
+
+    def get(self, model: str) -> Loaded | None:
+        """The model of a fingerprint, None if it is not loaded."""
+        return self._loaded.get(model)
+
+    async def load(self, reference: str, wanted: str | None = None) -> Loaded:
+        """The model `name` or `name@version` of the registry, loaded if it is not yet.
+
+        The server's own goes by its reference, too, where the registry has none of that.
+        wanted: fingerprint that it has to have; the reference then only says where to look.
+
+        Raises:
+            BadNameError: not a reference. ModelNotFoundError: there is none, or another one of
+                this name. ModelUnusableError: it is damaged, or fails its self-test.
+        """
+        if wanted is not None and wanted in self._loaded:
+            return self._loaded[wanted]
+        try:
+            bundle = await asyncio.to_thread(self._resolve, reference)
+        except ModelNotFoundError:
+            if wanted is None and reference == self.own.info.reference:
+                return self.own
+            raise
+        model = fingerprint(bundle)
+        if wanted is not None and model != wanted:
+            raise ModelNotFoundError(
+                f"the model {reference} in {self._registry.root} is another one (fingerprint "
+                f"{model[:12]}, not {wanted[:12]}); add the right bundle under its own version"
+            )
+        async with self._loading:
+            if model not in self._loaded:
+                try:
+                    made = await asyncio.to_thread(self._load_engine, bundle)
+                except ModelLoadError as error:
+                    raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
+                return self._keep(bundle, made)
+            return self._loaded[model]
+
+    async def origin(self, loaded: Loaded) -> Origin:
+        """What the registry says of where a model comes from."""
+        reference = ModelReference.parse(loaded.info.reference)
+        return await asyncio.to_thread(self._registry.origin, reference)
+
+    def release(self, used: Collection[str]) -> None:
+        """Let go of models that are not among the fingerprints used, once their calls are done."""
+        for model in set(self._loaded) - set(used) - {self.own.info.fingerprint}:
+            gone = self._loaded.pop(model)
+            info = gone.info
+            self._metrics.model_info.remove(info.name, info.version, info.provider)
+            task = asyncio.create_task(gone.batcher.close(_RELEASE_S))
+            self._released[task] = gone
+            task.add_done_callback(self._released.pop)
+            log.info("model %s is used no more: released", info.reference)
+
+    async def close(self, drain_s: float) -> None:
+        """Close every queue; see `Batcher.close`."""
+        left = list(self._released.items())
+        for task, _ in left:
+            task.cancel()
+        await asyncio.gather(*(task for task, _ in left), return_exceptions=True)
+        ending = [*self._loaded.values(), *(gone for _, gone in left)]
+        await asyncio.gather(*(loaded.batcher.close(drain_s) for loaded in ending))
+
+    def _resolve(self, reference: str) -> Bundle:
+        try:
+            ModelReference.parse(reference)
+        except ModelError as error:
+            raise BadNameError(str(error)) from error
+        try:
+            return self._registry.resolve(reference)
+        except NoSuchModelError as error:
+            raise ModelNotFoundError(str(error)) from error
+        except ModelError as error:
+            raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
+
+    def _keep(self, bundle: Bundle, made: tuple[Engine, bool]) -> Loaded:
+        engine, fallback = made
+        info = engine.model
+        loaded = Loaded(info, bundle.path, self._new_batcher(bundle, engine), fallback)
+        self._loaded[info.fingerprint] = loaded
+        self._metrics.model_info.labels(info.name, info.version, info.provider).set(1)
+        if fallback:
+            self._metrics.provider_fallback.set(1)
+            log.warning("the runtime has CUDA, but %s runs on the CPU; check the driver", info.name)
+        return loaded

@@ -1,0 +1,133 @@
+"""Adaptations as a caller sees them: to be asked for, looked at, watched and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from service.errors import NotConfiguredError, ShuttingDownError
+from service.jobs.records import NEEDS_SOURCES, Adaptation, JobState, Round, Wish
+from service.jobs.rows import JobRows
+from service.jobs.runner import JobSetup
+from service.jobs.supervisor import Supervisor
+from service.types import check_adaptation_id, check_site_id
+
+
+class Adaptations:
+    """All adaptations of a server. Belongs to one event loop.
+
+    clock: the time, aware. new_id: some random characters. poll_s: seconds between two looks at
+    what a watched adaptation did.
+    """
+
+    def __init__(
+        self,
+        rows: JobRows,
+        supervisor: Supervisor,
+        setup: JobSetup,
+        *,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+        poll_s: float = 0.5,
+    ) -> None:
+        self._rows = rows
+        self._supervisor = supervisor
+        self._setup = setup
+        self._clock = clock
+        self._new_id = new_id
+        self._poll_s = poll_s
+        self._stopping = asyncio.Event()
+
+    def begin(self) -> None:
+        """Work on what is not over, also from before a restart."""
+        self._supervisor.begin()
+
+    async def stop(self) -> None:
+        """End all watches and the work; what is not over goes on with the next start."""
+        self._stopping.set()
+        await self._supervisor.stop()
+
+    async def ask(self, site: str, wish: Wish) -> Adaptation:
+        """Ask for an adaptation of a site.
+
+        Raises:
+            NotConfiguredError: the server lacks what it would start from.
+            SiteNotFoundError, AdaptationUnfinishedError, NoCropsError
+        """
+        check_site_id(site)
+        if not self._setup.inits:
+            raise NotConfiguredError(
+                "this server has no networks to start from; set RESIGHT_ADAPT_INITS to the run "
+                "folders of `resight pretrain` and start it again"
+            )
+        if wish.method in NEEDS_SOURCES and not self._setup.sources:
+            raise NotConfiguredError(
+                f"{wish.method} learns from labelled crops, too, and this server has none; set "
+                "RESIGHT_ADAPT_SOURCES to the folder that its networks were pre-trained on"
+            )
+        now = self._clock()
+        name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{self._new_id()[:6]}"
+        job = await asyncio.wrap_future(self._rows.add(name, site, wish, now))
+        self._supervisor.changed()
+        await self._supervisor.count()
+        return job
+
+    async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
+        """One adaptation and its rounds so far; `AdaptationNotFoundError`."""
+        check_site_id(site)
+        check_adaptation_id(adaptation)
+        job = await asyncio.to_thread(self._rows.get, site, adaptation)
+        # After the row: of one that is over these are all rounds.
+        rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
+        return job, rounds
+
+    async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
+        """The first `limit` adaptations of a site with an id above `after`, by id."""
+        check_site_id(site)
+        return await asyncio.to_thread(self._rows.page, site, after=after, limit=limit)
+
+    async def cancel(self, site: str, adaptation: str) -> Adaptation:
+        """Cancel an adaptation; one that runs is over when its process has ended.
+
+        Raises:
+            SiteNotFoundError, AdaptationNotFoundError, AdaptationOverError
+        """
+        check_site_id(site)
+        check_adaptation_id(adaptation)
+        job = await asyncio.wrap_future(self._rows.cancel(site, adaptation, self._clock()))
+        self._supervisor.changed(cancelled=adaptation)
+        await self._supervisor.count()
+        return job
+
+    def site_is_gone(self) -> None:
+        """A site was deleted: what its adaptations left goes, too."""
+        self._supervisor.changed()
+
+    async def watch(
+        self, site: str, adaptation: str
+    ) -> AsyncGenerator[tuple[Adaptation, Round | None]]:
+        """Each round once, as soon as it is finished, and each state, until it is over.
+
+        Raises:
+            SiteNotFoundError, AdaptationNotFoundError, ShuttingDownError
+        """
+        seen = 0
+        told: JobState | None = None
+        while True:
+            job, rounds = await self.get(site, adaptation)
+            for round_ in rounds[seen:]:
+                yield job, round_
+            seen = max(seen, len(rounds))
+            if job.state is not told:
+                told = job.state
+                yield job, None
+            if job.state.over:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._poll_s)
+            if self._stopping.is_set():
+                raise ShuttingDownError(
+                    "the server is stopping; the adaptation goes on with its next start"
+                )

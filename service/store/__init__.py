@@ -1,0 +1,1 @@
+"""The truth: sites, sightings, crops and embeddings in a database."""

@@ -1,0 +1,461 @@
+"""The truth: sites, sightings, crops and embeddings in a database.
+
+Reads may be called from any thread. A write gives a future that is done after its commit; its
+`then` is called with the result in the order of the commits, before the future is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from service.errors import (
+    CallError,
+    SiteExistsError,
+    SiteNotEmptyError,
+    StoreUnusableError,
+)
+from service.gallery.index import IndexEntry
+from service.operations.metrics import Metrics
+from service.store.model_history import earlier_model, switch
+from service.store.records import (
+    Answer,
+    KeptCrop,
+    ModelRow,
+    NewRow,
+    Request,
+    SiteRow,
+    Stored,
+)
+from service.store.sqlite import empty_log, open_sqlite
+from service.store.statements import (
+    CHUNK,
+    blob,
+    delete_sightings,
+    earlier_answer,
+    filtered,
+    forget_requests,
+    index_entry,
+    insert_rows,
+    lacks_embedding,
+    refuse_unfinished,
+    remember,
+    require_model,
+    require_site,
+    select_sightings,
+    sighting_not_found,
+    site_not_found,
+    site_rows,
+    to_sighting,
+)
+from service.store.tables import (
+    SCHEMA_VERSION,
+    adaptations,
+    crops,
+    embeddings,
+    leftovers,
+    metadata,
+    models,
+    schema,
+    sightings,
+    sites,
+)
+from service.store.times import to_us
+from service.store.writer import Writer, store_error
+from service.types import Sighting, SightingFilter, Vector
+
+T = TypeVar("T")
+
+log = logging.getLogger("resight.store")
+
+_LOAD_CHUNK = 4096
+"""Rows read at a time when an index is built."""
+
+
+class Store:
+    """Everything that is durable. One process at a time may have it open."""
+
+    def __init__(self, reader: Engine, writer: Engine, metrics: Metrics) -> None:
+        self._reader = reader
+        self._write_engine = writer
+        self._writer = Writer(writer, metrics)
+        self._log_holds_deleted = False
+
+    @classmethod
+    def open(cls, path: Path, metrics: Metrics) -> Store:
+        """Open the SQLite database at `path`, made if absent.
+
+        Raises:
+            StoreUnusableError: not a database, or one of a newer version of resight.
+        """
+        reader, writer = open_sqlite(path)
+        try:
+            _create_or_check(writer, path)
+        except DBAPIError as error:
+            raise StoreUnusableError(
+                f"{path} cannot be used as a database ({error.orig}); restore it from a backup, or "
+                "choose another data folder"
+            ) from error
+        store = cls(reader, writer, metrics)
+        store._empty_log()  # a crash, or a full disk, may have left it
+        return store
+
+    def close(self) -> None:
+        """Finish the queued writes and close the database."""
+        self._writer.close()
+        self._reader.dispose()
+        self._write_engine.dispose()
+
+    # --- reads
+
+    def sites(self) -> list[SiteRow]:
+        """All sites, ordered by id."""
+        with self.reading() as connection:
+            return site_rows(connection, None)
+
+    def site(self, site: str) -> SiteRow:
+        """One site; raises `SiteNotFoundError`."""
+        with self.reading() as connection:
+            rows = site_rows(connection, site)
+        if not rows:
+            raise site_not_found(site)
+        return rows[0]
+
+    def sighting(self, site: str, sighting: str) -> Sighting:
+        """One sighting; raises `SiteNotFoundError` or `SightingNotFoundError`."""
+        with self.reading() as connection:
+            require_site(connection, site)
+            found = connection.execute(
+                select_sightings(sightings.c.site == site, sightings.c.sighting == sighting)
+            ).first()
+        if found is None:
+            raise sighting_not_found(site, sighting)
+        return to_sighting(found)
+
+    def crop(self, site: str, sighting: str) -> bytes | None:
+        """The kept image of a sighting, None if there is none."""
+        query = (
+            select(crops.c.image)
+            .join(sightings, sightings.c.row == crops.c.row)
+            .where(sightings.c.site == site, sightings.c.sighting == sighting)
+        )
+        with self.reading() as connection:
+            return connection.execute(query).scalar()
+
+    def sightings_by_id(self, site: str, ids: Sequence[str]) -> dict[str, Sighting]:
+        """Those of the named sightings that exist."""
+        found: dict[str, Sighting] = {}
+        with self.reading() as connection:
+            for start in range(0, len(ids), CHUNK):
+                query = select_sightings(
+                    sightings.c.site == site, sightings.c.sighting.in_(ids[start : start + CHUNK])
+                )
+                found |= {row.sighting: to_sighting(row) for row in connection.execute(query)}
+        return found
+
+    def sightings_by_number(self, numbers: Sequence[int]) -> dict[int, Sighting]:
+        """Those of the rows that exist: one that was replaced is in another row."""
+        found: dict[int, Sighting] = {}
+        with self.reading() as connection:
+            for start in range(0, len(numbers), CHUNK):
+                query = select_sightings(sightings.c.row.in_(numbers[start : start + CHUNK]))
+                found |= {row.row: to_sighting(row) for row in connection.execute(query)}
+        return found
+
+    def list_sightings(
+        self, site: str, wanted: SightingFilter, *, after: str, limit: int
+    ) -> list[Sighting]:
+        """The first `limit` sightings with an id above `after`, ordered by id."""
+        query = (
+            filtered(select_sightings(sightings.c.site == site), wanted)
+            .where(sightings.c.sighting > after)
+            .order_by(sightings.c.sighting)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            require_site(connection, site)
+            return [to_sighting(row) for row in connection.execute(query)]
+
+    def index_entries(self, site: str, model: str, dimension: int) -> Iterator[list[IndexEntry]]:
+        """All embeddings of one model in a site, in chunks.
+
+        Raises:
+            StoreUnusableError: a stored vector does not have `dimension` numbers.
+        """
+        query = (
+            select(
+                sightings.c.row,
+                sightings.c.sighting,
+                sightings.c.camera,
+                sightings.c.time_us,
+                sightings.c.track,
+                sightings.c.person,
+                embeddings.c.vector,
+            )
+            .join(embeddings, embeddings.c.row == sightings.c.row)
+            .where(sightings.c.site == site, embeddings.c.model == model)
+        )
+        with self.reading() as connection:
+            rows = connection.execution_options(yield_per=_LOAD_CHUNK).execute(query)
+            for chunk in rows.partitions():
+                yield [index_entry(row, site, dimension) for row in chunk]
+
+    def crops_without_embedding(
+        self, site: str, model: str, *, after: int, limit: int
+    ) -> list[KeptCrop]:
+        """The next sightings by row number that lack an embedding of `model`."""
+        query = (
+            select(sightings.c.row, sightings.c.sighting, crops.c.image)
+            .outerjoin(crops, crops.c.row == sightings.c.row)
+            .where(sightings.c.site == site, sightings.c.row > after, lacks_embedding(model))
+            .order_by(sightings.c.row)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            return [KeptCrop(row.row, row.sighting, row.image) for row in connection.execute(query)]
+
+    def count_embedded(self, site: str, model: str) -> int:
+        """Sightings of a site that have an embedding of `model`."""
+        query = (
+            select(func.count())
+            .select_from(sightings)
+            .where(sightings.c.site == site, ~lacks_embedding(model))
+        )
+        with self.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def earlier_model(self, site: str) -> ModelRow | None:
+        """The model that a site used before the one in use, None if there was none."""
+        with self.reading() as connection:
+            require_site(connection, site)
+            return earlier_model(connection, site)
+
+    def repeated(self, site: str, model: str, request: Request) -> Answer | None:
+        """The answer of an earlier call with this request id, None if there was none.
+
+        Raises:
+            SiteNotFoundError, ModelMismatchError: as for `enroll`.
+            RequestIdReusedError: the earlier call had another content.
+        """
+        with self.reading() as connection:
+            require_model(connection, site, model)
+            return earlier_answer(connection, site, request)
+
+    # --- writes
+
+    def register_model(self, fingerprint: str, reference: str) -> None:
+        """Make a model known, so that sites can be bound to it."""
+
+        def apply(connection: Connection) -> None:
+            known = connection.execute(
+                update(models)
+                .where(models.c.fingerprint == fingerprint)
+                .values(reference=reference)
+            )
+            if known.rowcount == 0:
+                connection.execute(
+                    insert(models).values(fingerprint=fingerprint, reference=reference)
+                )
+
+        self.submit(apply).result()
+
+    def create_site(
+        self, site: str, model: str, now: datetime, then: Callable[[None], None]
+    ) -> Future[None]:
+        """Add an empty site; `SiteExistsError` if the name is taken."""
+
+        def apply(connection: Connection) -> None:
+            if site_rows(connection, site):
+                raise SiteExistsError(f"there is a site {site} already; choose another name")
+            connection.execute(insert(sites).values(site=site, model=model, created_us=to_us(now)))
+
+        return self.submit(apply, then)
+
+    def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
+        """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`,
+        `AdaptationUnfinishedError` while an adaptation waits or runs.
+
+        Folders of its adaptations are noted, see `JobRows.leftovers`.
+        """
+
+        def apply(connection: Connection) -> None:
+            require_site(connection, site)
+            held = connection.execute(
+                select(func.count()).select_from(sightings).where(sightings.c.site == site)
+            ).scalar_one()
+            if held and not force:
+                raise SiteNotEmptyError(
+                    f"site {site} has {held} sightings; delete it with force to delete them too"
+                )
+            refuse_unfinished(connection, site)
+            ids = select(adaptations.c.adaptation).where(adaptations.c.site == site)
+            connection.execute(insert(leftovers).from_select(["adaptation"], ids))
+            connection.execute(delete(sites).where(sites.c.site == site))
+
+        return self.submit(apply, then, deletes=True)
+
+    def enroll(
+        self,
+        site: str,
+        model: str,
+        items: Sequence[NewRow | CallError],
+        *,
+        request: Request | None,
+        now: datetime,
+        request_ttl: timedelta,
+        then: Callable[[Answer], None],
+    ) -> Future[Answer]:
+        """Store sightings with their embeddings; one of the same id is replaced.
+
+        items: in the order of the call; errors are only remembered for the request id.
+        """
+
+        def apply(connection: Connection) -> Answer:
+            require_model(connection, site, model)
+            if request is not None:
+                earlier = earlier_answer(connection, site, request)
+                if earlier is not None:
+                    return earlier
+            rows = [item for item in items if isinstance(item, NewRow)]
+            replaced = delete_sightings(connection, site, [row.sighting.id for row in rows])
+            numbers = insert_rows(connection, site, model, rows)
+            answer = Answer(
+                tuple(
+                    Stored(item.sighting.id, item.sighting.id in replaced)
+                    if isinstance(item, NewRow)
+                    else item
+                    for item in items
+                ),
+                repeated=False,
+                numbers=numbers,
+            )
+            if request is not None:
+                remember(connection, site, request, answer, now, request_ttl)
+            return answer
+
+        return self.submit(apply, then)
+
+    def forget_requests(self, before: datetime) -> Future[None]:
+        """Forget the request ids of earlier calls."""
+        return self.submit(lambda connection: forget_requests(connection, before))
+
+    def delete_sighting(
+        self, site: str, sighting: str, then: Callable[[None], None]
+    ) -> Future[None]:
+        """Delete one sighting; `SightingNotFoundError` if there is none."""
+
+        def apply(connection: Connection) -> None:
+            require_site(connection, site)
+            if not delete_sightings(connection, site, [sighting]):
+                raise sighting_not_found(site, sighting)
+
+        return self.submit(apply, then, deletes=True)
+
+    def add_embeddings(self, model: str, vectors: Mapping[int, Vector]) -> Future[None]:
+        """Add embeddings by row number; rows that have been deleted meanwhile are left out."""
+
+        def apply(connection: Connection) -> None:
+            present = select(sightings.c.row).where(
+                sightings.c.row.in_(list(vectors)), lacks_embedding(model)
+            )
+            rows = list(connection.execute(present).scalars())
+            if rows:
+                connection.execute(
+                    insert(embeddings),
+                    [{"row": row, "model": model, "vector": blob(vectors[row])} for row in rows],
+                )
+
+        return self.submit(apply)
+
+    def switch_model(
+        self,
+        site: str,
+        model: str,
+        *,
+        unusable: Sequence[int],
+        back: bool,
+        now: datetime,
+        then: Callable[[int], None],
+    ) -> Future[int | None]:
+        """Bind a site to `model`, keep its embeddings of this model and of the one before, delete
+        those of others; returns how many sightings were dropped.
+
+        unusable: numbers of rows to drop, as they have no embedding of `model` and can get none.
+        back: the last activation is undone (`ReembedRunningError` if it was another one's); else
+            there is one more.
+
+        Returns None, and changes nothing, where a further sighting lacks an embedding of `model`:
+        it was enrolled since.
+        """
+
+        def apply(connection: Connection) -> int | None:
+            return switch(connection, site, model, unusable=set(unusable), back=back, now=now)
+
+        def switched(dropped: int | None) -> None:
+            if dropped is not None:
+                then(dropped)
+
+        return self.submit(apply, switched, deletes=True)
+
+    def submit(
+        self,
+        apply: Callable[[Connection], T],
+        then: Callable[[T], None] | None = None,
+        *,
+        deletes: bool = False,
+    ) -> Future[T]:
+        """Run `apply` in a transaction; see `Writer.submit`.
+
+        then: told the result in the order of the commits, before the future is done.
+        deletes: what is overwritten must not stay in the write-ahead log.
+        """
+
+        def after_commit(result: T) -> None:
+            self._log_holds_deleted |= deletes
+            if then is not None:
+                then(result)
+            if self._log_holds_deleted:
+                self._empty_log()
+
+        return self._writer.submit(apply, after_commit)
+
+    def _empty_log(self) -> None:
+        """The writes are done, whatever comes of this; a full disk may be in the way."""
+        obstacle = empty_log(self._write_engine)
+        self._log_holds_deleted = bool(obstacle)
+        if obstacle:
+            log.warning(
+                "the write-ahead log is not yet emptied, and may hold what was deleted (%s); the "
+                "next write and the next start try it again",
+                obstacle,
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of all tables; raises `StoreError`."""
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise store_error(error) from error
+
+
+def _create_or_check(engine: Engine, path: Path) -> None:
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        version = connection.execute(select(schema.c.version)).scalar()
+        if version is None:
+            connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+        elif version != SCHEMA_VERSION:
+            raise StoreUnusableError(
+                f"{path} has schema version {version}, this resight reads {SCHEMA_VERSION}; run "
+                "the version of resight that wrote it"
+            )

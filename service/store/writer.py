@@ -1,0 +1,160 @@
+"""Group commit: the writes of several callers share one transaction, and so one fsync."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from service.errors import CallError, ShuttingDownError, StoreError, StoreFullError
+from service.operations.metrics import Metrics
+
+T = TypeVar("T")
+
+log = logging.getLogger("resight.store")
+
+_MAX_GROUP = 64
+"""Most writes in one transaction, so that the first one does not wait for a long queue."""
+
+
+class _Write:
+    """One caller's write. `apply` runs inside the transaction, and again after a failed group;
+    `after_commit` runs once, in the order of the commits."""
+
+    def __init__(
+        self, apply: Callable[[Connection], Any], after_commit: Callable[[Any], None] | None
+    ) -> None:
+        self.apply = apply
+        self.after_commit = after_commit
+        self.future: Future[Any] = Future()
+
+
+class Writer:
+    """The only thread that writes to the database."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._queue: queue.Queue[_Write | None] = queue.Queue()
+        self._closing = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="resight-writer", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        apply: Callable[[Connection], T],
+        after_commit: Callable[[T], None] | None = None,
+    ) -> Future[T]:
+        """Run `apply` in a transaction; the future is done after its commit.
+
+        apply: must do nothing but read and write the connection, as it may run twice. A
+            `CallError` that it raises undoes its own writes only, and is the future's.
+        after_commit: told the result, in the order of commits, before the future is done.
+        """
+        write = _Write(apply, after_commit)
+        with self._lock:
+            if self._closing:
+                raise ShuttingDownError("the server is stopping; send the call again later")
+            self._queue.put(write)
+        return write.future
+
+    def close(self) -> None:
+        """Finish what is queued, then stop."""
+        with self._lock:
+            self._closing = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            group = self._next_group()
+            if group is None:
+                return
+            # A caller that has gone before its turn wants nothing any more.
+            group = [write for write in group if write.future.set_running_or_notify_cancel()]
+            if group:
+                self._commit(group)
+
+    def _next_group(self) -> list[_Write] | None:
+        first = self._queue.get()
+        if first is None:
+            return None
+        group = [first]
+        while len(group) < _MAX_GROUP:
+            try:
+                write = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if write is None:
+                self._queue.put(None)
+                break
+            group.append(write)
+        return group
+
+    def _commit(self, group: list[_Write]) -> None:
+        outcomes: list[Any] = []
+        try:
+            with self._metrics.stage("commit"), self._engine.begin() as connection:
+                outcomes = [_apply(write, connection) for write in group]
+        except Exception as error:
+            if len(group) > 1:  # one of them spoiled the transaction: each gets its own
+                for write in group:
+                    self._commit([write])
+                return
+            log.exception("a write failed")
+            group[0].future.set_exception(_as_call_error(error))
+            return
+        self._metrics.commit_size.observe(len(group))
+        for write, outcome in zip(group, outcomes, strict=True):
+            _finish(write, outcome)
+
+
+def _apply(write: _Write, connection: Connection) -> Any:
+    # Any other error than ours ends the whole transaction; where the disk is full, the database has
+    # done so itself, and there is no savepoint any more to go back to.
+    savepoint = connection.begin_nested()
+    try:
+        result = write.apply(connection)
+    except CallError as error:
+        savepoint.rollback()
+        return error
+    savepoint.commit()
+    return result
+
+
+def _finish(write: _Write, outcome: Any) -> None:
+    if isinstance(outcome, CallError):
+        write.future.set_exception(outcome)
+        return
+    try:
+        if write.after_commit is not None:
+            write.after_commit(outcome)
+    except Exception as error:
+        log.exception("a write is stored, but the index does not have it; restart the server")
+        write.future.set_exception(_as_call_error(error))
+    else:
+        write.future.set_result(outcome)
+
+
+def _as_call_error(error: Exception) -> CallError:
+    if isinstance(error, DBAPIError):
+        return store_error(error)
+    return StoreError("the write failed for a fault of the server; see its log")
+
+
+def store_error(error: DBAPIError) -> CallError:
+    """What a refusal by the database means to the caller."""
+    text = str(error.orig)
+    if "disk is full" in text or "No space left" in text:
+        return StoreFullError(
+            "the server's disk is full; free space on it outside the database: deleting sightings "
+            "takes some, too"
+        )
+    return StoreError(f"the database refused ({text}); see the server's log")

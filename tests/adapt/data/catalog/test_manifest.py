@@ -1,0 +1,231 @@
+"""Which rows of a manifest become crops, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapt.data.catalog.folders import ONE_CAMERA, read_site
+from adapt.data.catalog.manifest import LATEST, parse_time, read_manifest
+from adapt.errors import DataError, NoImagesError
+from adapt.types import UNTRACKED
+
+HEADER = ("path", "camera", "track", "time")
+
+
+def site(
+    root: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = HEADER, name: str = ""
+) -> Path:
+    """A manifest of these rows, with the files they name that lie in the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / (name or "manifest.csv")
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return file
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"never opened here")
+
+
+GOOD = (
+    ("door/1.jpg", "door", "d4", "2026-03-01T08:15:02.5Z"),
+    ("door/2.jpg", "door", "d4", "1772352903"),
+    ("lift/1.jpg", "lift", "", ""),
+)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    touch(tmp_path, *(row[0] for row in GOOD), "door/not-listed.jpg")
+    return site(tmp_path, GOOD)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_manifest_is_read_by_its_name_or_in_its_folder(good: Path, folder: bool) -> None:
+    crops = read_site(good.parent if folder else good)
+    assert [s.key for s in crops.samples] == ["door/1.jpg", "door/2.jpg", "lift/1.jpg"]
+    assert crops.cameras == ("door", "lift")
+    assert crops.camera_codes.tolist() == [0, 0, 1]
+    assert crops.tracks.tolist() == [0, 0, UNTRACKED]
+    moment = datetime(2026, 3, 1, 8, 15, 2, 500_000, UTC).timestamp()
+    assert crops.times[:2].tolist() == [moment, 1772352903.0]
+    assert crops.samples[2].time is None
+    assert (crops.root, crops.manifest) == (good.parent, "manifest.csv")
+    assert {s.person for s in crops.samples} == {-1}
+
+
+def test_other_columns_may_be_missing_and_stand_in_any_order(tmp_path: Path) -> None:
+    touch(tmp_path, "door/1.jpg", "lift/1.jpg", "2.jpg")
+    crops = read_site(site(tmp_path, [("a", "door/1.jpg"), ("b", "lift/1.jpg")], ("track", "path")))
+    assert crops.cameras == ("door", "lift"), "as in a plain folder"
+    crops = read_site(site(tmp_path, [("2.jpg",)], ("path",)))
+    assert crops.cameras == (ONE_CAMERA,)
+    assert crops.tracks.tolist() == [UNTRACKED]
+    crops = read_site(site(tmp_path, [("door/1.jpg",), ("lift/1.jpg",)], ("path",)), r"(oo|if)")
+    assert crops.cameras == ("if", "oo")
+
+
+def test_spelling(tmp_path: Path) -> None:
+    """A byte order mark, spaces, blank lines and quoted commas are as spreadsheets leave them."""
+    touch(tmp_path, "a,b.jpg", "c.jpg")
+    (tmp_path / "m.csv").write_text(
+        '\ufeffpath, camera\n"a,b.jpg", door \n\n./c.jpg,door\n', encoding="utf-8"
+    )
+    crops = read_site(tmp_path / "m.csv")
+    assert [s.key for s in crops.samples] == ["a,b.jpg", "c.jpg"]
+    assert crops.cameras == ("door",)
+
+
+BAD_ROWS = {
+    "absent": (("gone.jpg", "a", "", ""), r"files that are not there: 1 \(row 5: gone\.jpg\)"),
+    "folder": (("door", "a", "", ""), r"files that are not there: 1 \(row 5: door\)"),
+    "too long": (("x" * 300, "a", "", ""), "files that are not there: 1"),
+    "no path": (("", "a", "", ""), r"empty paths: 1 \(row 5\)"),
+    "absolute": (("/etc/passwd", "a", "", ""), r"out of the manifest's folder .*/etc/passwd"),
+    "dots": (("door/../../x.jpg", "a", "", ""), r"out of the manifest's folder"),
+    "row twice": (GOOD[1], r"rows given twice .*: 1 \(row 5: is row 3\)"),
+    "file twice": (("door/./2.jpg", "door", "", ""), r"files given twice .* in row 3 with other"),
+    "no camera": (("free.jpg", " ", "", ""), r"empty cameras .*: 1 \(row 5\)"),
+    "before 1970": (("free.jpg", "a", "", "-1"), "-1 is before 1970"),
+    "milliseconds": (("free.jpg", "a", "", "1772352903000"), "is after 2100; .* not milliseconds"),
+    "nan": (("free.jpg", "a", "", "nan"), "nan is not finite"),
+    "no zone": (("free.jpg", "a", "", "2026-03-01T08:15:02"), "without a time zone"),
+    "no time": (("free.jpg", "a", "", "noon"), "noon is neither ISO 8601 nor Unix seconds"),
+    "two cameras": (("free.jpg", "lift", "d4", ""), r"two cameras .*'d4' in 'lift' and 'door'"),
+    "short": (("free.jpg", "a"), r"rows without 4 cells: 1 \(row 5: 2 cells\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_are_named(good: Path, case: str) -> None:
+    row, message = BAD_ROWS[case]
+    touch(good.parent, "free.jpg")
+    with pytest.raises(DataError, match=message):
+        read_site(site(good.parent, [*GOOD, row]))
+
+
+def test_all_problems_are_summed_up(good: Path) -> None:
+    bad = [(f"gone{n}.jpg", "a", "", "") for n in range(5)] + [("door/1.jpg", "", "", "x")]
+    with pytest.raises(DataError) as error:
+        read_site(site(good.parent, [*GOOD, *bad]))
+    for part in (
+        "not there: 5 (row 5: gone0.jpg, row 6: gone1.jpg, row 7: gone2.jpg, ...)",
+        "empty cameras (fill them in, or remove the column): 1 (row 10)",
+        "impossible times: 1 (row 10: x is neither",
+        "files given twice (keep the right row): 1 (row 10: door/1.jpg is in row 2",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (("path", "camera", "person"), "'person': adaptation must not see who a person is"),
+        (("path", "ID"), "'ID': adaptation must not see"),
+        (("path", "colour", "size"), "nothing reads: 'colour', 'size'; remove them .*path, camera"),
+        (("path", "time", "time"), "the column 'time' twice"),
+        (("camera", "time"), "no column 'path'"),
+        (("path;camera",), "one column 'path;camera': columns are separated by commas; export it"),
+        (("path\tcamera",), "columns are separated by commas"),
+        (("path|person",), "columns are separated by commas"),
+    ],
+)
+def test_bad_columns(tmp_path: Path, header: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_manifest(site(tmp_path, [], header))
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no table")
+    with pytest.raises(DataError, match=r"neither a folder nor a manifest"):
+        read_site(tmp_path / "notes.txt")
+    with pytest.raises(NoImagesError, match="not a folder"):
+        read_site(tmp_path / "gone.csv")
+    with pytest.raises(NoImagesError, match="lists no crops"):
+        read_site(site(tmp_path, []))
+    (tmp_path / "manifest.csv").write_bytes(b"")
+    with pytest.raises(NoImagesError, match="is empty"):
+        read_site(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(b"path\n\xff\xfe\n")
+    with pytest.raises(DataError, match="no CSV in UTF-8"):
+        read_site(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds manifest\.csv and manifest\.parquet"):
+        read_site(tmp_path)
+
+
+def test_cameras_come_from_one_place(good: Path) -> None:
+    with pytest.raises(DataError, match="--camera-pattern is given, too"):
+        read_site(good, "(door)")
+
+
+def test_tracks_are_of_one_camera_where_folders_name_them(tmp_path: Path) -> None:
+    touch(tmp_path, "door/1.jpg", "lift/1.jpg")
+    file = site(tmp_path, [("door/1.jpg", "7"), ("lift/1.jpg", "7")], ("path", "track"))
+    with pytest.raises(DataError, match=r"row 3: '7' in 'lift' and 'door'"):
+        read_site(file)
+
+
+@given(
+    seconds=st.integers(0, int(LATEST)),
+    micro=st.integers(0, 999_999),
+    zone=st.integers(-14 * 60, 14 * 60),
+)
+def test_every_spelling_of_a_moment_is_one_time(seconds: int, micro: int, zone: int) -> None:
+    utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, microseconds=micro)
+    expected = seconds + micro / 1e6
+    if expected > LATEST:
+        return
+    local = utc.astimezone(timezone(timedelta(minutes=zone)))
+    for spelling in (local, local.isoformat(), repr(expected), expected):
+        assert parse_time(spelling) == pytest.approx(expected, abs=1e-6)
+
+
+def test_times_of_typed_cells() -> None:
+    """What Parquet gives."""
+    assert parse_time(None) is None
+    assert parse_time("") is None
+    assert parse_time(5) == 5.0
+    for bad in (True, b"5", datetime(2026, 3, 1), float("inf")):
+        with pytest.raises(ValueError, match=r"time|finite"):
+            parse_time(bad)
+
+
+def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # importing it then fails
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'resight\[parquet\]'"):
+        read_site(tmp_path)
+
+
+def test_parquet_says_what_csv_says(good: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    moment = datetime(2026, 3, 1, 8, 15, 2, 500_000, UTC)
+    table = pa.table(
+        {
+            "path": [row[0] for row in GOOD],
+            "camera": [row[1] for row in GOOD],
+            "track": ["d4", "d4", None],
+            "time": pa.array(
+                [moment, datetime.fromtimestamp(1772352903, UTC), None], pa.timestamp("ns", "UTC")
+            ),
+        }
+    )
+    pq.write_table(table, good.with_name("site.parquet"))
+    by_csv, by_parquet = read_site(good), read_site(good.with_name("site.parquet"))
+    assert by_parquet.samples == by_csv.samples
+    good.with_name("site.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="no Parquet file"):
+        read_site(good.with_name("site.parquet"))

@@ -1,0 +1,112 @@
+"""Reading features of any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from adapt.errors import DataError
+from adapt.evaluation.feature_file import KEYS, load_feature_file
+
+
+def arrays(**changed: Any) -> dict[str, NDArray[Any]]:
+    values: dict[str, Any] = {
+        "query_features": np.ones((2, 3), np.float32),
+        "query_ids": [4, 7],
+        "query_cameras": [0, 1],
+        "gallery_features": np.ones((3, 3), np.float32),
+        "gallery_ids": [7, -1, 4],
+        "gallery_cameras": [1, 0, 2],
+    }
+    return {name: np.asarray(value) for name, value in (values | changed).items()}
+
+
+def save(folder: Path, values: dict[str, NDArray[Any]]) -> Path:
+    path = folder / "features.npz"
+    np.savez(path, **values)  # type: ignore[arg-type]
+    return path
+
+
+def test_numbers_come_back_as_they_are(tmp_path: Path) -> None:
+    values = arrays()
+    found = load_feature_file(save(tmp_path, values))
+    for name in KEYS:
+        np.testing.assert_array_equal(getattr(found, name), values[name])
+    assert found.query_ids.dtype == np.int64
+
+
+def test_strings_get_one_numbering_for_both_sets(tmp_path: Path) -> None:
+    values = arrays(
+        query_ids=["anna", "bert"],
+        gallery_ids=[b"bert", b"-1", b"anna"],
+        query_cameras=["c2", "c9"],
+        gallery_cameras=["c1", "c2", "c3"],
+    )
+    found = load_feature_file(save(tmp_path, values))
+    anna, bert = found.query_ids.tolist()
+    assert found.gallery_ids.tolist() == [bert, -1, anna]
+    assert min(anna, bert) >= 0
+    assert anna != bert
+    assert found.query_cameras[0] == found.gallery_cameras[1]
+    codes = {*found.query_cameras.tolist(), *found.gallery_cameras.tolist()}
+    assert len(codes) == 4
+
+
+def test_whole_floats_and_integer_features_are_numbers(tmp_path: Path) -> None:
+    values = arrays(query_ids=[4.0, 7.0], gallery_features=np.ones((3, 3), np.uint8))
+    found = load_feature_file(save(tmp_path, values))
+    assert found.query_ids.tolist() == [4, 7]
+    assert found.gallery_features.dtype == np.float32
+
+
+def test_missing_arrays_are_listed(tmp_path: Path) -> None:
+    values = arrays()
+    del values["query_ids"], values["gallery_cameras"]
+    with pytest.raises(DataError, match="missing: query_ids, gallery_cameras; it holds query_f"):
+        load_feature_file(save(tmp_path, values))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"query_ids": ["4", "7"]},
+        {"query_ids": [4.5, 7.0]},
+        {"gallery_cameras": [1.0, np.inf, 2.0]},
+        {"query_features": [["a", "b"], ["c", "d"]]},
+        {"query_features": np.ones((2, 3), np.complex64)},
+    ],
+)
+def test_types_that_cannot_be_used_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=next(iter(changed))):
+        load_feature_file(save(tmp_path, arrays(**changed)))
+
+
+def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
+    values = arrays(query_ids=np.array([{"a": 1}, None], dtype=object))
+    with pytest.raises(DataError, match="cannot be read"):
+        load_feature_file(save(tmp_path, values))
+
+
+def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_feature_file(tmp_path / "missing.npz")
+    with pytest.raises(DataError, match=r"not an \.npz file"):
+        load_feature_file(tmp_path)
+    plain = tmp_path / "plain.npy"
+    np.save(plain, np.ones(3))
+    with pytest.raises(DataError, match=r"not an \.npz file"):
+        load_feature_file(plain)
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, arrays(gallery_features=np.ones((3, 300))))
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"gallery_features") + 2000
+    content[middle] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="cannot be read"):
+        load_feature_file(path)

@@ -1,0 +1,224 @@
+"""What every method of METHODS has to do: be blind to the site's identities, repeat, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.clustering.clusterer import Clusterer  # noqa: E402
+from adapt.config import BatchShape, Clustering, Recipe, Schedule  # noqa: E402
+from adapt.methods import DAAL, METHODS  # noqa: E402
+from adapt.methods.daal import DAALOptions  # noqa: E402
+from adapt.methods.source import SourceOptions  # noqa: E402
+from adapt.recipes import load_recipe  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.listing import NOT_LEARNT  # noqa: E402
+from adapt.training.extraction import MIN_CAMERA_CROPS  # noqa: E402
+from adapt.types import FeatureTable, RoundOf  # noqa: E402
+from adapt.workflows.fit import Machine  # noqa: E402
+from adapt.workflows.training import adapt, pretrain  # noqa: E402
+from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet  # noqa: E402
+from models.image import Preprocessing  # noqa: E402
+from models.manifest import ModelCard  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+
+PEOPLE, CAMERAS, EACH = 8, 2, 4
+MACHINE = Machine(torch.device("cpu"), seed=1)
+SIZE = Preprocessing(height=32, width=16)
+TINY = (
+    *("schedule.iterations=1", "schedule.passes=0", "augment.pad=1"),
+    *("batch.identities=4", "batch.instances=2", "batch.ghost=0"),
+    *("clustering.k1=6", "clustering.k2=2", "clustering.min_samples=3"),
+    "clustering.min_cluster_size=3",
+)
+OWN = {"aml": ("options.merge_nearest=1", "options.merge_cross_camera=2")}
+"""Lists that fit few crops of each person."""
+
+
+def scramble(site: Path, out: Path) -> Path:
+    """The same crops of the same cameras under other identities, and so in another order."""
+    files = sorted((site / "bounding_box_train").iterdir())
+    folder = out / "bounding_box_train"
+    folder.mkdir(parents=True)
+    for number, drawn in enumerate(np.random.default_rng(0).permutation(len(files))):
+        camera = files[number].name.split("_")[1]
+        name = f"{drawn // (CAMERAS * EACH) + 1:04d}_{camera}_{drawn:06d}_00.png"
+        (folder / name).write_bytes(files[number].read_bytes())
+    return out
+
+
+class World:
+    """A source and a site on disk, and runs on them, each made once."""
+
+    def __init__(self, root: Path) -> None:
+        assert PEOPLE * EACH >= MIN_CAMERA_CROPS, "each camera has statistics of its own"
+        self.root = root
+        self.source = write_market(root / "source", persons=6, seed=1)
+        self.site = write_market(root / "site", persons=PEOPLE, cameras=CAMERAS, each=EACH, seed=2)
+        self.scrambled = scramble(self.site, root / "scrambled")
+
+    def init(self, backbone: str, seed: int) -> Path:
+        """A network pre-trained on the source."""
+        out = self.root / f"{backbone}-{seed}"
+        if out.exists():
+            return out
+        recipe = Recipe(
+            method="source",
+            options=SourceOptions(),
+            schedule=Schedule(rounds=1, iterations=1),
+            batch=BatchShape(identities=3, instances=2),
+        )
+        pretrain(
+            [self.source],
+            splits=("train",),
+            backbone=backbone,
+            weights=None,
+            preprocessing=SIZE,
+            recipe=recipe,
+            recipe_name="test",
+            out=out,
+            machine=Machine(torch.device("cpu"), seed),
+        )
+        return out
+
+    def adapted(self, name: str, site: Path, backbone: str = "resnet18", rounds: int = 2) -> Run:
+        """A run of a method."""
+        out = self.root / f"{name}-{site.name}-{backbone}"
+        if out.exists():
+            return Run.open(out)
+        given = (*TINY, f"schedule.rounds={rounds}", *OWN.get(name, ()))
+        recipe = load_recipe(f"{name}_small", method=name, overrides=given)
+        inits = recipe.options.students_wanted(METHODS[name].students_wanted)
+        adapt(
+            site,
+            camera_pattern=None,
+            inits=[self.init(backbone, n) for n in range(1, inits + 1)],
+            recipe=recipe,
+            recipe_name="test",
+            out=out,
+            machine=MACHINE,
+            sources=[self.source] if recipe.options.source_wanted() else (),
+        )
+        return Run.open(out)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def kept(run: Run) -> bytes:
+    return (run.path / "model.safetensors").read_bytes()
+
+
+def figures(run: Run) -> list[dict[str, Any]]:
+    """The metrics of each round, without times."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
+        for row in run.metrics()
+    ]
+
+
+def test_a_scrambled_site_is_the_same_crops_in_another_order(world: World) -> None:
+    def contents(site: Path) -> list[bytes]:
+        return [path.read_bytes() for path in sorted((site / "bounding_box_train").iterdir())]
+
+    true, scrambled = contents(world.site), contents(world.scrambled)
+    assert sorted(true) == sorted(scrambled)
+    assert sum(a == b for a, b in zip(true, scrambled, strict=True)) < len(true) / 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_identities_of_the_site_are_never_read(name: str, world: World) -> None:
+    """The same seed on the same crops gives the same bits, under whatever identities."""
+    true, scrambled = (world.adapted(name, site) for site in (world.site, world.scrambled))
+    assert figures(true) == figures(scrambled)
+    assert kept(true) == kept(scrambled)
+    assert len(figures(true)) == 2
+    start = Run.open(world.init("resnet18", 1)).network().state_dict()
+    now = true.network().state_dict()
+    assert not torch.equal(start["backbone.conv1.weight"], now["backbone.conv1.weight"])
+
+
+def pixels() -> NDArray[np.uint8]:
+    """Five pictures that differ: noise of different strength on different grounds."""
+    rng = np.random.default_rng(5)
+    ground = rng.integers(0, 256, (5, 4, 2, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return (ground * 0.7 + rng.integers(0, 70, (5, 32, 16, 3))).astype(np.uint8)
+
+
+def network_input(images: NDArray[np.uint8]) -> torch.Tensor:
+    """The pre-processing of the training pipeline, written once more."""
+    x = (images.astype(np.float64) / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    return torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def embedder(model: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(["embeddings"], {"images": images})[0])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet18_ibn_a"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_exported_network_equals_torchs(
+    name: str, backbone: str, world: World, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx", reason="export needs onnx")
+    from adapt.workflows.export import export_run
+
+    run = world.adapted(name, world.site, backbone, rounds=2 if backbone == "resnet18" else 1)
+    bundle = export_run(run, tmp_path / "bundle", name=name, version="1")
+    embed, images = embedder(bundle.model_path), pixels()
+    with torch.no_grad():
+        expected = run.network().embed(network_input(images)).numpy()
+    apart = np.linalg.norm(expected[:, None] - expected, axis=2)[np.triu_indices(5, 1)]
+    assert apart.min() > 1e-2, "vectors all alike would prove nothing"
+    for batch in (1, 5):
+        np.testing.assert_allclose(embed(images[:batch]), expected[:batch], atol=1e-4)
+
+
+def test_of_daals_domain_branch_and_classifiers_nothing_is_exported(tmp_path: Path) -> None:
+    """The branch at its largest, with an attention of its own."""
+    onnx = pytest.importorskip("onnx", reason="export needs onnx")
+    from adapt.workflows.export import export_bundle
+
+    torch.manual_seed(0)
+    clusterer = Clusterer(Clustering(clusters=4), identities_per_batch=2, seed=0)
+    method = DAAL([ReIDNet("resnet18")], DAALOptions(attention="independent"), clusterer)
+    features = np.random.default_rng(0).normal(size=(24, 512)).astype(np.float32)
+    method.start_source(features[:5])
+    method.relabel(FeatureTable((features,), np.zeros(24, np.int64)), RoundOf(0, 1))
+    assert set(method.heads) == {"domain", "source", "target"}
+    card = ModelCard(
+        name="daal",
+        version="1",
+        backbone="resnet18",
+        preprocessing=SIZE,
+        method="daal",
+        created=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    bundle = export_bundle(method.embedder(), tmp_path / "bundle", card=card)
+    graph = onnx.load(bundle.model_path, load_external_data=False).graph
+    stored = [onnx.numpy_helper.to_array(tensor).ravel() for tensor in graph.initializer]
+
+    def is_stored(weight: torch.Tensor) -> bool:
+        """In any shape, in any order of its numbers."""
+        ours = np.sort(weight.detach().numpy().ravel())
+        return any(len(v) == len(ours) and np.allclose(np.sort(v), ours) for v in stored)
+
+    shared = method.embedder().attention
+    assert shared is not None
+    assert is_stored(shared.spatial[0].weight)
+    ours = {name: p for name, p in method.heads.named_parameters() if p.unique().numel() > 2}
+    assert {"source.weight", "target.weight", "domain.classifier.weight"} <= set(ours)
+    assert "domain.attention.spatial.0.weight" in ours
+    assert not [name for name, weight in ours.items() if is_stored(weight)]

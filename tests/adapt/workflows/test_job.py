@@ -1,0 +1,306 @@
+"""Jobs of a server, as their processes do them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from adapt.__main__ import main  # noqa: E402
+from adapt.errors import ConfigError, StoppedError, WriteError  # noqa: E402
+from adapt.runs.checkpoints import StopRequest  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.lock import locked  # noqa: E402
+from adapt.workflows.job import Job, Outcome, run_job  # noqa: E402
+from models.bundle import Bundle  # noqa: E402
+from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+from tests.support.two_processes import environment, free_port  # noqa: E402
+
+ENOUGH_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def inits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return tiny_inits(tmp_path_factory.mktemp("inits"))
+
+
+@pytest.fixture
+def folder(inits: list[Path], tmp_path: Path) -> Path:
+    return write_job(tmp_path / "job", inits)
+
+
+def changed(folder: Path, **fields: Any) -> Path:
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(job | fields))
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "adapt", str(folder)],
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def exported(folder: Path) -> Path:
+    """A bundle is there already: making one takes longer than all else here."""
+    (folder / "bundle").mkdir()
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    said: dict[str, str] = json.loads((folder / "outcome.json").read_text())
+    return said
+
+
+def begun(folder: Path) -> Path:
+    """A job whose run was stopped before its first step."""
+    stop = StopRequest()
+    stop.make()
+    with pytest.raises(StoppedError):
+        run_job(folder, stop)
+    return folder
+
+
+def test_from_crops_to_a_bundle_and_what_is_done_is_not_done_again(folder: Path) -> None:
+    assert run_job(folder, StopRequest()).state == "finished"
+    info = Run.open(folder / "run").info
+    assert (info.state, info.method, info.rounds, info.seed) == ("finished", "mmt", 1, 3)
+    assert info.recipe_name == f"mmt_small ({', '.join(OVERRIDES)})"
+    assert Bundle.open(folder / "bundle").reference == "lobby@2"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert run_job(folder, StopRequest()).state == "finished"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_job_that_was_stopped_goes_on(folder: Path) -> None:
+    begun(folder)
+    assert Run.open(folder / "run").info.state == "stopped"
+    assert not (folder / "bundle").exists()
+    started = Run.open(folder / "run").info.started
+    exported(folder)
+    assert run_job(folder, StopRequest()).state == "finished"
+    assert Run.open(folder / "run").info.started == started, "the same run"
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_job_whose_folder_was_moved_goes_on(folder: Path, decoded: bool) -> None:
+    begun(folder)
+    moved = exported(folder.rename(folder.with_name("moved")))
+    if not decoded:
+        (moved / "run" / "target.crops").unlink()
+    assert run_job(moved, StopRequest()).state == "finished"
+
+
+def test_a_run_that_failed_fails_again_for_its_own_reason(folder: Path) -> None:
+    begun(folder)
+    file = folder / "run" / "run.json"
+    info = json.loads(file.read_text())
+    info |= {"state": "failed", "reason": "DIVERGED", "error": "nan"}
+    file.write_text(json.dumps(info))
+    ended = run_job(folder, StopRequest())
+    assert (ended.state, ended.reason, ended.error) == ("failed", "DIVERGED", "nan")
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
+def test_a_job_whose_disk_was_full_goes_on(folder: Path) -> None:
+    begun(exported(folder))
+    with no_file_above(1_000_000):  # no network has room
+        assert main(folder) == 75
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
+    assert "make room there" in said["error"]
+    started = Run.open(folder / "run").info.started
+    assert main(folder) == 0
+    assert outcome(folder)["state"] == "finished"
+    assert Run.open(folder / "run").info.started == started, "the same run"
+
+
+def test_a_job_whose_disk_is_full_before_its_run_begins_goes_on(folder: Path) -> None:
+    with no_file_above(1000):  # the decoded crops have no room
+        assert main(folder) == 75
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
+    assert not (folder / "run" / "run.json").exists()
+    assert main(exported(folder)) == 0
+
+
+@pytest.mark.parametrize("reason", ["RUN_FOLDER_UNWRITABLE", "RUN_FOLDER_UNUSABLE"])
+def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path, reason: str) -> None:
+    """Earlier versions had one reason for all that a folder may lack."""
+    begun(exported(folder))
+    (folder / "run" / "checkpoint.safetensors").unlink()
+    file = folder / "run" / "run.json"
+    info = json.loads(file.read_text())
+    info |= {"state": "failed", "reason": reason, "error": "full"}
+    file.write_text(json.dumps(info))
+    assert Outcome.of(WriteError("full"), folder).state == "stopped"
+    assert run_job(folder, StopRequest()).state == "finished"
+
+
+def test_what_a_job_begins_with_does_not_mend_itself(folder: Path) -> None:
+    changed(folder, inits=[str(folder / "nowhere"), str(folder / "nowhere")])
+    assert main(folder) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "RUN_FOLDER_UNUSABLE")
+
+
+def damage_checkpoint(folder: Path) -> None:
+    (folder / "run" / "checkpoint.safetensors").write_bytes(b"torn")
+
+
+def lose_a_crop(folder: Path) -> None:
+    next(path for path in (folder / "crops").rglob("*") if path.is_file()).unlink()
+
+
+def change_device(folder: Path) -> None:
+    file = folder / "run" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
+
+
+@pytest.mark.parametrize("harm", [damage_checkpoint, lose_a_crop, change_device])
+def test_what_a_run_lacks_for_good_does_not_mend_itself(
+    folder: Path, harm: Callable[[Path], None]
+) -> None:
+    harm(begun(folder))
+    assert main(folder) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "RUN_FOLDER_UNUSABLE")
+
+
+def test_a_run_whose_folder_somebody_looks_at_goes_on(folder: Path) -> None:
+    held = locked(begun(folder) / "run")
+    assert main(folder) == 75
+    os.close(held)
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
+
+
+def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:
+    exported(folder)
+    run_job(changed(folder, method="daal", recipe="daal_small",
+                    overrides=[*OVERRIDES, "options.source=none", "schedule.passes=0"]),
+            StopRequest())  # fmt: skip
+    assert len(Run.open(folder / "run").info.init) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"method": "source"}, {"method": "nothing"}, {"surprise": 1}, {"seed": "x"}]
+)
+def test_a_job_that_does_not_hold(folder: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Job.read(changed(folder, **fields))
+
+
+def test_the_process_says_how_it_ended(folder: Path) -> None:
+    with start(changed(folder, recipe="no_such_recipe")) as process:
+        assert process.wait(ENOUGH_S) == 1
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("failed", "CONFIG_INVALID")
+    assert "no_such_recipe" in said["error"]
+    changed(exported(folder), recipe="mmt_small")
+    with start(folder) as process:
+        assert process.wait(ENOUGH_S) == 0, (folder / "log.txt").read_text()
+    assert outcome(folder) == {"state": "finished", "reason": "", "error": ""}
+
+
+def test_a_process_that_is_asked_to_end_keeps_its_state(folder: Path) -> None:
+    endless = [*OVERRIDES, "schedule.iterations=100000"]
+    with start(changed(folder, overrides=endless)) as process:
+        deadline = time.monotonic() + ENOUGH_S
+        while not (folder / "run" / "checkpoint.safetensors").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(ENOUGH_S) == 75
+    assert outcome(folder)["state"] == "stopped"
+    assert Run.open(folder / "run").info.state == "stopped"
+
+
+def test_a_second_process_waits_for_the_first(folder: Path) -> None:
+    with (folder / "job.json").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = start(exported(folder))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(8)
+        assert not (folder / "run").exists()
+    with process:
+        assert process.wait(ENOUGH_S) == 0, (folder / "log.txt").read_text()
+
+
+class Onlooker(StopRequest):
+    """Tries, each time that the run looks whether it is to stop, to get at its job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seconds = 300.0
+        self.kept_out: list[bool] = []
+        self._job = folder / "job.json"
+
+    @property
+    def made(self) -> bool:
+        with self._job.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.kept_out.append(False)
+            except BlockingIOError:
+                self.kept_out.append(True)
+        return False
+
+
+def test_nobody_else_gets_at_a_job_that_runs(folder: Path) -> None:
+    onlooker = Onlooker(exported(folder))
+    assert run_job(folder, onlooker).state == "finished"
+    assert onlooker.kept_out
+    assert all(onlooker.kept_out)
+
+
+def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"job\.json"):
+        run_job(write_market(tmp_path), StopRequest())
+
+
+def test_two_processes_do_one_job_together(folder: Path) -> None:
+    changed(folder, overrides=[*OVERRIDES, "batch.ghost=0"])
+    port = free_port()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "adapt", str(folder)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, 2, port)},
+        )
+        for rank in (0, 1)
+    ]
+    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    assert outcome(folder)["state"] == "finished"
+    info = Run.open(folder / "run").info
+    assert (info.state, info.processes, info.rounds) == ("finished", 2, 1)
+    assert Bundle.open(folder / "bundle").reference == "lobby@2"
+    again = subprocess.run([sys.executable, "-m", "adapt", str(folder)], timeout=ENOUGH_S)
+    assert again.returncode == 0, "one process finds it done"

@@ -1,0 +1,398 @@
+"""A run that stopped anywhere and goes on ends as one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="adapt needs torch")
+
+import safetensors  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from adapt.config import BatchShape, Recipe, Schedule  # noqa: E402
+from adapt.errors import CheckpointError, RunError, StoppedError  # noqa: E402
+from adapt.methods import METHODS  # noqa: E402
+from adapt.methods.source import SourceOptions  # noqa: E402
+from adapt.recipes import load_recipe  # noqa: E402
+from adapt.runs.checkpoints import StopRequest  # noqa: E402
+from adapt.runs.folder import Run  # noqa: E402
+from adapt.runs.listing import NOT_LEARNT  # noqa: E402
+from adapt.runs.tensor_files import load_tensors, save_tensors  # noqa: E402
+from adapt.workflows.fit import Machine  # noqa: E402
+from adapt.workflows.resume import resume  # noqa: E402
+from adapt.workflows.training import adapt, pretrain  # noqa: E402
+from models.image import Preprocessing  # noqa: E402
+from tests.support.tiny_sets import write_market  # noqa: E402
+
+CPU = torch.device("cpu")
+SIZE = Preprocessing(height=32, width=16)
+ROUNDS, STEPS = 3, 2
+TINY = (
+    *(f"schedule.rounds={ROUNDS}", f"schedule.iterations={STEPS}", "schedule.passes=0"),
+    *("augment.pad=1", "batch.identities=4", "batch.instances=2", "batch.ghost=0"),
+    *("clustering.k1=6", "clustering.k2=2", "clustering.min_samples=3"),
+    "clustering.min_cluster_size=3",
+)
+OWN = {
+    "aml": ("options.merge_nearest=1", "options.merge_cross_camera=2"),
+    "mmt": (
+        *("clustering.algorithm=kmeans", "clustering.clusters=6"),
+        *("options.classifier=random", "options.fresh_optimizer=false"),
+    ),
+}
+"""AML: lists that fit few crops. MMT: random numbers in labelling, moments across rounds."""
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it was looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def made(self) -> bool:  # type: ignore[override]
+        self.looks -= 1
+        return self.looks < 0
+
+    @made.setter
+    def made(self, value: bool) -> None:
+        pass
+
+
+class World:
+    """Crops on disk, two source networks, and runs on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.source = write_market(root / "source", persons=6, seed=1)
+        self.site = write_market(root / "site", persons=8, cameras=2, each=4, seed=2)
+        self.inits = [self.pretrained(root / f"init-{n}", n).path for n in (1, 2)]
+
+    def pretrained(self, out: Path, seed: int, stop: StopRequest | None = None) -> Run:
+        recipe = Recipe(
+            method="source",
+            options=SourceOptions(),
+            schedule=Schedule(rounds=ROUNDS, iterations=STEPS),
+            batch=BatchShape(identities=3, instances=2),
+        )
+        return pretrain(
+            [self.source],
+            splits=("train",),
+            backbone="mobilenet_v2",
+            weights=None,
+            preprocessing=SIZE,
+            recipe=recipe,
+            recipe_name="test",
+            out=out,
+            machine=Machine(CPU, seed),
+            stop=stop,
+        )
+
+    def adapted(
+        self, name: str, out: Path, stop: StopRequest | None = None, hold_back: float = 0.0
+    ) -> Run:
+        recipe = load_recipe(f"{name}_small", method=name, overrides=(*TINY, *OWN.get(name, ())))
+        wanted = recipe.options.students_wanted(METHODS[name].students_wanted)
+        return adapt(
+            self.site,
+            camera_pattern=None,
+            inits=self.inits[:wanted],
+            recipe=recipe,
+            recipe_name="test",
+            out=out,
+            machine=Machine(CPU, 1),
+            sources=[self.source] if recipe.options.source_wanted() else (),
+            validation=self.site,
+            keep_rounds=True,
+            stop=stop,
+            hold_back=hold_back,
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
+    """Figures of each round, without times, and every network."""
+    rows = [
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
+        for row in run.metrics()
+    ]
+    return rows, {p.name: p.read_bytes() for p in sorted(run.path.rglob("*.safetensors"))}
+
+
+def stages(row: dict[str, Any]) -> set[str]:
+    """Those that a round took time for."""
+    return {name for name, value in row.items() if name.startswith("seconds_") and value}
+
+
+def in_pieces(start: Callable[[StopRequest], Run], path: Path, looks: int) -> tuple[Run, int]:
+    """Stop a run again and again after so many looks at the request; the run, and its pieces."""
+    pieces = 1
+    work: Callable[[StopRequest], Run] = start
+    while True:
+        try:
+            return work(StopAfter(looks)), pieces
+        except StoppedError:
+            assert Run.open(path).info.state == "stopped"
+            pieces += 1
+            work = lambda stop: resume(path, CPU, stop)  # noqa: E731
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
+    whole = world.adapted(name, world.root / f"{name}-whole")
+    path = world.root / f"{name}-pieces"
+    # with 5 looks it stops within rounds, between them, in extraction and after labelling
+    run, pieces = in_pieces(lambda stop: world.adapted(name, path, stop), path, 5)
+    assert pieces > 3
+    assert outcome(run) == outcome(whole)
+    assert list(map(stages, run.metrics())) == list(map(stages, whole.metrics()))
+    assert run.info.model_dump(exclude={"started", "seconds"}) == whole.info.model_dump(
+        exclude={"started", "seconds"}
+    )
+    assert not (path / "checkpoint.safetensors").exists()
+    assert not list(path.glob("*.crops"))
+    with pytest.raises(RunError, match="is finished: there is nothing to continue"):
+        resume(path, CPU)
+
+
+def test_crops_held_back_stay_so(world: World, tmp_path: Path) -> None:
+    whole = world.adapted("mmt", tmp_path / "whole", hold_back=0.2)
+    path = tmp_path / "pieces"
+    run, pieces = in_pieces(
+        lambda stop: world.adapted("mmt", path, stop, hold_back=0.2), path, STEPS + 5
+    )
+    assert pieces > 1
+    assert outcome(run) == outcome(whole)
+    (target,) = (data for data in run.info.data if data.role == "target")
+    assert target.crops < 8 * 2 * 4
+    assert run.info.hold_back == 0.2
+
+
+def test_pretraining_in_pieces_is_the_unbroken_one(world: World) -> None:
+    path = world.root / "init-pieces"
+    run, pieces = in_pieces(lambda stop: world.pretrained(path, 1, stop), path, 2)
+    assert pieces > 2
+    assert outcome(run) == outcome(Run.open(world.inits[0]))
+
+
+@pytest.fixture(scope="module")
+def stopped(world: World) -> Path:
+    """A run that was stopped within its second round."""
+    path = world.root / "stopped"
+    with pytest.raises(StoppedError, match=f"goes on with --resume {path}"):
+        world.adapted("hli", path, StopAfter(14))
+    run = Run.open(path)
+    assert (run.info.state, run.info.reason) == ("stopped", "STOPPED")
+    assert 0 < run.info.rounds < ROUNDS
+    return path
+
+
+@pytest.fixture
+def copy(stopped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stopped, tmp_path / "copy"))
+
+
+def changed(path: Path, **changes: object) -> Path:
+    file = path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
+def of_an_earlier_version(path: Path, recipe: dict[str, object]) -> Path:
+    """A run whose recipe lacks a setting, and whose checkpoint has no hash of it."""
+    file = path / "checkpoint.safetensors"
+    tensors, notes = load_tensors(file)
+    del notes["recipe"]
+    save_tensors(file, tensors, notes)
+    return changed(path, recipe=recipe)
+
+
+def test_a_process_that_died_between_figures_and_network_goes_on(world: World, copy: Path) -> None:
+    """What it wrote of the round after its checkpoint is forgotten, a torn line, too."""
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "loss": 1.0, "warnings": []}\n{"round": 3, "lo')
+    changed(copy, state="running", rounds=2, reason="", error="")
+    whole = world.adapted("hli", copy.parent / "whole")
+    assert outcome(resume(copy, CPU)) == outcome(whole)
+
+
+def test_a_run_from_before_a_setting_came_goes_on_by_its_default(stopped: Path, copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    assert recipe["batch"].pop("across_cameras") is True
+    old = Path(shutil.copytree(stopped, copy.parent / "old"))
+    assert outcome(resume(of_an_earlier_version(old, recipe), CPU)) == outcome(resume(copy, CPU))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state": "finished"}, "is finished"),
+        ({"state": "failed", "reason": "DIVERGED", "error": "NaN"}, r"for good \(DIVERGED\): NaN"),
+        ({"inputs": None}, "kept no checkpoints"),
+        ({"device": "cuda"}, "was trained on cuda: give --device cuda"),
+        ({"format": 2}, "has format 2, this version reads 1: use the version of"),
+    ],
+)
+def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message: str) -> None:
+    before = (copy / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(RunError, match=message):
+        resume(changed(copy, **changes), CPU)
+    assert (copy / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_crops_that_changed_are_refused(world: World, copy: Path, tmp_path: Path) -> None:
+    other = write_market(tmp_path / "other", persons=8, cameras=2, each=4, seed=3)
+    inputs = json.loads((copy / "run.json").read_text())["inputs"]
+    changed(copy, inputs=inputs | {"target": str(other)})
+    with pytest.raises(RunError, match="are not those that the run began with: restore them"):
+        resume(copy, CPU)
+    changed(copy, inputs=inputs)
+    resume(copy, CPU)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda world, path: world.pretrained(path, 1, StopAfter(0)),
+        lambda world, path: world.adapted("daal", path, StopAfter(0)),
+    ],
+    ids=["pretrain", "adapt"],
+)
+def test_source_crops_that_changed_are_refused(
+    world: World, tmp_path: Path, begin: Callable[[World, Path], Run]
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        begin(world, path)
+    inputs = json.loads((path / "run.json").read_text())["inputs"]
+    other = write_market(tmp_path / "other", persons=6, seed=3)
+    changed(path, inputs=inputs | {"sources": [str(other)]})
+    with pytest.raises(RunError, match="other are not those that the run began with: restore them"):
+        resume(path, CPU)
+
+
+def test_crops_are_decoded_once(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"), pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+    assert "crops as they were decoded" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage"])
+def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage: bytes) -> None:
+    file = copy / "target.crops"
+    before = file.read_bytes()
+    file.write_bytes(damage)
+    with pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+    assert file.read_bytes() == before
+    file.unlink()
+    assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
+
+
+def test_a_recipe_older_than_precisions_goes_on_in_float32(world: World, copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    assert recipe.pop("compute") == {"precision": "auto", "compile": False}
+    of_an_earlier_version(copy, recipe)
+    assert outcome(resume(copy, CPU)) == outcome(world.adapted("hli", copy.parent / "whole"))
+
+
+def test_a_recipe_changed_by_hand_is_refused(copy: Path) -> None:
+    recipe = json.loads((copy / "run.json").read_text())["recipe"]
+    before = (copy / "checkpoint.safetensors").read_bytes()
+    other = {**recipe, "optimizer": {**recipe["optimizer"], "lr": 0.5}}
+    with pytest.raises(RunError, match=r"recipe in .*run\.json is not the one .*restore run\.json"):
+        resume(changed(copy, recipe=other), CPU)
+    assert Run.open(copy).info.state == "stopped"
+    assert (copy / "checkpoint.safetensors").read_bytes() == before
+    backwards = dict(reversed(recipe.items()))
+    with pytest.raises(StoppedError):
+        resume(changed(copy, recipe=backwards), CPU, StopAfter(1))
+
+
+def test_other_libraries_are_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    versions = json.loads((copy / "run.json").read_text())["versions"]
+    changed(copy, versions=versions | {"torch": "1.0"})
+    with pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+    assert "other versions of torch than the run began with" in caplog.text
+
+
+def test_another_number_of_threads_is_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    threads = torch.get_num_threads()
+    assert json.loads((copy / "run.json").read_text())["threads"] == threads
+    for kept in (threads, None, threads + 1):
+        assert "threads, the run began" not in caplog.text
+        with pytest.raises(StoppedError):
+            resume(changed(copy, threads=kept), CPU, StopAfter(1))
+    assert f"{threads} threads, the run began with {threads + 1} (OMP_NUM_THREADS)" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"garbage" * 9])
+def test_a_damaged_checkpoint_is_said_so(copy: Path, damage: bytes) -> None:
+    (copy / "checkpoint.safetensors").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"is damaged .*; start the run again"):
+        resume(copy, CPU)
+    (copy / "checkpoint.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="there is nothing to continue"):
+        resume(copy, CPU)
+
+
+@pytest.mark.parametrize("kind", ["network/", "optimizer/"])
+def test_a_checkpoint_of_another_network_is_said_so(copy: Path, kind: str) -> None:
+    file = copy / "checkpoint.safetensors"
+    tensors = load_file(file)
+    with safetensors.safe_open(file, "pt") as opened:
+        notes = opened.metadata()
+    moved = {
+        name.replace("neck", "collar") if name.startswith(kind) else name: tensor
+        for name, tensor in tensors.items()
+    }
+    assert moved.keys() != tensors.keys()
+    save_file(moved, file, notes)
+    with pytest.raises(CheckpointError, match=r"does not fit|has other parameters"):
+        resume(copy, CPU)
+
+
+def test_a_run_that_goes_on_elsewhere_is_not_touched(copy: Path) -> None:
+    running = Run.reopen(copy)
+    with pytest.raises(RunError, match="a run is still writing there"):
+        resume(copy, CPU)
+    running.release()
+    with pytest.raises(StoppedError):
+        resume(copy, CPU, StopAfter(1))
+
+
+def test_a_new_run_does_not_replace_one_that_can_go_on(world: World, copy: Path) -> None:
+    with pytest.raises(RunError, match=f"continue it with --resume {copy}"):
+        world.adapted("hli", copy)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(world: World, tmp_path: Path) -> None:
+    """No file may grow beyond what is there: the checkpoint of round 1 fits, none after it."""
+    path = tmp_path / "full"
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(StoppedError):
+        world.adapted("hli", path, StopAfter(1))
+    first = (path / "checkpoint.safetensors").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 1000, unlimited[1]))
+    try:
+        on = rf"cannot write to .*full: .*room there, and go on with --resume {path}$"
+        with pytest.raises(RunError, match=on):
+            resume(path, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert Run.open(path).info.reason == "RUN_FOLDER_UNWRITABLE"
+    assert (path / "checkpoint.safetensors").read_bytes() == first
+    assert outcome(resume(path, CPU)) == outcome(world.adapted("hli", tmp_path / "whole"))

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.embedding.batcher import Batcher
+from service.embedding.decode import Decoder
+from service.errors import BadImageError, EngineError, OverloadedError, ShuttingDownError
+from service.operations.metrics import Metrics
+from tests.support.fake_engine import FakeEngine
+from tests.support.held_preprocessing import HeldPreprocessing
+from tests.support.tiny_model import PREPROCESSING, crop, embed
+
+MAX_BATCH = 4
+MAX_QUEUE = 12
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def batcher(engine: FakeEngine, metrics: Metrics) -> AsyncIterator[Batcher]:
+    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=2, metrics=metrics)
+    batcher = Batcher(engine, decoder, max_batch=MAX_BATCH, max_queue=MAX_QUEUE, metrics=metrics)
+    yield batcher
+    engine.gate.set()
+    await batcher.close(5)
+
+
+def expected(seeds: list[int]) -> NDArray[np.float32]:
+    return embed(np.stack([PREPROCESSING.load(crop(seed)) for seed in seeds]))
+
+
+def _value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_each_caller_gets_its_own_vectors(batcher: Batcher) -> None:
+    calls = [[1], [2, 3, 4], [5, 6, 7, 8, 9], [10]]
+    answers = await asyncio.gather(
+        *(batcher.embed([crop(seed) for seed in seeds]) for seeds in calls)
+    )
+    for seeds, vectors in zip(calls, answers, strict=True):
+        np.testing.assert_allclose(np.stack(vectors), expected(seeds), atol=1e-6)  # type: ignore[arg-type]
+
+
+async def test_a_batch_takes_what_came_while_the_model_was_busy(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed([crop(0)]))
+    await engine.has_entered()
+    others = [asyncio.create_task(batcher.embed([crop(seed)])) for seed in (1, 2, 3)]
+    await _until(lambda: batcher.waiting == 3)
+    engine.gate.set()
+    await asyncio.gather(first, *others)
+    assert engine.batches == [1, 3]
+
+
+async def test_no_batch_is_above_the_limit(batcher: Batcher, engine: FakeEngine) -> None:
+    await batcher.embed([crop(seed) for seed in range(11)])
+    assert max(engine.batches) <= MAX_BATCH
+    assert sum(engine.batches) == 11
+
+
+async def test_a_bad_image_fails_alone(batcher: Batcher, metrics: Metrics) -> None:
+    results = await batcher.embed([crop(1), b"no image", crop(2)])
+    assert isinstance(results[1], BadImageError)
+    np.testing.assert_allclose(
+        np.stack([results[0], results[2]]),  # type: ignore[list-item]
+        expected([1, 2]),
+        atol=1e-6,
+    )
+    assert _value(metrics, "resight_images_total", outcome="bad") == 1
+    assert _value(metrics, "resight_images_total", outcome="embedded") == 2
+
+
+async def test_an_image_that_spoils_its_batch_fails_alone(
+    batcher: Batcher, engine: FakeEngine, metrics: Metrics
+) -> None:
+    poison = PREPROCESSING.load(crop(2))
+
+    def spoil(images: NDArray[np.uint8]) -> None:
+        if any(np.array_equal(image, poison) for image in images):
+            raise EngineError("poisoned")
+
+    engine.spoil = spoil
+    results = await batcher.embed([crop(seed) for seed in (1, 2, 3)])
+    assert isinstance(results[1], EngineError)
+    np.testing.assert_allclose(
+        np.stack([results[0], results[2]]),  # type: ignore[list-item]
+        expected([1, 3]),
+        atol=1e-6,
+    )
+    assert _value(metrics, "resight_images_total", outcome="failed") == 1
+
+
+async def test_nan_is_that_images_error(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.nan_for = PREPROCESSING.load(crop(2))
+    results = await batcher.embed([crop(1), crop(2)])
+    assert isinstance(results[0], np.ndarray)
+    assert isinstance(results[1], EngineError)
+    assert "NaN" in str(results[1])
+
+
+async def test_a_fault_of_the_engine_does_not_stop_the_batcher(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    def fault(images: NDArray[np.uint8]) -> None:
+        raise ZeroDivisionError
+
+    engine.spoil = fault
+    (result,) = await batcher.embed([crop(1)])
+    assert isinstance(result, EngineError)
+    engine.spoil = lambda images: None
+    (result,) = await batcher.embed([crop(1)])
+    assert isinstance(result, np.ndarray)
+
+
+async def test_what_does_not_fit_is_refused_at_once_and_whole(
+    batcher: Batcher, engine: FakeEngine, metrics: Metrics
+) -> None:
+    engine.gate.clear()
+    waiting = asyncio.create_task(batcher.embed([crop(0)] * (MAX_QUEUE - 1)))
+    await engine.has_entered()
+    with pytest.raises(OverloadedError, match="no room for 2 more") as refused:
+        await batcher.embed([crop(1), crop(2)])
+    assert refused.value.retry_after_s is not None
+    assert 0.05 <= refused.value.retry_after_s <= 10
+    assert _value(metrics, "resight_calls_rejected_total", reason="queue") == 1
+    fits = asyncio.create_task(batcher.embed([crop(3)]))
+    engine.gate.set()
+    assert len(await waiting) == MAX_QUEUE - 1
+    assert len(await fits) == 1
+    assert len(await batcher.embed([crop(4)] * MAX_QUEUE)) == MAX_QUEUE
+
+
+async def test_a_caller_that_has_gone_is_not_embedded(
+    batcher: Batcher, engine: FakeEngine, metrics: Metrics
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed([crop(0)]))
+    await engine.has_entered()
+    gone = asyncio.create_task(batcher.embed([crop(1), crop(2)]))
+    stays = asyncio.create_task(batcher.embed([crop(3)]))
+    await _until(lambda: batcher.waiting == 3)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    engine.gate.set()
+    await asyncio.gather(first, stays)
+    assert engine.batches == [1, 1]
+    assert _value(metrics, "resight_images_total", outcome="gone") == 2
+    assert _value(metrics, "resight_queue_depth") == 0
+
+
+async def test_a_caller_that_has_gone_keeps_its_room_until_no_thread_works_for_it(
+    engine: FakeEngine, metrics: Metrics
+) -> None:
+    held = HeldPreprocessing()
+    decoder = Decoder(held, max_bytes=100, max_pixels=1, threads=2, metrics=metrics)
+    batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
+    gone = asyncio.create_task(batcher.embed([b"x"] * 8))
+    await _until(lambda: len(held.seen) == 2)
+    gone.cancel()
+    await asyncio.wait([gone], timeout=0.05)
+    assert _value(metrics, "resight_queue_depth") == 8
+    with pytest.raises(OverloadedError):
+        await batcher.embed([b"y"])
+    held.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert _value(metrics, "resight_queue_depth") == 0
+    assert len(await batcher.embed([b"y"])) == 1
+    assert held.seen == [b"x", b"x", b"y"]
+    await batcher.close(5)
+
+
+async def test_a_full_batch_is_handed_over_early_and_no_other(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed([crop(0)]))
+    await engine.has_entered()
+    few = asyncio.create_task(batcher.embed([crop(seed) for seed in (1, 2)]))
+    await _until(lambda: batcher.waiting == 2)
+    many = asyncio.create_task(batcher.embed([crop(seed) for seed in (3, 4, 5, 6, 7, 8)]))
+    await _until(lambda: batcher.waiting == 4)
+    engine.gate.set()
+    await asyncio.gather(first, few, many)
+    assert engine.batches == [1, 4, 4]
+
+
+async def test_close_lets_admitted_calls_end_and_refuses_new_ones(
+    engine: FakeEngine, metrics: Metrics
+) -> None:
+    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
+    engine.gate.clear()
+    admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
+    await engine.has_entered()
+    closing = asyncio.create_task(batcher.close(10))
+    await asyncio.sleep(0)
+    with pytest.raises(ShuttingDownError):
+        await batcher.embed([crop(9)])
+    assert not closing.done()
+    engine.gate.set()
+    assert all(isinstance(vector, np.ndarray) for vector in await admitted)
+    await closing
+    assert _value(metrics, "resight_calls_rejected_total", reason="shutdown") == 1
+
+
+async def test_close_gives_up_after_the_drain(engine: FakeEngine, metrics: Metrics) -> None:
+    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    batcher = Batcher(engine, decoder, max_batch=1, max_queue=8, metrics=metrics)
+    engine.gate.clear()
+    admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
+    await engine.has_entered()
+    closing = asyncio.create_task(batcher.close(0.01))
+    await _until(lambda: batcher.waiting == 0)
+    engine.gate.set()
+    await closing
+    with pytest.raises(ShuttingDownError):
+        await admitted
+
+
+async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
+    engine: FakeEngine, metrics: Metrics
+) -> None:
+    """Every reading of the clock is 1 s later: an image takes 1 s, so ten take the most advised."""
+    seconds = iter(range(10_000))
+    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    batcher = Batcher(
+        engine,
+        decoder,
+        max_batch=1,
+        max_queue=20,
+        metrics=metrics,
+        clock=lambda: float(next(seconds)),
+    )
+    for _ in range(30):
+        await batcher.embed([crop(1)])
+    engine.gate.clear()
+    waiting = asyncio.create_task(batcher.embed([crop(1)] * 5))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError) as refused:
+        await batcher.embed([crop(1)] * 16)
+    assert refused.value.retry_after_s == pytest.approx(5, rel=0.2)
+    engine.gate.set()
+    await waiting
+    await batcher.close(5)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from models.registry import Registry
+from service.jobs.api import Adaptations
+from service.jobs.folder import JobFolder
+from service.jobs.records import JobState, Wish
+from service.jobs.rows import JobRows
+from service.jobs.runner import JobSetup
+from service.jobs.supervisor import Supervisor
+from service.operations.metrics import Metrics
+from tests.service.jobs.conftest import NOW
+from tests.support.fake_process import FakeStarter
+
+POLL_S = 0.002
+
+
+@pytest.fixture
+def adaptations(rows: JobRows, metrics: Metrics, tmp_path: Path) -> Adaptations:
+    """None is worked on: what is in their folders is what a test writes there."""
+    setup = JobSetup(
+        inits=(tmp_path / "init",), sources=(), device="cpu", hold_back=0.0, stop_s=1.0, own="a@1"
+    )
+    supervisor = Supervisor(
+        rows,
+        tmp_path / "jobs",
+        Registry(tmp_path / "registry"),
+        setup,
+        in_use=lambda site: None,
+        start=FakeStarter(),
+        clock=lambda: NOW,
+        metrics=metrics,
+    )
+    return Adaptations(
+        rows, supervisor, setup, clock=lambda: NOW, new_id=lambda: "abcdef", poll_s=POLL_S
+    )
+
+
+def write_rounds(folder: JobFolder, numbers: Sequence[int]) -> None:
+    """All of them at once, as a run does that goes back."""
+    (folder.path / "run").mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"round": number}) + "\n" for number in numbers)
+    hidden = folder.path / "run" / "new"
+    hidden.write_text(lines)
+    hidden.rename(folder.path / "run" / "metrics.jsonl")
+
+
+async def test_a_round_that_is_done_over_again_is_told_once(
+    adaptations: Adaptations, rows: JobRows, tmp_path: Path
+) -> None:
+    job = await adaptations.ask("lobby", Wish("mmt", "mmt_small"))
+    folder = JobFolder(tmp_path / "jobs" / job.id)
+    write_rounds(folder, [1, 2])
+    told: list[int] = []
+
+    async def watch() -> None:
+        async for _, round_ in adaptations.watch("lobby", job.id):
+            if round_ is not None:
+                told.append(round_.number)
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(10):
+        while told != [1, 2]:
+            await asyncio.sleep(POLL_S)
+        for rounds in ([1], [1, 2], [1, 2, 3]):  # it died in round 3, and went on from round 1
+            write_rounds(folder, rounds)
+            await asyncio.sleep(0.2)
+        rows.finish(job, JobState.FAILED, NOW).result(10)
+        await watching
+    assert told == [1, 2, 3]

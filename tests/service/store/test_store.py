@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import resource
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import (
+    BadImageError,
+    CallError,
+    ModelMismatchError,
+    ReembedRunningError,
+    RequestIdReusedError,
+    SightingNotFoundError,
+    SiteExistsError,
+    SiteNotEmptyError,
+    SiteNotFoundError,
+    StoreUnusableError,
+)
+from service.operations.metrics import Metrics, new_metrics
+from service.store.records import Answer, NewRow, Request, Stored
+from service.store.sqlite import empty_log, open_sqlite
+from service.store.store import Store
+from service.types import EVERY_SIGHTING, SightingFilter
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+ONE, TWO = "1" * 64, "2" * 64
+DIMENSION = 4
+TTL = timedelta(hours=1)
+
+
+def ignore(_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def lobby(store: Store) -> Store:
+    store.register_model(ONE, "person@1")
+    store.register_model(TWO, "person@2")
+    store.create_site("lobby", ONE, NOW, ignore).result(10)
+    return store
+
+
+def enroll(
+    store: Store,
+    *items: NewRow | CallError,
+    site: str = "lobby",
+    model: str = ONE,
+    request: Request | None = None,
+    now: datetime = NOW,
+) -> Answer:
+    return store.enroll(
+        site, model, items, request=request, now=now, request_ttl=TTL, then=ignore
+    ).result(10)
+
+
+def switch(
+    store: Store, model: str, *, unusable: Sequence[int] = (), back: bool = False
+) -> int | None:
+    """Bind the lobby to a model; sightings dropped, None where some are not embedded yet."""
+    return store.switch_model(
+        "lobby", model, unusable=unusable, back=back, now=NOW, then=ignore
+    ).result(10)
+
+
+def embed_all(store: Store, model: str) -> None:
+    for crop in store.crops_without_embedding("lobby", model, after=0, limit=99):
+        store.add_embeddings(model, {crop.row: np.ones(DIMENSION, np.float32)}).result(10)
+
+
+def ids(rows: Sequence[Any]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def test_a_sighting_comes_back_as_it_went(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    row = make_row("a", 7, camera="c2", track="t1", person="p1", attributes={"file": "x/ä.png"})
+    answer = enroll(lobby, row)
+    assert answer == Answer((Stored("a", replaced=False),), repeated=False, numbers=(1,))
+    assert lobby.sighting("lobby", "a") == row.sighting
+    assert lobby.crop("lobby", "a") == b"image"
+    ((entry,),) = lobby.index_entries("lobby", ONE, DIMENSION)
+    np.testing.assert_array_equal(entry.vector, row.vector)
+    assert (entry.id, entry.camera, entry.track, entry.person) == ("a", "c2", "t1", "p1")
+    assert lobby.sightings_by_number([entry.number, 99]) == {1: row.sighting}
+
+
+def test_the_files_are_for_their_owner_only(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow]
+) -> None:
+    database.parent.chmod(0o755)
+    enroll(lobby, make_row("a"))
+    files = {path.name: path.stat().st_mode & 0o777 for path in database.parent.iterdir()}
+    assert files == {f"{database.name}{end}": 0o600 for end in ("", "-wal", "-shm")}
+
+
+def test_request_ids_can_be_forgotten_without_a_new_one(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"), request=Request("r1", "x"))
+    lobby.forget_requests(NOW).result(10)
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is not None
+    lobby.forget_requests(NOW + timedelta(microseconds=1)).result(10)
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is None
+
+
+def test_everything_is_there_after_reopening(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow], metrics: Metrics
+) -> None:
+    enroll(lobby, *(make_row(f"s{n}", n) for n in range(5)))
+    lobby.close()
+    again = Store.open(database, new_metrics())
+    assert ids(again.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)) == [
+        "s0",
+        "s1",
+        "s2",
+        "s3",
+        "s4",
+    ]
+    (site,) = again.sites()
+    assert (site.id, site.model, site.reference, site.sightings) == ("lobby", ONE, "person@1", 5)
+    assert site.created == NOW
+    again.close()
+
+
+def test_a_known_id_is_replaced(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    enroll(lobby, make_row("a", 1), make_row("b", 2))
+    new = make_row("a", 3, image=None, camera="c9")
+    (before,) = lobby.index_entries("lobby", ONE, DIMENSION)
+    answer = enroll(lobby, new)
+    assert answer.items == (Stored("a", replaced=True),)
+    old = next(entry.number for entry in before if entry.id == "a")
+    assert lobby.sightings_by_number([old, *answer.numbers]) == {answer.numbers[0]: new.sighting}
+    assert lobby.sighting("lobby", "a") == new.sighting
+    assert lobby.crop("lobby", "a") is None
+    (entries,) = lobby.index_entries("lobby", ONE, DIMENSION)
+    assert sorted(entry.id for entry in entries) == ["a", "b"]
+    assert lobby.site("lobby").sightings == 2
+
+
+def test_more_ids_than_one_statement_takes(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    rows = [make_row(f"s{n:04d}", n) for n in range(1201)]
+    enroll(lobby, *rows)
+    answer = enroll(lobby, *rows)
+    assert all(isinstance(item, Stored) and item.replaced for item in answer.items)
+    assert lobby.site("lobby").sightings == 1201
+    assert len(lobby.sightings_by_id("lobby", ids([row.sighting for row in rows]))) == 1201
+
+
+def test_sites_do_not_see_each_other(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    lobby.create_site("yard", ONE, NOW, ignore).result(10)
+    enroll(lobby, make_row("a", 1, camera="lobby-cam"))
+    enroll(lobby, make_row("a", 2, camera="yard-cam"), site="yard")
+    lobby.delete_sighting("lobby", "a", ignore).result(10)
+    assert lobby.sighting("yard", "a").camera == "yard-cam"
+    with pytest.raises(SightingNotFoundError):
+        lobby.sighting("lobby", "a")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "right"),
+    [
+        (SightingFilter(), ["a", "b", "c"]),
+        (SightingFilter(cameras=("c1", "c3")), ["a", "c"]),
+        (SightingFilter(exclude_cameras=("c1",)), ["b", "c"]),
+        (SightingFilter(persons=("ann",)), ["a", "c"]),
+        (SightingFilter(exclude_tracks=("t1",)), ["b", "c"]),
+        (SightingFilter(start=datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)), ["b", "c"]),
+        (SightingFilter(end=datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)), ["a"]),
+        (SightingFilter(persons=("ann",), exclude_cameras=("c1",)), ["c"]),
+    ],
+)
+def test_list_filters(
+    lobby: Store, make_row: Callable[..., NewRow], wanted: SightingFilter, right: list[str]
+) -> None:
+    enroll(
+        lobby,
+        make_row("a", 1, camera="c1", person="ann", track="t1"),
+        make_row("b", 2, camera="c2", person="bob", track="t2"),
+        make_row("c", 3, camera="c3", person="ann"),
+    )
+    assert ids(lobby.list_sightings("lobby", wanted, after="", limit=10)) == right
+    assert ids(lobby.list_sightings("lobby", wanted, after=right[0], limit=10)) == right[1:]
+    assert ids(lobby.list_sightings("lobby", wanted, after="", limit=1)) == right[:1]
+
+
+def test_errors_of_sites_and_sightings(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    with pytest.raises(SiteNotFoundError, match="resight site create nowhere"):
+        lobby.site("nowhere")
+    with pytest.raises(SiteNotFoundError):
+        enroll(lobby, make_row("a"), site="nowhere")
+    with pytest.raises(SiteNotFoundError):
+        lobby.list_sightings("nowhere", EVERY_SIGHTING, after="", limit=1)
+    with pytest.raises(SiteExistsError):
+        lobby.create_site("lobby", ONE, NOW, ignore).result(10)
+    with pytest.raises(SightingNotFoundError):
+        lobby.delete_sighting("lobby", "a", ignore).result(10)
+    with pytest.raises(ModelMismatchError, match=r"person@1 .*person@2.*resight site reembed"):
+        enroll(lobby, make_row("a"), model=TWO)
+
+
+def test_a_site_with_sightings_needs_force(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    enroll(lobby, make_row("a"), request=Request("r", "f"))
+    with pytest.raises(SiteNotEmptyError, match="1 sightings"):
+        lobby.delete_site("lobby", force=False, then=ignore).result(10)
+    lobby.delete_site("lobby", force=True, then=ignore).result(10)
+    assert lobby.sites() == []
+    lobby.create_site("lobby", ONE, NOW, ignore).result(10)
+    assert lobby.site("lobby").sightings == 0
+    lobby.delete_site("lobby", force=False, then=ignore).result(10)
+
+
+def test_a_request_id_gives_the_first_answer_again(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    request = Request("r1", "content")
+    bad = BadImageError("broken", metadata={"problem": "IMAGE_DAMAGED"})
+    enroll(lobby, make_row("a", 1))
+    first = enroll(lobby, make_row("a", 2), bad, request=request)
+    again = enroll(lobby, make_row("other", 3), request=request)
+    found = lobby.repeated("lobby", ONE, request)
+    assert found is not None
+    for answer in (again, found):
+        assert answer.repeated
+        stored, error = answer.items
+        assert stored == first.items[0] == Stored("a", replaced=True)
+        assert isinstance(error, BadImageError)
+        assert (str(error), error.metadata) == ("broken", {"problem": "IMAGE_DAMAGED"})
+    assert lobby.site("lobby").sightings == 1
+
+
+def test_a_request_id_with_other_content_is_refused(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"), request=Request("r1", "content"))
+    for call in (
+        lambda: enroll(lobby, make_row("b"), request=Request("r1", "other")),
+        lambda: lobby.repeated("lobby", ONE, Request("r1", "other")),
+    ):
+        with pytest.raises(RequestIdReusedError):
+            call()
+    assert lobby.site("lobby").sightings == 1
+
+
+def test_request_ids_are_forgotten_after_their_time(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"), request=Request("r1", "x"))
+    enroll(lobby, make_row("b"), request=Request("r2", "x"), now=NOW + TTL)
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is not None
+    enroll(
+        lobby,
+        make_row("c"),
+        request=Request("r3", "x"),
+        now=NOW + TTL + timedelta(microseconds=1),
+    )
+    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is None
+    assert lobby.repeated("lobby", ONE, Request("r2", "x")) is not None
+
+
+def test_what_is_deleted_is_not_on_the_disk(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow]
+) -> None:
+    secret = b"face of somebody" * 4000
+    enroll(lobby, make_row("a", 1, image=secret, person="Ann Other"), make_row("b", 2))
+
+    def on_disk() -> bytes:
+        return b"".join(path.read_bytes() for path in database.parent.iterdir())
+
+    assert secret[:16] in on_disk()
+    lobby.delete_sighting("lobby", "a", ignore).result(10)
+    assert b"face of somebody" not in on_disk()
+    assert b"Ann Other" not in on_disk()
+
+
+@contextmanager
+def disk_full_at(size: int) -> Iterator[None]:
+    """No file can grow beyond a size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("retry", ["next write", "next start"])
+def test_what_is_deleted_while_the_disk_is_full_is_wiped_later(
+    database: Path,
+    make_row: Callable[..., NewRow],
+    caplog: pytest.LogCaptureFixture,
+    retry: str,
+) -> None:
+    secret = b"face of somebody" * 4000
+    store = Store.open(database, new_metrics())
+    store.register_model(ONE, "person@1")
+    store.create_site("lobby", ONE, NOW, ignore).result(10)
+    enroll(store, make_row("large", 1, image=b"x" * 1_000_000))
+    store.close()  # empties the log
+    store = Store.open(database, new_metrics())
+    told: list[None] = []
+
+    def log_file() -> bytes:
+        return database.with_name(f"{database.name}-wal").read_bytes()
+
+    enroll(store, make_row("a", 2, image=secret))
+    with disk_full_at(database.stat().st_size):  # there is room in the log, not in the database
+        store.delete_sighting("lobby", "a", told.append).result(10)
+        assert told == [None]
+        assert secret[:16] in log_file()
+        (record,) = caplog.records
+        assert "write-ahead log is not yet emptied" in record.message
+        if retry == "next start":
+            store.close()
+            assert secret[:16] in log_file()
+    if retry == "next write":
+        store.forget_requests(NOW).result(10)
+    else:
+        store = Store.open(database, new_metrics())
+    assert log_file() == b""
+    assert len(caplog.records) == 1
+    assert ids(store.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)) == ["large"]
+    store.close()
+
+
+def test_a_reader_in_the_way_of_emptying_the_log_is_said(database: Path) -> None:
+    reader, writer = open_sqlite(database, busy_s=0.05)
+    with writer.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+    with reader.begin() as reading:
+        reading.exec_driver_sql("SELECT * FROM t")
+        with writer.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        assert empty_log(writer) == "a reader is in the way"
+    assert empty_log(writer) == ""
+    reader.dispose()
+    writer.dispose()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "a?mode=ro", "ä:memory:"])
+def test_the_database_lies_where_it_is_asked_to(
+    name: str, tmp_path: Path, make_row: Callable[..., NewRow]
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    store = Store.open(folder / "resight.db", new_metrics())
+    store.register_model(ONE, "person@1")
+    store.create_site("lobby", ONE, NOW, ignore).result(10)
+    enroll(store, make_row("a"))
+    store.close()
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.iterdir()] == ["resight.db"]
+    with closing(sqlite3.connect(folder / "resight.db")) as connection:
+        assert connection.execute("SELECT sighting FROM sightings").fetchall() == [("a",)]
+
+
+def test_embeddings_of_another_model_are_kept_apart(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    rows = [make_row(f"s{n}", n) for n in range(3)]
+    enroll(lobby, *rows)
+    page = lobby.crops_without_embedding("lobby", TWO, after=0, limit=2)
+    assert ids(page) == ["s0", "s1"]
+    assert page[0].image == b"image"
+    new = np.eye(DIMENSION, dtype=np.float32)
+    lobby.add_embeddings(TWO, {crop.row: new[n] for n, crop in enumerate(page)}).result(10)
+    assert lobby.count_embedded("lobby", TWO) == 2
+    assert lobby.count_embedded("lobby", ONE) == 3
+    rest = lobby.crops_without_embedding("lobby", TWO, after=page[-1].row, limit=2)
+    assert ids(rest) == ["s2"]
+    assert switch(lobby, TWO) is None
+    assert switch(lobby, TWO, unusable=[page[0].row]) is None
+    assert lobby.site("lobby").model == ONE
+    assert switch(lobby, TWO, unusable=[rest[0].row]) == 1
+    assert lobby.site("lobby").model == TWO
+    ((first, second),) = lobby.index_entries("lobby", TWO, DIMENSION)
+    np.testing.assert_array_equal(np.stack([first.vector, second.vector]), new[:2])
+
+
+def test_a_switch_keeps_the_vectors_of_the_model_before_and_of_no_other(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+    enroll(lobby, make_row("a"))
+    for model in (TWO, three):
+        embed_all(lobby, model)
+        assert switch(lobby, model) == 0
+    assert [lobby.count_embedded("lobby", model) for model in (ONE, TWO, three)] == [0, 1, 1]
+
+
+def test_the_models_of_a_site_are_a_stack(lobby: Store) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+
+    def earlier() -> str | None:
+        found = lobby.earlier_model("lobby")
+        return None if found is None else found.reference
+
+    assert earlier() is None
+    assert switch(lobby, TWO) == 0
+    assert earlier() == "person@1"
+    assert switch(lobby, three) == 0
+    assert earlier() == "person@2"
+    assert switch(lobby, TWO, back=True) == 0
+    assert (lobby.site("lobby").reference, earlier()) == ("person@2", "person@1")
+    assert switch(lobby, ONE, back=True) == 0
+    assert (lobby.site("lobby").reference, earlier()) == ("person@1", None)
+    assert switch(lobby, three) == 0
+    assert earlier() == "person@1"
+    with pytest.raises(SiteNotFoundError):
+        lobby.earlier_model("nowhere")
+
+
+def test_a_rollback_to_what_is_no_more_the_model_before_is_refused(lobby: Store) -> None:
+    three = "3" * 64
+    lobby.register_model(three, "person@3")
+    with pytest.raises(ReembedRunningError):
+        switch(lobby, TWO, back=True)
+    for model in (TWO, three):  # the second while a rollback to model 1 was being prepared
+        assert switch(lobby, model) == 0
+    with pytest.raises(ReembedRunningError, match="meanwhile"):
+        switch(lobby, ONE, back=True)
+    assert lobby.site("lobby").reference == "person@3"
+    assert lobby.earlier_model("lobby").reference == "person@2"
+
+
+def test_nothing_is_told_of_a_switch_that_did_not_happen(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"))
+    told: list[int] = []
+    switched = lobby.switch_model("lobby", TWO, unusable=(), back=False, now=NOW, then=told.append)
+    assert switched.result(10) is None
+    assert (told, lobby.site("lobby").model, lobby.earlier_model("lobby")) == ([], ONE, None)
+
+
+def test_embeddings_of_deleted_sightings_are_left_out(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"))
+    (crop,) = lobby.crops_without_embedding("lobby", TWO, after=0, limit=9)
+    lobby.delete_sighting("lobby", "a", ignore).result(10)
+    lobby.add_embeddings(TWO, {crop.row: np.ones(DIMENSION, np.float32)}).result(10)
+    enroll(lobby, make_row("b", 1))
+    assert lobby.count_embedded("lobby", TWO) == 0
+
+
+def test_a_file_that_is_no_database_is_refused(database: Path, metrics: Metrics) -> None:
+    database.write_bytes(b"this is not a database, but long enough to be read as one" * 100)
+    with pytest.raises(StoreUnusableError, match="restore it from a backup"):
+        Store.open(database, metrics)
+
+
+def test_a_database_of_another_version_is_refused(database: Path, metrics: Metrics) -> None:
+    Store.open(database, metrics).close()
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    connection.close()
+    with pytest.raises(StoreUnusableError, match="schema version 99"):
+        Store.open(database, new_metrics())
+
+
+def test_a_damaged_vector_is_said(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("a"))
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE embeddings SET vector = x'00000000'")
+    connection.close()
+    with pytest.raises(StoreUnusableError, match="sighting a of site lobby"):
+        list(lobby.index_entries("lobby", ONE, DIMENSION))

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from service.errors import ShuttingDownError, SiteNotFoundError, StoreError, StoreFullError
+from service.operations.metrics import Metrics
+from service.store.sqlite import open_sqlite
+from service.store.writer import Writer
+
+
+@pytest.fixture
+def engines(database: Path) -> Iterator[tuple[Engine, Engine]]:
+    reader, writer = open_sqlite(database)
+    with writer.begin() as connection:
+        connection.execute(text("CREATE TABLE t (n INTEGER PRIMARY KEY, data BLOB)"))
+    yield reader, writer
+    reader.dispose()
+    writer.dispose()
+
+
+@pytest.fixture
+def writer(engines: tuple[Engine, Engine], metrics: Metrics) -> Iterator[Writer]:
+    writer = Writer(engines[1], metrics)
+    yield writer
+    writer.close()
+
+
+def put(number: int, size: int = 0) -> Any:
+    def apply(connection: Connection) -> int:
+        connection.execute(
+            text("INSERT INTO t VALUES (:n, :data)"), {"n": number, "data": bytes(size)}
+        )
+        return number
+
+    return apply
+
+
+def stored(engines: tuple[Engine, Engine]) -> list[int]:
+    with engines[0].begin() as connection:
+        return list(connection.execute(text("SELECT n FROM t ORDER BY n")).scalars())
+
+
+class Blocked:
+    """Holds the writer inside a transaction, so that what is submitted meanwhile is one group."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+        def apply(_: Connection) -> None:
+            self.entered.set()
+            assert self.go_on.wait(10)
+
+        self.future = writer.submit(apply)
+        assert self.entered.wait(10)
+
+
+def test_a_done_write_is_committed(writer: Writer, engines: tuple[Engine, Engine]) -> None:
+    assert writer.submit(put(1)).result(10) == 1
+    assert stored(engines) == [1]
+
+
+@pytest.mark.parametrize(("pragma", "value"), [("synchronous", 2), ("journal_mode", "wal")])
+def test_a_commit_survives_a_loss_of_power(writer: Writer, pragma: str, value: object) -> None:
+    def ask(connection: Connection) -> object:
+        return connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
+
+    assert writer.submit(ask).result(10) == value
+
+
+def test_waiting_writes_share_a_commit(
+    writer: Writer, engines: tuple[Engine, Engine], metrics: Metrics
+) -> None:
+    blocked = Blocked(writer)
+    futures = [writer.submit(put(number)) for number in range(10)]
+    assert stored(engines) == []
+    blocked.go_on.set()
+    assert [future.result(10) for future in futures] == list(range(10))
+    value = metrics.registry.get_sample_value
+    assert value("resight_commit_size_count") == 2
+    assert value("resight_commit_size_sum") == 11
+
+
+def test_an_error_of_ours_undoes_its_own_writes_only(
+    writer: Writer, engines: tuple[Engine, Engine]
+) -> None:
+    def half(connection: Connection) -> None:
+        put(5)(connection)
+        raise SiteNotFoundError("no")
+
+    blocked = Blocked(writer)
+    futures = [writer.submit(put(1)), writer.submit(half), writer.submit(put(2))]
+    blocked.go_on.set()
+    assert futures[0].result(10) == 1
+    with pytest.raises(SiteNotFoundError):
+        futures[1].result(10)
+    assert futures[2].result(10) == 2
+    assert stored(engines) == [1, 2]
+
+
+def test_a_refusal_by_the_database_hits_its_own_write_only(
+    writer: Writer, engines: tuple[Engine, Engine]
+) -> None:
+    writer.submit(put(7)).result(10)
+    blocked = Blocked(writer)
+    futures = [writer.submit(put(1)), writer.submit(put(7)), writer.submit(put(2))]
+    blocked.go_on.set()
+    assert futures[0].result(10) == 1
+    with pytest.raises(StoreError, match="UNIQUE"):
+        futures[1].result(10)
+    assert futures[2].result(10) == 2
+    assert stored(engines) == [1, 2, 7]
+
+
+def test_after_commit_runs_after_the_commit_in_its_order(
+    writer: Writer, engines: tuple[Engine, Engine]
+) -> None:
+    seen: list[tuple[int, list[int]]] = []
+    blocked = Blocked(writer)
+    futures = [
+        writer.submit(put(number), lambda number: seen.append((number, stored(engines))))
+        for number in (3, 1, 2)
+    ]
+    blocked.go_on.set()
+    for future in futures:
+        future.result(10)
+    assert [number for number, _ in seen] == [3, 1, 2]
+    assert all(at_that_time == [1, 2, 3] for _, at_that_time in seen)
+
+
+def test_a_full_disk_is_said_and_the_writer_goes_on(
+    writer: Writer, engines: tuple[Engine, Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    def pages(limit: int) -> None:
+        raw = engines[1].raw_connection()
+        raw.cursor().execute(f"PRAGMA max_page_count={limit}")
+        raw.close()
+
+    pages(10)
+    with pytest.raises(StoreFullError, match="free space"):
+        writer.submit(put(1, size=1_000_000)).result(10)
+    assert stored(engines) == []
+    assert r"\x00\x00" not in caplog.text, "crops do not belong in the log"
+    pages(100_000)
+    assert writer.submit(put(1, size=1_000_000)).result(10) == 1
+
+
+def test_a_caller_that_has_gone_writes_nothing(
+    writer: Writer, engines: tuple[Engine, Engine]
+) -> None:
+    blocked = Blocked(writer)
+    gone, stays = writer.submit(put(1)), writer.submit(put(2))
+    assert gone.cancel()
+    blocked.go_on.set()
+    assert stays.result(10) == 2
+    with pytest.raises(CancelledError):
+        gone.result(0)
+    assert stored(engines) == [2]
+
+
+def test_close_finishes_what_is_queued_and_refuses_more(
+    engines: tuple[Engine, Engine], metrics: Metrics
+) -> None:
+    writer = Writer(engines[1], metrics)
+    blocked = Blocked(writer)
+    futures = [writer.submit(put(number)) for number in range(200)]
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    blocked.go_on.set()
+    closing.join(10)
+    assert [future.result(0) for future in futures] == list(range(200))
+    with pytest.raises(ShuttingDownError):
+        writer.submit(put(1))
+
+
+def test_a_fault_in_after_commit_is_an_error_and_does_not_stop_the_writer(
+    writer: Writer, engines: tuple[Engine, Engine]
+) -> None:
+    with pytest.raises(StoreError):
+        writer.submit(put(1), lambda _: 1 / 0).result(10)
+    assert writer.submit(put(2)).result(10) == 2
+    assert stored(engines) == [1, 2]
