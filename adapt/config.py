@@ -81,7 +81,7 @@ class Augmentation(_Section):
 
 
 class OptimizerSettings(_Section):
-    """One optimiser over all trained networks."""
+    """One optimizer over all trained networks."""
 
     algorithm: Literal["adam", "sgd"] = "adam"
     lr: float = Field(3.5e-4, gt=0)
@@ -119,7 +119,7 @@ class Clustering(_Section):
     camera_centering: bool | Literal["auto"] = Field(
         "auto",
         description="take each camera's mean feature away before clustering; auto: where images "
-        "of one camera are neighbours oftener than by chance",
+        "of one camera are neighbors oftener than by chance",
     )
     camera_statistics: bool = Field(
         True, description="extract each camera's features with its own batch-norm statistics"
@@ -127,10 +127,8 @@ class Clustering(_Section):
     clusters: int | Literal["auto"] = Field(
         "auto", description="K of k-means; auto = N/20 within [P, N/4]"
     )
-    k1: int = Field(20, ge=1, description="neighbours of the k-reciprocal sets (dbscan, hdbscan)")
-    k2: int = Field(
-        6, ge=1, description="neighbours of the local query expansion (dbscan, hdbscan)"
-    )
+    k1: int = Field(20, ge=1, description="neighbors of the k-reciprocal sets (dbscan, hdbscan)")
+    k2: int = Field(6, ge=1, description="neighbors of the local query expansion (dbscan, hdbscan)")
     variant: Literal["classic", "faiss"] = Field("classic", description="of the Jaccard distance")
     radius: Annotated[float, Field(gt=0, lt=1)] | Literal["auto", "pairs", "rho"] = Field(
         "auto", description="DBSCAN's eps: a number, or the rule that finds it in round 0"
@@ -140,7 +138,7 @@ class Clustering(_Section):
     )
     rho: float = Field(1.6e-3, gt=0, lt=1, description="of the rule `rho`")
     min_samples: int = Field(
-        4, ge=1, description="neighbours of a core point (dbscan: itself included)"
+        4, ge=1, description="neighbors of a core point (dbscan: itself included)"
     )
     min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
 
@@ -159,7 +157,7 @@ class Thinning(_Section):
         10.0,
         ge=0,
         le=255,
-        description="grey levels of 255 by which small pictures of a track's crops have to differ "
+        description="gray levels of 255 by which small pictures of a track's crops have to differ "
         "on average; 0: none are left out as near-duplicates",
     )
     per_track: int = Field(10, ge=0, description="most crops of a track; 0: all")

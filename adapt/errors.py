@@ -14,7 +14,7 @@ AdaptError
 ├── ClusteringError           clusters that cannot be trained on (collapse)
 ├── TrainingError             training that leads nowhere
 │   ├── DivergedError         a loss or a network that is NaN or infinite
-│   ├── NothingLearntError    a round that held nothing to learn from
+│   ├── NothingLearnedError    a round that held nothing to learn from
 │   └── AttentionError        attention that tells nothing apart (DAAL)
 └── ExportError               ONNX that does not equal its torch network
 """
@@ -114,10 +114,10 @@ class DivergedError(TrainingError):
     reason = "DIVERGED"
 
 
-class NothingLearntError(TrainingError):
+class NothingLearnedError(TrainingError):
     """A round that held nothing to learn from."""
 
-    reason = "NOTHING_LEARNT"
+    reason = "NOTHING_LEARNED"
 
 
 class AttentionError(TrainingError):

@@ -115,14 +115,14 @@ class CropSet:
         return np.array([np.nan if s.time is None else s.time for s in self.samples], np.float64)
 
 
-TableRoom = Callable[[tuple[int, ...]], NDArray[np.float32]]
+FloatAllocator = Callable[[tuple[int, ...]], NDArray[np.float32]]
 """Makes an array of zeros of a shape, for embeddings to lie in."""
 
 _BLOCK = 8192
 
 
-def in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The simple `TableRoom`."""
+def allocate_floats(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The simple `FloatAllocator`."""
     return np.zeros(shape, np.float32)
 
 
@@ -130,13 +130,13 @@ def in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
 class FeatureTable:
     """Embeddings of one `CropSet` under one or more networks.
 
-    features: one (N, D) float32 matrix of L2-normalised embeddings per network; may be none.
-    cameras: (N,) int64 camera codes. room: where their mean comes to lie.
+    features: one (N, D) float32 matrix of L2-normalized embeddings per network; may be none.
+    cameras: (N,) int64 camera codes. allocate: where their mean comes to lie.
     """
 
     features: tuple[NDArray[np.float32], ...]
     cameras: NDArray[np.int64]
-    room: TableRoom = in_memory
+    allocate: FloatAllocator = allocate_floats
 
     def __post_init__(self) -> None:
         for matrix in self.features:
@@ -151,7 +151,7 @@ class FeatureTable:
 
     def mean(self) -> NDArray[np.float32]:
         """(N, D) mean over the networks; shorter than 1 where they differ."""
-        mean = self.room(self.features[0].shape)
+        mean = self.allocate(self.features[0].shape)
         for start in range(0, len(mean), _BLOCK):
             first, *others = (each[start : start + _BLOCK] for each in self.features)
             mean[start : start + _BLOCK] = sum(others, start=first) / np.float32(len(self.features))
@@ -213,7 +213,7 @@ class RoundOf:
 class Batch:
     """Crops with their labels, in one or more independently augmented views.
 
-    views: each (B, 3, H, W) float32, normalised. label: (B,) int64, `OUTLIER` only where a method
+    views: each (B, 3, H, W) float32, normalized. label: (B,) int64, `OUTLIER` only where a method
     samples images instead of identities. index: (B,) int64 row of the `CropSet`.
     """
 

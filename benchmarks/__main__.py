@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from adapt.data.batches.transforms import normalise
+from adapt.data.batches.transforms import normalize
 from adapt.training.extraction import EXTRACTION_BATCH, extract
 from adapt.workflows.export import export_bundle
 from benchmarks.ratios import Ratio, compare
@@ -56,7 +56,7 @@ def extraction(files: list[bytes]) -> Ratio:
     net = ReIDNet("resnet18").eval()
     images = np.stack([SIZE.load(file) for file in files])
     ready = [
-        normalise(torch.from_numpy(images[i : i + EXTRACTION_BATCH]))
+        normalize(torch.from_numpy(images[i : i + EXTRACTION_BATCH]))
         for i in range(0, len(images), EXTRACTION_BATCH)
     ]
 

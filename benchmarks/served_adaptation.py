@@ -166,8 +166,8 @@ def main() -> None:
             rows.append(("activated", *score(server, listing)))
             list(client.rollback_model(SITE))
             rows.append(("rolled back", *score(server, listing)))
-        print(f"{len(listing.samples)} crops, {minutes:.0f} minutes; gate: {job.judgement.verdict}")
-        print("\n".join(f"  {reason}" for reason in job.judgement.reasons))
+        print(f"{len(listing.samples)} crops, {minutes:.0f} minutes; gate: {job.judgment.verdict}")
+        print("\n".join(f"  {reason}" for reason in job.judgment.reasons))
         print("| | model | other-camera mAP over the wire |\n|---|---|---|")
         for what, mean, model in rows:
             print(f"| {what} | {model} | {mean:.3f} |")

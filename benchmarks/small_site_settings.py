@@ -36,7 +36,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
         "10.35 pairs per image": ("clustering.pairs_per_image=10.35",),
         "radius found by itself": ("clustering.radius=auto",),
         "no camera statistics": ("clustering.camera_statistics=false",),
-        "neither camera statistics nor centring": (
+        "neither camera statistics nor centering": (
             "clustering.camera_statistics=false",
             "clustering.camera_centering=false",
         ),
@@ -63,7 +63,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "daal": {
         "daal_small": (),
-        "daal weights that sum to 1": ("options.normalise=true",),
+        "daal weights that sum to 1": ("options.normalize=true",),
     },
 }
 """What is changed in METHOD_small, by method and name."""
@@ -83,13 +83,13 @@ def site(out: Path, number: int) -> Path:
 
 
 def scores(run: Run, labelled: LabelledCrops) -> tuple[float, float]:
-    """other-camera mAP, plain and camera-centred."""
+    """other-camera mAP, plain and camera-centered."""
     table = network_embedder(run.network(), CPU)(labelled.query.images)
-    plain, centred = (
-        labelled.rank(table, table, protocol="other-camera", camera_centering=centre).mAP
-        for centre in (False, True)
+    plain, centered = (
+        labelled.rank(table, table, protocol="other-camera", camera_centering=center).mAP
+        for center in (False, True)
     )
-    return plain, centred
+    return plain, centered
 
 
 def main() -> None:
@@ -135,11 +135,11 @@ def main() -> None:
 
 def print_table(found: dict[str, list[tuple[float, float]]]) -> None:
     """Mean over sites, and each site."""
-    print("\n| settings | mAP | camera-centred | mAP of each site |\n|---|---|---|---|")
+    print("\n| settings | mAP | camera-centered | mAP of each site |\n|---|---|---|---|")
     for name, pairs in found.items():
-        plain, centred = np.array(pairs).T
+        plain, centered = np.array(pairs).T
         each = ", ".join(f"{m:.3f}" for m in plain)
-        print(f"| {name} | {plain.mean():.3f} | {centred.mean():.3f} | {each} |", flush=True)
+        print(f"| {name} | {plain.mean():.3f} | {centered.mean():.3f} | {each} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def adaptations_list(
                 job.state.value,
                 short_time(job.created),
                 job.model,
-                job.judgement.verdict,
+                job.judgment.verdict,
                 job.reason,
             ]
             for job in found
@@ -120,7 +120,7 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
     def time(moment: Any) -> str:
         return "" if moment is None else short_time(moment)
 
-    verdict = job.judgement.verdict or ("not judged" if job.model else "")
+    verdict = job.judgment.verdict or ("not judged" if job.model else "")
     return [
         ("site", job.site),
         ("adaptation", job.id),
@@ -136,7 +136,7 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
         ("ended", time(job.ended)),
         ("model", job.model),
         ("verdict", verdict),
-        *(("", reason) for reason in job.judgement.reasons),
+        *(("", reason) for reason in job.judgment.reasons),
     ]
 
 
@@ -153,7 +153,7 @@ def _rounds_table(rounds: list[Round]) -> str:
 
 def _state_line(job: Adaptation) -> str:
     result = f": {job.model}" if job.model else ""
-    verdict = f" ({job.judgement.verdict})" if job.judgement.verdict else ""
+    verdict = f" ({job.judgment.verdict})" if job.judgment.verdict else ""
     return f"{job.state.value}{result}{verdict}"
 
 
@@ -181,8 +181,8 @@ def _job_json(job: Adaptation) -> dict[str, Any]:
         "started": time(job.started),
         "ended": time(job.ended),
         "model": job.model,
-        "verdict": job.judgement.verdict,
-        "verdict_reasons": list(job.judgement.reasons),
+        "verdict": job.judgment.verdict,
+        "verdict_reasons": list(job.judgment.reasons),
     }
 
 

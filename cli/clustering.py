@@ -37,8 +37,8 @@ def cluster(
     clusters: Annotated[
         str, typer.Option(help="K of kmeans: a number, or auto for N/20.")
     ] = "auto",
-    k1: Annotated[int, typer.Option(min=1, help="Neighbours of the k-reciprocal sets.")] = 20,
-    k2: Annotated[int, typer.Option(min=1, help="Neighbours of the query expansion.")] = 6,
+    k1: Annotated[int, typer.Option(min=1, help="Neighbors of the k-reciprocal sets.")] = 20,
+    k2: Annotated[int, typer.Option(min=1, help="Neighbors of the query expansion.")] = 6,
     variant: Annotated[
         Literal["classic", "faiss"], typer.Option(help="Reading of the Jaccard distance.")
     ] = "classic",
@@ -93,7 +93,7 @@ def cluster(
         identities_per_batch=2,
         seed=seed,
         device=None if chosen.type == "cpu" else chosen,
-        room=Scratch(out.parent).table,
+        allocate=Scratch(out.parent).table,
     )
     labels = clusterer(table, codes)
     write_labels(out, labels)

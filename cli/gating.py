@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adapt.data.decoding.decode import Room
+    from adapt.data.decoding.decode import CropAllocator
     from adapt.evaluation.gate import Comparison, GateReport
     from adapt.evaluation.scoring import Embed
     from adapt.types import CropSet
@@ -65,8 +65,10 @@ def gate(
     listing = read_site(target, camera_pattern)
     if hold_back is not None:
         listing = only_held_back(listing, hold_back)
-    room = CropFile(Path(tempfile.gettempdir()) if json_file is None else json_file.parent).room
-    crops, (old_ND, new_NE) = _embedded(listing, models, room)
+    allocate = CropFile(
+        Path(tempfile.gettempdir()) if json_file is None else json_file.parent
+    ).allocate
+    crops, (old_ND, new_NE) = _embedded(listing, models, allocate)
     report = compare(old_ND, new_NE, Sightings.of(crops), seed=seed)
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
@@ -97,17 +99,17 @@ def _refuse_loss(file: Path) -> None:
 
 
 def _embedded(
-    listing: CropSet, models: list[Opened], room: Room
+    listing: CropSet, models: list[Opened], allocate: CropAllocator
 ) -> tuple[CropSet, list[NDArray[np.float32]]]:
     """The readable crops, and each model's embeddings; pixels are kept for one input size only."""
     from adapt.data.decoding.loading import load_crops
 
     (embed_old, size), (embed_new, new_size) = models
-    data = load_crops(listing, size, room=room)
+    data = load_crops(listing, size, allocate=allocate)
     tables = [embed_old(data.images)]
     if new_size != size:
         del data
-        data = load_crops(listing, new_size, room=room)
+        data = load_crops(listing, new_size, allocate=allocate)
     return data.crops, [*tables, embed_new(data.images)]
 
 

@@ -98,7 +98,7 @@ def _steps(plan: AdaptationPlan) -> str:
 def _memory(memory: Memory) -> str:
     parts = {
         "networks": memory.networks,
-        "gradients and optimiser": memory.training,
+        "gradients and optimizer": memory.training,
         "a step": memory.activations,
         "labelling": memory.labelling,
     }

@@ -160,7 +160,7 @@ def models_wrap(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
     channel_order: Annotated[
-        Literal["rgb", "bgr"], typer.Option(help="Colour order that the model expects.")
+        Literal["rgb", "bgr"], typer.Option(help="Color order that the model expects.")
     ] = "rgb",
     scale: Annotated[
         float, typer.Option(help="Factor on pixels of 0 to 255, before the mean.")

@@ -48,7 +48,7 @@ def report(
     _refuse_loss(file)
     verdict = None if gate is None else read_gate(gate)
     before = None if old is None else Run.open(old)
-    room = CropFile(file.parent).room
+    room = CropFile(file.parent).allocate
     material = gather(opened, target, before, pick_device(device), room)
     page = render(run_page(opened, material, verdict))
     try:

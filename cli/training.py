@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapt.evaluation.metrics import RetrievalScores
     from adapt.runs.checkpoints import StopRequest
     from adapt.runs.folder import Run
-    from adapt.runtime.distributed import World
+    from adapt.runtime.distributed import ProcessGroup
     from adapt.workflows.fit import Machine
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
@@ -99,7 +99,7 @@ def pretrain(
             validation=validation,
             stop=stop,
         )
-    _say_finished(run, machine.world)
+    _say_finished(run, machine.group)
 
 
 def adapt(
@@ -183,7 +183,7 @@ def adapt(
             stop=stop,
             **settings,
         )
-    _say_finished(run, machine.world)
+    _say_finished(run, machine.group)
 
 
 def export(
@@ -283,8 +283,8 @@ def _go_on(
         raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
     wanted = device if _given(ctx, "device") else info.device
     with _machine(wanted, info.seed) as machine, _stopped_by_sigterm() as stop:
-        run = resume(path, machine.device, stop, machine.world, target=target)
-    _say_finished(run, machine.world)
+        run = resume(path, machine.device, stop, machine.group, target=target)
+    _say_finished(run, machine.group)
 
 
 def _given(ctx: typer.Context, parameter: str) -> bool:
@@ -298,8 +298,8 @@ def _stopped_by_sigterm() -> AbstractContextManager[StopRequest]:
     return stopped_by_sigterm()
 
 
-def _say_finished(run: Run, world: World) -> None:
-    if not world.first:
+def _say_finished(run: Run, group: ProcessGroup) -> None:
+    if not group.is_main:
         return
     info = run.info
     adapted = info.kind == "adapt"
@@ -325,9 +325,9 @@ def _machine(device: str, seed: int) -> Iterator[Machine]:
     from adapt.runtime.distributed import join
     from adapt.workflows.fit import Machine
 
-    picked, world = join(device)
-    yield Machine(picked, seed, world)
-    world.leave()
+    picked, group = join(device)
+    yield Machine(picked, seed, group)
+    group.shutdown()
 
 
 def _score_features(path: Path, protocol: ProtocolName, centering: bool) -> RetrievalScores:

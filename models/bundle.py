@@ -254,7 +254,7 @@ def _check_output(rows: NDArray[np.float32], batch: int, bundle: Bundle) -> None
     if np.abs(norms - 1).max() > _UNIT_TOLERANCE:
         raise SelfTestFailedError(
             f"{head} vectors of length {norms.min():.4g} to {norms.max():.4g}, not 1; "
-            "export the model again with the normalisation inside"
+            "export the model again with the normalization inside"
         )
 
 

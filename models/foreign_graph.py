@@ -90,13 +90,13 @@ def spell_out_mvn(model: onnx.ModelProto) -> onnx.ModelProto:
         (x,), (y,), opset = node.input, node.output, _opset(model)
         nodes += [
             *_reduce("ReduceMean", x, f"{y}/mean", axes, opset),
-            helper.make_node("Sub", [x, f"{y}/mean"], [f"{y}/centred"]),
-            helper.make_node("Mul", [f"{y}/centred", f"{y}/centred"], [f"{y}/square"]),
+            helper.make_node("Sub", [x, f"{y}/mean"], [f"{y}/centered"]),
+            helper.make_node("Mul", [f"{y}/centered", f"{y}/centered"], [f"{y}/square"]),
             *_reduce("ReduceMean", f"{y}/square", f"{y}/variance", axes, opset),
             helper.make_node("Sqrt", [f"{y}/variance"], [f"{y}/deviation"]),
             _constant(f"{y}/epsilon", np.asarray(_MVN_EPSILON, np.float32)),
             helper.make_node("Add", [f"{y}/deviation", f"{_OWN}{y}/epsilon"], [f"{y}/divisor"]),
-            helper.make_node("Div", [f"{y}/centred", f"{y}/divisor"], [y]),
+            helper.make_node("Div", [f"{y}/centered", f"{y}/divisor"], [y]),
         ]
     return _with_nodes(model, nodes)
 
@@ -127,7 +127,7 @@ def wrap_graph(
     (image,) = image_inputs(model)
     nodes = _free_reshapes(model.graph, image.name) if free_batch else list(model.graph.node)
     before = list(_pixel_nodes(convention, image.name))
-    after = list(_normalise_nodes(_FOREIGN + output, _opset(model)))
+    after = list(_normalize_nodes(_FOREIGN + output, _opset(model)))
     model = _with_nodes(model, [*before, *nodes, *after])
     graph = model.graph
     weights = [value for value in graph.input if value.name != image.name]
@@ -187,7 +187,7 @@ def _pixel_nodes(convention: InputConvention, target: str) -> Iterator[onnx.Node
     yield helper.make_node("Transpose", [last], [target], perm=[0, 3, 1, 2])
 
 
-def _normalise_nodes(source: str, opset: int) -> Iterator[onnx.NodeProto]:
+def _normalize_nodes(source: str, opset: int) -> Iterator[onnx.NodeProto]:
     """(B,D,...) -> (B,D), e / max(||e||, 1e-12)."""
     flat, norm = _OWN + "flat", _OWN + "norm"
     yield helper.make_node("Flatten", [source], [flat], axis=1)

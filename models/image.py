@@ -63,7 +63,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     """Decode one image file.
 
     Args:
-        data: a JPEG, PNG, BMP, WebP or TIFF file; grey, palette, alpha, 1 and 16 bit included.
+        data: a JPEG, PNG, BMP, WebP or TIFF file; gray, palette, alpha, 1 and 16 bit included.
         max_pixels: largest height x width, read from the header before any pixel is decoded.
 
     Returns:

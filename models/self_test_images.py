@@ -10,7 +10,7 @@ _SEED = 20200101
 
 
 def make_self_test_images(height: int, width: int, count: int = 4) -> NDArray[np.uint8]:
-    """Colour fields with stripes and noise, no two alike, the same on every machine.
+    """Color fields with stripes and noise, no two alike, the same on every machine.
 
     Args:
         height, width: size in pixels.

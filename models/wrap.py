@@ -73,7 +73,7 @@ def wrap_onnx(
         output: name of the output to use; needed where the graph has several.
 
     Returns:
-        The bundle; it gives the original's vectors, as the ONNX standard defines them, normalised,
+        The bundle; it gives the original's vectors, as the ONNX standard defines them, normalized,
         at any batch size.
 
     Raises:
@@ -169,7 +169,7 @@ def _choose_output(model: onnx.ModelProto, output: str | None) -> str:
 def _run_original(
     model: onnx.ModelProto, output: str, x: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Vectors of the reduced foreign graph with its own batch of 1, image by image, normalised."""
+    """Vectors of the reduced foreign graph with its own batch of 1, image by image, normalized."""
     session = _session(model.SerializeToString())
     name = image_inputs(model)[0].name
     vectors = np.stack([_run(session, output, name, x[i : i + 1]).ravel() for i in range(len(x))])

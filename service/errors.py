@@ -267,7 +267,7 @@ class AdaptationOverError(PreconditionError):
 
 
 class NoCropsError(PreconditionError):
-    """A site without kept crops, to be learnt from."""
+    """A site without kept crops, to be learned from."""
 
     reason = "NO_CROPS"
 

@@ -1,4 +1,4 @@
-"""Camera-centred features."""
+"""Camera-centered features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import NonFiniteFeaturesError
-from adapt.types import TableRoom, in_memory
+from adapt.types import FloatAllocator, allocate_floats
 
 SHORTEST = 1e-6
 """A difference from the mean shorter than this has no direction worth keeping."""
@@ -18,7 +18,9 @@ BLOCK_ROWS = 4096
 
 
 def center_cameras(
-    features: NDArray[np.floating], cameras: NDArray[np.int64], room: TableRoom = in_memory
+    features: NDArray[np.floating],
+    cameras: NDArray[np.int64],
+    allocate: FloatAllocator = allocate_floats,
 ) -> NDArray[np.float32]:
     """Take each camera's mean feature away, so that images compare across cameras.
 
@@ -30,7 +32,7 @@ def center_cameras(
     Args:
         features: (N, D) floating point.
         cameras: (N,) camera codes.
-        room: where the result comes to lie.
+        allocate: where the result comes to lie.
 
     Returns:
         (N, D) float32, rows of length 1 (a zero row of `features` may stay zero).
@@ -43,14 +45,14 @@ def center_cameras(
         raise ValueError(f"cameras {cameras.shape} do not fit features {features.shape}")
     codes = np.unique(cameras, return_inverse=True)[1]
     means = _means(features, codes)
-    centred = room(features.shape)
+    centered = allocate(features.shape)
     for rows in _blocks(len(features)):
         original = features[rows].astype(np.float64)
         block = original - means[codes[rows]]
         still = np.linalg.norm(block, axis=1) < SHORTEST
         block[still] = original[still]
-        centred[rows] = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
-    return centred
+        centered[rows] = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+    return centered
 
 
 def _means(features: NDArray[np.floating], codes: NDArray[np.int64]) -> NDArray[np.float64]:

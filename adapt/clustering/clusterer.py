@@ -1,4 +1,4 @@
-"""From features to pseudo labels in one call: centre, measure, cluster."""
+"""From features to pseudo labels in one call: center, measure, cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from adapt.clustering.camera_centering import center_cameras
 from adapt.clustering.graph.camera_bias import camera_bias
 from adapt.clustering.graph.jaccard import JaccardGraph, search_on
-from adapt.clustering.graph.neighbours import UnitRows, nearest_neighbours
+from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from adapt.clustering.graph.radius import LARGEST, radius_by_pairs, radius_by_rho
 from adapt.clustering.graph.rows import DistanceGraph
 from adapt.clustering.labels.auto_radius import auto_radius
@@ -24,15 +24,15 @@ from adapt.clustering.labels.kmeans import auto_clusters, cluster_kmeans
 from adapt.config import Clustering
 from adapt.errors import ConfigError, DataError
 from adapt.runtime.timing import Stages
-from adapt.types import PseudoLabels, TableRoom, in_memory
+from adapt.types import FloatAllocator, PseudoLabels, allocate_floats
 
 log = logging.getLogger("resight")
 
-BIAS_NEIGHBOURS = 11
-"""Neighbours that `camera_centering = auto` looks at, the image itself included."""
+BIAS_NEIGHBORS = 11
+"""Neighbors that `camera_centering = auto` looks at, the image itself included."""
 
-LEAST_BIAS = 0.1
-"""Camera bias from which on `auto` centres."""
+MIN_BIAS = 0.1
+"""Camera bias from which on `auto` centers."""
 
 MIN_CAMERA_CROPS = 32
 """Crops that two cameras need before `auto` trusts their means."""
@@ -52,18 +52,18 @@ class Clusterer:
         identities_per_batch: int,
         seed: int,
         device: torch.device | None = None,
-        room: TableRoom = in_memory,
+        allocate: FloatAllocator = allocate_floats,
     ) -> None:
         """Args:
         identities_per_batch: P, the fewest clusters that `clusters = auto` may ask for.
-        device: a GPU for the neighbour graph; all CPU cores unless given.
-        room: where copies of the features come to lie.
+        device: a GPU for the neighbor graph; all CPU cores unless given.
+        allocate: where copies of the features come to lie.
         """
         self._settings = settings
         self._identities = identities_per_batch
         self._seed = seed
         self._device = device
-        self._room = room
+        self._allocate = allocate
         self.stages = Stages()
         self.radius: float | None = None
 
@@ -76,12 +76,12 @@ class Clusterer:
     def graph(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> JaccardGraph:
         """Measure distances; for methods that do something with them before they are clustered."""
         _check(features, cameras)
-        centring = self._settings.camera_centering
-        if centring is True:
-            return self._measure(center_cameras(features, cameras, self._room))
+        centering = self._settings.camera_centering
+        if centering is True:
+            return self._measure(center_cameras(features, cameras, self._allocate))
         graph = self._measure(features)
-        if centring == "auto" and _cameras_show(graph.near.rank, cameras):
-            return self._measure(center_cameras(features, cameras, self._room))
+        if centering == "auto" and _cameras_show(graph.near.rank, cameras):
+            return self._measure(center_cameras(features, cameras, self._allocate))
         return graph
 
     def label(self, graph: DistanceGraph) -> PseudoLabels:
@@ -118,18 +118,18 @@ class Clusterer:
 
     def _kmeans(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> PseudoLabels:
         _check(features, cameras)
-        centring = self._settings.camera_centering
-        if centring == "auto" and _several(cameras):
-            with self.stages("neighbours"):
+        centering = self._settings.camera_centering
+        if centering == "auto" and _several(cameras):
+            with self.stages("neighbors"):
                 search = search_on(self._device)
-                near = nearest_neighbours(UnitRows(features), BIAS_NEIGHBOURS, search=search)
-            centring = _cameras_show(near.rank, cameras)
-        if centring is True:
-            features = center_cameras(features, cameras, self._room)
+                near = nearest_neighbors(UnitRows(features), BIAS_NEIGHBORS, search=search)
+            centering = _cameras_show(near.rank, cameras)
+        if centering is True:
+            features = center_cameras(features, cameras, self._allocate)
         wanted = self._settings.clusters
         clusters = auto_clusters(len(features), self._identities) if wanted == "auto" else wanted
         with self.stages("clusters"):
-            return cluster_kmeans(features, clusters, seed=self._seed, room=self._room)
+            return cluster_kmeans(features, clusters, seed=self._seed, allocate=self._allocate)
 
     def _dbscan(self, graph: DistanceGraph) -> PseudoLabels:
         warnings: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ class Clusterer:
         """The radius, and what is odd about it."""
         s = self._settings
         if s.radius == "auto":
-            choice = auto_radius(graph, min_samples=s.min_samples, neighbours=s.k1)
+            choice = auto_radius(graph, min_samples=s.min_samples, neighbors=s.k1)
             return choice.radius, tuple(
                 f"radius {choice.radius:.3f} is in doubt: {doubt}" for doubt in choice.doubts
             )
@@ -160,7 +160,7 @@ class Clusterer:
             return s.radius, ()
         if radius < LARGEST:
             return radius, ()
-        odd = f"radius cut to {LARGEST:g}: almost all pairs share no neighbours; lower {lower}"
+        odd = f"radius cut to {LARGEST:g}: almost all pairs share no neighbors; lower {lower}"
         return LARGEST, (odd,)
 
     def _radius_rule(self) -> str:
@@ -191,10 +191,10 @@ def _several(cameras: NDArray[np.int64]) -> bool:
 
 
 def _cameras_show(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> bool:
-    """Decide `camera_centering = auto` by the nearest neighbours (N, K) of each image."""
+    """Decide `camera_centering = auto` by the nearest neighbors (N, K) of each image."""
     if not _several(cameras):
         return False
-    bias = camera_bias(rank[:, :BIAS_NEIGHBOURS], cameras)
-    centre = bias > LEAST_BIAS
-    log.info("camera bias %.2f: %s", bias, "centred per camera" if centre else "as extracted")
-    return centre
+    bias = camera_bias(rank[:, :BIAS_NEIGHBORS], cameras)
+    center = bias > MIN_BIAS
+    log.info("camera bias %.2f: %s", bias, "centered per camera" if center else "as extracted")
+    return center

@@ -29,18 +29,18 @@ RESAMPLES = 2000
 class Rule:
     """Which proxies decide, and how.
 
-    proxies: names of `PROXIES` that vote. least_votes: L. confidence: of each interval.
-    least_crops, least_groups: fewer crops, or fewer tracks and crops without one, decide nothing.
-    least_spread, most_in_one_cluster: beyond these a model has collapsed.
+    proxies: names of `PROXIES` that vote. min_votes: L. confidence: of each interval.
+    min_crops, min_groups: fewer crops, or fewer tracks and crops without one, decide nothing.
+    min_spread, max_cluster_share: beyond these a model has collapsed.
     """
 
     proxies: tuple[str, ...]
-    least_votes: int
+    min_votes: int
     confidence: float = 0.95
-    least_crops: int = 100
-    least_groups: int = 30
-    least_spread: float = 0.001
-    most_in_one_cluster: float = 0.5
+    min_crops: int = 100
+    min_groups: int = 30
+    min_spread: float = 0.001
+    max_cluster_share: float = 0.5
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.proxies) - set(PROXIES))
@@ -49,16 +49,16 @@ class Rule:
                 f"a rule's proxies are different ones of {', '.join(PROXIES)}, "
                 f"not {', '.join(self.proxies)}"
             )
-        if not 1 <= self.least_votes <= len(self.proxies) or not 0 < self.confidence < 1:
+        if not 1 <= self.min_votes <= len(self.proxies) or not 0 < self.confidence < 1:
             raise ConfigError(
                 f"a rule of {len(self.proxies)} proxies needs 1 to {len(self.proxies)} votes and "
-                f"a confidence in (0, 1), not {self.least_votes} and {self.confidence}"
+                f"a confidence in (0, 1), not {self.min_votes} and {self.confidence}"
             )
 
 
 DEFAULT_RULE = Rule(
-    ("track_retrieval", "neighbourhood_density", "mutual_neighbours", "silhouette"),
-    least_votes=2,
+    ("track_retrieval", "neighborhood_density", "mutual_neighbors", "silhouette"),
+    min_votes=2,
 )
 """The rule of `resight gate`: chosen by the experiment of docs/gate.md, over models with labels."""
 
@@ -105,7 +105,7 @@ class GateReport:
             "crops": self.crops,
             "groups": self.groups,
             "confidence": self.rule.confidence,
-            "least_votes": self.rule.least_votes,
+            "min_votes": self.rule.min_votes,
             "proxies": {
                 each.name: {
                     "old": each.old,
@@ -129,7 +129,7 @@ def compare(
     rule: Rule = DEFAULT_RULE,
     seed: int = 0,
 ) -> GateReport:
-    """Judge a new model beside the old one by crops of the site that neither learnt from.
+    """Judge a new model beside the old one by crops of the site that neither learned from.
 
     Args:
         old_ND, new_NE: embeddings of the same N crops by the two models; any D and E.
@@ -170,9 +170,9 @@ def compare(
 def collapse(figures: ModelFigures, rule: Rule) -> str:
     """Why a model has collapsed, for people; empty where it has not."""
     spread = figures.proxies["spread"]
-    if spread is not None and spread.value < rule.least_spread:
+    if spread is not None and spread.value < rule.min_spread:
         return f"all its embeddings are alike (spread {spread.value:.2g})"
-    if figures.largest_cluster > rule.most_in_one_cluster:
+    if figures.largest_cluster > rule.max_cluster_share:
         return f"one cluster holds {figures.largest_cluster:.0%} of the crops"
     return ""
 
@@ -190,22 +190,22 @@ def compare_figures(
 def decide(comparisons: tuple[Comparison, ...], rule: Rule) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict that the votes make, and its reasons."""
     voters = [each for each in comparisons if each.voter and each.difference is not None]
-    if len(voters) < rule.least_votes:
+    if len(voters) < rule.min_votes:
         return "hold", (
             f"only {len(voters)} of the proxies that decide can be measured on these crops, and "
-            f"{rule.least_votes} votes are needed: give crops of several cameras, with tracks "
+            f"{rule.min_votes} votes are needed: give crops of several cameras, with tracks "
             "and times",
         )
     score = sum(each.vote for each in voters)
     reasons = tuple(_in_words(each) for each in voters if each.vote)
-    if score >= rule.least_votes:
+    if score >= rule.min_votes:
         return "promote", reasons
-    if score <= -rule.least_votes:
+    if score <= -rule.min_votes:
         return "reject", reasons
     unclear = sum(not each.vote for each in voters)
     short = (
         f"{unclear} of {len(voters)} proxies show no clear difference; the votes sum to {score:+d},"
-        f" a verdict needs {rule.least_votes}"
+        f" a verdict needs {rule.min_votes}"
     )
     return "hold", (*reasons, short)
 
@@ -216,12 +216,12 @@ def vote(low: float, high: float, sign: int) -> int:
 
 
 def _too_few(crops: int, groups: int, rule: Rule) -> str:
-    if crops < rule.least_crops:
-        return f"{crops} crops are too few to judge by, {rule.least_crops} are needed"
-    if groups < rule.least_groups:
+    if crops < rule.min_crops:
+        return f"{crops} crops are too few to judge by, {rule.min_crops} are needed"
+    if groups < rule.min_groups:
         return (
             f"{groups} tracks and crops without a track are too few to judge by, "
-            f"{rule.least_groups} are needed"
+            f"{rule.min_groups} are needed"
         )
     return ""
 

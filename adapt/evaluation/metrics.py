@@ -93,7 +93,7 @@ def evaluate_ranking(
     skipped.
 
     Args:
-        query_features: (Q, D) any scale; rows are L2-normalised here.
+        query_features: (Q, D) any scale; rows are L2-normalized here.
         query_ids: (Q,) integers; -1 unknown, such a query is skipped.
         query_cameras: (Q,) integer codes.
         gallery_features: (G, D).

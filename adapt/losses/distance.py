@@ -21,7 +21,7 @@ def pairwise_distance(feat_BD: Tensor) -> Tensor:
     leaves nothing of a half-precision distance.
 
     Args:
-        feat_BD: (B, D) floating point; pooled features, not normalised, for the MMT family.
+        feat_BD: (B, D) floating point; pooled features, not normalized, for the MMT family.
 
     Returns:
         dist_BB: (B, B) >= 1e-6; exactly 1e-6 and without gradient on the diagonal.

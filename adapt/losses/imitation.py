@@ -28,7 +28,7 @@ def informative_point(
 
         (P_x, P_y) = argmax CAM(x_i)
 
-    The centre of the greatest cell: there a bilinear enlargement of the map has its maximum. Ties
+    The center of the greatest cell: there a bilinear enlargement of the map has its maximum. Ties
     go to the first cell. Where max - min <= 1e-5 max|.| the point is drawn from the whole image.
 
     Args:
@@ -86,7 +86,7 @@ def repel_loss(student_BD: Tensor, teacher_BD: Tensor, right_B: Tensor, bound: f
 
         - mean over i not in C of min(|s_i - t_i|^2, bound)
 
-    Without the bound nothing holds features that are not normalised: the loss falls for ever as
+    Without the bound nothing holds features that are not normalized: the loss falls for ever as
     they grow. Unit vectors are never farther apart than 4.
 
     Args:
@@ -141,7 +141,7 @@ def attract_loss(
 
 
 def relation_matrix(feat_BD: Tensor, relation: Relation) -> Tensor:
-    """Likeness of every pair of a batch, a normalised inverse of their distance d_ij.
+    """Likeness of every pair of a batch, a normalized inverse of their distance d_ij.
 
         inverse:   A_ij = 1 / (1 + d_ij)
         relative:  A_ij = 1 / (1 + d_ij / mean of d over all pairs i != j)

@@ -23,7 +23,7 @@ def positive_similarity(feat_BD: Tensor, label_B: Tensor) -> Tensor:
     of and gets 1. Computed in at least float32, also under autocast.
 
     Args:
-        feat_BD: (B, D) floating point, need not be normalised; a zero row is at cosine 0.
+        feat_BD: (B, D) floating point, need not be normalized; a zero row is at cosine 0.
         label_B: (B,) integer labels.
 
     Returns:

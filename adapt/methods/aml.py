@@ -24,13 +24,13 @@ Departures from the paper (docs/methods/aml.md argues each)
        order, because nothing is shared, the original one does.
     4. Without cameras the 18 nearest are listed instead of 3 and 15: people with fewer crops than
        that are merged with strangers.
-    5. d and f in (5)-(7) are of the pooled feature before the BN neck, not normalised (f by choice
+    5. d and f in (5)-(7) are of the pooled feature before the BN neck, not normalized (f by choice
        of the feature after it, `similarity`); positives and negatives are the hardest of the
        batch; alpha is 0.3.
     6. s_p is a weight, without gradient (`sw_grad`), clamped to [0, 1].
     7. "Until training converges" is a share of the rounds, `weighted_share`.
     8. Clusters are made anew each round; each classifier then starts from its own network's
-       normalised cluster centres, and the optimiser anew.
+       normalized cluster centers, and the optimizer anew.
     9. Features are evened out between cameras before clustering, as for every method here.
    10. The network kept at the end is chosen by `keep`; the paper does not say which it tests.
    13. Images of an identity come from several cameras (`batch.across_cameras`), as in MMT's code.

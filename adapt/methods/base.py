@@ -19,11 +19,11 @@ class Method(Protocol):
     """A training method: its networks, its labels, its loss and what follows a step.
 
     The loop (`adapt.training.loop`) owns everything else: extraction, sampling, augmentation, the
-    optimiser, logging and checkpoints.
+    optimizer, logging and checkpoints.
 
     Options: the record of hyper-parameters that only this method has.
     views: independently augmented views of each batch that `step` wants.
-    fresh_optimizer: whether the optimiser starts anew each round; else it keeps the moments of
+    fresh_optimizer: whether the optimizer starts anew each round; else it keeps the moments of
         every parameter that is still there (new classifiers have none).
     sampling: `identities` for batches of P identities with S crops each, outliers left out;
         `images` for P x S crops drawn from all, outliers among them.
@@ -41,7 +41,7 @@ class Method(Protocol):
         ...
 
     def trained(self) -> Sequence[nn.Module]:
-        """What of these the optimiser changes."""
+        """What of these the optimizer changes."""
         ...
 
     def extractors(self) -> Sequence[ReIDNet]:
@@ -64,7 +64,7 @@ class Method(Protocol):
         ...
 
     def after_step(self, step: int) -> None:
-        """Follow an optimiser step; `step` counts from 0 over all rounds."""
+        """Follow an optimizer step; `step` counts from 0 over all rounds."""
         ...
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:

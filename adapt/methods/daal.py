@@ -21,9 +21,9 @@ Departures from the paper (docs/methods/daal.md argues each)
        before the last sigmoid, epsilon of (4) added to the own weight.
     4. (4) takes f_sh and C_k of unit length, and squared distances of at least 1e-3.
     5. Outliers have no identity loss but a domain loss.
-    6. Target classifier: cluster centres, anew each round. Source classifier: centres of the
+    6. Target classifier: cluster centers, anew each round. Source classifier: centers of the
        people's embeddings. Both without bias, scaled by `options.start_logit`.
-    7. As many source as target images in a step; the optimiser starts anew each round.
+    7. As many source as target images in a step; the optimizer starts anew each round.
     8. The radius of DBSCAN is found in the first round and kept.
     9. Cameras are evened out before clustering, as in our MMT.
     10. Learning rates drop at epochs 20, 80, 140 and 200 of a round's 260, as we read it.
@@ -71,7 +71,7 @@ class DAALOptions(MethodOptions):
 
     labels: Literal["soft", "lsr", "hard"] = Field("soft", description="target labels in (5)")
     epsilon: float = Field(0.9, ge=0, le=1, description="least weight of the own cluster in (4)")
-    normalise: bool = Field(False, description="scale the weights of (4) to sum 1")
+    normalize: bool = Field(False, description="scale the weights of (4) to sum 1")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="of labels = lsr")
     attention: Literal["residual", "independent", "none"] = Field(
         "residual", description="the domain-specific map has 1 - A, an attention of its own, or all"
@@ -140,10 +140,10 @@ class DAAL:
         return (self.net,)
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Cluster f_sh; keep it and the centres C_k for equation (4)."""
+        """Cluster f_sh; keep it and the centers C_k for equation (4)."""
         (self._feat_ND,) = table.features
         labels = self.clusterer(self._feat_ND, table.cameras)
-        self._center_KD = cluster_centers(self._feat_ND, labels.labels, normalise=True)
+        self._center_KD = cluster_centers(self._feat_ND, labels.labels, normalize=True)
         start_logit = self.options.start_logit
         self.heads["target"] = classifier_at(self._center_KD, self.net, start_logit)
         return (labels,)
@@ -189,9 +189,9 @@ class DAAL:
             return ()
         return (
             f"the soft labels of a crop sum to {total:.1f} on average, usual is 1.5: its features "
-            f"lie on cluster centres, and with {len(self._center_KD)} clusters a weight reaches "
+            f"lie on cluster centers, and with {len(self._center_KD)} clusters a weight reaches "
             f"{1 / (MIN_SQUARED * len(self._center_KD)):.0f}, so that the source's loss and the "
-            "domain loss hardly count; set options.normalise=true",
+            "domain loss hardly count; set options.normalize=true",
         )
 
     def memory(self) -> Mapping[str, NDArray[Any]]:
@@ -232,7 +232,7 @@ class DAAL:
             return one_hot_weights(label_B, len(self._center_KD), smoothing)
         feat_BD = self._feat_ND[index_B]
         return soft_weights(
-            feat_BD, self._center_KD, label_B, epsilon=o.epsilon, normalise=o.normalise
+            feat_BD, self._center_KD, label_B, epsilon=o.epsilon, normalize=o.normalize
         )
 
 

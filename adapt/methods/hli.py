@@ -20,7 +20,7 @@ Departures from the paper, numbered as in docs/methods/hli.md, which argues each
     4. The erased box, of no given size, is drawn as in random erasing, of at most a fifth of the
        image. A map without a maximum gives a random point.
     5. "Features" are b(x) of unit length, their squared distances summed over the dimensions.
-    6. The repelling half of (3) ends at `bound`: without one, features that are not normalised
+    6. The repelling half of (3) ends at `bound`: without one, features that are not normalized
        run away.
     7. "Normalized inverse Euclidean distance" is 1/(1 + d); `relation` has two other readings.
     8. The weights listed as "lambda_dis" and "beta = gamma" are lambda_imi and alpha = beta.
@@ -137,7 +137,7 @@ class HLI:
         return self.teachers
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Cluster the averages' embeddings (their mean); centres become the classifiers."""
+        """Cluster the averages' embeddings (their mean); centers become the classifiers."""
         mean_ND = table.mean()
         labels = self.clusterer(mean_ND, table.cameras)
         start_from_centers(self.students + self.teachers, mean_ND, labels)

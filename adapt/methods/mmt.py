@@ -16,16 +16,16 @@ Where the equations live
 Departures from the paper, numbered as in docs/methods/mmt.md, which argues each and has more, of
 what lies outside this file. 1-5 and 15 follow the public code, from which the published figures
 come; each is an option.
-    1. The averages' embeddings, their mean, are clustered (`clustered`, `normalise_mean`).
-    2. Each round all classifiers start from the normalised cluster centres (`classifier`):
-       cluster ids mean nothing across rounds. The optimiser starts anew (`fresh_optimizer`).
+    1. The averages' embeddings, their mean, are clustered (`clustered`, `normalize_mean`).
+    2. Each round all classifiers start from the normalized cluster centers (`classifier`):
+       cluster ids mean nothing across rounds. The optimizer starts anew (`fresh_optimizer`).
     3. The identity loss smooths its labels by 0.1 (`label_smoothing`).
     4. alpha of (4) is min(1 - 1/(t+1), 0.999): the average forgets its start (`ema_ramp`).
     5. Parameters are averaged, batch-norm statistics are not: the averages run in train mode
        and keep their own (`average_statistics`).
     6. The clustered features are made per camera: extracted under the camera's own batch-norm
-       statistics (`clustering.camera_statistics`), then centred (`clustering.camera_centering`).
-       Classifiers start from the means of the features before centring.
+       statistics (`clustering.camera_statistics`), then centered (`clustering.camera_centering`).
+       Classifiers start from the means of the features before centering.
     7. The average kept at the end is chosen by `keep`, not by labels nobody has.
     15. Images of an identity come from several cameras (`batch.across_cameras`).
 """
@@ -65,11 +65,11 @@ class MMTOptions(MethodOptions):
     clustered: Literal["averages", "students"] = Field(
         "averages", description="whose embeddings are clustered"
     )
-    normalise_mean: bool = Field(False, description="scale the mean embedding to length 1")
+    normalize_mean: bool = Field(False, description="scale the mean embedding to length 1")
     classifier: Literal["centers", "random"] = Field(
         "centers", description="where classifiers start each round"
     )
-    fresh_optimizer: bool = Field(True, description="forget the optimiser's moments each round")
+    fresh_optimizer: bool = Field(True, description="forget the optimizer's moments each round")
     keep: Literal[1, 2] = Field(1, description="the average that is exported")
 
     @model_validator(mode="after")
@@ -121,10 +121,10 @@ class MMT:
         return self.teachers if self.options.clustered == "averages" else self.students
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Cluster the mean of both networks' embeddings; centres become the classifiers."""
+        """Cluster the mean of both networks' embeddings; centers become the classifiers."""
         o = self.options
         mean_ND = table.mean()
-        if o.normalise_mean:
+        if o.normalize_mean:
             mean_ND /= np.maximum(np.linalg.norm(mean_ND, axis=1, keepdims=True), 1e-12)
         labels = self.clusterer(mean_ND, table.cameras)
         if not labels.clusters:

@@ -12,16 +12,16 @@ Where the equations live
     Algorithm 1                        NRMT.relabel, NRMT.step
 
 Departures from the paper (docs/methods/nrmt.md argues each); no public code is known
-    1. HDBSCAN runs on the re-ranked distance, over features that are made per camera and centred
+    1. HDBSCAN runs on the re-ranked distance, over features that are made per camera and centered
        as in all our methods (`[clustering]`). The paper names neither distance nor space.
     2. A batch gives the triplets of UDAP's code, whose constants the paper shares: each pair of one
        identity with the nearest negative. `options.mining = "hard"` is the other reading.
     3. Triplets are mined under the network that learns; its peer judges the same ones.
     4. Of (9), only the signed forms (10) and (11) are built: (12) and (13) derive them from it.
     5. L_tri averages over the triplets that are kept, not over all that were mined.
-    6. Both networks are stepped by one optimiser, from the same features: the two losses share no
+    6. Both networks are stepped by one optimizer, from the same features: the two losses share no
        parameter. Its momentum runs on over the rounds, as in UDAP's code.
-    7. Clusters and served embeddings stand on the normalised output of the BN neck, like all our
+    7. Clusters and served embeddings stand on the normalized output of the BN neck, like all our
        methods; triplets and thresholds on pooled features, as in the paper.
     8. `options.thresholds = "relative"` measures gaps in mean distances of the batch: T_c and T_d
        were chosen on ResNet-50 and fit no network of another scale.
@@ -46,7 +46,7 @@ from pydantic import Field
 from adapt.clustering.clusterer import Clusterer
 from adapt.clustering.labels.guards import label_agreement
 from adapt.config import MethodOptions
-from adapt.errors import ConfigError, NothingLearntError
+from adapt.errors import ConfigError, NothingLearnedError
 from adapt.losses.distance import pairwise_distance
 from adapt.losses.selection import (
     Triplets,
@@ -189,11 +189,11 @@ class NRMT:
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Warn of a network that selection left next to nothing.
 
-        Raises NothingLearntError when it left nothing to either.
+        Raises NothingLearnedError when it left nothing to either.
         """
         kept = {name: figures[f"kept_{n}"] for n, name in enumerate(self.networks(), start=1)}
         if not any(kept.values()):
-            raise NothingLearntError(f"no triplet was kept in a whole round; {ADVICE}")
+            raise NothingLearnedError(f"no triplet was kept in a whole round; {ADVICE}")
         return tuple(
             f"{name} kept {share:.2g} of its triplets; {ADVICE}"
             for name, share in kept.items()

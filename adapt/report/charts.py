@@ -1,4 +1,4 @@
-"""Figures over rounds, and bars, as SVG that takes the page's text colour."""
+"""Figures over rounds, and bars, as SVG that takes the page's text color."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from adapt.report.palette import COLOURS
+from adapt.report.palette import COLORS
 
 _INK = "#010203"
-"""Stands for the page's text colour, which is not known here."""
+"""Stands for the page's text color, which is not known here."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -40,7 +40,7 @@ _STYLE: Any = {
     "ytick.color": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": cycler(linestyle=["-", "--"]) * cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(linestyle=["-", "--"]) * cycler(color=COLORS),
 }
 
 
@@ -108,9 +108,9 @@ def stacked_chart(
     def draw(axis: Axes) -> None:
         x = [row["round"] for row in rounds]
         foot = np.zeros(len(rounds))
-        for (key, name), colour in zip(names.items(), COLOURS * 9, strict=False):
+        for (key, name), color in zip(names.items(), COLORS * 9, strict=False):
             values = np.array([row.get(key, 0.0) for row in rounds], float)
-            axis.bar(x, values, bottom=foot, label=name, color=colour)
+            axis.bar(x, values, bottom=foot, label=name, color=color)
             foot += values
         axis.set_xlabel("round")
         axis.set_ylabel(unit)
@@ -131,7 +131,7 @@ def bar_chart(
     """Draw one bar per value. first: number below the first bar. across, up: names of the axes."""
 
     def draw(axis: Axes) -> None:
-        axis.bar(range(first, first + len(values)), values, width=0.9, color=COLOURS[0])
+        axis.bar(range(first, first + len(values)), values, width=0.9, color=COLORS[0])
         axis.set_xlabel(across)
         axis.set_ylabel(up)
         axis.xaxis.set_major_locator(_whole_numbers())

@@ -44,7 +44,7 @@ def choose_clusters(
     """Clusters to look at: `each` of the largest, the smallest and the most mixed, each one once.
 
     Most mixed are those whose crops are least alike to the model: whose mean similarity to their
-    centre, the length of the mean of unit vectors squared, is lowest.
+    center, the length of the mean of unit vectors squared, is lowest.
     labels: (N,). feat_ND: unit vectors; without them there is no most mixed.
     Returns kind -> cluster ids, worst or most extreme first, ties by id, without those of the kinds
     before it; there are none where all have been taken.
@@ -71,8 +71,8 @@ def mean_likeness(labels: NDArray[np.int64], feat_ND: NDArray[np.float32]) -> ND
     |mean of a cluster's unit vectors|^2 = mean over all pairs (i, j) of x_i . x_j
     """
     ids = range(int(labels.max(initial=OUTLIER)) + 1)
-    centres = [feat_ND[labels == i].mean(axis=0, dtype=np.float64) for i in ids]
-    return np.array([float(centre @ centre) for centre in centres])
+    centers = [feat_ND[labels == i].mean(axis=0, dtype=np.float64) for i in ids]
+    return np.array([float(center @ center) for center in centers])
 
 
 def camera_rows(

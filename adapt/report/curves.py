@@ -47,7 +47,7 @@ PLANNED = (
     PlannedChart(
         "Crops in no cluster",
         "Share of the crops; a round does not learn from them. Should fall; above 60 % most of "
-        "the site is not learnt from.",
+        "the site is not learned from.",
         {"outlier_share": "in no cluster"},
         share=True,
     ),
@@ -95,7 +95,7 @@ PLANNED = (
     ),
     PlannedChart(
         "Radius",
-        "How far two crops may be apart and still be neighbours (DBSCAN), in re-ranked distance. "
+        "How far two crops may be apart and still be neighbors (DBSCAN), in re-ranked distance. "
         "It is found in the first round and kept.",
         {"radius": "radius"},
     ),

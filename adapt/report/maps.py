@@ -16,10 +16,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from adapt.report.palette import COLOURS, GREY
+from adapt.report.palette import COLORS, GRAY
 
-COLOURED = 12
-"""Cameras or clusters that get a colour of their own, the largest; each colour with two signs."""
+COLORED = 12
+"""Cameras or clusters that get a color of their own, the largest; each color with two signs."""
 
 _SIGNS = (("o", "●"), ("^", "▲"))
 _DIMENSIONS = 50
@@ -29,17 +29,17 @@ _ALIKE = 1e-6
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a legend. sign: as drawn. colour: #rrggbb. marker: its matplotlib name."""
+    """A line of a legend. sign: as drawn. color: #rrggbb. marker: its matplotlib name."""
 
     name: str
-    colour: str
+    color: str
     sign: str
     marker: str
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What colours and signs mean; `codes` are those of the entries, -1 of the grey rest."""
+    """What colors and signs mean; `codes` are those of the entries, -1 of the gray rest."""
 
     title: str
     entries: tuple[Entry, ...]
@@ -50,7 +50,7 @@ def lay_out(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Place embeddings in a plane: PCA to 50 dimensions, then t-SNE.
 
     features: (N, D) unit vectors, N >= 4. seed: same seed, same machine: same plane.
-    Returns (N, 2). Neighbours stay neighbours; distances between groups mean nothing.
+    Returns (N, 2). Neighbors stay neighbors; distances between groups mean nothing.
     Source: van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008; perplexity 30, or
     (N - 1) / 3 where that is less.
     """
@@ -76,22 +76,22 @@ def choose_rows(count: int, most: int, seed: int) -> NDArray[np.int64]:
 
 
 def legend(title: str, codes: NDArray[np.int64], names: Sequence[str], rest: str) -> Legend:
-    """Give the most frequent codes colours and signs.
+    """Give the most frequent codes colors and signs.
 
     codes: (N,) int64; negative ones belong to the rest. names: of each code from 0. rest: what
-    the grey rest is called; it comes last, and is left out where there is none.
+    the gray rest is called; it comes last, and is left out where there is none.
     """
     values, counts = np.unique(codes[codes >= 0], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:COLOURED]
+    order = np.argsort(-counts, kind="stable")[:COLORED]
     chosen = [int(values[i]) for i in order]
     entries = [
-        Entry(f"{names[code]} ({counts[i]})", COLOURS[n % len(COLOURS)], sign, marker)
+        Entry(f"{names[code]} ({counts[i]})", COLORS[n % len(COLORS)], sign, marker)
         for n, (i, code) in enumerate(zip(order, chosen, strict=True))
-        for marker, sign in [_SIGNS[n // len(COLOURS)]]
+        for marker, sign in [_SIGNS[n // len(COLORS)]]
     ]
     left = int((~np.isin(codes, chosen)).sum())
     if left:
-        entries.append(Entry(f"{rest} ({left})", GREY, "•", "o"))
+        entries.append(Entry(f"{rest} ({left})", GRAY, "•", "o"))
         chosen.append(-1)
     return Legend(title, tuple(entries), tuple(chosen))
 
@@ -104,13 +104,13 @@ def draw_map(places: NDArray[np.float32], codes: NDArray[np.int64], key: Legend)
     figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     axis = figure.subplots()
     axis.set_axis_off()
-    coloured = [code for code in key.codes if code >= 0]
-    shown = np.where(np.isin(codes, coloured), codes, -1)
+    colored = [code for code in key.codes if code >= 0]
+    shown = np.where(np.isin(codes, colored), codes, -1)
     # the rest lies below, and smaller groups above larger ones
     for code, entry in sorted(zip(key.codes, key.entries, strict=True), key=lambda e: e[0] >= 0):
         at = places[shown == code]
         size = 5 if code < 0 else 16
-        axis.scatter(at[:, 0], at[:, 1], s=size, c=entry.colour, marker=entry.marker, linewidths=0)
+        axis.scatter(at[:, 0], at[:, 1], s=size, c=entry.color, marker=entry.marker, linewidths=0)
     if len(places):
         low, high = places.min(0), places.max(0)
         margin = 0.03 * np.maximum(high - low, 1e-6)

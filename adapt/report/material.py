@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapt.data.decoding.decode import DecodedCrops, Room, in_memory
+from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.scoring import network_embedder
 from adapt.recipes import parse_recipe
@@ -25,7 +25,7 @@ log = logging.getLogger("resight")
 class Material:
     """Crops, labels and embeddings of a run's site; N crops.
 
-    data: the very crops that the run learnt from, or None. labels: (N,) per set, of the last
+    data: the very crops that the run learned from, or None. labels: (N,) per set, of the last
     round; may be none. embeddings: model -> (N, D) unit vectors, the old model's first; may be
     none. problems: part -> why it is missing, for people; parts are `crops`, `labels`, `models`.
     notes: what has to be known of what is there.
@@ -43,14 +43,15 @@ def gather(
     target: Path | None,
     old: Run | None,
     device: torch.device,
-    room: Room = in_memory,
+    allocate: CropAllocator = allocate_crops,
 ) -> Material:
     """Find the crops again and embed them with the new network and the old one.
 
     target: where the crops are now; by default where the run read them. old: run of the network to
-    compare with. room: where the decoded crops come to lie. Nothing that is missing or has changed
+    compare with. allocate: where the decoded crops come to lie. Nothing that is missing or has
+    changed
     is an error.
-    Raises ConfigError when `target` or `old` cannot belong to the run at all, and what `room`
+    Raises ConfigError when `target` or `old` cannot belong to the run at all, and what `allocate`
     raises.
     """
     if run.info.kind != "adapt":
@@ -64,7 +65,7 @@ def gather(
     problems: dict[str, str] = {}
     data: DecodedCrops | None = None
     try:
-        data = _crops(run, target, room)
+        data = _crops(run, target, allocate)
     except (ConfigError, DataError) as error:
         problems["crops"] = str(error)
     labels: tuple[NDArray[np.int64], ...] = ()
@@ -88,7 +89,7 @@ def gather(
     return Material(data, labels, embeddings, problems, tuple(notes))
 
 
-def _crops(run: Run, target: Path | None, room: Room) -> DecodedCrops:
+def _crops(run: Run, target: Path | None, allocate: CropAllocator) -> DecodedCrops:
     """The run's crops.
 
     Raises DataError when they are gone or are not the same, ConfigError when the recipe that
@@ -99,11 +100,11 @@ def _crops(run: Run, target: Path | None, room: Room) -> DecodedCrops:
     kept = info.inputs.target if info.inputs else ""
     root = target or Path(kept or (known.root if known else ""))
     listing = list_site(root, info.camera_pattern, info.hold_back)
-    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing, room)
+    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing, allocate)
     if known is None or data.crops.fingerprint != known.fingerprint:
         was = f" ({known.crops} then, {len(data)} now)" if known else ""
         raise DataError(
-            f"the crops below {root} are not those that the run learnt from{was}: some were "
+            f"the crops below {root} are not those that the run learned from{was}: some were "
             "added, removed or changed since; give the folder of the original crops as --target"
         )
     return data

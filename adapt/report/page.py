@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with what their colours mean.
+    """Pictures with what their colors mean.
 
     layout: as many side by side as there is room for, two, or each in a row of its own.
     """

@@ -51,7 +51,7 @@ CLUSTERS_EACH = 3
 """Clusters of each kind that are shown."""
 
 MAP_CROPS = 2000
-FEWEST_MAP_CROPS = 10
+MIN_MAP_CROPS = 10
 SEED = 0
 """Of what is drawn to be shown: crops of the map, queries, crops of large clusters."""
 
@@ -153,7 +153,7 @@ def _maps(material: Material) -> list[Block]:
     data = material.data
     if data is None or not material.embeddings:
         return [_missing(material, "crops", "models")]
-    if len(data) < FEWEST_MAP_CROPS:
+    if len(data) < MIN_MAP_CROPS:
         return [Note(f"{len(data)} crops are too few for a map.", missing=True)]
     rows = choose_rows(len(data), MAP_CROPS, SEED)
     codes = {"by camera": (data.crops.camera_codes[rows], data.crops.cameras, "other cameras")}
@@ -164,7 +164,7 @@ def _maps(material: Material) -> list[Block]:
     legends = {how: legend(how, *what) for how, what in codes.items()}
     planes = {model: lay_out(each[rows], SEED) for model, each in material.embeddings.items()}
     pictures = [
-        Picture(png_uri(draw_map(places, codes[how][0], key)), "", f"{model}, coloured {how}")
+        Picture(png_uri(draw_map(places, codes[how][0], key)), "", f"{model}, colored {how}")
         for how, key in legends.items()
         for model, places in planes.items()
     ]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.errors import DataError
 from adapt.report.page import Mark, Point
-from adapt.runs.info import CONTINUED, RunInfo
+from adapt.runs.info import RESUMABLE_REASONS, RunInfo
 from adapt.runs.listing import series
 
 SETTLED, UNSETTLED = 0.9, 0.7
@@ -97,7 +97,7 @@ def _ending(info: RunInfo, fate: str) -> tuple[Mark, str]:
         return "odd", f"The run is still going: {info.rounds} of {planned} rounds are done."
     if fate == "died":
         return "bad", f"The run's process died after {info.rounds} of {planned} rounds. {again}."
-    more = f" {again}." if info.reason in CONTINUED else ""
+    more = f" {again}." if info.reason in RESUMABLE_REASONS else ""
     return "bad", (
         f"The run failed in round {info.rounds + 1} of {planned} ({info.reason}); {kept}. "
         f"It says: {info.error}.{more}"
@@ -114,7 +114,7 @@ def _of_labels(info: RunInfo, rounds: Sequence[Mapping[str, Any]]) -> list[Point
         mark: Mark = "good" if share <= FEW_OUTLIERS else "odd"
         words = "that is few" if mark == "good" else "many, and they teach nothing"
         if share > WARN_OUTLIER_SHARE:
-            mark, words = "bad", "most of the site is not learnt from"
+            mark, words = "bad", "most of the site is not learned from"
         points.append(Point(mark, f"{share:.0%} of the crops are in no cluster; {words}."))
     agreement = series(last, "agreement")
     if agreement:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from adapt.errors import StoppedError
 from adapt.runs.folder import Run
-from adapt.runtime.distributed import World
+from adapt.runtime.distributed import ProcessGroup
 from adapt.training.state import Checkpoints, LoopState
 
 log = logging.getLogger("resight")
@@ -95,13 +95,13 @@ class SharedCheckpoints:
     """
 
     def __init__(
-        self, world: World, asked: StopRequest, agreed: StopRequest, kept_by: Checkpoints
+        self, group: ProcessGroup, asked: StopRequest, agreed: StopRequest, kept_by: Checkpoints
     ) -> None:
         """asked: made in this process at any time. agreed: made here, when all know.
 
         kept_by: of this process, which looks at `agreed` alone.
         """
-        self._world = world
+        self._group = group
         self._asked = asked
         self._agreed = agreed
         self._kept_by = kept_by
@@ -121,7 +121,7 @@ class SharedCheckpoints:
         self._kept_by.pulse()
 
     def _agree(self) -> None:
-        if self._world.any(self._asked.made):
+        if self._group.any_rank(self._asked.made):
             self._agreed.make()
 
 
@@ -143,15 +143,15 @@ class _KeptElsewhere:
             raise StoppedError(f"{self._run.path} was asked to stop")
 
 
-def checkpoints_of(run: Run, stop: StopRequest, start: float, world: World) -> Checkpoints:
+def checkpoints_of(run: Run, stop: StopRequest, start: float, group: ProcessGroup) -> Checkpoints:
     """What keeps the states of a run, in this process of `world`.
 
     start: see `RunCheckpoints`.
     """
-    if world.size == 1:
+    if group.size == 1:
         return RunCheckpoints(run, stop, start, seconds=stop.seconds)
     agreed = StopRequest()
     own: Checkpoints = _KeptElsewhere(run, agreed)
-    if world.first:
+    if group.is_main:
         own = RunCheckpoints(run, agreed, start, seconds=stop.seconds)
-    return SharedCheckpoints(world, stop, agreed, own)
+    return SharedCheckpoints(group, stop, agreed, own)

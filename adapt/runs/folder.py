@@ -3,7 +3,7 @@
 RUN/run.json             everything that decides the run, and how it ended (`RunInfo`)
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
-RUN/labels.safetensors   of an adaptation: the labels that round learnt from, one array per set
+RUN/labels.safetensors   of an adaptation: the labels that round learned from, one array per set
 RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
 RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
 RUN/target.crops, source.crops     of the same: the crops it learns from, decoded
@@ -33,7 +33,7 @@ from adapt.errors import (
     StoppedError,
     WriteError,
 )
-from adapt.runs.info import CONTINUED, FORMAT, RunInfo
+from adapt.runs.info import FORMAT, RESUMABLE_REASONS, RunInfo
 from adapt.runs.lock import locked
 from adapt.runs.tensor_files import (
     load_network,
@@ -128,7 +128,9 @@ class Run:
     def can_continue(self) -> bool:
         """Whether the run is not over, and left a checkpoint to go on from."""
         info = self.info
-        over = info.state == "finished" or (info.state == "failed" and info.reason not in CONTINUED)
+        over = info.state == "finished" or (
+            info.state == "failed" and info.reason not in RESUMABLE_REASONS
+        )
         return not over and (self.path / _CHECKPOINT).exists()
 
     @classmethod
@@ -144,7 +146,7 @@ class Run:
             info = run.info
             if info.state == "finished":
                 raise RunError(f"{path} is finished: there is nothing to continue")
-            if info.state == "failed" and info.reason not in CONTINUED:
+            if info.state == "failed" and info.reason not in RESUMABLE_REASONS:
                 raise RunError(
                     f"{path} ended for good ({info.reason}): {info.error}; start a new run"
                 )
@@ -268,7 +270,7 @@ class Run:
         return net.eval()
 
     def labels(self) -> tuple[NDArray[np.int64], ...]:
-        """(N,) pseudo labels per set that the last finished round learnt from.
+        """(N,) pseudo labels per set that the last finished round learned from.
 
         Rows follow the target's crops as `decode_crops` orders them by content.
         Raises RunError when they were not kept, are damaged, or are of another round.

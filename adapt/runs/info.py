@@ -22,10 +22,10 @@ from models.image import Preprocessing
 FORMAT = 1
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 
-PASSING = (StoppedError.reason, WriteError.reason, LostProcessError.reason, "INTERRUPTED")
+TRANSIENT_REASONS = (StoppedError.reason, WriteError.reason, LostProcessError.reason, "INTERRUPTED")
 """Reasons that may be gone by themselves."""
 
-CONTINUED = (*PASSING, RunError.reason)
+RESUMABLE_REASONS = (*TRANSIENT_REASONS, RunError.reason)
 """Reasons after which a run can go on, once they are gone or mended; so it can when its process
 died and it says `running`."""
 
@@ -108,7 +108,7 @@ class RunInfo(_Record):
     recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
     pre-training started from; null is random numbers. parsing: the model that found body parts.
     init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
-    it learnt from, with what those networks had learnt from, and what it was validated on.
+    it learned from, with what those networks had learned from, and what it was validated on.
     hold_back: share of the site's crops that it was kept from.
     inputs: where all that is read from; null in runs that were written before it was kept.
     keep_rounds: whether the network of every round is kept.

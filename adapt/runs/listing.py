@@ -14,7 +14,7 @@ from adapt.runs.folder import Run
 DAMAGED = "damaged"
 """State of a folder whose run.json or metrics.jsonl cannot be read."""
 
-NOT_LEARNT = ("seconds_", "memory_")
+NOT_LEARNED = ("seconds_", "memory_")
 """How names of figures begin that are of the machine and the hour: equal runs differ in them."""
 
 

@@ -31,12 +31,12 @@ def pick_device(name: str, gpus: int | None = None) -> torch.device:
     return torch.device(name)
 
 
-def most_memory() -> int:
+def peak_rss_bytes() -> int:
     """Bytes of main memory that this process held at most so far, mapped files included."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def most_gpu_memory(device: torch.device) -> int | None:
+def peak_gpu_bytes(device: torch.device) -> int | None:
     """Bytes of a GPU's memory that this process held in tensors at most so far; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -18,7 +18,7 @@ from adapt.errors import WriteError
 
 
 class Scratch:
-    """Room for arrays on the disk of a folder, which need not be there yet."""
+    """CropAllocator for arrays on the disk of a folder, which need not be there yet."""
 
     def __init__(self, folder: Path) -> None:
         """Files are made in the folder, or in the nearest one above it that is there."""

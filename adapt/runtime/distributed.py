@@ -30,7 +30,7 @@ from adapt.runtime.device import pick_device
 STEP_TIMEOUT = timedelta(minutes=10)
 """Within a step or an extraction nobody waits longer: all do the same there."""
 
-PATIENCE = timedelta(days=1)
+COLLECTIVE_TIMEOUT = timedelta(days=1)
 """While the first process clusters, scores or writes, the others wait for so long."""
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -38,7 +38,7 @@ State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The processes of a run, and which of them this one is; all have to call the same in turn.
 
     rank: of this process, from 0. size: how many there are.
@@ -49,27 +49,27 @@ class World:
     _patient: dist.ProcessGroup | None = field(default=None, repr=False, compare=False)
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process clusters and writes."""
         return self.rank == 0
 
-    def refuse_uneven(self, images: int, group: int) -> None:
+    def refuse_uneven(self, images: int, ghost: int) -> None:
         """Raise ConfigError unless a batch can be dealt out evenly, batch-norm groups whole.
 
-        images: of a batch. group: of a batch-norm group, 0 for the whole batch, whose statistics
+        images: of a batch. ghost: of a batch-norm group, 0 for the whole batch, whose statistics
         the processes then compute together.
         """
-        shares = images // group if group else images
+        shares = images // ghost if ghost else images
         if shares % self.size == 0:
             return
-        what = f"{shares} batch-norm groups of {group} images" if group else f"{images} images"
+        what = f"{shares} batch-norm groups of {ghost} images" if ghost else f"{images} images"
         fits = ", ".join(str(n) for n in range(1, shares + 1) if shares % n == 0)
         raise ConfigError(
             f"a batch of {what} cannot be shared evenly by {self.size} processes: start as many as "
             f"divide it ({fits}), or change batch.identities, batch.instances or batch.ghost"
         )
 
-    def any(self, here: bool) -> bool:
+    def any_rank(self, here: bool) -> bool:
         """Whether it holds in any process; each waits patiently for all others."""
         if self.size == 1:
             return here
@@ -78,11 +78,11 @@ class World:
             dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._patient)
         return bool(flag)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait patiently until all processes have come so far."""
-        self.any(False)
+        self.any_rank(False)
 
-    def share(self, state: State | None) -> State:
+    def broadcast(self, state: State | None) -> State:
         """Give the first process's state, on the CPU, to all; the others pass None."""
         listing = b""
         if state is not None:
@@ -114,19 +114,19 @@ class World:
             dist.all_gather(list(torch.split(out, len(own))), own)
         return out
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a contiguous tensor over the processes, in place; all get the same bits."""
         with _reaching_others():
             dist.all_reduce(tensor)
         return tensor
 
-    def add_to_first(self, tensor: Tensor) -> Tensor:
-        """Sum as `add`, for the first process alone; elsewhere the tensor is of no use then."""
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Sum as `all_reduce`, for the first process alone; elsewhere the tensor is undefined."""
         with _reaching_others():
             dist.reduce(tensor, dst=0)
         return tensor
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """End the talk, when nothing more is to come."""
         if self.size > 1:
             dist.destroy_process_group()
@@ -140,21 +140,23 @@ class World:
         return tensor
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 """One process: nothing is shared, and nothing is different from a run without this module."""
 
 
-def join(device: str, environment: Mapping[str, str] | None = None) -> tuple[torch.device, World]:
+def join(
+    device: str, environment: Mapping[str, str] | None = None
+) -> tuple[torch.device, ProcessGroup]:
     """Meet the other processes that `torchrun` started, if it did.
 
     device: see `pick_device`; of several processes each takes the GPU of its number. The log of
     all but the first is silent but for errors. environment: that of this process unless given.
-    Returns what this process computes on, and its world. Raises ConfigError.
+    Returns what this process computes on, and its group. Raises ConfigError.
     """
     told = os.environ if environment is None else environment
     size = _number(told, "WORLD_SIZE", 1)
     if size == 1:
-        return pick_device(device), ALONE
+        return pick_device(device), SINGLE_PROCESS
     rank, local = _number(told, "RANK"), _number(told, "LOCAL_RANK")
     if _number(told, "LOCAL_WORLD_SIZE") != size:
         raise ConfigError("a run shares the GPUs of one machine: use torchrun --standalone")
@@ -165,8 +167,8 @@ def join(device: str, environment: Mapping[str, str] | None = None) -> tuple[tor
         logging.getLogger("resight").setLevel(logging.ERROR)
     with _reaching_others():
         dist.init_process_group("nccl" if picked.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return picked, World(rank, size, patient)
+        patient = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+    return picked, ProcessGroup(rank, size, patient)
 
 
 def own_device(name: str, number: int, processes: int, gpus: int | None = None) -> torch.device:

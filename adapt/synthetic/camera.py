@@ -27,17 +27,17 @@ BRIGHTEST = 4
 class Drift:
     """How the light of one camera changes from crop to crop: places, hours, automatic gain.
 
-    Standard deviations, drawn anew for each crop. exposure, colour, gamma, saturation: of the
-    logarithm of the camera's value (colour: of each gain). patches: of the logarithm of the light
-    at each of a few spots of the crop, smooth in between; patch_colour: the same for R, G, B alone.
+    Standard deviations, drawn anew for each crop. exposure, color, gamma, saturation: of the
+    logarithm of the camera's value (color: of each gain). patches: of the logarithm of the light
+    at each of a few spots of the crop, smooth in between; patch_color: the same for R, G, B alone.
     """
 
     exposure: float
-    colour: float
+    color: float
     gamma: float
     saturation: float
     patches: float
-    patch_colour: float
+    patch_color: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Camera:
     most people pass it (others walk the opposite way); heading_spread: standard deviation.
     light, ambient: see `View`. exposure: factor on linear intensity. gains: white balance, factors
     of R, G, B. drift: how far all of these are off in a single crop.
-    saturation: 0 grey, 1 unchanged. gamma: exponent. blur: standard deviation in crop pixels.
+    saturation: 0 gray, 1 unchanged. gamma: exponent. blur: standard deviation in crop pixels.
     resolution: pixels across relative to the crop's size. noise: standard deviation, 8-bit steps.
     quality: JPEG 1..100. box_error: standard deviation of the detector's box in box sizes.
     occlusion: share of crops with something in front.
@@ -129,9 +129,9 @@ def _light(
 ) -> NDArray[np.float32]:
     """(height, width, 3) factors on linear light: exposure, white balance and uneven light."""
     drift = camera.drift
-    stops = rng.normal(0, drift.exposure) + rng.normal(0, drift.colour, 3)
+    stops = rng.normal(0, drift.exposure) + rng.normal(0, drift.color, 3)
     spots = stops + rng.normal(0, drift.patches, (*SPOTS, 1))
-    spots += rng.normal(0, drift.patch_colour, (*SPOTS, 3))
+    spots += rng.normal(0, drift.patch_color, (*SPOTS, 3))
     field = cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.exp(field) * camera.exposure * camera.gains, np.float32)
 
@@ -160,8 +160,8 @@ def develop(
     tones = _tones(camera.gamma * math.exp(rng.normal(0, camera.drift.gamma)))
     image = tones[np.minimum(lit, len(tones) - 1).astype(np.uint16)]
     saturation = camera.saturation * math.exp(rng.normal(0, camera.drift.saturation))
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    image = cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(camera.noise)
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if small != (width, height):

@@ -1,7 +1,7 @@
 """A walking figure of tapered, textured limbs, drawn back to front.
 
 Person coordinates: x to the person's own +x side, y up from the ground, z forward; the person is
-one unit tall. Camera coordinates: x right, y up, z towards the camera.
+one unit tall. Camera coordinates: x right, y up, z toward the camera.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Pose:
 class View:
     """Where the person lands in the image and how light falls on it.
 
-    top, bottom: rows of the highest and lowest point; centre: column of the body's axis (pixels).
+    top, bottom: rows of the highest and lowest point; center: column of the body's axis (pixels).
     pitch: radians the camera looks down. perspective: growth per unit of nearness.
     light: radians, screen angle the light comes from (0 = from the camera, + = from the right).
     ambient: 0 (hard shadows) to 1 (flat light).
@@ -67,7 +67,7 @@ class View:
 
     top: float
     bottom: float
-    centre: float
+    center: float
     pitch: float
     perspective: float
     light: float
@@ -248,7 +248,7 @@ def draw_person(canvas: Image, figure: Figure, pose: Pose, view: View) -> None:
     grow = 1 + view.perspective * near
     x, up = x * grow, up * grow
     scale = (view.bottom - view.top) / float(up.max() - up.min() + 0.02)
-    column = view.centre + scale * x
+    column = view.center + scale * x
     row = view.top + scale * (float(up.max()) + 0.01 - up)
     shades: dict[int, NDArray[np.uint16]] = {}
     for part in sorted(body.parts, key=lambda p: (z[p.a] + z[p.b]) / 2 + p.lift):

@@ -12,7 +12,7 @@ import numpy as np
 from adapt.synthetic.camera import Camera
 from adapt.synthetic.person import Figure, Pose, View, draw_person
 from adapt.synthetic.textures import Image
-from adapt.synthetic.wardrobe import PALETTE, Colour
+from adapt.synthetic.wardrobe import PALETTE, Color
 
 Place = Literal["plaza", "station"]
 
@@ -20,45 +20,45 @@ CROPS_WIDE = 9
 """Width of a scene in crop widths."""
 
 SECTIONS = 4
-"""Walls and grounds of one scene: a camera's background is not one colour."""
+"""Walls and grounds of one scene: a camera's background is not one color."""
 
-_GROUND: dict[Place, tuple[Colour, ...]] = {
+_GROUND: dict[Place, tuple[Color, ...]] = {
     "plaza": ((176, 168, 152), (150, 152, 146), (112, 138, 84), (188, 158, 130)),
     "station": ((122, 124, 128), (92, 96, 102), (150, 146, 138), (78, 82, 92)),
 }
-_WALL: dict[Place, tuple[Colour, ...]] = {
+_WALL: dict[Place, tuple[Color, ...]] = {
     "plaza": ((198, 178, 150), (164, 120, 96), (120, 152, 112), (206, 204, 196)),
     "station": ((140, 146, 150), (96, 104, 112), (168, 164, 150), (70, 84, 98)),
 }
 _CLUTTER: dict[Place, tuple[str, ...]] = {
     "plaza": ("green", "olive", "red", "sky", "white", "brown", "yellow", "blue", "orange"),
-    "station": ("black", "charcoal", "navy", "grey", "silver", "yellow", "wine", "teal", "brown"),
+    "station": ("black", "charcoal", "navy", "gray", "silver", "yellow", "wine", "teal", "brown"),
 }
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The background of one camera, twice as high as a crop, and its foreground colours."""
+    """The background of one camera, twice as high as a crop, and its foreground colors."""
 
     background: Image
-    foreground: tuple[Colour, ...]
+    foreground: tuple[Color, ...]
 
 
-def _dim(colour: Colour, rng: np.random.Generator, spread: float = 0.25) -> Colour:
-    r, g, b = (int(np.clip(c * rng.uniform(1 - spread, 1 + spread), 0, 255)) for c in colour)
+def _dim(color: Color, rng: np.random.Generator, spread: float = 0.25) -> Color:
+    r, g, b = (int(np.clip(c * rng.uniform(1 - spread, 1 + spread), 0, 255)) for c in color)
     return r, g, b
 
 
 def _section(image: Image, horizon: int, place: Place, rng: np.random.Generator) -> None:
-    """One wall and the paving before it, whose joints come closer towards the horizon."""
+    """One wall and the paving before it, whose joints come closer toward the horizon."""
     h, w = image.shape[:2]
     wall = _dim(_WALL[place][int(rng.integers(len(_WALL[place])))], rng, 0.2)
-    colour = _dim(_GROUND[place][int(rng.integers(len(_GROUND[place])))], rng, 0.15)
+    color = _dim(_GROUND[place][int(rng.integers(len(_GROUND[place])))], rng, 0.15)
     image[:] = wall
     for x in range(0, w, int(rng.uniform(40, 110))):
         cv2.line(image, (x, 0), (x, horizon), _dim(wall, rng, 0.3), 2)
-    image[horizon:] = colour
-    joint = _dim(colour, rng, 0.2)
+    image[horizon:] = color
+    joint = _dim(color, rng, 0.2)
     depth = rng.uniform(1.3, 1.8)
     y = float(rng.uniform(4, 14))
     while horizon + y < h:
@@ -70,33 +70,31 @@ def _section(image: Image, horizon: int, place: Place, rng: np.random.Generator)
 
 
 def _clutter(image: Image, horizon: int, place: Place, rng: np.random.Generator) -> None:
-    """Windows, doors, posters, planters and poles in the colours that people also wear."""
+    """Windows, doors, posters, planters and poles in the colors that people also wear."""
     h, w = image.shape[:2]
-    colours = _CLUTTER[place]
+    colors = _CLUTTER[place]
     for _ in range(int(rng.integers(22, 34))):
-        colour = _dim(PALETTE[colours[int(rng.integers(len(colours)))]], rng)
+        color = _dim(PALETTE[colors[int(rng.integers(len(colors)))]], rng)
         x, kind = int(rng.integers(0, w)), int(rng.integers(0, 5))
         if kind == 0:  # window or poster
             high, wide = int(rng.uniform(0.1, 0.3) * h), int(rng.uniform(20, 90))
             y = int(rng.uniform(-0.1, 0.6) * horizon)
-            cv2.rectangle(image, (x, y), (x + wide, y + high), colour, -1)
-            cv2.rectangle(image, (x, y), (x + wide, y + high), _dim(colour, rng, 0.5), 3)
+            cv2.rectangle(image, (x, y), (x + wide, y + high), color, -1)
+            cv2.rectangle(image, (x, y), (x + wide, y + high), _dim(color, rng, 0.5), 3)
         elif kind == 1:  # pole
-            cv2.rectangle(
-                image, (x, 0), (x + int(rng.uniform(4, 14)), horizon + h // 6), colour, -1
-            )
+            cv2.rectangle(image, (x, 0), (x + int(rng.uniform(4, 14)), horizon + h // 6), color, -1)
         elif kind == 2 and place == "plaza":  # bush
             for _ in range(14):
                 spot = (x + int(rng.normal(0, 28)), horizon + int(rng.normal(-10, 22)))
-                cv2.circle(image, spot, int(rng.uniform(6, 18)), _dim(colour, rng, 0.3), -1)
+                cv2.circle(image, spot, int(rng.uniform(6, 18)), _dim(color, rng, 0.3), -1)
         elif kind == 3:  # bench, bin, crate
             y = horizon + int(rng.uniform(0, 0.3) * h)
             high, wide = int(rng.uniform(20, 60)), int(rng.uniform(20, 110))
-            cv2.rectangle(image, (x, y - high), (x + wide, y), colour, -1)
-            cv2.line(image, (x, y - high), (x + wide, y - high), _dim(colour, rng, 0.5), 3)
+            cv2.rectangle(image, (x, y - high), (x + wide, y), color, -1)
+            cv2.line(image, (x, y - high), (x + wide, y - high), _dim(color, rng, 0.5), 3)
         else:  # a line painted on the ground
             y, wide = int(rng.uniform(max(horizon, 0), h)), int(rng.uniform(40, 160))
-            cv2.line(image, (x, y), (x + wide, y + int(rng.normal(0, 12))), colour, 4)
+            cv2.line(image, (x, y), (x + wide, y + int(rng.normal(0, 12))), color, 4)
 
 
 def build_scene(
@@ -127,7 +125,7 @@ def build_scene(
         view = View(
             top=foot - tall,
             bottom=foot,
-            centre=float(rng.uniform(0, w)),
+            center=float(rng.uniform(0, w)),
             pitch=camera.pitch,
             perspective=camera.perspective,
             light=camera.light,
@@ -149,11 +147,11 @@ def backdrop(scene: Scene, width: int, rng: np.random.Generator) -> Image:
     return np.ascontiguousarray(scene.background[:, x : x + width])
 
 
-def cast_shadow(canvas: Image, centre: float, foot: float, tall: float, light: float) -> None:
+def cast_shadow(canvas: Image, center: float, foot: float, tall: float, light: float) -> None:
     """Darkens the ground at the feet, away from the light; in place."""
     length = int(tall * 0.16)
     y0, y1 = max(0, int(foot) - length // 3), min(canvas.shape[0], int(foot) + length // 3)
-    x = int(centre - 0.7 * length * np.sin(light))
+    x = int(center - 0.7 * length * np.sin(light))
     x0, x1 = max(0, x - length), min(canvas.shape[1], x + length)
     if y1 <= y0 or x1 <= x0:
         return
@@ -166,24 +164,24 @@ def cast_shadow(canvas: Image, centre: float, foot: float, tall: float, light: f
 def occlude(canvas: Image, scene: Scene, rng: np.random.Generator) -> None:
     """Puts a pole, a barrier, a bin or a counter in front of the person; in place."""
     h, w = canvas.shape[:2]
-    colour = scene.foreground[int(rng.integers(len(scene.foreground)))]
-    edge = _dim(colour, rng, 0.4)
+    color = scene.foreground[int(rng.integers(len(scene.foreground)))]
+    edge = _dim(color, rng, 0.4)
     kind = int(rng.integers(0, 4))
     if kind == 0:
         x, wide = int(rng.uniform(0.05, 0.95) * w), int(rng.uniform(0.06, 0.16) * w)
-        cv2.rectangle(canvas, (x, 0), (x + wide, h), colour, -1)
+        cv2.rectangle(canvas, (x, 0), (x + wide, h), color, -1)
         cv2.line(canvas, (x, 0), (x, h), edge, 3)
     elif kind == 1:
         y, high = int(rng.uniform(0.6, 0.85) * h), int(rng.uniform(0.03, 0.06) * h)
-        cv2.rectangle(canvas, (0, y), (w, y + high), colour, -1)
+        cv2.rectangle(canvas, (0, y), (w, y + high), color, -1)
         cv2.rectangle(canvas, (w // 3, y), (w // 3 + 8, h), edge, -1)
     elif kind == 2:
         y, left = int(rng.uniform(0.62, 0.8) * h), rng.random() < 0.5
         wide = int(rng.uniform(0.25, 0.5) * w)
         x0, x1 = (0, wide) if left else (w - wide, w)
-        cv2.rectangle(canvas, (x0, y), (x1, h), colour, -1)
+        cv2.rectangle(canvas, (x0, y), (x1, h), color, -1)
         cv2.line(canvas, (x0, y), (x1, y), edge, 4)
     else:
         y = int(rng.uniform(0.72, 0.88) * h)
-        cv2.rectangle(canvas, (0, y), (w, h), colour, -1)
+        cv2.rectangle(canvas, (0, y), (w, h), color, -1)
         cv2.line(canvas, (0, y), (w, y), edge, 4)

@@ -145,9 +145,9 @@ def render_crop(
     error = rng.normal(0, camera.box_error, 3)
     grow = float(np.exp(rng.normal(0, 1.2 * camera.box_error)))
     tall = 0.90 * h * grow
-    centre = w * (0.5 + 1.2 * float(error[0]))
+    center = w * (0.5 + 1.2 * float(error[0]))
     bottom = h * (0.5 + float(error[1])) + tall / 2
-    cast_shadow(canvas, centre, bottom - 0.02 * tall, tall, camera.light)
+    cast_shadow(canvas, center, bottom - 0.02 * tall, tall, camera.light)
     draw_person(
         canvas,
         figure,
@@ -159,7 +159,7 @@ def render_crop(
         View(
             top=bottom - tall,
             bottom=bottom,
-            centre=centre,
+            center=center,
             pitch=camera.pitch + 0.2 * float(error[2]),
             perspective=camera.perspective,
             light=camera.light,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.synthetic.wardrobe import HAIR, PALETTE, SKIN, Appearance, Colour
+from adapt.synthetic.wardrobe import HAIR, PALETTE, SKIN, Appearance, Color
 
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -42,16 +42,16 @@ class Textures:
     bag: Image
 
 
-def _plain(size: tuple[int, int], colour: Colour) -> Image:
-    return np.full((*size, 3), colour, np.uint8)
+def _plain(size: tuple[int, int], color: Color) -> Image:
+    return np.full((*size, 3), color, np.uint8)
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    r, g, b = (min(255, int(c * factor)) for c in colour)
+def _shade(color: Color, factor: float) -> Color:
+    r, g, b = (min(255, int(c * factor)) for c in color)
     return r, g, b
 
 
-def _pattern(image: Image, kind: str, accent: Colour) -> None:
+def _pattern(image: Image, kind: str, accent: Color) -> None:
     """Draws an all-over pattern in place; equal on every texture of a garment."""
     h, w = image.shape[:2]
     if kind == "hoops":
@@ -80,45 +80,45 @@ def _pattern(image: Image, kind: str, accent: Colour) -> None:
             image[y : y + 7] = accent
 
 
-def _print(image: Image, kind: str, centre: int, accent: Colour) -> None:
-    """Draws a print around column `centre` in place."""
+def _print(image: Image, kind: str, center: int, accent: Color) -> None:
+    """Draws a print around column `center` in place."""
     y = int(image.shape[0] * 0.36)
     if kind == "logo":
-        cv2.rectangle(image, (centre + 8, y - 8), (centre + 17, y), accent, -1)
+        cv2.rectangle(image, (center + 8, y - 8), (center + 17, y), accent, -1)
     elif kind == "disc":
-        cv2.circle(image, (centre, y), 13, accent, -1)
+        cv2.circle(image, (center, y), 13, accent, -1)
     elif kind == "ring":
-        cv2.circle(image, (centre, y), 12, accent, 5)
+        cv2.circle(image, (center, y), 12, accent, 5)
     elif kind == "text":
         for line, half in enumerate((20, 14)):
             top = y - 8 + 12 * line
-            cv2.rectangle(image, (centre - half, top), (centre + half, top + 6), accent, -1)
+            cv2.rectangle(image, (center - half, top), (center + half, top + 6), accent, -1)
     elif kind == "square":
-        cv2.rectangle(image, (centre - 15, y - 12), (centre + 15, y + 16), accent, -1)
+        cv2.rectangle(image, (center - 15, y - 12), (center + 15, y + 16), accent, -1)
     elif kind == "triangle":
-        points = np.array([(centre - 17, y + 14), (centre + 17, y + 14), (centre, y - 14)])
+        points = np.array([(center - 17, y + 14), (center + 17, y + 14), (center, y - 14)])
         cv2.fillConvexPoly(image, points.astype(np.int32), accent)
     elif kind == "cross":
-        cv2.rectangle(image, (centre - 4, y - 14), (centre + 4, y + 16), accent, -1)
-        cv2.rectangle(image, (centre - 15, y - 4), (centre + 15, y + 4), accent, -1)
+        cv2.rectangle(image, (center - 4, y - 14), (center + 4, y + 16), accent, -1)
+        cv2.rectangle(image, (center - 15, y - 4), (center + 15, y + 4), accent, -1)
 
 
-def _strap(image: Image, bag: str, side: str, colour: Colour) -> None:
+def _strap(image: Image, bag: str, side: str, color: Color) -> None:
     """Straps of a backpack (front) or of a bag worn across (front and back)."""
     h, w = image.shape[:2]
     front = w // 2
     if bag == "backpack":
         for x in (front - 22, front + 22):
-            cv2.line(image, (x, 0), (x, int(h * 0.75)), colour, 6)
+            cv2.line(image, (x, 0), (x, int(h * 0.75)), color, 6)
     elif bag == "crossbody":
         sign = 1 if side == "left" else -1
-        cv2.line(image, (front - sign * 26, 0), (front + sign * 34, h), colour, 5)
+        cv2.line(image, (front - sign * 26, 0), (front + sign * 34, h), color, 5)
         for turn in (0, w):
-            cv2.line(image, (turn + sign * 26, 0), (turn - sign * 34, h), colour, 5)
+            cv2.line(image, (turn + sign * 26, 0), (turn - sign * 34, h), color, 5)
 
 
 def _torso(look: Appearance) -> Image:
-    base, accent = PALETTE[look.top_colour], PALETTE[look.accent]
+    base, accent = PALETTE[look.top_color], PALETTE[look.accent]
     image = _plain(TORSO, base)
     h, w = TORSO
     front = w // 2
@@ -141,12 +141,12 @@ def _torso(look: Appearance) -> Image:
     elif look.top in ("tee", "vest"):
         cv2.ellipse(image, (front, 0), (13, 7), 0, 0, 180, SKIN[look.skin], -1)
     if look.bag != "none":
-        _strap(image, look.bag, look.bag_side, _shade(PALETTE[look.bag_colour], 0.85))
+        _strap(image, look.bag, look.bag_side, _shade(PALETTE[look.bag_color], 0.85))
     return image
 
 
 def _sleeves(look: Appearance) -> tuple[Image, Image]:
-    base, accent = PALETTE[look.top_colour], PALETTE[look.accent]
+    base, accent = PALETTE[look.top_color], PALETTE[look.accent]
     skin = SKIN[look.skin]
     upper, lower = _plain(LIMB, base), _plain(LIMB, base)
     if look.top == "vest":
@@ -169,7 +169,7 @@ def _sleeves(look: Appearance) -> tuple[Image, Image]:
 
 
 def _legs(look: Appearance) -> tuple[Image, Image]:
-    base, accent = PALETTE[look.lower_colour], PALETTE[look.accent]
+    base, accent = PALETTE[look.lower_color], PALETTE[look.accent]
     skin = SKIN[look.skin]
     thigh, shin = _plain(LIMB, base), _plain(LIMB, base)
     if look.lower_detail == "stripe":
@@ -191,15 +191,15 @@ def _legs(look: Appearance) -> tuple[Image, Image]:
 def _skirt(look: Appearance) -> Image:
     """What hangs below the waist: the tail of a coat, else a skirt."""
     if look.hem != "hip":
-        image = _plain(LIMB, PALETTE[look.top_colour])
+        image = _plain(LIMB, PALETTE[look.top_color])
         if look.top == "open":
-            image[:, LIMB[1] // 2 - 5 : LIMB[1] // 2 + 5] = PALETTE[look.lower_colour]
+            image[:, LIMB[1] // 2 - 5 : LIMB[1] // 2 + 5] = PALETTE[look.lower_color]
         return image
-    image = _plain(LIMB, PALETTE[look.lower_colour])
+    image = _plain(LIMB, PALETTE[look.lower_color])
     if look.lower_detail == "stripe":
         image[-12:-6] = PALETTE[look.accent]
     elif look.lower_detail == "knees":
-        image[:, ::8] = _shade(PALETTE[look.lower_colour], 0.6)
+        image[:, ::8] = _shade(PALETTE[look.lower_color], 0.6)
     return image
 
 
@@ -207,7 +207,7 @@ def _head(look: Appearance) -> Image:
     h, w = HEAD
     image = _plain(HEAD, SKIN[look.skin])
     front = w // 2
-    hair = HAIR[look.hair_colour]
+    hair = HAIR[look.hair_color]
     eye = int(h * 0.45)
     for x in (front - 6, front + 6):
         cv2.circle(image, (x, eye), 2, (30, 24, 24), -1)
@@ -219,15 +219,15 @@ def _head(look: Appearance) -> Image:
         image[:end, : front - edge] = hair
         image[:end, front + edge :] = hair
     if look.hat == "cap":
-        image[: int(h * 0.36)] = PALETTE[look.hat_colour]
+        image[: int(h * 0.36)] = PALETTE[look.hat_color]
         image[int(h * 0.30) : int(h * 0.40), front - 12 : front + 12] = _shade(
-            PALETTE[look.hat_colour], 0.6
+            PALETTE[look.hat_color], 0.6
         )
     elif look.hat == "beanie":
-        image[: int(h * 0.40)] = PALETTE[look.hat_colour]
-        image[int(h * 0.28) : int(h * 0.40)] = _shade(PALETTE[look.hat_colour], 1.3)
+        image[: int(h * 0.40)] = PALETTE[look.hat_color]
+        image[int(h * 0.28) : int(h * 0.40)] = _shade(PALETTE[look.hat_color], 1.3)
     elif look.hat == "hood":
-        hood = PALETTE[look.hat_colour]
+        hood = PALETTE[look.hat_color]
         image[: int(h * 0.22)] = hood
         image[:, : front - 12] = hood
         image[:, front + 12 :] = hood
@@ -235,10 +235,10 @@ def _head(look: Appearance) -> Image:
 
 
 def _bag(look: Appearance) -> Image:
-    colour = PALETTE[look.bag_colour] if look.bag != "none" else PALETTE["black"]
-    image = _plain(BAG, colour)
+    color = PALETTE[look.bag_color] if look.bag != "none" else PALETTE["black"]
+    image = _plain(BAG, color)
     h, w = BAG
-    pocket = _shade(colour, 0.68) if sum(colour) > 200 else _shade(colour, 1.8)
+    pocket = _shade(color, 0.68) if sum(color) > 200 else _shade(color, 1.8)
     cv2.rectangle(image, (w // 2 - 8, h // 2), (w // 2 + 8, h - 5), pocket, -1)
     cv2.rectangle(image, (0, h // 2), (6, h - 5), pocket, -1)
     cv2.rectangle(image, (w - 6, h // 2), (w, h - 5), pocket, -1)
@@ -261,7 +261,7 @@ def weave(look: Appearance) -> Textures:
         shoe=shoe,
         skin=_plain(LIMB, SKIN[look.skin]),
         head=_head(look),
-        hair=_plain(LIMB, HAIR[look.hair_colour]),
+        hair=_plain(LIMB, HAIR[look.hair_color]),
         scarf=_plain(LIMB, PALETTE[look.scarf] if look.scarf != "none" else SKIN[look.skin]),
         bag=_bag(look),
     )

@@ -9,13 +9,13 @@ import numpy as np
 
 from adapt.errors import ConfigError
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 """RGB, 0..255."""
 
-PALETTE: Mapping[str, Colour] = {
+PALETTE: Mapping[str, Color] = {
     "black": (28, 28, 32),
     "charcoal": (62, 64, 70),
-    "grey": (128, 130, 134),
+    "gray": (128, 130, 134),
     "silver": (186, 188, 190),
     "white": (232, 232, 228),
     "cream": (222, 208, 178),
@@ -35,18 +35,18 @@ PALETTE: Mapping[str, Colour] = {
     "yellow": (232, 200, 60),
     "lime": (196, 226, 52),
 }
-SKIN: Mapping[str, Colour] = {
+SKIN: Mapping[str, Color] = {
     "light": (228, 186, 160),
     "tan": (204, 156, 120),
     "brown": (150, 104, 76),
     "dark": (92, 62, 48),
 }
-HAIR: Mapping[str, Colour] = {
+HAIR: Mapping[str, Color] = {
     "black": (24, 22, 22),
     "brown": (78, 52, 36),
     "blond": (202, 168, 106),
     "ginger": (156, 78, 36),
-    "grey": (158, 156, 152),
+    "gray": (158, 156, 152),
 }
 
 Weights = Mapping[str, float]
@@ -57,18 +57,18 @@ Weights = Mapping[str, float]
 class Appearance:
     """Everything that makes one person look different from another; every field is a plain word.
 
-    Colours are names in `PALETTE`, `SKIN` or `HAIR`; "none" where the thing is not worn. `accent`
-    colours the pattern, the prints and the layer under an open jacket.
+    Colors are names in `PALETTE`, `SKIN` or `HAIR`; "none" where the thing is not worn. `accent`
+    colors the pattern, the prints and the layer under an open jacket.
     """
 
     skin: str
     hair: str
-    hair_colour: str
+    hair_color: str
     hat: str
-    hat_colour: str
+    hat_color: str
     scarf: str
     top: str
-    top_colour: str
+    top_color: str
     accent: str
     pattern: str
     front: str
@@ -76,11 +76,11 @@ class Appearance:
     sleeve: str
     hem: str
     lower: str
-    lower_colour: str
+    lower_color: str
     lower_detail: str
     shoes: str
     bag: str
-    bag_colour: str
+    bag_color: str
     bag_side: str
     build: str
 
@@ -98,12 +98,12 @@ class Wardrobe:
 
     skin: Weights
     hair: Weights
-    hair_colour: Weights
+    hair_color: Weights
     hat: Weights
-    hat_colour: Weights
+    hat_color: Weights
     scarf: Weights
     top: Weights
-    top_colour: Weights
+    top_color: Weights
     accent: Weights
     pattern: Weights
     front: Weights
@@ -111,11 +111,11 @@ class Wardrobe:
     sleeve: Weights
     hem: Weights
     lower: Weights
-    lower_colour: Weights
+    lower_color: Weights
     lower_detail: Weights
     shoes: Weights
     bag: Weights
-    bag_colour: Weights
+    bag_color: Weights
     build: Weights
     uniform: Mapping[str, str] = field(default_factory=dict)
     uniform_share: float = 0.0
@@ -133,14 +133,14 @@ def dress(rng: np.random.Generator, wardrobe: Wardrobe) -> Appearance:
     values = {name: pick(rng, getattr(wardrobe, name)) for name in drawn}
     if rng.random() < wardrobe.uniform_share:
         values |= wardrobe.uniform
-    while values["accent"] == values["top_colour"]:
+    while values["accent"] == values["top_color"]:
         values["accent"] = pick(rng, wardrobe.accent)
     if values["hat"] == "none":
-        values["hat_colour"] = "none"
+        values["hat_color"] = "none"
     if values["hat"] == "hood":
-        values["hat_colour"] = values["top_colour"]
+        values["hat_color"] = values["top_color"]
     if values["bag"] == "none":
-        values["bag_colour"] = "none"
+        values["bag_color"] = "none"
     values["bag_side"] = "left" if rng.random() < 0.5 else "right"
     if values["bag"] in ("none", "backpack"):
         values["bag_side"] = "none"

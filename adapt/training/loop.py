@@ -21,8 +21,8 @@ from adapt.config import Augmentation, BatchShape, Compute, OptimizerSettings, S
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.methods.base import Method
 from adapt.runtime.compute import set_up
-from adapt.runtime.device import most_gpu_memory, most_memory
-from adapt.runtime.distributed import ALONE, World
+from adapt.runtime.device import peak_gpu_bytes, peak_rss_bytes
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.runtime.progress import progress
 from adapt.training.batches import Draw, LabelledSet
 from adapt.training.extraction import extract
@@ -33,7 +33,7 @@ from adapt.training.optimizer import (
     set_learning_rate,
     train_step,
 )
-from adapt.training.sharding import spread
+from adapt.training.sharding import shard_trunks
 from adapt.training.state import (
     Checkpoints,
     Clock,
@@ -45,7 +45,7 @@ from adapt.training.state import (
     restore_networks,
     thaw,
 )
-from adapt.types import FeatureTable, PseudoLabels, RoundOf, TableRoom, in_memory
+from adapt.types import FeatureTable, FloatAllocator, PseudoLabels, RoundOf, allocate_floats
 from models.backbones.ghost_batch_norm import group_batch_norm
 
 PLAIN = Compute()
@@ -81,8 +81,8 @@ def train(
     source: DecodedCrops | None = None,
     checkpoints: Checkpoints | None = None,
     resume: LoopState | None = None,
-    world: World = ALONE,
-    room: TableRoom = in_memory,
+    group: ProcessGroup = SINGLE_PROCESS,
+    allocate: FloatAllocator = allocate_floats,
 ) -> Iterator[Round]:
     """Train `method` on `data`; yields after each round, when networks may be read or saved.
 
@@ -91,9 +91,9 @@ def train(
     compute: see `adapt.runtime.compute.set_up`.
     checkpoints: asked after each step, and given the state between rounds. resume: a state of this
     very run, which goes on from there as if it had never stopped.
-    world: the processes that share the work, each of which calls this with the same arguments; its
+    group: the processes that share the work, each of which calls this with the same arguments; its
     first one needs `resume`, labels, and gives the others its state.
-    room: where embeddings of all crops come to lie.
+    allocate: where embeddings of all crops come to lie.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
@@ -111,9 +111,9 @@ def train(
         camera_statistics,
         seed,
         checkpoints or NoCheckpoints(),
-        world,
+        group,
         compute,
-        room,
+        allocate,
     )
     run.start(resume)
     while run.at.number < schedule.rounds:
@@ -138,9 +138,9 @@ class _Training:
     camera_statistics: bool
     seed: int
     checkpoints: Checkpoints
-    world: World
+    group: ProcessGroup
     compute: Compute
-    room: TableRoom
+    allocate: FloatAllocator
     at: Standing = field(default_factory=Standing)
 
     def start(self, state: LoopState | None) -> None:
@@ -152,7 +152,7 @@ class _Training:
         set_up(method.networks().values(), self.compute, self.draw.device, (height, width))
         if state is not None:
             self._go_on(state)
-        elif self.world.first:
+        elif self.group.is_main:
             self._place()
             self.keep()
         self._follow_first()
@@ -165,26 +165,26 @@ class _Training:
 
     def _follow_first(self) -> None:
         """Let all processes stand where the first one does."""
-        world = self.world
-        if world.first and world.size > 1:
+        group = self.group
+        if group.is_main and group.size > 1:
             state = freeze(self.method, self.at)
-            world.share((state.tensors, state.notes))
-        elif not world.first:
-            self._go_on(LoopState(*world.share(None)))
+            group.broadcast((state.tensors, state.notes))
+        elif not group.is_main:
+            self._go_on(LoopState(*group.broadcast(None)))
 
     def keep(self) -> None:
         """Give the state of now away."""
         self.checkpoints.keep(partial(freeze, self.method, self.at))
 
     def label(self) -> None:
-        """Extract features, label them anew and make the round's optimiser."""
+        """Extract features, label them anew and make the round's optimizer."""
         self.at.clock = Clock()
         cameras = self.data.crops.camera_codes
-        self.world.wait()  # the first process may have had more to do until here
+        self.group.barrier()  # the first process may have had more to do until here
         features = self._extract(cameras if self.camera_statistics else None)
         self.at.clock.lap("extract")
-        if self.world.first:
-            self._label_by(FeatureTable(features, cameras, self.room))
+        if self.group.is_main:
+            self._label_by(FeatureTable(features, cameras, self.allocate))
         self._follow_first()
         self.checkpoints.pulse()
 
@@ -215,7 +215,7 @@ class _Training:
         with (
             closing(batches),
             progress(self._title("train"), steps) as tick,
-            spread(nets, optimizer, self.world, shape.ghost),
+            shard_trunks(nets, optimizer, self.group, shape.ghost),
         ):
             while at.done < steps:
                 rate = learning_rate(settings, at.number, at.done / steps)
@@ -243,8 +243,8 @@ class _Training:
 
     def _memory(self) -> dict[str, float]:
         """The most that this process has held since it began: no system tells it of a round."""
-        figures = {"memory_bytes": float(most_memory())}
-        gpu = most_gpu_memory(self.draw.device)
+        figures = {"memory_bytes": float(peak_rss_bytes())}
+        gpu = peak_gpu_bytes(self.draw.device)
         return figures if gpu is None else {**figures, "memory_gpu_bytes": float(gpu)}
 
     def _title(self, stage: str) -> str:
@@ -274,8 +274,8 @@ class _Training:
                 device=self.draw.device,
                 cameras=cameras,
                 progress=pulse,
-                world=self.world,
-                room=self.room,
+                group=self.group,
+                allocate=self.allocate,
             )
 
 

@@ -1,4 +1,4 @@
-"""One optimiser, its learning rates and its step, for every method."""
+"""One optimizer, its learning rates and its step, for every method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapt.types import Batch
 def build_optimizer(
     method: Method, settings: OptimizerSettings, before: torch.optim.Optimizer | None = None
 ) -> torch.optim.Optimizer:
-    """One optimiser over every trained parameter of the method, in two groups of learning rates.
+    """One optimizer over every trained parameter of the method, in two groups of learning rates.
 
     Each group's `factor` is 1 for backbones and `new_layers` for all else.
     before: of the round before, whose moments are kept where the parameter is still trained.
@@ -70,7 +70,7 @@ def set_learning_rate(opt: torch.optim.Optimizer, lr: float) -> None:
 def train_step(
     method: Method, batches: tuple[Batch, ...], opt: torch.optim.Optimizer
 ) -> dict[str, float]:
-    """Forward, backward and one optimiser step.
+    """Forward, backward and one optimizer step.
 
     Returns the loss, its unweighted terms as `loss_NAME`, and the method's statistics.
     Raises DivergedError before the step when the loss is not finite.

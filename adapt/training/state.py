@@ -1,6 +1,6 @@
 """Where a training run stands between two steps, as plain tensors and figures.
 
-What the rest of a run follows from: networks, optimiser, the round's labels, what the method keeps,
+What the rest of a run follows from: networks, optimizer, the round's labels, what the method keeps,
 and torch's random numbers. Samplers and augmentation follow from the seed and the step.
 """
 
@@ -220,7 +220,7 @@ def _named_parameters(method: Method) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _slots(method: Method, optimizer: Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """What the optimiser holds of each parameter that is still trained, by its name."""
+    """What the optimizer holds of each parameter that is still trained, by its name."""
     for name, parameter in _named_parameters(method):
         held = optimizer.state.get(parameter, {})
         slots = {slot: value for slot, value in held.items() if value is not None}
@@ -237,8 +237,8 @@ def _fill(method: Method, optimizer: Optimizer, state: LoopState) -> None:
     for name, parameter in _named_parameters(method):
         for slot, value in slots.pop(name, {}).items():
             moment = value.shape == parameter.shape and value.dim() > 0
-            count = value.to(parameter.device, copy=True)  # fused optimisers want it there
+            count = value.to(parameter.device, copy=True)  # fused optimizers want it there
             placed = torch.empty_like(parameter).copy_(value) if moment else count
             optimizer.state[parameter][slot] = placed
     if slots:
-        raise CheckpointError(f"the checkpoint's optimiser has other parameters: {min(slots)}")
+        raise CheckpointError(f"the checkpoint's optimizer has other parameters: {min(slots)}")

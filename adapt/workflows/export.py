@@ -117,7 +117,7 @@ def export_run(
     """Export a network that a run kept, with the run's origin on its card.
 
     round_number: from 1, of a round whose network was kept; the last one unless given.
-    The card's data are the sets that were learnt from. Its scores are those of the round, if
+    The card's data are the sets that were learned from. Its scores are those of the round, if
     the run had a validation set and, of the last, was not killed: then the network may be one
     round ahead.
 
@@ -138,7 +138,7 @@ def export_run(
     rounds = run.metrics()[: round_number or info.rounds]
     if round_number is None and info.state == "running":
         rounds = []
-    learnt = [data for data in info.data if data.role != "validation"]
+    learned = [data for data in info.data if data.role != "validation"]
     card = ModelCard(
         name=name,
         version=version,
@@ -146,7 +146,7 @@ def export_run(
         preprocessing=info.preprocessing,
         method=info.method,
         recipe=info.recipe_name,
-        data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(learnt)},
+        data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(learned)},
         scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
         created=datetime.now(UTC),
     )

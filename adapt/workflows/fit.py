@@ -19,7 +19,7 @@ from adapt.methods import Method
 from adapt.runs.checkpoints import StopRequest, checkpoints_of
 from adapt.runs.folder import Run
 from adapt.runtime.disk_arrays import Scratch
-from adapt.runtime.distributed import ALONE, World
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.loop import Round, train
 from adapt.training.state import LoopState
 from models.backbones.net import ReIDNet
@@ -31,15 +31,15 @@ log = logging.getLogger("resight")
 class Machine:
     """Where a run happens and what its randomness starts from.
 
-    world: the processes that do it together; each gives the same arguments to what trains.
+    group: the processes that do it together; each gives the same arguments to what trains.
     """
 
     device: torch.device
     seed: int
-    world: World = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
 
-def train_into(
+def fit(
     run: Run,
     method: Method,
     data: DecodedCrops,
@@ -61,7 +61,7 @@ def train_into(
     Raises what the loop raises, and RunError when the folder cannot be written.
     """
     start = time.monotonic() - (0.0 if state is None else float(state.notes["seconds"]))
-    world = machine.world
+    group = machine.group
     try:
         rounds = train(
             method,
@@ -75,29 +75,29 @@ def train_into(
             seed=machine.seed,
             device=machine.device,
             source=source,
-            checkpoints=checkpoints_of(run, stop or StopRequest(), start, world),
+            checkpoints=checkpoints_of(run, stop or StopRequest(), start, group),
             resume=state,
-            world=world,
-            room=Scratch(run.path).table,
+            group=group,
+            allocate=Scratch(run.path).table,
         )
         persons = None
-        if world.first and labelled is not None and run.info.kind == "adapt":
+        if group.is_main and labelled is not None and run.info.kind == "adapt":
             persons = labelled.persons_of(data.crops)
         for result in rounds:
-            if world.first:
+            if group.is_main:
                 scores = _validate(method.embedder(), labelled, machine)
                 scores |= _beside_truth(result, persons)
                 _record(run, result, method, scores)
                 _log_round(result, recipe.schedule.rounds, scores)
-        if world.first:
+        if group.is_main:
             run.finish(time.monotonic() - start)
     except (AdaptError, KeyboardInterrupt) as error:
-        if world.first:
+        if group.is_main:
             _close(run, time.monotonic() - start, error)
         raise
     finally:
         run.release()
-    world.wait()
+    group.barrier()
     return run
 
 

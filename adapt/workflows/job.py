@@ -25,9 +25,9 @@ from adapt.methods import METHODS
 from adapt.recipes import load_recipe, recipe_label
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.runs.info import CONTINUED, PASSING
+from adapt.runs.info import RESUMABLE_REASONS, TRANSIENT_REASONS
 from adapt.runs.tensor_files import write_atomically
-from adapt.runtime.distributed import World, join
+from adapt.runtime.distributed import ProcessGroup, join
 from adapt.workflows.export import export_run
 from adapt.workflows.fit import Machine
 from adapt.workflows.resume import resume
@@ -87,7 +87,7 @@ class Outcome(BaseModel):
     @classmethod
     def of(cls, error: AdaptError | ModelError, folder: Path) -> Outcome:
         """What becomes of the job of a folder that ended with an error."""
-        goes_on = error.reason in PASSING and _can_go_on(folder / _RUN)
+        goes_on = error.reason in TRANSIENT_REASONS and _can_go_on(folder / _RUN)
         return cls(state="stopped" if goes_on else "failed", reason=error.reason, error=str(error))
 
     def write(self, folder: Path) -> None:
@@ -103,28 +103,28 @@ def run_job(folder: Path, stop: StopRequest) -> Outcome:
     asked to stop; `Outcome.of` says whether it can be started again.
     """
     job = Job.read(folder)
-    device, world = join(job.device)
-    machine = Machine(device, job.seed, world)
-    with _alone(folder) if world.first else nullcontext():
+    device, group = join(job.device)
+    machine = Machine(device, job.seed, group)
+    with _alone(folder) if group.is_main else nullcontext():
         outcome = _done_by(machine, folder, job, stop)
-    world.leave()
+    group.shutdown()
     return outcome
 
 
 def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Outcome:
-    world = machine.world
-    run = _earlier_run(folder / _RUN) if world.first else None
-    left = _told(world, _what_is_left(run))
+    group = machine.group
+    run = _earlier_run(folder / _RUN) if group.is_main else None
+    left = _told(group, _what_is_left(run))
     if left == "nothing":
         info = cast(Run, run or _earlier_run(folder / _RUN)).info
         if info.state == "failed":
             return Outcome(state="failed", reason=info.reason, error=info.error)
     elif left == "the rest":
         # Not where they lay when it began: the folder of a server may be moved.
-        run = resume(folder / _RUN, machine.device, stop, world, target=folder / _CROPS)
+        run = resume(folder / _RUN, machine.device, stop, group, target=folder / _CROPS)
     else:
         run = _new_run(folder, job, machine, stop)
-    if world.first and not (folder / _BUNDLE).exists():
+    if group.is_main and not (folder / _BUNDLE).exists():
         export_run(cast(Run, run), folder / _BUNDLE, name=job.name, version=job.version)
     return Outcome(state="finished")
 
@@ -136,7 +136,9 @@ def _what_is_left(run: Run | None) -> str:
     if run.can_continue:
         return "the rest"
     info = run.info
-    over = info.state == "finished" or (info.state == "failed" and info.reason not in CONTINUED)
+    over = info.state == "finished" or (
+        info.state == "failed" and info.reason not in RESUMABLE_REASONS
+    )
     return "nothing" if over else "all"
 
 
@@ -148,11 +150,11 @@ def _can_go_on(path: Path) -> bool:
         return False
 
 
-def _told(world: World, left: str) -> str:
+def _told(group: ProcessGroup, left: str) -> str:
     """What the first process found; the others may look later, when the folder has changed."""
-    if world.size == 1:
+    if group.size == 1:
         return left
-    notes = world.share(({}, {"left": left}) if world.first else None)[1]
+    notes = group.broadcast(({}, {"left": left}) if group.is_main else None)[1]
     return str(notes["left"])
 
 

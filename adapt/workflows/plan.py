@@ -14,9 +14,9 @@ from adapt.config import Recipe
 from adapt.data.catalog.splits import Split
 from adapt.data.decoding.run_crops import RunCrops
 from adapt.runs.folder import refuse_taken
-from adapt.runtime.device import most_memory
+from adapt.runtime.device import peak_rss_bytes
 from adapt.training.loop import steps_of_round
-from adapt.types import CropSet, PseudoLabels, in_memory
+from adapt.types import CropSet, PseudoLabels, allocate_floats
 from adapt.workflows.fit import Machine
 from adapt.workflows.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
 from adapt.workflows.session import PreparedSite, prepare, site_clusterer
@@ -29,7 +29,7 @@ CROPS_OF_A_CLUSTER = 20
 """Where the recipe does not say how many clusters there are."""
 
 GRAPH_BYTES = 2048
-"""Of a crop in neighbours and re-ranked distances: some 20 + 2 x 100 entries of 8 bytes."""
+"""Of a crop in neighbors and re-ranked distances: some 20 + 2 x 100 entries of 8 bytes."""
 
 CHECKPOINTS = 2
 """The last one, and the next while it is written."""
@@ -58,8 +58,8 @@ class Memory:
     measured: what this process held at most when it had read everything and made its steps;
     networks, training and activations are in it, and the decoded crops, which are mapped from a
     file: the system takes their pages back when it needs room.
-    networks: with their averages and heads. training: gradients and the optimiser's moments.
-    activations: what a step keeps for its backward pass. labelling: neighbours and distances.
+    networks: with their averages and heads. training: gradients and the optimizer's moments.
+    activations: what a step keeps for its backward pass. labelling: neighbors and distances.
     device: bytes on a GPU when the steps were made, where the run has one.
     """
 
@@ -241,7 +241,7 @@ def _labelling_seconds(site: PreparedSite, recipe: Recipe, machine: Machine) -> 
     features = separated(rows, people, dimension, np.random.default_rng(machine.seed))
     cameras = np.arange(rows) // people % len(site.data.crops.cameras)
     scaled = recipe.model_copy(update={"clustering": settings})
-    cluster = site_clusterer(scaled, machine.seed, machine.device, in_memory)
+    cluster = site_clusterer(scaled, machine.seed, machine.device, allocate_floats)
     cluster(features, cameras)
     start = time.perf_counter()
     cluster(features, cameras)
@@ -261,7 +261,7 @@ def _memory(site: PreparedSite, recipe: Recipe, measured: Measured) -> Memory:
     # AML holds a graph of each network at a time
     graphs = 0 if recipe.clustering.algorithm == "kmeans" else len(site.method.extractors())
     return Memory(
-        measured=most_memory(),
+        measured=peak_rss_bytes(),
         networks=measured.networks,
         training=measured.gradients + measured.optimizer,
         activations=measured.activations,
@@ -273,7 +273,7 @@ def _memory(site: PreparedSite, recipe: Recipe, measured: Measured) -> Memory:
 def _disk(site: PreparedSite, recipe: Recipe, measured: Measured) -> Disk:
     decoded = [site.data, *([site.source] if site.source is not None else [])]
     networks = len(site.method.extractors())
-    # their mean, and of each graph, or of the mean, the centred features; k-means' float64 is two
+    # their mean, and of each graph, or of the mean, the centered features; k-means' float64 is two
     copies = 1 + (3 if recipe.clustering.algorithm == "kmeans" else networks)
     table = len(site.data) * site.method.embedder().dimension * np.dtype(np.float32).itemsize
     return Disk(

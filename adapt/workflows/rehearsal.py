@@ -25,19 +25,19 @@ from adapt.data.batches.transforms import augment
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.methods import Method, SiteMethod, SourceMethod
 from adapt.runtime.compute import set_up
-from adapt.runtime.device import most_gpu_memory
+from adapt.runtime.device import peak_gpu_bytes
 from adapt.training.extraction import MIN_CAMERA_CROPS, extract
 from adapt.training.optimizer import build_optimizer
 from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
 from models.backbones.ghost_batch_norm import group_batch_norm
 
 CROPS_OF_A_PERSON = 40
-"""In made-up features: more than any method looks at in the neighbourhood of a crop."""
+"""In made-up features: more than any method looks at in the neighborhood of a crop."""
 
 PATIENCE = 4.0
 """Seconds after which no further step is timed."""
 
-MOST_STEPS = 8
+MAX_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def rehearse(
         gradients=trained,
         optimizer=trained * (2 if recipe.optimizer.algorithm == "adam" else 1),
         activations=activations,
-        device_peak=most_gpu_memory(device),
+        device_peak=peak_gpu_bytes(device),
     )
 
 
@@ -225,7 +225,7 @@ def _steps(
         losses = method.step(next(batches))
     seconds: list[float] = []
     start = time.perf_counter()
-    for number in range(MOST_STEPS + 1):
+    for number in range(MAX_STEPS + 1):
         total = losses.total()
         if total.requires_grad:
             optimizer.zero_grad(set_to_none=True)

@@ -181,7 +181,7 @@ def check_clusters(plan: Plan) -> None:
 def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
     """The run in a stage's folder, finished or to be continued; None if none is worth keeping.
 
-    roots: the folders it learnt from.
+    roots: the folders it learned from.
     Raises RunError when the folder holds a run that ended for good or one of another kind.
     """
     if not (stage.out / "run.json").is_file():

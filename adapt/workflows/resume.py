@@ -20,9 +20,9 @@ from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
 from adapt.runs.info import Inputs, RunInfo, library_versions
 from adapt.runtime.disk_arrays import Scratch
-from adapt.runtime.distributed import ALONE, World
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.state import LoopState
-from adapt.workflows.fit import Machine, train_into
+from adapt.workflows.fit import Machine, fit
 from adapt.workflows.session import (
     list_site,
     read_sources,
@@ -43,7 +43,7 @@ def resume(
     path: Path,
     device: torch.device,
     stop: StopRequest | None = None,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     *,
     target: Path | None = None,
 ) -> Run:
@@ -54,10 +54,10 @@ def resume(
     target: where the site's crops of an adaptation lie, if they were moved since it began.
     Raises RunError when the run is over, its crops have changed or its checkpoint cannot be used.
     """
-    run = Run.reopen(path) if world.first else Run.open(path)
+    run = Run.reopen(path) if group.is_main else Run.open(path)
     try:
         info = run.info
-        state = LoopState(*run.checkpoint()) if world.first else None
+        state = LoopState(*run.checkpoint()) if group.is_main else None
         if device.type != torch.device(info.device).type:
             raise RunError(
                 f"{path} was trained on {info.device}: give --device {info.device}, or start anew"
@@ -75,9 +75,9 @@ def resume(
                 threads,
                 info.threads,
             )
-        machine = Machine(device, info.seed, world)
+        machine = Machine(device, info.seed, group)
         recipe = parse_recipe({**BEFORE_PRECISIONS, **info.recipe})
-        world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
+        group.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
         inputs = cast(Inputs, info.inputs)
         if target is not None:
             inputs = inputs.model_copy(update={"target": str(target)})
@@ -86,12 +86,12 @@ def resume(
         validation = Path(inputs.validation) if inputs.validation else None
         labelled = read_validation(validation, info.preprocessing)
         if state is not None:
-            run.rewind(state.rounds, world.size)
+            run.rewind(state.rounds, group.size)
             log.info("%s goes on in round %d", path, state.rounds + 1)
     except BaseException:
         run.release()
         raise
-    return train_into(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
+    return fit(run, method, data, recipe, machine, labelled, source, stop=stop, state=state)
 
 
 def _pretraining(
@@ -102,7 +102,7 @@ def _pretraining(
     parser, parsing = part_parser(options)
     if parsing != info.parsing:
         raise RunError(f"{options.parts_model} is another model than the run began with")
-    crops = RunCrops(run.path, machine.world)
+    crops = RunCrops(run.path, machine.group)
     data = _sources(run, inputs, crops)
     crops.keep()
     if parser is not None:
@@ -121,7 +121,7 @@ def _adaptation(
     clusterer = site_clusterer(recipe, machine.seed, machine.device, room)
     method = method_type(nets, recipe.options, clusterer)
     listing = list_site(Path(inputs.target), info.camera_pattern, info.hold_back)
-    crops = RunCrops(run.path, machine.world)
+    crops = RunCrops(run.path, machine.group)
     data = read_target(listing, recipe, info.preprocessing, crops)
     _check_unchanged(info, data, "target")
     source = _sources(run, inputs, crops) if inputs.sources else None

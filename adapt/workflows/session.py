@@ -19,7 +19,7 @@ from adapt.data.catalog.holdback import without_held_back
 from adapt.data.catalog.minimum import check_amount
 from adapt.data.catalog.sources import merge_sources, refuse_twice
 from adapt.data.catalog.splits import Split
-from adapt.data.decoding.decode import DecodedCrops, Room, in_memory
+from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops
 from adapt.data.decoding.loading import load_crops
 from adapt.data.decoding.run_crops import RunCrops
 from adapt.data.decoding.thinning import thin_crops
@@ -27,7 +27,7 @@ from adapt.errors import ConfigError, RunError
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS, SiteMethod, SourceMethod
 from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
-from adapt.types import CropSet, TableRoom
+from adapt.types import CropSet, FloatAllocator
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
@@ -99,11 +99,14 @@ def list_site(target: Path, camera_pattern: str | None, hold_back: float) -> Cro
 
 
 def read_crops(
-    listing: CropSet, recipe: Recipe, preprocessing: Preprocessing, room: Room = in_memory
+    listing: CropSet,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    allocate: CropAllocator = allocate_crops,
 ) -> DecodedCrops:
-    """A site's crops as they are learnt from: decoded, in no telling order, thinned."""
+    """A site's crops as they are learned from: decoded, in no telling order, thinned."""
     return thin_crops(
-        load_crops(listing, preprocessing, forget_names=True, room=room),
+        load_crops(listing, preprocessing, forget_names=True, allocate=allocate),
         difference=recipe.thinning.difference,
         per_track=recipe.thinning.per_track,
     )
@@ -117,14 +120,16 @@ def read_target(
     return crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
 
 
-def site_clusterer(recipe: Recipe, seed: int, device: torch.device, room: TableRoom) -> Clusterer:
-    """Clusters as the recipe says, on the device if it is a GPU. room: see `Clusterer`."""
+def site_clusterer(
+    recipe: Recipe, seed: int, device: torch.device, allocate: FloatAllocator
+) -> Clusterer:
+    """Clusters as the recipe says, on the device if it is a GPU. allocate: see `Clusterer`."""
     return Clusterer(
         recipe.clustering,
         identities_per_batch=recipe.batch.identities,
         seed=seed,
         device=None if device.type == "cpu" else device,
-        room=room,
+        allocate=allocate,
     )
 
 
@@ -141,7 +146,7 @@ def read_sources(
         SOURCE_CROPS,
         listing,
         made_by(preprocessing),
-        lambda room: load_crops(listing, preprocessing, room=room),
+        lambda allocate: load_crops(listing, preprocessing, allocate=allocate),
     )
 
 

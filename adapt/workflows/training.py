@@ -25,10 +25,10 @@ from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run, refuse_taken
 from adapt.runs.info import DataInfo, Inputs, RunInfo, WeightsInfo, library_versions
 from adapt.runtime.disk_arrays import Scratch
-from adapt.runtime.distributed import World
+from adapt.runtime.distributed import ProcessGroup
 from adapt.runtime.progress import progress
 from adapt.training.extraction import extract
-from adapt.workflows.fit import Machine, train_into
+from adapt.workflows.fit import Machine, fit
 from adapt.workflows.session import (
     prepare,
     read_sources,
@@ -67,12 +67,12 @@ def pretrain(
     A recipe with `parts = masks` has every crop parsed once, before training.
     Raises DataError, ConfigError, RunError, WeightsError.
     """
-    _check_start(out, recipe, machine.world)
+    _check_start(out, recipe, machine.group)
     torch.manual_seed(machine.seed)
-    net, start, learnt = _start(backbone, weights)
+    net, start, learned = _start(backbone, weights)
     options = cast(SourceOptions, recipe.options)
     parser, parsing = part_parser(options)
-    crops = RunCrops(out, machine.world)
+    crops = RunCrops(out, machine.group)
     data = read_sources(sources, splits, preprocessing, crops)
     if parser is not None:
         data = with_part_masks(data, parser)
@@ -88,12 +88,12 @@ def pretrain(
         weights=start,
         parsing=parsing,
         init=(),
-        data=(DataInfo.of(data.crops, "source"), *learnt, *_validation_infos(labelled)),
+        data=(DataInfo.of(data.crops, "source"), *learned, *_validation_infos(labelled)),
         inputs=_inputs(None, sources, splits, validation),
     )
-    run = _start_run(out, info, machine.world)
+    run = _start_run(out, info, machine.group)
     crops.keep()
-    return train_into(run, method, data, recipe, machine, labelled, stop=stop)
+    return fit(run, method, data, recipe, machine, labelled, stop=stop)
 
 
 def adapt(
@@ -121,9 +121,9 @@ def adapt(
     share of the crops to leave out, in [0, 1), see `adapt.data.catalog.holdback`.
     Raises DataError, ClusteringError, ConfigError, RunError.
     """
-    _check_start(out, recipe, machine.world)
+    _check_start(out, recipe, machine.group)
     torch.manual_seed(machine.seed)
-    crops = RunCrops(out, machine.world)
+    crops = RunCrops(out, machine.group)
     site = prepare(
         target,
         camera_pattern=camera_pattern,
@@ -139,9 +139,9 @@ def adapt(
     source = site.source
     if source is not None and isinstance(site.method, SourceMethod):
         _start_source(site.method, source, machine)
-    learnt = [d for run in site.inits for d in run.info.data if d.role == "source"]
+    learned = [d for run in site.inits for d in run.info.data if d.role == "source"]
     if source is not None:
-        learnt.append(DataInfo.of(source.crops, "source"))
+        learned.append(DataInfo.of(source.crops, "source"))
     first = site.inits[0].info
     info = _describe(
         "adapt",
@@ -156,15 +156,15 @@ def adapt(
         init=tuple(run.network_hash() for run in site.inits),
         data=(
             DataInfo.of(site.data.crops, "target"),
-            *{d.fingerprint: d for d in learnt}.values(),
+            *{d.fingerprint: d for d in learned}.values(),
             *_validation_infos(site.labelled),
         ),
         inputs=_inputs(target, sources, splits, validation),
         keep_rounds=keep_rounds,
     )
-    run = _start_run(out, info, machine.world)
+    run = _start_run(out, info, machine.group)
     crops.keep()
-    return train_into(
+    return fit(
         run,
         site.method,
         site.data,
@@ -202,7 +202,7 @@ def part_parser(options: SourceOptions) -> tuple[PartParser | None, WeightsInfo 
 def _start(
     backbone: str, weights: str | None
 ) -> tuple[ReIDNet, WeightsInfo | None, tuple[DataInfo, ...]]:
-    """The network that pre-training starts from, where its weights are from, what it learnt from.
+    """The network that pre-training starts from, where its weights are from, what it learned from.
 
     Raises RunError when a run's network is of another architecture.
     """
@@ -211,8 +211,8 @@ def _start(
         if run.info.backbone != backbone or run.info.attention:
             kind = run.info.backbone + (" with attention" if run.info.attention else "")
             raise RunError(f"{weights} is a {kind}, not a {backbone}; choose one architecture")
-        learnt = tuple(d for d in run.info.data if d.role != "validation")
-        return run.network(), WeightsInfo(source=weights, sha256=run.network_hash()), learnt
+        learned = tuple(d for d in run.info.data if d.role != "validation")
+        return run.network(), WeightsInfo(source=weights, sha256=run.network_hash()), learned
     net = ReIDNet(backbone)
     if weights is None:
         return net, None, ()
@@ -220,29 +220,29 @@ def _start(
     return net, WeightsInfo.of(backbone, weights), ()
 
 
-def _check_start(out: Path, recipe: Recipe, world: World) -> None:
+def _check_start(out: Path, recipe: Recipe, group: ProcessGroup) -> None:
     """Refuse what can be refused before anything is read."""
-    world.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
-    if world.first:
+    group.refuse_uneven(recipe.batch.size, recipe.batch.ghost)
+    if group.is_main:
         refuse_taken(out)
 
 
-def _start_run(out: Path, info: RunInfo, world: World) -> Run:
+def _start_run(out: Path, info: RunInfo, group: ProcessGroup) -> Run:
     """The run folder; all processes but the first leave it alone."""
-    return Run.create(out, info) if world.first else Run(out, info)
+    return Run.create(out, info) if group.is_main else Run(out, info)
 
 
 def _start_source(method: SourceMethod, source: DecodedCrops, machine: Machine) -> None:
-    world = machine.world
-    world.wait()
+    group = machine.group
+    group.barrier()
     with progress("extract source", len(source)) as tick:
         (features,) = extract(
-            [method.embedder()], source.images, device=machine.device, progress=tick, world=world
+            [method.embedder()], source.images, device=machine.device, progress=tick, group=group
         )
-    if not world.first:
+    if not group.is_main:
         return  # the others get what it learns with the first state
     _, persons = np.unique(source.crops.persons, return_inverse=True)
-    method.start_source(cluster_centers(features, persons, normalise=True))
+    method.start_source(cluster_centers(features, persons, normalize=True))
 
 
 def _describe(
@@ -259,8 +259,8 @@ def _describe(
         recipe=recipe.model_dump(mode="json"),
         recipe_name=recipe_name,
         seed=machine.seed,
-        device=str(machine.device) if machine.world.size == 1 else machine.device.type,
-        processes=machine.world.size,
+        device=str(machine.device) if machine.group.size == 1 else machine.device.type,
+        processes=machine.group.size,
         threads=torch.get_num_threads(),
         versions=library_versions(),
         started=datetime.now(UTC),

@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.gate.letters import unpack_letters
 from benchmarks.gate.measuring import SITE_FILE, SiteToMeasure, measure_site, read_site_result
 from benchmarks.gate.networks import kept_networks, source_network
-from benchmarks.gate.spoilt import damage, spoil
+from benchmarks.gate.spoiled import damage, spoil
 from benchmarks.gate.tables import report
 
 

@@ -3,7 +3,7 @@
 Omniglot (Lake et al., Science 2015) as a set of identities: a character is a person, a drawer is a
 camera, with one crop of each. The archive holds it in Market-1501's layout, the folders
 omniglot_background and omniglot_evaluation. Characters are numbered alphabet by alphabet:
-neighbours in number look alike.
+neighbors in number look alike.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CHARACTERS = 40
 class Letters:
     """Folders of labelled characters.
 
-    source: of the background. learnt: of the evaluation alphabets, to adapt to. judged: characters
-    among these that are not learnt.
+    source: of the background. learned: of the evaluation alphabets, to adapt to. judged: characters
+    among these that are not learned.
     """
 
     source: Path
-    learnt: Path
+    learned: Path
     judged: Path
 
 
@@ -44,12 +44,12 @@ def unpack_letters(archive: Path, out: Path, block: int) -> Letters:
         images = [PurePosixPath(name) for name in file.namelist() if name.endswith(".png")]
         evaluation = [image for image in images if image.parts[0] == "omniglot_evaluation"]
         train = [image for image in evaluation if image.parts[1] == SPLIT_FOLDERS["train"]]
-        learnt = _block(train, CHARACTERS, block)
-        first, last = min(map(_character, learnt)), max(map(_character, learnt))
+        learned = _block(train, CHARACTERS, block)
+        first, last = min(map(_character, learned)), max(map(_character, learned))
         background = [image for image in images if image.parts[0] == "omniglot_background"]
         for folder, wanted in (
             (made.source, _block(background, SOURCE_CHARACTERS, block)),
-            (made.learnt, learnt),
+            (made.learned, learned),
             (
                 made.judged,
                 [i for i in set(evaluation) - set(train) if first <= _character(i) <= last],
@@ -64,7 +64,7 @@ def _character(image: PurePosixPath) -> str:
 
 
 def _block(images: list[PurePosixPath], count: int, block: int) -> list[PurePosixPath]:
-    """Images of the block's neighbouring characters."""
+    """Images of the block's neighboring characters."""
     names = sorted({_character(image) for image in images})
     wanted = set(names[(block - 1) * count : block * count])
     if block < 1 or len(wanted) < count:

@@ -150,7 +150,7 @@ def _embedded(
 def _check_site(file: Path, site: SiteToMeasure, sightings: Sightings, crops: CropSet) -> None:
     """Write down what site this is, or compare with what was written."""
     groups, rule = sightings.group_count, DEFAULT_RULE
-    if len(sightings) < rule.least_crops or groups < rule.least_groups:
+    if len(sightings) < rule.min_crops or groups < rule.min_groups:
         raise SystemExit(
             f"{site.name}: on {len(sightings)} crops of {groups} tracks the gate holds"
         )

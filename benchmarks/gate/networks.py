@@ -54,5 +54,5 @@ def kept_networks(path: Path, rounds: Collection[int] | None = None) -> list[Kep
 
 
 def source_network(path: Path) -> KeptNetwork:
-    """The last network of a run, as the model in use before a site is learnt."""
+    """The last network of a run, as the model in use before a site is learned."""
     return KeptNetwork(Run.open(path), None, "source")

@@ -21,10 +21,10 @@ from adapt.evaluation.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.networks import Stage
 
-MOST_PROXIES = 5
+MAX_PROXIES = 5
 """Of a rule: more are hard to explain, and fit the sites they were chosen on."""
 
-LEAST_VOTES = 2
+MIN_VOTES = 2
 """Of a rule: no figure decides alone, since a method may move it without a better model."""
 
 BETA = 0.5
@@ -186,17 +186,17 @@ def scores_of(votes: Votes, proxies: Sequence[str]) -> NDArray[np.int64]:
     return score
 
 
-def promotions(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
+def promotions(votes: Votes, proxies: Sequence[str], min_votes: int) -> NDArray[np.bool_]:
     """(M, M) pairs (old, new) that a rule promotes."""
-    promoted = (scores_of(votes, proxies) >= least_votes) | votes.collapsed[:, None]
+    promoted = (scores_of(votes, proxies) >= min_votes) | votes.collapsed[:, None]
     promoted[:, votes.collapsed] = False
     np.fill_diagonal(promoted, False)
     return promoted
 
 
-def rejections(votes: Votes, proxies: Sequence[str], least_votes: int) -> NDArray[np.bool_]:
+def rejections(votes: Votes, proxies: Sequence[str], min_votes: int) -> NDArray[np.bool_]:
     """(M, M) pairs (old, new) that a rule rejects."""
-    rejected = (scores_of(votes, proxies) <= -least_votes) & ~votes.collapsed[:, None]
+    rejected = (scores_of(votes, proxies) <= -min_votes) & ~votes.collapsed[:, None]
     rejected[:, votes.collapsed] = True
     np.fill_diagonal(rejected, False)
     return rejected
@@ -238,19 +238,19 @@ class Candidate:
     """A rule that may be chosen."""
 
     proxies: tuple[str, ...]
-    least_votes: int
+    min_votes: int
 
     def __str__(self) -> str:
-        return f"{self.least_votes} of {', '.join(self.proxies)}"
+        return f"{self.min_votes} of {', '.join(self.proxies)}"
 
 
 def candidates(proxies: Sequence[str]) -> Iterator[Candidate]:
-    """Every rule of up to `MOST_PROXIES` proxies and `LEAST_VOTES` votes or more."""
-    for size in range(LEAST_VOTES, MOST_PROXIES + 1):
+    """Every rule of up to `MAX_PROXIES` proxies and `MIN_VOTES` votes or more."""
+    for size in range(MIN_VOTES, MAX_PROXIES + 1):
         for chosen in combinations(proxies, size):
             if len(set(chosen) & set(ONE_WITNESS)) > 1:
                 continue
-            for least in range(LEAST_VOTES, size + 1):
+            for least in range(MIN_VOTES, size + 1):
                 yield Candidate(chosen, least)
 
 
@@ -266,7 +266,7 @@ class Case:
 
     def judge(self, rule: Candidate, margin: float, asked: Asked) -> Judged:
         """How often the rule is right here."""
-        promoted = promotions(self.votes, rule.proxies, rule.least_votes)
+        promoted = promotions(self.votes, rule.proxies, rule.min_votes)
         wanted = pairs_asked(self.stages, self.votes.collapsed, asked)
         return judge(promoted, self.true, margin, wanted)
 

@@ -60,7 +60,7 @@ def report(sites: Sequence[SiteResult], out: Path, *, margin: float, choosing: b
         protocol: [_case(site, vote, protocol) for site, vote in zip(sites, votes, strict=True)]
         for protocol in PROTOCOLS
     }
-    rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)}
+    rules = {"default": Candidate(DEFAULT_RULE.proxies, DEFAULT_RULE.min_votes)}
     left_out: dict[str, Candidate] = {}
     if choosing:
         everything = [case for own in cases.values() for case in own]
@@ -123,7 +123,7 @@ def _tried(rule: Candidate, cases: Sequence[Case], margin: float) -> dict[str, A
     """A rule, and by question and site how often it is right."""
     return {
         "proxies": list(rule.proxies),
-        "least_votes": rule.least_votes,
+        "min_votes": rule.min_votes,
         **{
             asked: {case.name: asdict(case.judge(rule, margin, asked)) for case in cases}
             for asked in ASKED
@@ -133,8 +133,8 @@ def _tried(rule: Candidate, cases: Sequence[Case], margin: float) -> dict[str, A
 
 def _verdicts(site: SiteResult, case: Case, rule: Candidate) -> list[dict[str, Any]]:
     """Each end of a run against each source network of its site that has not collapsed."""
-    promoted = promotions(case.votes, rule.proxies, rule.least_votes)
-    rejected = rejections(case.votes, rule.proxies, rule.least_votes)
+    promoted = promotions(case.votes, rule.proxies, rule.min_votes)
+    rejected = rejections(case.votes, rule.proxies, rule.min_votes)
     wanted = pairs_asked(case.stages, case.votes.collapsed, "first")
     return [
         {
@@ -230,7 +230,7 @@ def _rule_rows(found: Mapping[str, Any], cases: Sequence[Case], asked: Asked) ->
     return [
         [
             name,
-            str(Candidate(tuple(rule["proxies"]), rule["least_votes"])),
+            str(Candidate(tuple(rule["proxies"]), rule["min_votes"])),
             kind,
             *_counts(_pooled(rule[asked], cases, kind)),
         ]
@@ -294,7 +294,7 @@ MARKERS: Mapping[Stage, str] = {"source": "^", "round": ".", "last": "o"}
 
 
 def draw(file: Path, sites: Sequence[SiteResult]) -> None:
-    """True mAP (other-camera) over each proxy; a mark for each model, a colour for each kind."""
+    """True mAP (other-camera) over each proxy; a mark for each model, a color for each kind."""
     columns = 4
     lines = -(-(len(PROXIES) + 1) // columns)
     figure = Figure(figsize=(3 * columns, 2.6 * lines), layout="constrained")

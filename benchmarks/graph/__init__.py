@@ -1,1 +1,1 @@
-"""Benchmark of the neighbour graph, a module per part."""
+"""Benchmark of the neighbor graph, a module per part."""

@@ -1,4 +1,4 @@
-"""The sparse neighbour graph beside the dense one: `python -m benchmarks.graph PART ...`.
+"""The sparse neighbor graph beside the dense one: `python -m benchmarks.graph PART ...`.
 
 labels   labels of our code, of a plain dense one and of public code (`--public`), point by point
 scale    time and memory against N, ours and dense in turn (each call in a process of its own)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from adapt.clustering.graph.neighbors import FaissSearch, Neighbors, UnitRows, nearest_neighbors
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.jaccard import JaccardGraph, Variant
-from adapt.clustering.graph.neighbours import FaissSearch, Neighbours, UnitRows, nearest_neighbours
 from adapt.clustering.graph.radius import CUT
 from adapt.clustering.labels.auto_radius import auto_radius
 from adapt.clustering.labels.dbscan import cluster_dbscan
@@ -63,11 +63,11 @@ class Cost:
 def warm_up(variant: Variant) -> None:
     """Compile, or load what was compiled, before anything is measured."""
     graph = JaccardGraph(site(500, PER_PERSON).features, k1=K1[variant], k2=K2, variant=variant)
-    auto_radius(graph, min_samples=MIN_SAMPLES, neighbours=K1[variant])
+    auto_radius(graph, min_samples=MIN_SAMPLES, neighbors=K1[variant])
 
 
 def sparse_cost(features: Path, variant: Variant) -> Cost:
-    """Ours: neighbours, encoding, jaccard, dbscan, and radius (auto) after that."""
+    """Ours: neighbors, encoding, jaccard, dbscan, and radius (auto) after that."""
     unit = np.load(features)
     warm_up(variant)
     stages = MemoryStages()
@@ -76,7 +76,7 @@ def sparse_cost(features: Path, variant: Variant) -> Cost:
     with stages("dbscan"):
         labels = cluster_dbscan(distances, RADIUS, MIN_SAMPLES).labels
     with stages("radius"):
-        auto_radius(graph, min_samples=MIN_SAMPLES, neighbours=K1[variant])
+        auto_radius(graph, min_samples=MIN_SAMPLES, neighbors=K1[variant])
     return Cost(stages.seconds, stages.extra, labels)
 
 
@@ -84,7 +84,7 @@ def dense_cost(features: Path, lists: Path, variant: Variant, public: Path | Non
     """The dense code, or the public file, on ready lists: jaccard, dbscan."""
     unit = np.load(features)
     with np.load(lists) as held:
-        near = Neighbours(held["rank"], held["squared"], held["farthest"])
+        near = Neighbors(held["rank"], held["squared"], held["farthest"])
     stages = MemoryStages()
     with stages("jaccard"):
         if public is None:
@@ -97,8 +97,8 @@ def dense_cost(features: Path, lists: Path, variant: Variant, public: Path | Non
 
 
 def write_lists(features: Path, lists: Path, variant: Variant) -> None:
-    """Neighbour lists for the dense code."""
-    near = nearest_neighbours(
+    """Neighbor lists for the dense code."""
+    near = nearest_neighbors(
         UnitRows(np.load(features)), K1[variant] + 1, farthest=True, search=FaissSearch()
     )
     assert near.farthest is not None

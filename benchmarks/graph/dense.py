@@ -12,11 +12,11 @@ from types import ModuleType
 import faiss
 import numpy as np
 import torch
+from adapt.clustering.graph.neighbors import Neighbors
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 
 from adapt.clustering.graph.jaccard import Variant
-from adapt.clustering.graph.neighbours import Neighbours
 
 ZERO = 1e-6
 """Squared distances, and Jaccard distances, up to this are those of copies."""
@@ -32,7 +32,7 @@ def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
     return wide.astype(np.float32)
 
 
-def dense_neighbours(unit: NDArray[np.float32], count: int) -> Neighbours:
+def dense_neighbors(unit: NDArray[np.float32], count: int) -> Neighbors:
     """Rank all images by one N x N product: by (squared distance, index), the image itself first.
 
     In float64, and each group of copies once, so that copies are exactly as far as each other.
@@ -46,13 +46,11 @@ def dense_neighbours(unit: NDArray[np.float32], count: int) -> Neighbours:
     np.fill_diagonal(squared, -1)
     rank = np.argsort(squared, axis=1, kind="stable")[:, :count]
     nearest = np.maximum(np.take_along_axis(squared, rank, 1), 0)
-    return Neighbours(
-        rank.astype(np.int32), nearest.astype(np.float32), farthest.astype(np.float32)
-    )
+    return Neighbors(rank.astype(np.int32), nearest.astype(np.float32), farthest.astype(np.float32))
 
 
 def dense_jaccard(
-    unit: NDArray[np.float32], near: Neighbours, *, k1: int, k2: int, variant: Variant
+    unit: NDArray[np.float32], near: Neighbors, *, k1: int, k2: int, variant: Variant
 ) -> NDArray[np.float32]:
     """Compute all N x N distances; the notation is that of `adapt.clustering.graph.jaccard`.
 
@@ -82,7 +80,7 @@ def dense_jaccard(
 
 
 def _encode(
-    unit: NDArray[np.float32], near: Neighbours, k1: int, variant: Variant
+    unit: NDArray[np.float32], near: Neighbors, k1: int, variant: Variant
 ) -> NDArray[np.float32]:
     """V."""
     total = len(unit)
@@ -131,7 +129,7 @@ def dense_radius_by_rho(jaccard: NDArray[np.float32], rho: float) -> float:
 
 
 def public_jaccard(
-    file: Path, unit: NDArray[np.float32], *, k1: int, k2: int, near: Neighbours | None = None
+    file: Path, unit: NDArray[np.float32], *, k1: int, k2: int, near: Neighbors | None = None
 ) -> NDArray[np.float32]:
     """Run `compute_jaccard_distance` of a file of SpCL (faiss_rerank.py) or OpenUnReID.
 
@@ -154,7 +152,7 @@ def public_jaccard(
 class _ReadyLists:
     """A faiss index that has found its answers already."""
 
-    def __init__(self, near: Neighbours) -> None:
+    def __init__(self, near: Neighbors) -> None:
         self._near = near
 
     def add(self, features: NDArray[np.float32]) -> None:
@@ -167,7 +165,7 @@ class _ReadyLists:
         return self._near.squared[:, :count], self._near.rank[:, :count].astype(np.int64)
 
 
-def _public_function(file: Path, near: Neighbours | None) -> Callable[..., NDArray[np.float32]]:
+def _public_function(file: Path, near: Neighbors | None) -> Callable[..., NDArray[np.float32]]:
     """Import the file with a stand-in for the module beside it, most of which needs a GPU."""
     package, helpers = ModuleType("public_code"), ModuleType("public_code.faiss_utils")
     package.__path__ = []

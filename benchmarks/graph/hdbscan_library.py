@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from adapt.clustering.graph.jaccard import JaccardGraph
 from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
 from benchmarks.graph.agreement import ari, count_moved, counts, singles
-from benchmarks.graph.dense import dense_jaccard, dense_neighbours
+from benchmarks.graph.dense import dense_jaccard, dense_neighbors
 from benchmarks.graph.rules import within
 from benchmarks.graph.settings import K1, K2
 from benchmarks.graph.sites import PER_PERSON, site
@@ -30,9 +30,9 @@ def hdbscan_library(options: argparse.Namespace) -> None:
     few = JaccardGraph(site(500, PER_PERSON).features, k1=20, k2=K2, variant="classic")
     cluster_hdbscan(few.distances(1.0), min_samples=8, min_cluster_size=8)  # compiles
     for images, variant in itertools.product(options.sizes or (4000,), K1):
-        features = site(images, PER_PERSON).centred().features
+        features = site(images, PER_PERSON).centered().features
         graph = JaccardGraph(features, k1=K1[variant], k2=K2, variant=variant)
-        near = dense_neighbours(features, K1[variant] + 1)
+        near = dense_neighbors(features, K1[variant] + 1)
         jaccard = dense_jaccard(features, near, k1=K1[variant], k2=K2, variant=variant)
         start = time.monotonic()
         library = hdbscan.HDBSCAN(min_cluster_size=8, min_samples=8, metric="precomputed")

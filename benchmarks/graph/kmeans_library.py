@@ -36,7 +36,7 @@ def kmeans_library(options: argparse.Namespace) -> None:
     for name, method in SEEDINGS.items():
         if hasattr(faiss, f"ClusteringInitMethod_{method}"):
             codes[f"faiss, {name}"] = _faiss(getattr(faiss, f"ClusteringInitMethod_{method}"))
-    few = site(500, PER_PERSON).centred().features.astype(np.float32)
+    few = site(500, PER_PERSON).centered().features.astype(np.float32)
     for code in codes.values():
         code(few, 5, 1)  # loads what it needs
     head(
@@ -46,7 +46,7 @@ def kmeans_library(options: argparse.Namespace) -> None:
         *("inertia / ours", "adjusted Rand index"),
     )
     for images in options.sizes or (4000,):
-        data, clusters = site(images, PER_PERSON).centred(), images // PER_CLUSTER
+        data, clusters = site(images, PER_PERSON).centered(), images // PER_CLUSTER
         features = data.features.astype(np.float32)
         seconds: dict[str, list[float]] = {name: [] for name in codes}
         spent: dict[str, list[float]] = {name: [] for name in codes}
@@ -92,6 +92,6 @@ def inertia(features: NDArray[np.float32], labels: Codes) -> float:
     """Squared distances of all images to the mean of their cluster, summed up in float64."""
     wide = features.astype(np.float64)
     _, code, size = np.unique(labels, return_inverse=True, return_counts=True)
-    centres = np.zeros((len(size), wide.shape[1]))
-    np.add.at(centres, code, wide)
-    return float(((wide - (centres / size[:, None])[code]) ** 2).sum())
+    centers = np.zeros((len(size), wide.shape[1]))
+    np.add.at(centers, code, wide)
+    return float(((wide - (centers / size[:, None])[code]) ** 2).sum())

@@ -25,7 +25,7 @@ def pictures(options: argparse.Namespace) -> None:
     time_of = [(row["images"], graph_seconds(row)) for row in measured]
     memory = [(row["images"], [max(c["extra"].values()) / 1e9 for c in row["ours"]])
               for row in measured]  # fmt: skip
-    draw_scale(options.pictures / "graph-time.png", "seconds, neighbours excluded", time_of,
+    draw_scale(options.pictures / "graph-time.png", "seconds, neighbors excluded", time_of,
                _rival_points(measured, lambda c: sum(c["seconds"].values())))  # fmt: skip
     draw_scale(options.pictures / "graph-memory.png", "extra memory at the peak, GB", memory,
                _rival_points(measured, lambda c: max(c["extra"].values()) / 1e9))  # fmt: skip

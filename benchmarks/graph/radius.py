@@ -29,7 +29,7 @@ def radius(options: argparse.Namespace) -> None:
     cases = itertools.product(sizes, options.per_person, options.noises, K1)
     rows: Rows = []
     for images, per_person, noise, variant in cases:
-        data = site(images, per_person, noise=noise, seed=images + per_person).centred()
+        data = site(images, per_person, noise=noise, seed=images + per_person).centered()
         found = {name: asdict(rule) for name, rule in radius_rules(data, variant).items()}
         case = {"images": images, "per_person": per_person, "noise": noise, "variant": variant}
         rows = add_row(options.out / "radius.json", case | {"rules": found}, *case)

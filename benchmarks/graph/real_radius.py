@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 
-from adapt.clustering.clusterer import BIAS_NEIGHBOURS, LEAST_BIAS, MIN_CAMERA_CROPS
+from adapt.clustering.clusterer import BIAS_NEIGHBORS, MIN_BIAS, MIN_CAMERA_CROPS
 from adapt.clustering.graph.camera_bias import camera_bias
 from adapt.clustering.graph.jaccard import JaccardGraph, Variant
-from adapt.clustering.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.clustering.labels.array_files import read_features
 from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.clustering.labels.kmeans import auto_clusters, cluster_kmeans
@@ -39,7 +39,7 @@ def real_radius(options: argparse.Namespace) -> None:
                 rules = {variant: radius_rules(shown, variant) for variant in K1}
                 whole[name, way] = rules  # the last part is whole
                 print_real(name, way, shown, rules)
-    print_centring(real, whole)
+    print_centering(real, whole)
     head(
         "ARI and NMI to the people, outliers as singletons.",
         *("features", "variant", "clustering", "radius", "clusters", "outliers", "ARI", "NMI"),
@@ -69,7 +69,7 @@ def _subsets(data: Features, sizes: Sequence[int]) -> Iterator[Features]:
 
 def _ways(data: Features) -> dict[str, Features]:
     ways = {"as extracted": data}
-    return ways | {"centred": data.centred()} if data.cameras.any() else ways
+    return ways | {"centered": data.centered()} if data.cameras.any() else ways
 
 
 def print_real(name: str, way: str, data: Features, rules: Mapping[Variant, Rules]) -> None:
@@ -81,21 +81,21 @@ def print_real(name: str, way: str, data: Features, rules: Mapping[Variant, Rule
              f"{loss(row, 'auto'):.3f}", said(row["rules"]["auto"]))  # fmt: skip
 
 
-def print_centring(
+def print_centering(
     real: Mapping[str, Features], rules: Mapping[tuple[str, str], Mapping[Variant, Rules]]
 ) -> None:
-    """Camera bias and what `camera_centering = auto` does, beside what centring does."""
+    """Camera bias and what `camera_centering = auto` does, beside what centering does."""
     head(
         "Camera bias of all people, and ARI at the best radius.",
-        *("features", "cameras", "bias", "`auto`", "variant", "as extracted", "centred"),
+        *("features", "cameras", "bias", "`auto`", "variant", "as extracted", "centered"),
     )
     for name, data in real.items():
         if not data.cameras.any():
             continue
-        near = nearest_neighbours(UnitRows(data.features), BIAS_NEIGHBOURS)
+        near = nearest_neighbors(UnitRows(data.features), BIAS_NEIGHBORS)
         bias = camera_bias(near.rank, data.cameras)
         large = (np.bincount(data.cameras) >= MIN_CAMERA_CROPS).sum()
-        auto = "centres" if large >= 2 and bias > LEAST_BIAS else "leaves"
+        auto = "centers" if large >= 2 and bias > MIN_BIAS else "leaves"
         for variant in K1:
             best = (rules[name, way][variant]["best"].ari for way in _ways(data))
             line(name, len(np.unique(data.cameras)), f"{bias:.3f}", auto, variant,

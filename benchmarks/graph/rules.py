@@ -47,7 +47,7 @@ def radius_rules(data: Features, variant: Variant) -> Rules:
     graph = JaccardGraph(data.features, k1=K1[variant], k2=K2, variant=variant)
 
     def by_auto() -> tuple[float, tuple[str, ...]]:
-        choice = auto_radius(graph, min_samples=MIN_SAMPLES, neighbours=K1[variant])
+        choice = auto_radius(graph, min_samples=MIN_SAMPLES, neighbors=K1[variant])
         return choice.radius, choice.doubts
 
     rules: dict[str, Callable[[], tuple[float, tuple[str, ...]]]] = {

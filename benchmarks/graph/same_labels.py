@@ -16,7 +16,7 @@ from benchmarks.graph.agreement import count_moved, counts
 from benchmarks.graph.dense import (
     dense_dbscan,
     dense_jaccard,
-    dense_neighbours,
+    dense_neighbors,
     dense_radius_by_rho,
     public_jaccard,
     unit_rows,
@@ -41,7 +41,7 @@ def labels(options: argparse.Namespace) -> None:
         features = awkward(images, seed=images)
         unit, k1 = unit_rows(features), K1[variant]
         graph = JaccardGraph(features, k1=k1, k2=K2, variant=variant)
-        near = dense_neighbours(unit, k1 + 1)
+        near = dense_neighbors(unit, k1 + 1)
         others = [
             public_jaccard(file, unit, k1=k1, k2=K2, near=lists) if variant == "faiss" else None
             for file, lists in itertools.product(options.public, (near, None))

@@ -40,7 +40,7 @@ def _scale_row(
 ) -> dict[str, Any]:
     """Run ours and each rival in turn, as often as asked for."""
     features, lists = folder / "features.npy", folder / "lists.npz"
-    np.save(features, site(images, PER_PERSON, width=256).centred().features)
+    np.save(features, site(images, PER_PERSON, width=256).centered().features)
     if rivals:
         alone(write_lists, features, lists, options.variant)
     row: dict[str, Any] = {"images": images, "ours": []}
@@ -87,7 +87,7 @@ def _too_large(images: int) -> str | None:
 
 def print_scale(rows: Sequence[Mapping[str, Any]]) -> None:
     """Tables of time, memory and growth of ours."""
-    stages = ("neighbours", "encoding", "jaccard", "dbscan", "radius")
+    stages = ("neighbors", "encoding", "jaccard", "dbscan", "radius")
     head("Seconds, median (smallest - largest).", "N", *stages, "encoding to dbscan")
     for row in rows:
         seconds = ([cost["seconds"][stage] for cost in row["ours"]] for stage in stages)
@@ -106,7 +106,7 @@ def print_scale(rows: Sequence[Mapping[str, Any]]) -> None:
 def print_rivals(rows: Sequence[Mapping[str, Any]]) -> None:
     """Ours beside the others."""
     head(
-        "Neighbours excluded (encoding counts as jaccard); ratios of runs beside each other.",
+        "Neighbors excluded (encoding counts as jaccard); ratios of runs beside each other.",
         *("N", "against", "its jaccard, s", "its dbscan, s", "its extra GB"),
         *("jaccard: times faster", "jaccard and dbscan: times faster", "labels that differ"),
     )

@@ -27,10 +27,10 @@ class Features:
         """Some of the images."""
         return Features(self.features[rows], self.people[rows], self.cameras[rows])
 
-    def centred(self) -> Features:
+    def centered(self) -> Features:
         """Each camera's mean taken away."""
-        centred = center_cameras(self.features.astype(np.float32), self.cameras)
-        return Features(centred, self.people, self.cameras)
+        centered = center_cameras(self.features.astype(np.float32), self.cameras)
+        return Features(centered, self.people, self.cameras)
 
 
 def site(

@@ -26,8 +26,8 @@ def ceiling(options: argparse.Namespace) -> None:
     options.set = [*HALF_BATCHES, *options.set]
 
     def site_of(split: int) -> Site:
-        learnt, left_out = halves(options.data / "pku_a", options.out / f"split-{split}", split)
-        return real_site(options, split, learnt, LabelledCrops.read(left_out, SIZE))
+        learned, left_out = halves(options.data / "pku_a", options.out / f"split-{split}", split)
+        return real_site(options, split, learned, LabelledCrops.read(left_out, SIZE))
 
     arms = [SUPERVISED, *chosen(ARMS, options.methods)]
     compare(options.out / "ceiling.json", options.splits, site_of, arms, more=print_closed)

@@ -1,4 +1,4 @@
-"""The labels that runs learnt from at their end, beside the site's true ones."""
+"""The labels that runs learned from at their end, beside the site's true ones."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from adapt.evaluation.scoring import Embed, LabelledCrops, network_embedder
 from adapt.training.extraction import MIN_CAMERA_CROPS, with_statistics_of
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.clusters import last_labels
-from benchmarks.methods.results import CENTRED, PROTOCOLS, UNADAPTED, Results, write
+from benchmarks.methods.results import CENTERED, PROTOCOLS, UNADAPTED, Results, write
 from benchmarks.methods.runs import CPU, Site, adapted
 from benchmarks.methods.tables import print_differences, print_labels, print_runs, print_scores
 from models.backbones.net import ReIDNet
@@ -113,11 +113,11 @@ def _together(tables: Sequence[tuple[Table, Table]]) -> tuple[Table, Table]:
 def add(
     results: Results, model: str, seed: int, judged: LabelledCrops, query: Table, gallery: Table
 ) -> None:
-    """Score a model, plain and camera-centred, in both protocols."""
-    for centred in (False, True):
+    """Score a model, plain and camera-centered, in both protocols."""
+    for centered in (False, True):
         for protocol in PROTOCOLS:
-            scores = judged.rank(query, gallery, protocol=protocol, camera_centering=centred)
-            results.add(model + CENTRED * centred, protocol, seed, scores)
+            scores = judged.rank(query, gallery, protocol=protocol, camera_centering=centered)
+            results.add(model + CENTERED * centered, protocol, seed, scores)
 
 
 def embedded(embed: Embed, judged: LabelledCrops) -> tuple[Table, Table]:

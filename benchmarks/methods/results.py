@@ -22,7 +22,7 @@ from benchmarks.methods.runs import Outcome
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
 UNADAPTED = "unadapted"
-CENTRED = ", camera-centred"
+CENTERED = ", camera-centered"
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Results:
     @property
     def controls(self) -> list[str]:
         """What needs no training."""
-        trained = {name + suffix for name in self.outcomes for suffix in ("", CENTRED)}
+        trained = {name + suffix for name in self.outcomes for suffix in ("", CENTERED)}
         return list(dict.fromkeys(name for name, _ in self.scores if name not in trained))
 
     def mean(self, model: str, protocol: ProtocolName) -> float:

@@ -21,7 +21,7 @@ from adapt.errors import (
     ClusteringError,
     DivergedError,
     NonFiniteFeaturesError,
-    NothingLearntError,
+    NothingLearnedError,
     TrainingError,
 )
 from adapt.evaluation.scoring import LabelledCrops
@@ -43,7 +43,7 @@ COLLAPSE = (
     ClusteringError,
     TrainingError,
     DivergedError,
-    NothingLearntError,
+    NothingLearnedError,
     AttentionError,
     NonFiniteFeaturesError,
 )
@@ -54,7 +54,7 @@ COLLAPSE = (
 class Site:
     """Where methods are adapted and judged.
 
-    target: folder to adapt to. source, splits: labelled crops that the source networks learnt.
+    target: folder to adapt to. source, splits: labelled crops that the source networks learned.
     inits: two source networks. judged: what everything is scored on. overrides: of every recipe.
     """
 
@@ -163,12 +163,12 @@ def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
             ),
         )
     inits = site.inits[: recipe.options.students_wanted(METHODS[arm.method].students_wanted)]
-    learnt = [read_site(site.target)]
+    learned = [read_site(site.target)]
     sources = [site.source] if recipe.options.source_wanted() else []
     if sources:
-        learnt.append(merge_sources([read_labelled(site.source, site.splits)]))
+        learned.append(merge_sources([read_labelled(site.source, site.splits)]))
     return made(
-        decided(tuple(learnt), init=tuple(run.network_hash() for run in inits)),
+        decided(tuple(learned), init=tuple(run.network_hash() for run in inits)),
         partial(
             adapt,
             site.target,

@@ -23,7 +23,7 @@ DEMO_IMAGES = ("augment.pad=3", "augment.erase=0.0")
 
 
 def synthetic(options: argparse.Namespace) -> None:
-    """Every method and control, and true labels, judged on people whom nothing has learnt."""
+    """Every method and control, and true labels, judged on people whom nothing has learned."""
     arms = [SUPERVISED, *chosen(ARMS, options.methods)]
     compare(options.out / "synthetic.json", options.seeds, partial(_site, options), arms)
 

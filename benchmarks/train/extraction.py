@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from adapt.config import Augmentation, BatchShape, Compute
-from adapt.data.batches.transforms import normalise
+from adapt.data.batches.transforms import normalize
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.methods.mmt import MMT
 from adapt.runtime.compute import set_up
@@ -28,7 +28,7 @@ def extraction_table(backbone: str, computes: list[Compute], setting: Setting, c
     images = rng.integers(0, 256, (crops, setting.height, setting.width, 3), dtype=np.uint8)
     net = ReIDNet(backbone).to(device=setting.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     ready = [
-        normalise(torch.from_numpy(images[i : i + EXTRACTION_BATCH]).to(setting.device))
+        normalize(torch.from_numpy(images[i : i + EXTRACTION_BATCH]).to(setting.device))
         for i in range(0, crops, EXTRACTION_BATCH)
     ]
 

@@ -16,7 +16,7 @@ from adapt.methods import METHODS
 from adapt.recipes import load_recipe
 from adapt.runs.checkpoints import SECONDS, StopRequest
 from adapt.runs.folder import Run
-from adapt.runs.listing import NOT_LEARNT
+from adapt.runs.listing import NOT_LEARNED
 from adapt.workflows.fit import Machine
 from adapt.workflows.resume import resume
 from adapt.workflows.training import adapt, pretrain
@@ -38,14 +38,14 @@ OWN = {
         *("clustering.min_samples=3", "options.merge_nearest=1", "options.merge_cross_camera=2"),
     )
 }
-"""AML clusters distances, and lists neighbours."""
+"""AML clusters distances, and lists neighbors."""
 
 CROPS, PEOPLE = 240, 24
 SOURCE = "source"
 
 
 def source_run(folder: Path, seed: int, backbone: str = BACKBONE) -> Path:
-    """A network that has hardly learnt anything; a network is all that is wanted of it."""
+    """A network that has hardly learned anything; a network is all that is wanted of it."""
     write_site(folder / SOURCE / "bounding_box_train", crops=16, clusters=4)
     made = ["schedule.rounds=1", "schedule.iterations=1", "schedule.passes=0"]
     made += ["batch.identities=4", "batch.instances=2", "batch.ghost=0"]
@@ -151,6 +151,8 @@ def where(out: Path) -> str:
 def _outcome(out: Path) -> tuple[Any, ...]:
     """How it ended, figures but for time and memory, networks and labels of all rounds."""
     run = Run.open(out)
-    rows = [{k: v for k, v in row.items() if not k.startswith(NOT_LEARNT)} for row in run.metrics()]
+    rows = [
+        {k: v for k, v in row.items() if not k.startswith(NOT_LEARNED)} for row in run.metrics()
+    ]
     files = {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*.safetensors")}
     return run.info.state, rows, files

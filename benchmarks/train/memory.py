@@ -36,7 +36,7 @@ from benchmarks.train.site import write_site
 
 HEIGHT, WIDTH, DIMENSION, CLUSTERS = 64, 32, 2048, 500
 MEANS = 50
-"""K of k-means, and one start instead of ten: hours otherwise. A centre takes some 16 KB in each of
+"""K of k-means, and one start instead of ten: hours otherwise. A center takes some 16 KB in each of
 a few arrays."""
 
 STEPS = 20
@@ -114,7 +114,7 @@ def _stages(folder: Path, crops: int) -> list[tuple[str, int]]:
     start = memory("RssAnon")
     stages = []
     with watched(start) as peak:
-        images = CropFile(folder).room((crops, HEIGHT, WIDTH, 3))
+        images = CropFile(folder).allocate((crops, HEIGHT, WIDTH, 3))
         rng = np.random.default_rng(0)
         for first in range(0, crops, AT_ONCE):
             block = images[first : first + AT_ONCE]
@@ -125,19 +125,19 @@ def _stages(folder: Path, crops: int) -> list[tuple[str, int]]:
     stages.append(("crops listed and mapped", peak.bytes))
     with watched(start) as peak:
         nets = [Embedder(DIMENSION), Embedder(DIMENSION)]
-        room = Scratch(folder).table
-        tables = extract(nets, data.images, device=CPU, room=room)  # type: ignore[arg-type]
+        allocate = Scratch(folder).table
+        tables = extract(nets, data.images, device=CPU, allocate=allocate)  # type: ignore[arg-type]
     stages.append(("embeddings of two networks", peak.bytes))
     labels = np.arange(crops) % CLUSTERS
     with watched(start) as peak:
-        mean = FeatureTable(tables, data.crops.camera_codes, room).mean()
-        cluster_centers(mean, labels, normalise=True)
-    stages.append(("their mean and the clusters' centres", peak.bytes))
+        mean = FeatureTable(tables, data.crops.camera_codes, allocate).mean()
+        cluster_centers(mean, labels, normalize=True)
+    stages.append(("their mean and the clusters' centers", peak.bytes))
     with watched(start) as peak:
-        centred = center_cameras(mean, data.crops.camera_codes, room)
-        cluster_kmeans(centred, min(MEANS, crops), seed=0, starts=1, room=room)
-    stages.append(("centred by camera, k-means", peak.bytes))
-    del tables, mean, centred
+        centered = center_cameras(mean, data.crops.camera_codes, allocate)
+        cluster_kmeans(centered, min(MEANS, crops), seed=0, starts=1, allocate=allocate)
+    stages.append(("centered by camera, k-means", peak.bytes))
+    del tables, mean, centered
     with watched(start) as peak:
         draw = Draw(BatchShape(), Augmentation(), 2, "identities", torch.device("cpu"))
         batches = draw.streams([(data, labels)], (0, 0), 0)

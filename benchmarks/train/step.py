@@ -53,7 +53,7 @@ class Setting:
 
 
 class OurMMT:
-    """Our MMT and its optimiser, started from the public code's own tensors."""
+    """Our MMT and its optimizer, started from the public code's own tensors."""
 
     def __init__(self, public: PublicMMT, compute: Compute, setting: Setting, folder: Path) -> None:
         """folder: where the tensors pass through, as files of the public code."""

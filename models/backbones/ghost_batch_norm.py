@@ -21,7 +21,7 @@ Gather = Callable[[torch.Tensor], torch.Tensor]
 
 
 class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """In train mode each `group` consecutive images are normalised by their own statistics.
+    """In train mode each `group` consecutive images are normalized by their own statistics.
 
         y_i = gamma (x_i - mean_g) / sqrt(var_g + eps) + beta,    g the group of image i
         running <- (1 - momentum) running + momentum (mean of the groups' statistics)
@@ -68,7 +68,7 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         return out
 
     def _over_devices(self, input: torch.Tensor, gather: Gather) -> torch.Tensor:  # noqa: A002
-        """Normalise the part of a batch that is here by the statistics of the whole batch.
+        """Normalize the part of a batch that is here by the statistics of the whole batch.
 
             mean = mean_r mean_r,    var = mean_r (var_r + (mean_r - mean)^2)
 

@@ -30,7 +30,7 @@ class NetOutput(NamedTuple):
     """What one forward pass gives to the losses.
 
     pooled: (B,C) f(x), before the neck; for triplets.
-    neck: (B,C) b(x), after the neck; not normalised.
+    neck: (B,C) b(x), after the neck; not normalized.
     logits: (B,K) W b(x), or None without a classifier.
     """
 
@@ -70,7 +70,7 @@ class ReIDNet(nn.Module):
 
         Args:
             classes: K >= 1.
-            weight: (K,C) rows, such as cluster centres; drawn from N(0, 0.001^2) when None.
+            weight: (K,C) rows, such as cluster centers; drawn from N(0, 0.001^2) when None.
 
         Raises:
             BackboneError: K < 1, or `weight` is not (K,C).

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+from service.jobs.records import NOT_JUDGED, JobState, Judgment, Round
 from service.store.records import SeenCrop
 
 log = logging.getLogger("resight.jobs")
@@ -112,7 +112,7 @@ class JobFolder:
         """Remove what an earlier process said at its end."""
         (self.path / "outcome.json").unlink(missing_ok=True)
 
-    def forget_judgement(self) -> None:
+    def forget_judgment(self) -> None:
         """Remove what the gate said before."""
         self.verdict.unlink(missing_ok=True)
 
@@ -124,11 +124,11 @@ class JobFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def judgement(self) -> Judgement:
+    def judgment(self) -> Judgment:
         """What the gate said, `NOT_JUDGED` if it did not."""
         try:
             raw = json.loads(self.verdict.read_bytes())
-            return Judgement(str(raw["verdict"]), tuple(map(str, raw["reasons"])))
+            return Judgment(str(raw["verdict"]), tuple(map(str, raw["reasons"])))
         except (OSError, ValueError, KeyError, TypeError):
             return NOT_JUDGED
 

@@ -103,14 +103,14 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgment:
     """What the gate says of a new model; verdict is empty where it did not judge."""
 
     verdict: str = ""
     reasons: tuple[str, ...] = ()
 
 
-NOT_JUDGED = Judgement()
+NOT_JUDGED = Judgment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Adaptation:
     reason: str = ""
     error: str = ""
     model: str = ""
-    judgement: Judgement = NOT_JUDGED
+    judgment: Judgment = NOT_JUDGED
 
 
 @dataclass(frozen=True, slots=True)

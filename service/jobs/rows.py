@@ -17,7 +17,7 @@ from service.errors import (
     AdaptationOverError,
     NoCropsError,
 )
-from service.jobs.records import Adaptation, JobState, Judgement, Wish
+from service.jobs.records import Adaptation, JobState, Judgment, Wish
 from service.store.records import SeenCrop
 from service.store.statements import refuse_unfinished, require_site
 from service.store.store import Store
@@ -195,10 +195,10 @@ class JobRows:
         reason: str = "",
         error: str = "",
         model: str = "",
-        judgement: Judgement | None = None,
+        judgment: Judgment | None = None,
     ) -> Future[None]:
         """Write down how an adaptation ended."""
-        judged = judgement or Judgement()
+        judged = judgment or Judgment()
 
         def apply(connection: Connection) -> None:
             _change(
@@ -251,5 +251,5 @@ def _from_row(row: Any) -> Adaptation:
         reason=row.reason,
         error=row.error,
         model=row.model,
-        judgement=Judgement(row.verdict, tuple(row.verdict_reasons)),
+        judgment=Judgment(row.verdict, tuple(row.verdict_reasons)),
     )

@@ -24,7 +24,7 @@ from service.jobs.records import (
     Adaptation,
     JobReason,
     JobState,
-    Judgement,
+    Judgment,
     model_name,
 )
 from service.store.records import SeenCrop
@@ -34,7 +34,7 @@ log = logging.getLogger("resight.jobs")
 PAUSES_S = (10.0, 60.0, 600.0, 3600.0)
 """Time for memory or a disk to become free again: long enough to be noticed and mended."""
 
-LEAST_JUDGED = 100
+MIN_JUDGED = 100
 """The gate does not judge by fewer crops (docs/gate.md)."""
 
 
@@ -76,7 +76,7 @@ class Ending:
     reason: str = ""
     error: str = ""
     model: str = ""
-    judgement: Judgement = NOT_JUDGED
+    judgment: Judgment = NOT_JUDGED
 
 
 class WorkInterruptedError(Exception):
@@ -154,9 +154,9 @@ class Work:
             },
         )
         judged = int(crops * (self._setup.hold_back or 1.0))
-        if judged < LEAST_JUDGED:
+        if judged < MIN_JUDGED:
             said = "adaptation %s: of %d crops the gate sees some %d; below %d it says hold"
-            log.warning(said, job.id, crops, judged, LEAST_JUDGED)
+            log.warning(said, job.id, crops, judged, MIN_JUDGED)
 
     def _unless_interrupted(
         self, chunks: Iterable[Sequence[SeenCrop]]
@@ -232,14 +232,14 @@ class Work:
                 f"the model cannot be registered ({error}); it lies in {folder.bundle}: add it "
                 "with `resight models add`",
             )
-        judgement = folder.judgement()
-        return Ending(JobState.SUCCEEDED, model=bundle.reference, judgement=judgement)
+        judgment = folder.judgment()
+        return Ending(JobState.SUCCEEDED, model=bundle.reference, judgment=judgment)
 
     async def _judge(self) -> bytes | None:
         """What `resight gate` writes of the new model, and of which one it compared it with; None
         where it ends without a verdict: the log of the adaptation says why."""
         folder = self._folder
-        folder.forget_judgement()
+        folder.forget_judgment()
         old = self._in_use(self._job.site)
         if old is None:
             return None
@@ -250,7 +250,7 @@ class Work:
             crops += ["--hold-back", str(hold_back)]
         rest = ["--json", str(folder.verdict), "--device", self._setup.device]
         ended = await self._ended("cli.main", ["gate", *pair, *crops, *rest])
-        if folder.judgement() == NOT_JUDGED:
+        if folder.judgment() == NOT_JUDGED:
             log.warning("adaptation %s has no verdict; its gate %s", self._job.id, ended)
             return None
         adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"

@@ -209,7 +209,7 @@ class Supervisor:
                 reason=ending.reason,
                 error=ending.error,
                 model=ending.model,
-                judgement=ending.judgement,
+                judgment=ending.judgment,
             )
         )
         self._metrics.adaptations_ended.labels(ending.state.value.lower()).inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from service.jobs.records import Adaptation, JobState, Judgement, Round, Wish
+from service.jobs.records import Adaptation, JobState, Judgment, Round, Wish
 from service.rpc.convert import moment, timestamp
 from service.rpc.names import adaptation_name, model_name, parse_adaptation, parse_model
 from service.rpc.pb.resight.v1 import adaptation_pb2
@@ -39,8 +39,8 @@ def adaptation_to_wire(
         start_time=None if job.started is None else timestamp(job.started),
         end_time=None if job.ended is None else timestamp(job.ended),
         model=model_name(job.model) if job.model else "",
-        verdict=job.judgement.verdict,
-        verdict_reasons=job.judgement.reasons,
+        verdict=job.judgment.verdict,
+        verdict_reasons=job.judgment.reasons,
         rounds=[round_to_wire(round_) for round_ in rounds or ()],
     )
 
@@ -63,7 +63,7 @@ def adaptation_from_wire(message: adaptation_pb2.Adaptation) -> tuple[Adaptation
         reason=message.reason,
         error=message.error,
         model=parse_model(message.model) if message.model else "",
-        judgement=Judgement(message.verdict, tuple(message.verdict_reasons)),
+        judgment=Judgment(message.verdict, tuple(message.verdict_reasons)),
     )
     return job, [round_from_wire(round_) for round_ in message.rounds]
 

@@ -14,7 +14,7 @@ MarketFactory = Callable[..., Path]
 
 @pytest.fixture
 def market(tmp_path: Path) -> MarketFactory:
-    """Write a Market-1501-style set of noisy one-colour people and give its root."""
+    """Write a Market-1501-style set of noisy one-color people and give its root."""
 
     def write(name: str = "set", **numbers: int) -> Path:
         return write_market(tmp_path / name, **numbers)

@@ -17,7 +17,7 @@ from benchmarks.gate.__main__ import main  # noqa: E402
 from benchmarks.gate.letters import unpack_letters  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
 from benchmarks.gate.networks import kept_networks, source_network  # noqa: E402
-from benchmarks.gate.spoilt import FAULTS, NOISE, damage  # noqa: E402
+from benchmarks.gate.spoiled import FAULTS, NOISE, damage  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
@@ -198,7 +198,7 @@ def test_letters(tmp_path: Path) -> None:
         for name, folder in vars(made).items()
     }
     assert numbers["source"] == list(range(1, 201))
-    assert numbers["learnt"] == list(range(1, 80, 2))
+    assert numbers["learned"] == list(range(1, 80, 2))
     assert numbers["judged"] == list(range(2, 79, 2))
     with pytest.raises(SystemExit, match="there are 2 blocks of 40 characters"):
         unpack_letters(archive, tmp_path / "out", 3)

@@ -148,7 +148,7 @@ def test_judge_equals_the_reference(seed: int, models: int) -> None:
 def test_every_rule_is_tried_once() -> None:
     rules = list(candidates(["a", "b", "c", "d", "e", "f"]))
     assert len(rules) == len(set(rules)) == 15 * 1 + 20 * 2 + 15 * 3 + 6 * 4
-    assert min(rule.least_votes for rule in rules) == 2
+    assert min(rule.min_votes for rule in rules) == 2
     assert max(len(rule.proxies) for rule in rules) == 5
 
 
@@ -166,7 +166,7 @@ WORSE_AFTER = (-np.array(BETTER_AFTER)).tolist()
 
 
 RIGHT = Candidate(("silhouette", "spread"), 2)
-WRONG = Candidate(("mutual_neighbours", "camera_bias"), 2)
+WRONG = Candidate(("mutual_neighbors", "camera_bias"), 2)
 
 
 def two_against_two(name: str, kind: str, true: list[float]) -> Case:
@@ -176,7 +176,7 @@ def two_against_two(name: str, kind: str, true: list[float]) -> Case:
         true,
         silhouette=BETTER_AFTER,
         spread=BETTER_AFTER,
-        mutual_neighbours=WORSE_AFTER,
+        mutual_neighbors=WORSE_AFTER,
         camera_bias=WORSE_AFTER,
     )
 
@@ -210,7 +210,7 @@ def test_the_least_harmful_of_equally_good_rules() -> None:
     slip[9, 0], slip[0, 9] = 1, -1
     shy = rising.copy()
     shy[0, 8:] = shy[8:, 0] = 0
-    of = {"silhouette": slip, "spread": slip, "mutual_neighbours": shy, "camera_bias": shy}
+    of = {"silhouette": slip, "spread": slip, "mutual_neighbors": shy, "camera_bias": shy}
     site = Case(
         "a",
         "a",
@@ -259,10 +259,10 @@ def test_votes_are_those_of_the_gate() -> None:
     of = made[0][1]
     tables = [table for table, _ in made]
     tables.append(np.tile(tables[0][:1], (len(of), 1)))
-    rule = Rule(DEFAULT_RULE.proxies, DEFAULT_RULE.least_votes)
+    rule = Rule(DEFAULT_RULE.proxies, DEFAULT_RULE.min_votes)
     found = votes_of(site_of(tables, of, [0.9, 0.2, 0.5, 0.01]), rule)
     assert found.collapsed.tolist() == [False, False, False, True]
-    promoted = promotions(found, rule.proxies, rule.least_votes)
+    promoted = promotions(found, rule.proxies, rule.min_votes)
     for old in range(4):
         for new in range(4):
             report = compare(tables[old], tables[new], of, rule=rule)

@@ -10,7 +10,7 @@ from benchmarks.graph.scale import print_rivals, with_earlier_rivals
 
 
 def cost(seconds: float) -> dict[str, object]:
-    stages = ("neighbours", "encoding", "jaccard", "dbscan")
+    stages = ("neighbors", "encoding", "jaccard", "dbscan")
     return {"seconds": dict.fromkeys(stages, seconds), "extra": dict.fromkeys(stages, 0)}
 
 

@@ -37,7 +37,7 @@ def net() -> ReIDNet:
     return ReIDNet("resnet18").eval()
 
 
-def test_on_the_learnt_crops_it_is_what_methods_cluster(net: ReIDNet) -> None:
+def test_on_the_learned_crops_it_is_what_methods_cluster(net: ReIDNet) -> None:
     site = crops(("c1", "c2"), (MIN_CAMERA_CROPS, MIN_CAMERA_CROPS + 8), 1)
     query, gallery = embedded_by_camera(net, site, LabelledCrops(site, site))
     (wanted,) = extract([net], site.images, device=CPU, cameras=site.crops.camera_codes)
@@ -45,19 +45,19 @@ def test_on_the_learnt_crops_it_is_what_methods_cluster(net: ReIDNet) -> None:
     assert gallery is query
 
 
-def test_statistics_are_of_the_learnt_crops_of_the_camera_of_that_name(net: ReIDNet) -> None:
-    learnt = crops(("c1", "c2"), (MIN_CAMERA_CROPS, MIN_CAMERA_CROPS), 1)
+def test_statistics_are_of_the_learned_crops_of_the_camera_of_that_name(net: ReIDNet) -> None:
+    learned = crops(("c1", "c2"), (MIN_CAMERA_CROPS, MIN_CAMERA_CROPS), 1)
     judged = crops(("c2", "c1"), (4, 3), 2)  # codes the other way round
-    query, _ = embedded_by_camera(net, learnt, LabelledCrops(judged, judged))
+    query, _ = embedded_by_camera(net, learned, LabelledCrops(judged, judged))
     for code, name in enumerate(judged.crops.cameras):
         rows = judged.crops.camera_codes == code
-        own = learnt.images[learnt.crops.camera_codes == learnt.crops.cameras.index(name)]
+        own = learned.images[learned.crops.camera_codes == learned.crops.cameras.index(name)]
         (wanted,) = extract([with_statistics_of(net, own, CPU)], judged.images[rows], device=CPU)
         np.testing.assert_allclose(query[rows], wanted, atol=1e-6)
 
 
 def test_a_camera_of_few_crops_or_none_keeps_the_networks_statistics(net: ReIDNet) -> None:
-    learnt = crops(("c1",), (MIN_CAMERA_CROPS - 1,), 1)
+    learned = crops(("c1",), (MIN_CAMERA_CROPS - 1,), 1)
     judged = crops(("c1", "c9"), (4, 3), 2)
-    query, _ = embedded_by_camera(net, learnt, LabelledCrops(judged, judged))
+    query, _ = embedded_by_camera(net, learned, LabelledCrops(judged, judged))
     np.testing.assert_allclose(query, extract([net], judged.images, device=CPU)[0], atol=1e-6)

@@ -45,7 +45,7 @@ def test_controls_and_a_method_from_folders_to_tables(
         "ensemble",
         "ensemble, AdaBN of each camera",
     )
-    named = [name + suffix for name in controls for suffix in ("", ", camera-centred")]
+    named = [name + suffix for name in controls for suffix in ("", ", camera-centered")]
     assert found.controls == named
     assert found.methods == ["HLI"]
     assert all(set(scores) == {1} for scores in found.scores.values())
@@ -60,14 +60,14 @@ def test_controls_and_a_method_from_folders_to_tables(
 
 def test_people_are_halved_into_folders_that_share_none(tmp_path: Path) -> None:
     root = write_market(tmp_path / "data", persons=7)
-    learnt, left_out = halves(root, tmp_path / "out", 1)
-    whole, a, b = (read_market(each, ("train",)) for each in (root, learnt, left_out))
+    learned, left_out = halves(root, tmp_path / "out", 1)
+    whole, a, b = (read_market(each, ("train",)) for each in (root, learned, left_out))
     people = [set(crops.persons.tolist()) for crops in (a, b)]
     assert not people[0] & people[1]
     assert [len(p) for p in people] == [4, 3]
     assert len(a) + len(b) == len(whole)
-    assert read_site(learnt).cameras == whole.cameras
-    assert halves(root, tmp_path / "out", 1) == (learnt, left_out), "kept"
+    assert read_site(learned).cameras == whole.cameras
+    assert halves(root, tmp_path / "out", 1) == (learned, left_out), "kept"
     others = halves(root, tmp_path / "other", 2)[0]
     assert set(read_market(others, ("train",)).persons.tolist()) != people[0]
     with pytest.raises(SystemExit, match="other people's crops"):

@@ -20,7 +20,7 @@ from benchmarks.methods.arms import ABLATIONS, ARMS, PLAIN, SUPERVISED, chosen
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.pictures import draw
 from benchmarks.methods.results import (
-    CENTRED,
+    CENTERED,
     PROTOCOLS,
     Results,
     best_control,
@@ -77,10 +77,10 @@ def by_hand() -> Results:
     for protocol in PROTOCOLS:
         for model, each in {
             "unadapted": ((0.1, 0.3), (0.2, 0.4)),
-            "unadapted" + CENTRED: ((0.2, 0.4), (0.3, 0.5)),  # .35 on average
+            "unadapted" + CENTERED: ((0.2, 0.4), (0.3, 0.5)),  # .35 on average
             "AdaBN": ((0.5, 0.5), (0.1, 0.1)),  # .3, though best in seed 1
             PLAIN.name: ((0.4, 0.4), (0.4, 0.4)),
-            PLAIN.name + CENTRED: ((0.9, 0.9), (0.9, 0.9)),
+            PLAIN.name + CENTERED: ((0.9, 0.9), (0.9, 0.9)),
             "MMT": ((0.5, 1.0), (0.5, 0.9)),
             SUPERVISED.name: ((1.0, 1.0), (0.8, 1.0)),
         }.items():
@@ -101,16 +101,16 @@ def test_spread_is_the_standard_deviation_of_a_sample() -> None:
 
 def test_the_best_control_is_training_free_and_best_on_average() -> None:
     found = by_hand()
-    assert found.controls == ["unadapted", "unadapted" + CENTRED, "AdaBN"]
+    assert found.controls == ["unadapted", "unadapted" + CENTERED, "AdaBN"]
     assert found.methods == ["MMT", "NRMT"]
     assert [best_control(found, protocol) for protocol in PROTOCOLS] == [
-        "unadapted, camera-centred"
+        "unadapted, camera-centered"
     ] * 2
 
 
 def test_differences_are_against_the_best_control_and_plain_clustering() -> None:
     rows = {(d.model, d.rival): d for d in differences(by_hand()) if d.protocol == "market"}
-    control, plain = "unadapted, camera-centred", "plain clustering"
+    control, plain = "unadapted, camera-centered", "plain clustering"
     assert set(rows) == {(m, r) for m in ("MMT", "NRMT") for r in (control, plain)}
     # Seed 1: .75 - .30, people +.3 and +.6; seed 2: .70 - .40, people +.2 and +.4.
     mmt = rows["MMT", control]
@@ -146,7 +146,7 @@ def test_tables_show_means_spreads_and_collapses(capsys: pytest.CaptureFixture[s
         "| NRMT | market | 0.250 | - | 0.000 | 0.250, stopped in round 4 (CLUSTERS_COLLAPSED) |",
         "| NRMT | 1.0, 0.5 | 1.50, 1.50 | finished, stopped in round 4 (CLUSTERS_COLLAPSED) |",
         "NRMT, seed 2, stopped in round 4 (CLUSTERS_COLLAPSED): too few clusters",
-        "| MMT | unadapted, camera-centred | market | +0.375 "
+        "| MMT | unadapted, camera-centered | market | +0.375 "
         "| +0.450 [+0.300, +0.600]; +0.300 [+0.200, +0.400] |",
         "| MMT | market | 0.677 | 1: 0.688, 2: 0.667 |",
         "| NRMT | 9 of 8 / 8 of 8, 8 of 8 | 25 % / 0 %, 0 % | 7 / 4, 4 | 0.88 / 1.00, 1.00 "

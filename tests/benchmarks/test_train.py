@@ -46,7 +46,7 @@ def test_embeddings_are_not_held_in_own_memory(tmp_path: Path) -> None:
     """4,000 crops: two tables and their mean are 98 MB, none of which the process holds."""
     stages = dict(_stages(tmp_path, 4000))
     assert 3 * 4000 * DIMENSION * 4 > 95e6
-    grown = stages["their mean and the clusters' centres"] - stages["crops listed and mapped"]
+    grown = stages["their mean and the clusters' centers"] - stages["crops listed and mapped"]
     assert grown < 80e6
 
 

@@ -87,7 +87,7 @@ def test_labels_and_figures(features: Path, method: str, options: list[object], 
         f"median {np.median(sizes):g}",
         f"outliers {(labels < 0).mean():.1%}",
     ]
-    stages = [] if method == "kmeans" else ["neighbours", "encoding", "jaccard"]
+    stages = [] if method == "kmeans" else ["neighbors", "encoding", "jaccard"]
     stages += ["radius"] if method == "dbscan" else []
     seconds = re.findall(r"([a-z]+) \d+\.\d", printed[4].removeprefix("seconds "))
     assert sorted(seconds) == sorted([*stages, "clusters"])
@@ -135,15 +135,15 @@ def test_automatic_number_of_clusters_of_a_few_images(features: Path) -> None:
 def test_cameras_by_name(features: Path) -> None:
     names = features.with_name("cameras.txt")
     names.write_text("\n".join(["gate", "yard"][i % 2] for i in range(192)) + "\n")
-    centred = cluster(features, "--cameras", names)
-    assert "in cameras  100% of the clusters in several" in centred.stdout
+    centered = cluster(features, "--cameras", names)
+    assert "in cameras  100% of the clusters in several" in centered.stdout
     codes = features.with_name("cameras.npy")
     np.save(codes, TRUTH % 4)
     alone = cluster(features, "--cameras", codes)
     assert "in cameras  0% of the clusters in several" in alone.stdout
 
 
-def test_centring_is_used(features: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_centering_is_used(features: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = np.load(features).astype(np.float64)
     table[1::2] += 30 * np.eye(32)[0]
     np.save(features, table)

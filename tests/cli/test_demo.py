@@ -36,7 +36,7 @@ PLAN = Plan(
     source=site("A", "summer"),
     site=site("B", "winter"),
     source_recipe=load_recipe("source_demo", method="source", overrides=SHORT),
-    # 36 crops of networks that learnt nothing have no dense places: k-means always finds clusters.
+    # 36 crops of networks that learned nothing have no dense places: k-means always finds clusters.
     site_recipe=load_recipe(
         "mmt_demo", method="mmt", overrides=[*SHORT, "clustering.algorithm=kmeans"]
     ),

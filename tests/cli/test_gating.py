@@ -74,15 +74,15 @@ def test_only_what_was_held_back_is_judged(work: Path) -> None:
         *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=4"),
     )
     info = json.loads((work / "adapted" / "run.json").read_text())
-    (learnt,) = (data["crops"] for data in info["data"] if data["role"] == "target")
+    (learned,) = (data["crops"] for data in info["data"] if data["role"] == "target")
     assert info["hold_back"] == 0.3
     done = resight(
         *("gate", "--old", work / "run", "--new", work / "adapted", "--target", work / "site"),
         *("--hold-back", 0.3),
     )
     assert done.exit_code == EXIT_CODES["hold"]
-    assert f"{120 - learnt} crops are too few to judge by" in done.stdout
-    assert 10 < 120 - learnt < 60
+    assert f"{120 - learned} crops are too few to judge by" in done.stdout
+    assert 10 < 120 - learned < 60
 
 
 def test_a_verdict_replaces_nothing_but_a_verdict(work: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ mmt on site: a plan, nothing is written
   batches   6 crops (3 x 2), 2 views of each
   rounds    7 x 3 steps
   time      about 91 min on cpu; a round: extract 60 s, label 12 s, train 12 min
-  memory    about 1.9 GB: networks 40 MB, gradients and optimiser 30 MB, \
+  memory    about 1.9 GB: networks 40 MB, gradients and optimizer 30 MB, \
 a step 1.2 GB, labelling 20 MB, the rest libraries and workspace
   disk      about 2.1 GB while it runs: decoded crops 100 MB, embeddings 50 MB, \
 checkpoints 2.0 GB"""

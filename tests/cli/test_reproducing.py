@@ -114,7 +114,7 @@ def test_the_runs_are_those_of_the_plan(work: Path, printed: str) -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_a_task_that_runs(work: Path, method: str) -> None:
-    """24 images: k-means, or neighbourhoods of 5 whose clusters stay as they are."""
+    """24 images: k-means, or neighborhoods of 5 whose clusters stay as they are."""
     task = f"{method}-duke-market-resnet50" + ("-500" if method in ("mmt", "hli") else "")
     easy = [
         *("schedule.passes=0", "clustering.k1=5", "clustering.k2=2", "clustering.radius=0.5"),

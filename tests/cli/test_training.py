@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_market(tmp_path_factory.mktemp("set") / "source")
 
 
-def test_all_splits_are_learnt_from(source: Path, tmp_path: Path) -> None:
+def test_all_splits_are_learned_from(source: Path, tmp_path: Path) -> None:
     """6 people in training, 3 more in query and gallery, 4 crops of each in each folder."""
     (train,) = pretrain(source, tmp_path / "train")["data"]
     (everything,) = pretrain(source, tmp_path / "all", "--all-splits")["data"]

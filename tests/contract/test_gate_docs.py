@@ -27,11 +27,11 @@ def test_the_rule_is_the_default_one() -> None:
     *first, last = DEFAULT_RULE.proxies
     voters = ", ".join(f"`{name}`" for name in first) + f" and `{last}` vote"
     assert voters in TEXT
-    least = DEFAULT_RULE.least_votes
+    least = DEFAULT_RULE.min_votes
     assert f"at least {least}: promote        at most -{least}: reject" in TEXT
-    assert f"spread below {DEFAULT_RULE.least_spread:g}" in TEXT
-    assert f"Fewer than {DEFAULT_RULE.least_crops} crops" in TEXT
-    assert f"fewer than {DEFAULT_RULE.least_groups} tracks" in TEXT
+    assert f"spread below {DEFAULT_RULE.min_spread:g}" in TEXT
+    assert f"Fewer than {DEFAULT_RULE.min_crops} crops" in TEXT
+    assert f"fewer than {DEFAULT_RULE.min_groups} tracks" in TEXT
 
 
 @pytest.mark.parametrize("verdict", EXIT_CODES)

@@ -21,7 +21,7 @@ from adapt.workflows.job import Job, Outcome
 from models.registry import Registry
 from service.jobs import records
 from service.jobs.folder import JobFolder
-from service.jobs.runner import LEAST_JUDGED, JobSetup, Work
+from service.jobs.runner import MIN_JUDGED, JobSetup, Work
 from service.store.records import SeenCrop
 from tests.service.jobs.conftest import NOW
 from tests.support.tiny_runs import info
@@ -34,7 +34,7 @@ def test_methods() -> None:
 
 
 def test_how_many_crops_the_gate_needs() -> None:
-    assert DEFAULT_RULE.least_crops == LEAST_JUDGED
+    assert DEFAULT_RULE.min_crops == MIN_JUDGED
 
 
 def test_no_value_that_a_caller_can_change_names_a_file() -> None:

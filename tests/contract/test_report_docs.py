@@ -12,7 +12,7 @@ from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.report import run_report, verdict
 from adapt.report.clusters import SHOWN
 from adapt.report.curves import PLANNED
-from adapt.report.maps import COLOURED
+from adapt.report.maps import COLORED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
 
@@ -41,5 +41,5 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 def test_numbers_in_words_are_those_of_the_code() -> None:
-    found = (run_report.QUERIES, run_report.ANSWERS, run_report.CLUSTERS_EACH, SHOWN, COLOURED)
+    found = (run_report.QUERIES, run_report.ANSWERS, run_report.CLUSTERS_EACH, SHOWN, COLORED)
     assert found == (6, 8, 3, 12, 12), "then change Six, eight, three, nine and twelve in the page"

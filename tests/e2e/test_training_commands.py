@@ -1,4 +1,4 @@
-"""The training commands as typed: a source and a site of one-colour people, in seconds."""
+"""The training commands as typed: a source and a site of one-color people, in seconds."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def write_people(folder: Path, people: range, seed: int) -> None:
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for person in people:
-        colour = np.random.default_rng(person).integers(0, 256, 3)
+        color = np.random.default_rng(person).integers(0, 256, 3)
         for camera in (1, 2):
             for frame in range(2):
-                image = np.clip(colour + rng.normal(0, 10, (40, 20, 3)), 0, 255).astype(np.uint8)
+                image = np.clip(color + rng.normal(0, 10, (40, 20, 3)), 0, 255).astype(np.uint8)
                 name = f"{person:04d}_c{camera}s1_{frame:06d}_00.png"
                 assert cv2.imwrite(str(folder / name), image)
 

@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 16, 8
 
 @pytest.fixture
 def toy_embed() -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Mean colour of the upper and the lower half, centred, unit length: D = 6."""
+    """Mean color of the upper and the lower half, centered, unit length: D = 6."""
 
     def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         halves = images.astype(np.float32).reshape(len(images), 2, -1, 3).mean(axis=2) - 127.5

@@ -280,7 +280,7 @@ WRONG: dict[str, tuple[Callable[[NDArray[np.float32]], NDArray[Any]], str]] = {
                         "away from"),
     "only one row": (lambda v: v[:1], "at batch 4"),
     "no batch axis": (lambda v: v.ravel(), "float32"),
-    "not normalised": (lambda v: v * np.float32(2), "length"),
+    "not normalized": (lambda v: v * np.float32(2), "length"),
     "nan": (lambda v: v * np.float32("nan"), "NaN"),
     "double": (lambda v: v.astype(np.float64), "float64"),
     "other dimension": (lambda v: v[:, :3], "not float32"),

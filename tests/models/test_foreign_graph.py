@@ -71,7 +71,7 @@ def test_impossible_conventions(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize("opset", [9, 13, 18, 20])
 def test_the_wrapped_graph_does_what_the_convention_says(order: Any, opset: int) -> None:
-    """With a foreign graph that only flattens, the wrapped one is convention + normalisation."""
+    """With a foreign graph that only flattens, the wrapped one is convention + normalization."""
     x = helper.make_tensor_value_info("data", FLOAT, [1, 3, 4, 2])
     y = helper.make_tensor_value_info("out", FLOAT, [1, 24])
     model = graph_model([helper.make_node("Flatten", ["data"], ["out"])], [x], [y], opset=opset)

@@ -56,7 +56,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def tiff_with_tiles(side: int) -> bytes:
-    """A grey 16 x 16 TIFF of one tile of side x side, whose pixels are not there."""
+    """A gray 16 x 16 TIFF of one tile of side x side, whose pixels are not there."""
     values = {
         256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: side
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_other_png_modes_become_rgb(mode: str) -> None:
     np.testing.assert_array_equal(decode(encode(picture, "PNG")), np.asarray(opaque))
 
 
-def test_grey_jpeg_becomes_rgb() -> None:
+def test_gray_jpeg_becomes_rgb() -> None:
     image = decode(encode(PICTURE.convert("L"), "JPEG", quality=95))
     assert image.shape == RGB.shape
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
@@ -229,9 +229,9 @@ def with_scans(data: bytes, count: int) -> bytes:
 
 
 def test_a_jpeg_of_very_many_scans_is_refused_before_they_are_decoded() -> None:
-    grey = encode(Image.new("L", (64, 128)), "JPEG", progressive=True)
+    gray = encode(Image.new("L", (64, 128)), "JPEG", progressive=True)
     with pytest.raises(DamagedImageError, match="101 scans"):
-        decode(with_scans(grey, 101))
+        decode(with_scans(gray, 101))
 
 
 def test_a_png_chunk_that_claims_gigabytes_is_refused_before_room_is_made() -> None:

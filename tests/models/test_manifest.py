@@ -58,7 +58,7 @@ def test_bad_versions(make_card: Callable[..., ModelCard], version: str) -> None
         {"scores": {"mAP": float("nan")}},
         {"backbone": ""},
         {"method": ""},
-        {"colour": "red"},
+        {"color": "red"},
     ],
 )
 def test_bad_cards(make_card: Callable[..., ModelCard], changes: dict[str, Any]) -> None:

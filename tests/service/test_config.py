@@ -69,7 +69,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"provider": "tpu"}, "provider"),
         ({"max_items": 2000}, r"max_items \(2000\) is above max_queue \(1024\)"),
         ({"max_image_bytes": 2**30}, "above max_message_bytes"),
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
         ({"max_batch": 0}, "max_batch"),
         ({"adapt_inits": "/nowhere/at/all"}, "adapt_inits: there is no folder /nowhere/at/all"),
         ({"adapt_hold_back": 1.0}, "adapt_hold_back"),

@@ -14,7 +14,7 @@ from tests.support.tiny_model import HEIGHT, WIDTH
 
 
 class HeldPreprocessing(Preprocessing):
-    """Any bytes are a grey image; each takes `seconds`, and waits until `gate` is open."""
+    """Any bytes are a gray image; each takes `seconds`, and waits until `gate` is open."""
 
     height: int = HEIGHT
     width: int = WIDTH

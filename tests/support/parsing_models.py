@@ -1,4 +1,4 @@
-"""Small human-parsing models: the largest colour channel of a pixel is its class."""
+"""Small human-parsing models: the largest color channel of a pixel is its class."""
 
 from __future__ import annotations
 

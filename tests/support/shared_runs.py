@@ -18,8 +18,8 @@ from adapt.errors import StoppedError
 from adapt.methods import METHODS, MMT, Method, SourceMethod
 from adapt.methods.mmt import MMTOptions
 from adapt.runs.checkpoints import SharedCheckpoints, StopRequest
-from adapt.runs.listing import NOT_LEARNT
-from adapt.runtime.distributed import ALONE, World
+from adapt.runs.listing import NOT_LEARNED
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.extraction import extract
 from adapt.training.loop import train
 from adapt.training.state import Checkpoints, LoopState, NoCheckpoints
@@ -31,16 +31,16 @@ CPU = torch.device("cpu")
 
 
 def crops(people: int = PEOPLE) -> DecodedCrops:
-    """Noisy one-colour people, seen by two cameras."""
+    """Noisy one-color people, seen by two cameras."""
     rng = np.random.default_rng(0)
     samples = tuple(
         Sample(Path(), f"{p}_{i}", camera=i % 2, person=p)
         for p in range(people)
         for i in range(EACH)
     )
-    colour = rng.integers(0, 256, (people, 1, 1, 3)).repeat(EACH, axis=0)
+    color = rng.integers(0, 256, (people, 1, 1, 3)).repeat(EACH, axis=0)
     noise = rng.normal(0, 20, (len(samples), 32, 16, 3))
-    images = np.clip(colour + noise, 0, 255).astype(np.uint8)
+    images = np.clip(color + noise, 0, 255).astype(np.uint8)
     return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
 
 
@@ -91,7 +91,7 @@ def build(name: str) -> Method:
 
 
 def run(
-    world: World,
+    group: ProcessGroup,
     name: str,
     ghost: int,
     *,
@@ -114,12 +114,12 @@ def run(
         source=crops(4) if isinstance(method, SourceMethod) else None,
         checkpoints=checkpoints,
         resume=state,
-        world=world,
+        group=group,
     )
     labels, figures = [], []
     for result in rounds:
         labels.append([int(x) for each in result.labels for x in each.labels])
-        figures.append({k: v for k, v in result.metrics.items() if not k.startswith(NOT_LEARNT)})
+        figures.append({k: v for k, v in result.metrics.items() if not k.startswith(NOT_LEARNED)})
     networks = {
         f"{name}/{key}": value
         for name, net in method.networks().items()
@@ -128,36 +128,36 @@ def run(
     return Outcome(labels, figures, networks)
 
 
-def run_both(world: World, name: str, ghost: int) -> tuple[Outcome, Outcome | None]:
-    """In a world and, in its first process, alone."""
-    return run(world, name, ghost), run(ALONE, name, ghost) if world.first else None
+def run_both(group: ProcessGroup, name: str, ghost: int) -> tuple[Outcome, Outcome | None]:
+    """In a group and, in its first process, alone."""
+    return run(group, name, ghost), run(SINGLE_PROCESS, name, ghost) if group.is_main else None
 
 
-def stop_and_go_on(world: World, name: str, looks: int) -> tuple[Outcome, Outcome] | str:
+def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Outcome, Outcome] | str:
     """The last process is asked to stop at a look; the first goes on alone, and never stopped."""
-    asked, agreed = StopAfter(looks if world.rank == world.size - 1 else 10**6), StopRequest()
+    asked, agreed = StopAfter(looks if group.rank == group.size - 1 else 10**6), StopRequest()
     kept = Kept(agreed)
     try:
-        run(world, name, 4, checkpoints=SharedCheckpoints(world, asked, agreed, kept))
+        run(group, name, 4, checkpoints=SharedCheckpoints(group, asked, agreed, kept))
     except StoppedError:
-        if not world.first:
+        if not group.is_main:
             return "stopped"
-        return run(ALONE, name, 4, state=kept.state), run(ALONE, name, 4)
+        return run(SINGLE_PROCESS, name, 4, state=kept.state), run(SINGLE_PROCESS, name, 4)
     return "never stopped"
 
 
-def go_on_together(world: World, name: str, looks: int) -> tuple[Outcome, Outcome | None]:
+def go_on_together(group: ProcessGroup, name: str, looks: int) -> tuple[Outcome, Outcome | None]:
     """One process begins and stops, several go on; and one that never stopped."""
     kept = Kept(StopAfter(looks))
-    if world.first:
+    if group.is_main:
         try:
-            run(ALONE, name, 4, checkpoints=kept)
+            run(SINGLE_PROCESS, name, 4, checkpoints=kept)
         except StoppedError:
             assert kept.state is not None
         else:
             raise AssertionError("never stopped")
-    done = run(world, name, 4, state=kept.state)
-    return done, run(ALONE, name, 4) if world.first else None
+    done = run(group, name, 4, state=kept.state)
+    return done, run(SINGLE_PROCESS, name, 4) if group.is_main else None
 
 
 class StopAfter(StopRequest):
@@ -177,10 +177,10 @@ class StopAfter(StopRequest):
         pass
 
 
-def collapsed(world: World) -> None:
+def collapsed(group: ProcessGroup) -> None:
     """The first process finds no clusters."""
     clusterer = _NoClusters(Clustering(), identities_per_batch=4, seed=0)
-    run(world, "mmt", 4, method=MMT([small_net(), small_net()], MMTOptions(), clusterer))
+    run(group, "mmt", 4, method=MMT([small_net(), small_net()], MMTOptions(), clusterer))
 
 
 class _NoClusters(Clusterer):
@@ -188,11 +188,11 @@ class _NoClusters(Clusterer):
         return PseudoLabels(np.full(len(features), -1), "nobody")
 
 
-def killed(world: World) -> None:
+def killed(group: ProcessGroup) -> None:
     """The last process is gone in the middle of a round, without a word."""
-    own = StopRequest() if world.first else _Fatal()
-    shared = SharedCheckpoints(world, own, StopRequest(), NoCheckpoints())
-    run(world, "mmt", 4, checkpoints=shared)
+    own = StopRequest() if group.is_main else _Fatal()
+    shared = SharedCheckpoints(group, own, StopRequest(), NoCheckpoints())
+    run(group, "mmt", 4, checkpoints=shared)
 
 
 class _Fatal(StopAfter):
@@ -211,7 +211,7 @@ class _Fatal(StopAfter):
         pass
 
 
-def embed(world: World, by_camera: bool) -> tuple[list[int], list[np.ndarray[Any, Any]]]:
+def embed(group: ProcessGroup, by_camera: bool) -> tuple[list[int], list[np.ndarray[Any, Any]]]:
     """Features of 84 crops of two cameras in batches of 9, and how often progress was told."""
     torch.manual_seed(0)
     nets = [small_net().train(), small_net()]
@@ -225,6 +225,6 @@ def embed(world: World, by_camera: bool) -> tuple[list[int], list[np.ndarray[Any
         cameras=cameras,
         batch_size=9,
         progress=told.append,
-        world=world,
+        group=group,
     )
     return told, list(tables)

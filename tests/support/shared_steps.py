@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from adapt.config import BatchShape, Clustering, OptimizerSettings, Recipe
 from adapt.methods import AML, METHODS, Method, Source, SourceMethod
 from adapt.methods.source import SourceOptions
-from adapt.runtime.distributed import ALONE, World
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.optimizer import build_optimizer, train_step
-from adapt.training.sharding import spread
+from adapt.training.sharding import shard_trunks
 from adapt.types import Batch, FeatureTable, RoundOf
 from adapt.workflows.rehearsal import MadeUpClusterer, separated
 from models.backbones.ghost_batch_norm import group_batch_norm
@@ -52,32 +52,32 @@ class Case:
 class Differences:
     """Largest ones between one process and several, relative to the largest number of a kind.
 
-    learnt: the largest gradient.
+    learned: the largest gradient.
     """
 
     figures: float
     gradients: float
     networks: float
-    learnt: float
+    learned: float
 
 
-def compare(world: World, case: Case) -> tuple[bytes, Differences | None]:
-    """Take the same steps in a world and, in its first process, alone.
+def compare(group: ProcessGroup, case: Case) -> tuple[bytes, Differences | None]:
+    """Take the same steps in a group and, in its first process, alone.
 
     Returns a digest of all networks after the steps that were shared, and what is different.
     """
-    together = _steps(case, world)
+    together = _steps(case, group)
     all_bits = b"".join(value.numpy().tobytes() for value in together[2].values())
     digest = hashlib.sha256(all_bits).digest()
-    if not world.first:
+    if not group.is_main:
         return digest, None
-    alone = _steps(case, ALONE)
+    alone = _steps(case, SINGLE_PROCESS)
     apart = (_apart(a, b) for a, b in zip(alone, together, strict=True))
-    return digest, Differences(*apart, learnt=_largest(alone[1]))
+    return digest, Differences(*apart, learned=_largest(alone[1]))
 
 
 def _steps(
-    case: Case, world: World
+    case: Case, group: ProcessGroup
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Figures of all steps, gradients of the last one, and the networks."""
     method = _built(case)
@@ -86,7 +86,7 @@ def _steps(
     sets = 2 if case.method in ("aml", "daal", "nrmt") else 1
     figures: dict[str, Tensor] = {}
     nets = method.networks().values()
-    with spread(nets, optimizer, world, case.ghost):
+    with shard_trunks(nets, optimizer, group, case.ghost):
         for step in range(STEPS):
             batches = tuple(_batch(case.method, n, 10 * step + n) for n in range(sets))
             told = train_step(method, batches, optimizer)

@@ -1,4 +1,4 @@
-"""A bundle that numpy can check: block means of the pixels, centred, of unit length."""
+"""A bundle that numpy can check: block means of the pixels, centered, of unit length."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def onnx_model(shift: float = 0.0) -> bytes:
         ),
         helper.make_node("Transpose", ["pooled"], ["nhwc"], perm=[0, 2, 3, 1]),
         helper.make_node("Flatten", ["nhwc"], ["flat"]),
-        helper.make_node("Sub", ["flat", "middle"], ["centred"]),
-        helper.make_node("LpNormalization", ["centred"], [OUTPUT_NAME], axis=1, p=2),
+        helper.make_node("Sub", ["flat", "middle"], ["centered"]),
+        helper.make_node("LpNormalization", ["centered"], [OUTPUT_NAME], axis=1, p=2),
     ]
     graph = helper.make_graph(
         nodes,
@@ -88,7 +88,7 @@ def write_tiny_bundle(
 
 
 def crop(seed: int, *, height: int = 48, width: int = 24, suffix: str = ".png") -> bytes:
-    """An image file of smooth random colours; the same seed gives the same bytes."""
+    """An image file of smooth random colors; the same seed gives the same bytes."""
     cells = np.random.default_rng(seed).integers(0, 256, (5, 3, 3)).astype(np.uint8)
     image = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
     done, data = cv2.imencode(suffix, image)

@@ -15,7 +15,7 @@ TEST_PEOPLE = range(101, 104)
 def write_market(
     root: Path, *, persons: int = 6, cameras: int = 2, each: int = 2, seed: int = 0
 ) -> Path:
-    """Write a Market-1501-style set of noisy one-colour people; gives `root`."""
+    """Write a Market-1501-style set of noisy one-color people; gives `root`."""
     rng = np.random.default_rng(seed)
     for folder, people in (
         ("bounding_box_train", range(1, persons + 1)),
@@ -68,8 +68,8 @@ def write_msmt17(
             path = (
                 f"{person:04d}/{person:04d}_{number:03d}_{camera:02d}_0303morning_0015_{number}.jpg"
             )
-            colour = person if folder == train else person + TEST_PEOPLE.start
-            _write_crop(root / folder / path, colour, camera, rng)
+            color = person if folder == train else person + TEST_PEOPLE.start
+            _write_crop(root / folder / path, color, camera, rng)
             lines.append(f"{path} {person}\n")
         (root / file).write_text("".join(lines))
     return root
@@ -85,8 +85,8 @@ def _shots(people: Iterable[int], cameras: int, each: int) -> Iterable[tuple[int
 
 
 def _write_crop(path: Path, person: int, camera: int, rng: np.random.Generator) -> None:
-    """A crop in the person's colour, lighter by camera."""
+    """A crop in the person's color, lighter by camera."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    colour = np.random.default_rng(person).integers(0, 256, 3)
+    color = np.random.default_rng(person).integers(0, 256, 3)
     noise = rng.normal(0, 12, (40, 20, 3)) + 15 * camera
-    assert cv2.imwrite(str(path), np.clip(colour + noise, 0, 255).astype(np.uint8))
+    assert cv2.imwrite(str(path), np.clip(color + noise, 0, 255).astype(np.uint8))

@@ -46,7 +46,7 @@ class Pair:
     pipes: tuple[Connection, ...]
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """`function(world, *args)` of each process, in the order of ranks."""
+        """`function(group, *args)` of each process, in the order of ranks."""
         for pipe in self.pipes:
             pipe.send((function, args))
         results = []
@@ -93,14 +93,14 @@ def _serve(pipe: Connection, told: dict[str, str]) -> None:
     from adapt.runtime.distributed import join
 
     torch.set_num_threads(1)
-    _, world = join("cpu")
+    _, group = join("cpu")
     while True:
         try:
             function, args = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send((True, function(world, *args)))
+            pipe.send((True, function(group, *args)))
         except AdaptError as error:  # as the command line does, the process ends with it
             pipe.send((True, error.reason))
             return

@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 
 def camera_bias(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> float:
-    """Measure how much oftener than by chance neighbours come from an image's own camera.
+    """Measure how much oftener than by chance neighbors come from an image's own camera.
 
-        mean over i of  share of i's neighbours with c_j = c_i  -  (n_{c_i} - 1) / (N - 1)
+        mean over i of  share of i's neighbors with c_j = c_i  -  (n_{c_i} - 1) / (N - 1)
 
     Args:
-        rank: (N, K) nearest neighbours of N images, the image itself first.
+        rank: (N, K) nearest neighbors of N images, the image itself first.
         cameras: (N,) camera codes.
 
     Returns:
-        In [-1, 1]; 0 by chance, with one camera, and without neighbours. People seen by one camera
+        In [-1, 1]; 0 by chance, with one camera, and without neighbors. People seen by one camera
         only raise it, too.
 
     Raises:
@@ -34,10 +34,10 @@ def camera_bias_of_each(
     """Give what `camera_bias` is the mean of.
 
     Args:
-        rank: (N, K) nearest neighbours of N images, the image itself first; with `left_out`, none
+        rank: (N, K) nearest neighbors of N images, the image itself first; with `left_out`, none
             of an image's others that were left out.
         cameras: (N,) camera codes.
-        left_out: (N,) images of i's own camera that could not be its neighbours, i itself
+        left_out: (N,) images of i's own camera that could not be its neighbors, i itself
             included; only i itself unless given. The chance is then (n_{c_i} - l_i) / (N - l_i).
 
     Returns:

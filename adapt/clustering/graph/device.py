@@ -1,4 +1,4 @@
-"""The neighbour graph on a GPU: the same answers as `neighbours` and `overlap`, by torch."""
+"""The neighbor graph on a GPU: the same answers as `neighbors` and `overlap`, by torch."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ def overlap_rows_on(
             columns = column[own][part]
             length = list_length[columns]
             entry = torch.repeat_interleave(list_start[columns], length) + _within(length)
-            least_of = torch.minimum(
+            min_of = torch.minimum(
                 torch.repeat_interleave(value[own][part], length), list_value[entry]
             )
             place = torch.repeat_interleave(row[part], length) * total + list_row[entry]
-            shared.index_add_(0, place, least_of.double())
+            shared.index_add_(0, place, min_of.double())
         found = torch.nonzero(shared > max(least - SLACK, 0)).squeeze(1)
         at = found.cpu().numpy()
         yield Overlaps(first, stop - first, at // total, at % total, shared[found].cpu().numpy())

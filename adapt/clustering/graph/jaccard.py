@@ -2,9 +2,9 @@
 
 Zhong et al. Re-ranking Person Re-identification with k-reciprocal Encoding. CVPR 2017.
 
-Notation (I[i] ranks the neighbours of i by squared Euclidean distance d2, i itself first)
+Notation (I[i] ranks the neighbors of i by squared Euclidean distance d2, i itself first)
     N(i,k)   first k entries of I[i]
-    R(i,k)   j in N(i,k) with i in N(j,k): the k-reciprocal neighbours
+    R(i,k)   j in N(i,k) with i in N(j,k): the k-reciprocal neighbors
     R*(i)    R(i,k1), and R(c,kh) of every c in R(i,k1) that shares more than 2/3 of R(c,kh)
              with R(i,k1)
     V[i,j]   exp(-w(i,j)) over j in R*(i), scaled to sum 1
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from adapt.clustering.graph.device import DeviceSearch, overlap_rows_on
-from adapt.clustering.graph.neighbours import (
+from adapt.clustering.graph.neighbors import (
     FaissSearch,
-    Neighbours,
+    Neighbors,
     Search,
     UnitRows,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from adapt.clustering.graph.overlap import Overlaps, overlap_rows
 from adapt.clustering.graph.rows import RowBlock, StoredGraph, stack_rows
@@ -55,9 +55,9 @@ def jaccard_distance(
     and in both kh = round(k1 / 2) + 1 entries, rounded half to even.
 
     Args:
-        features: (N, D) floating point, N >= 1; rows are L2-normalised here.
-        k1: neighbours for reciprocity, >= 1 (classic 20, faiss 30); more than N means all.
-        k2: neighbours averaged by query expansion, >= 1 (6); 1 means no expansion; the
+        features: (N, D) floating point, N >= 1; rows are L2-normalized here.
+        k1: neighbors for reciprocity, >= 1 (classic 20, faiss 30); more than N means all.
+        k2: neighbors averaged by query expansion, >= 1 (6); 1 means no expansion; the
             faiss variant averages at most k1, which is all that its public code searches.
         variant: see above.
         max_distance: pairs farther than this are not stored, in (0, 1].
@@ -86,10 +86,10 @@ def jaccard_distance(
 class JaccardGraph:
     """The k-reciprocal Jaccard distance of N images, computed as far as it is asked for.
 
-    Holds the neighbours, V' (some 80 entries a row) and the matrix that was asked for last, nothing
+    Holds the neighbors, V' (some 80 entries a row) and the matrix that was asked for last, nothing
     N x N.
 
-    features, near: the rows of length 1 and their neighbours that it stands on.
+    features, near: the rows of length 1 and their neighbors that it stands on.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class JaccardGraph:
             raise ValueError(f"k1 {k1}, k2 {k2} must be >= 1; {variant!r} classic or faiss")
         self.features = rows = UnitRows(features)
         reach = k1 + 1 if variant == "classic" else k1
-        with self._stages("neighbours"):
-            self.near = nearest_neighbours(
+        with self._stages("neighbors"):
+            self.near = nearest_neighbors(
                 rows,
                 # public code of the faiss variant has no more than k1 to average
                 max(reach, k2) if variant == "classic" else reach,
@@ -153,7 +153,7 @@ def search_on(device: torch.device | None) -> Search:
     return FaissSearch() if device is None else DeviceSearch(device)
 
 
-def encode(rows: UnitRows, near: Neighbours, *, k1: int, k2: int, variant: Variant) -> csr_array:
+def encode(rows: UnitRows, near: Neighbors, *, k1: int, k2: int, variant: Variant) -> csr_array:
     """Compute V' (see the notation): (N, N) float32, rows sum to 1."""
     reach = k1 + 1 if variant == "classic" else k1
     members = _expanded_reciprocal(near.rank, reach, int(np.round(k1 / 2)) + 1)

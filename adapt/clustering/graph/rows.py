@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from adapt.errors import ClusteringError
 
-MOST_PAIRS = 400
+MAX_PAIRS = 400
 """Stored pairs per image, on average, from which on a matrix is refused. Features that tell people
 apart have some 20 (DBSCAN) to 110 (HDBSCAN); where all images look the same it would be N x N."""
 
@@ -96,7 +96,7 @@ def stack_rows(blocks: Iterable[RowBlock]) -> csr_array:
     for block in blocks:
         held.append(block)
         pairs += len(block.column)
-        if pairs > max(FEW_PAIRS, MOST_PAIRS * block.images):
+        if pairs > max(FEW_PAIRS, MAX_PAIRS * block.images):
             raise ClusteringError(
                 f"too many of the {block.images} images look the same (over {pairs:,} near pairs): "
                 "the network does not tell them apart, or many crops are copies; start from "
@@ -175,7 +175,7 @@ def with_source_term(
     Args:
         rows: of J.
         distance_to_source: (N,) u in [0, 1], see
-            `adapt.clustering.graph.neighbours.distance_to_source`.
+            `adapt.clustering.graph.neighbors.distance_to_source`.
         weight: l in [0, 1); 0.1 in UDAP and SSG, 0 in MMT.
 
     Source: UDAP (Song et al., arXiv:1807.11334).
@@ -243,7 +243,7 @@ def fill_up(
 ) -> NearestLists:
     """Fill lists that are too short by the original distance.
 
-    Images that share no neighbour are all at re-ranked distance 1, which cannot order them. They
+    Images that share no neighbor are all at re-ranked distance 1, which cannot order them. They
     follow by the mean of the networks' squared Euclidean distances, ties by index.
 
     Args:

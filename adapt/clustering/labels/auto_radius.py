@@ -30,13 +30,13 @@ SAME_IMAGES = 0.995
 AS_TIGHT = 0.99
 """Share of the chosen silhouette down to which a larger radius of the same clusters is taken."""
 
-LEAST_SILHOUETTE = 0.1
+MIN_SILHOUETTE = 0.1
 """Below this no radius separates anything."""
 
 MANY_OUTLIERS = 0.3
 """Share of images left out from which on the choice is in doubt."""
 
-MANY_NEIGHBOURHOODS = 5
+MANY_NEIGHBORHOODS = 5
 """Largest cluster, in k1, from which on the choice is in doubt: most pairs in it are at 1."""
 
 
@@ -53,7 +53,7 @@ class RadiusChoice:
     doubts: tuple[str, ...]
 
 
-def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> RadiusChoice:
+def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbors: int) -> RadiusChoice:
     """Choose the radius whose clusters are tight and apart.
 
     Every radius of a grid is tried, and the mean silhouette of its clusters measured. From the
@@ -66,7 +66,7 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     Args:
         graph: distances of N images.
         min_samples: of DBSCAN.
-        neighbours: k1 of the distance; clusters much smaller than it are in doubt.
+        neighbors: k1 of the distance; clusters much smaller than it are in doubt.
 
     Returns:
         The radius and what speaks against it.
@@ -81,12 +81,12 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     labels = [cluster_dbscan(distances, float(r), min_samples).labels for r in RADII]
     scores = np.array([silhouette(distances, found) for found in labels])
     best = scores.max()
-    if best < LEAST_SILHOUETTE:
+    if best < MIN_SILHOUETTE:
         why = (
-            f"with k1 = {neighbours} each of {graph.images} images is a neighbour of all; lower k1"
-            if neighbours >= graph.images
+            f"with k1 = {neighbors} each of {graph.images} images is a neighbor of all; lower k1"
+            if neighbors >= graph.images
             else "the network does not tell them apart, people were not seen often enough, or far "
-            f"oftener than k1 = {neighbours} times; start from another network, raise k1"
+            f"oftener than k1 = {neighbors} times; start from another network, raise k1"
         )
         raise ClusteringError(
             f"no radius separates these images (largest silhouette {best:.2f}): {why}, add crops, "
@@ -105,7 +105,7 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbours: int) -> R
     return RadiusChoice(
         float(RADII[chosen]),
         tuple(map(float, scores)),
-        _doubts(labels[chosen], labels[int(scores.argmax())], neighbours),
+        _doubts(labels[chosen], labels[int(scores.argmax())], neighbors),
     )
 
 
@@ -114,7 +114,7 @@ def _agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     return float(adjusted_rand_score(first[both], second[both]))
 
 
-def _doubts(chosen: NDArray[np.int64], best: NDArray[np.int64], neighbours: int) -> tuple[str, ...]:
+def _doubts(chosen: NDArray[np.int64], best: NDArray[np.int64], neighbors: int) -> tuple[str, ...]:
     sizes = np.bincount(chosen[chosen != OUTLIER])
     found = []
     if _agreement(chosen, best) < SAME_PEOPLE:
@@ -128,14 +128,14 @@ def _doubts(chosen: NDArray[np.int64], best: NDArray[np.int64], neighbours: int)
             f"{outliers:.0%} of the images are left out: people seen seldom, or so often that "
             "they fall apart?"
         )
-    if sizes.max() > MANY_NEIGHBOURHOODS * neighbours:
+    if sizes.max() > MANY_NEIGHBORHOODS * neighbors:
         found.append(
-            f"a cluster of {sizes.max()} images is large beside k1 = {neighbours} neighbours: most "
+            f"a cluster of {sizes.max()} images is large beside k1 = {neighbors} neighbors: most "
             "of its images do not know each other"
         )
-    if np.median(sizes) * 3 < neighbours:
+    if np.median(sizes) * 3 < neighbors:
         found.append(
-            f"clusters of {np.median(sizes):g} images are small beside k1 = {neighbours} "
-            "neighbours: most neighbours are other people"
+            f"clusters of {np.median(sizes):g} images are small beside k1 = {neighbors} "
+            "neighbors: most neighbors are other people"
         )
     return tuple(found)

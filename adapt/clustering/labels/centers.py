@@ -1,4 +1,4 @@
-"""Cluster centres."""
+"""Cluster centers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _COLUMNS = 128
 
 
 def cluster_centers(
-    features: NDArray[np.float32], labels: NDArray[np.int64], *, normalise: bool
+    features: NDArray[np.float32], labels: NDArray[np.int64], *, normalize: bool
 ) -> NDArray[np.float32]:
     """Average the features of each cluster.
 
-        c_k = mean of f_i over y_i = k,    normalised: c_k / max(|c_k|, 1e-12)
+        c_k = mean of f_i over y_i = k,    normalized: c_k / max(|c_k|, 1e-12)
 
     Args:
         features: (N, D) floating point, finite.
-        labels: (N,) 0..K-1 without holes; -1 (outliers) belong to no centre.
-        normalise: scale each centre to length 1, as MMT's classifiers want it.
+        labels: (N,) 0..K-1 without holes; -1 (outliers) belong to no center.
+        normalize: scale each center to length 1, as MMT's classifiers want it.
 
     Returns:
-        (K, D) float32, row k the centre of cluster k.
+        (K, D) float32, row k the center of cluster k.
 
     Raises:
         ValueError: lengths differ, or a cluster has no image.
@@ -44,6 +44,6 @@ def cluster_centers(
     for start in range(0, features.shape[1], _COLUMNS):  # a float64 copy of all may not fit
         block = slice(start, start + _COLUMNS)
         mean[:, block] = membership @ features[:, block].astype(np.float64)
-    if normalise:
+    if normalize:
         mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     return np.asarray(mean, np.float32)

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
-from adapt.types import PseudoLabels, TableRoom, in_memory
+from adapt.types import FloatAllocator, PseudoLabels, allocate_floats
 
 IMAGES_PER_IDENTITY = 20
 """What `auto_clusters` expects a site to hold of each person."""
@@ -29,11 +29,11 @@ def cluster_kmeans(
     seed: int,
     starts: int = 10,
     iterations: int = 300,
-    room: TableRoom = in_memory,
+    allocate: FloatAllocator = allocate_floats,
 ) -> PseudoLabels:
     """Partition images into k-means clusters: all images are used and none is an outlier.
 
-        argmin over labels y and centres c of sum_i |f_i - c_{y_i}|^2
+        argmin over labels y and centers c of sum_i |f_i - c_{y_i}|^2
 
     k-means++ seeding, Lloyd iterations, the best of `starts` runs. A cluster that runs empty is
     moved to the farthest image; where images repeat so often that there are fewer different ones
@@ -41,12 +41,12 @@ def cluster_kmeans(
 
     Args:
         features: (N, D) floating point; used as given, so a mean of two networks' embeddings
-            stays un-normalised as in the authors' code.
+            stays un-normalized as in the authors' code.
         clusters: M_t of the paper, 1..N.
         seed: seeds every start; the same seed on the same machine gives the same labels.
         starts: independent runs, >= 1.
         iterations: most Lloyd iterations of one run, >= 1.
-        room: where a float64 copy of the features comes to lie.
+        allocate: where a float64 copy of the features comes to lie.
 
     Returns:
         Labels 0..K-1 without holes, K <= clusters.
@@ -75,7 +75,7 @@ def cluster_kmeans(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points: see `rule`
-        found = estimator.fit_predict(_in_float64(features, room))
+        found = estimator.fit_predict(_in_float64(features, allocate))
     kept, labels = np.unique(found, return_inverse=True)
     rule = f"kmeans K={len(kept)}"
     if len(kept) < clusters:
@@ -94,14 +94,14 @@ def _refuse_non_finite(features: NDArray[np.floating]) -> None:
         raise NonFiniteFeaturesError(int(bad[0]), len(bad))
 
 
-def _in_float64(features: NDArray[np.floating], room: TableRoom) -> NDArray[np.float64]:
+def _in_float64(features: NDArray[np.floating], allocate: FloatAllocator) -> NDArray[np.float64]:
     """A copy that scikit-learn may work in.
 
-    In float64 it seeds 10 times faster (it converts float32 anew for each centre), and the order in
+    In float64 it seeds 10 times faster (it converts float32 anew for each center), and the order in
     which threads add up does not show in the labels.
     """
     rows, columns = features.shape
-    copy = room((rows, 2 * columns)).view(np.float64)  # two of a room's float32 hold a float64
+    copy = allocate((rows, 2 * columns)).view(np.float64)  # two of a room's float32 hold a float64
     for start in range(0, rows, BLOCK_ROWS):
         copy[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS]
     return copy

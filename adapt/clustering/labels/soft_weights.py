@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adapt.types import OUTLIER
 
 MIN_SQUARED = 1e-3
-"""Squared distances are clamped here: an image on its centre would weigh infinitely much."""
+"""Squared distances are clamped here: an image on its center would weigh infinitely much."""
 
 
 def soft_weights(
@@ -20,9 +20,9 @@ def soft_weights(
     label_B: NDArray[np.int64],
     *,
     epsilon: float,
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> NDArray[np.float32]:
-    """Weigh each cluster by how near its centre is, and the image's own more.
+    """Weigh each cluster by how near its center is, and the image's own more.
 
         w_ik = 1 / (K |f_i - C_k|^2) + epsilon [k = y_i]
 
@@ -31,7 +31,7 @@ def soft_weights(
         center_KD: (K, D) of unit length.
         label_B: (B,) 0..K-1, or -1 for outliers.
         epsilon: least weight of the own cluster, in [0, 1].
-        normalise: scale each image's weights to sum 1; in the paper they need not.
+        normalize: scale each image's weights to sum 1; in the paper they need not.
 
     Returns:
         (B, K) float32 >= 0.
@@ -43,7 +43,7 @@ def soft_weights(
     """
     dimensions = center_KD.shape[1:]
     if feat_BD.ndim != 2 or center_KD.ndim != 2 or feat_BD.shape[1:] != dimensions:
-        raise ValueError(f"features {feat_BD.shape} and centres {center_KD.shape} do not fit")
+        raise ValueError(f"features {feat_BD.shape} and centers {center_KD.shape} do not fit")
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
     own_BK = one_hot_weights(label_B, len(center_KD))
@@ -52,7 +52,7 @@ def soft_weights(
     lengths = (feat_BD**2).sum(1)[:, None] + (center_KD**2).sum(1)
     squared_BK = np.maximum(lengths - 2 * feat_BD @ center_KD.T, MIN_SQUARED)
     weight_BK = 1 / (len(center_KD) * squared_BK) + epsilon * own_BK
-    if normalise:
+    if normalize:
         weight_BK /= weight_BK.sum(axis=1, keepdims=True)
     return np.asarray(weight_BK * (label_B != OUTLIER)[:, None], np.float32)
 

@@ -1,7 +1,7 @@
 """Augmentation of a whole batch at once, each image with its own draw.
 
 Order and constants follow MMT's public training code: horizontal flip, zero padding and random
-crop, normalisation, random erasing (Zhong et al. 2020). Resizing happened before, once, by
+crop, normalization, random erasing (Zhong et al. 2020). Resizing happened before, once, by
 `models.image`, the code that also serves. Shapes: B images, H x W pixels.
 """
 
@@ -19,7 +19,7 @@ from adapt.data.batches.transfer import to_device
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Turn pixels into network input: (x / 255 - mean) / std with ImageNet's constants.
 
     images: (B, H, W, 3) uint8 RGB; further channels are masks and become x / 255.
@@ -35,13 +35,13 @@ def normalise(images: Tensor) -> Tensor:
 def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Make one random training view of each image.
 
-    images: (B, H, W, 3) uint8 RGB, or more channels, see `normalise`: masks are moved and erased
-    with their image. Returns (B, 3, H, W) float32, normalised.
+    images: (B, H, W, 3) uint8 RGB, or more channels, see `normalize`: masks are moved and erased
+    with their image. Returns (B, 3, H, W) float32, normalized.
     """
     images = random_flip(images, settings.flip, generator)
     images = random_crop(images, settings.pad, generator)
     return random_erase(
-        normalise(images),
+        normalize(images),
         probability=settings.erase,
         area=(settings.erase_area_min, settings.erase_area_max),
         aspect=settings.erase_aspect,
@@ -77,12 +77,12 @@ def random_erase(
     aspect: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Erase one rectangle of each chosen image with the mean colour (0 after normalisation).
+    """Erase one rectangle of each chosen image with the mean color (0 after normalization).
 
     area: least and largest share of the image; aspect: height/width is drawn log-uniformly from
     [aspect, 1/aspect]. A rectangle that does not fit is drawn again, up to ten times, as in
-    torchvision. MMT's code fills with (0.485, 0.456, 0.406) AFTER normalisation, which is not
-    the mean colour it means; 0 is.
+    torchvision. MMT's code fills with (0.485, 0.456, 0.406) AFTER normalization, which is not
+    the mean color it means; 0 is.
     images: (B, 3, H, W) float32. Returns a new tensor of the same shape.
     """
     height, width = images.shape[2:]
@@ -103,7 +103,7 @@ def erase_at(
 ) -> Tensor:
     """Erase one rectangle of each chosen image, drawn as in `random_erase`, around a given point.
 
-    What of it lies outside the image is lost, so that the point stays its centre.
+    What of it lies outside the image is lost, so that the point stays its center.
     images: (B, 3, H, W) float32. point_B2: (B, 2) row and column in pixels from the top left
     corner. Returns a new tensor of the images' shape.
     """

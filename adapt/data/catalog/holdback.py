@@ -1,4 +1,4 @@
-"""Crops that adaptation leaves out, so that the gate judges by crops that no model learnt from.
+"""Crops that adaptation leaves out, so that the gate judges by crops that no model learned from.
 
 Nothing is written down: the same share of the same folder names the same crops, whoever asks.
 """

@@ -21,12 +21,12 @@ from adapt.types import CropSet, Dropped, Sample
 from models.errors import ImageError
 from models.image import Preprocessing
 
-Room = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+CropAllocator = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 """Makes an array of a shape for decoded crops to lie in."""
 
 
-def in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The simple `Room`."""
+def allocate_crops(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The simple `CropAllocator`."""
     return np.empty(shape, np.uint8)
 
 
@@ -55,13 +55,13 @@ def decode_crops(
     *,
     forget_names: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-    room: Room = in_memory,
+    allocate: CropAllocator = allocate_crops,
 ) -> DecodedCrops:
     """Read every crop of a listing; what cannot be read is left out and reported.
 
     forget_names: order the crops by their content. Sorted file names would carry identities
         into the order of the crops, and so into what is drawn from it.
-    progress: called with the number of crops done after each of them. room: where they come to
+    progress: called with the number of crops done after each of them. allocate: where they come to
     lie; the images are its first rows.
     Returns the readable crops with `dropped` extended by path and reason, and `fingerprint` set
     to the sha256 over key and content of each crop in order; of a manifest's crops also over
@@ -69,7 +69,7 @@ def decode_crops(
     Raises NoImagesError when nothing is left.
     """
     digest = hashlib.sha256()
-    images = room((len(listing), preprocessing.height, preprocessing.width, 3))
+    images = allocate((len(listing), preprocessing.height, preprocessing.width, 3))
     hashes: dict[int, bytes] = {}
     dropped = list(listing.dropped)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -113,7 +113,7 @@ def fingerprint_of(
     shape = (preprocessing.height, preprocessing.width, 3)
     for sample in listing.samples:
         again = sample.key in left_out
-        if again and isinstance(_read(preprocessing, sample, in_memory(shape)), bytes):
+        if again and isinstance(_read(preprocessing, sample, allocate_crops(shape)), bytes):
             return None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for sample, found in zip(kept, pool.map(_hash, kept), strict=True):

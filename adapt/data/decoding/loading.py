@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from adapt.data.decoding.decode import DecodedCrops, Room, decode_crops, in_memory
+from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops, decode_crops
 from adapt.runtime.progress import progress
 from adapt.types import CropSet
 from models.image import Preprocessing
@@ -18,12 +18,12 @@ def load_crops(
     preprocessing: Preprocessing,
     *,
     forget_names: bool = False,
-    room: Room = in_memory,
+    allocate: CropAllocator = allocate_crops,
 ) -> DecodedCrops:
     """`decode_crops` for people: a progress bar, cameras and counts, unreadable files."""
     with progress("decode", len(listing)) as tick:
         data = decode_crops(
-            listing, preprocessing, forget_names=forget_names, progress=tick, room=room
+            listing, preprocessing, forget_names=forget_names, progress=tick, allocate=allocate
         )
     counts = [0] * len(data.crops.cameras)
     for code in data.crops.camera_codes:

@@ -29,14 +29,14 @@ _LENGTH = 8
 
 
 class CropFile:
-    """Room on disk for one set of crops while it is read, and its name afterwards."""
+    """CropAllocator on disk for one set of crops while it is read, and its name afterwards."""
 
     def __init__(self, out: Path) -> None:
         """out: run folder, which need not be there yet."""
         self._disk = Scratch(out)
         self._file: BinaryIO | None = None
 
-    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """An array of uint8 in a file without name; gone with the process unless it is kept.
 
         Raises RunError when the disk has no room for all of it.
@@ -52,8 +52,8 @@ class CropFile:
 
         That holds as long as this process has the file open. Without room nothing is written, and
         neither they nor --resume find anything.
-        data: crops whose pixels lie at the start of `room`. made_by: what they follow from besides
-        the crops, see `kept_crops`.
+        data: crops whose pixels lie at the start of `allocate`. made_by: what they follow from
+        besides the crops, see `kept_crops`.
         """
         if self._file is None:
             return Path(os.devnull)

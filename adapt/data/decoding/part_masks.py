@@ -2,7 +2,7 @@
 
 The model is an ONNX file with
     one input   (B,3,h,w), B 1 or free, h and w fixed or free: RGB, uint8 0..255, or float32
-                normalised as our networks' input is, (x / 255 - mean) / std of ImageNet
+                normalized as our networks' input is, (x / 255 - mean) / std of ImageNet
     one output  a class per pixel: integers (B,h',w') or (B,1,h',w'), or float scores (B,C,h',w'),
                 of which the largest names the class
 Crops are resized to h x w where these are fixed, and the map back to the crop. It runs once per
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapt.data.batches.transforms import normalise
+from adapt.data.batches.transforms import normalize
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.errors import ConfigError
 from adapt.runtime.progress import progress
@@ -83,7 +83,7 @@ class PartParser:
         fitted = torch.from_numpy(
             np.stack([resize(image, height=height, width=width) for image in images])
         )
-        pixels = normalise(fitted) if self._float else fitted.permute(0, 3, 1, 2)
+        pixels = normalize(fitted) if self._float else fitted.permute(0, 3, 1, 2)
         try:
             (found,) = self._session.run(None, {self._name: pixels.contiguous().numpy()})
         except Exception as error:

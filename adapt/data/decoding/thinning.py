@@ -1,7 +1,7 @@
 """Leave out crops that tell no more than others of their track.
 
-A tracker gives a crop for every frame. Neighbours in time are nearly one picture: they fill each
-other's nearest neighbours, so that clusters become single tracks, and cost as much as new views.
+A tracker gives a crop for every frame. Neighbors in time are nearly one picture: they fill each
+other's nearest neighbors, so that clusters become single tracks, and cost as much as new views.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def thin_tracks(
 ) -> Thinned:
     """Choose the crops of each track that are worth having.
 
-        d(i, j) = mean over pixels of |t_i - t_j|, t the grey thumbnail of a crop
+        d(i, j) = mean over pixels of |t_i - t_j|, t the gray thumbnail of a crop
 
     In the order of time a crop of a track stays if d to every crop of the track that stayed
     before is at least `difference`. Of more than `per_track` that stay, so many are taken, evenly
@@ -56,7 +56,7 @@ def thin_tracks(
         images: (N, H, W, 3) uint8 RGB.
         tracks: (N,) codes, `UNTRACKED` for none; only whether two are equal matters.
         times: (N,) seconds; nan counts as last. Equal times follow the order of the rows.
-        difference: in grey levels, [0, 255]; 0 leaves out no near-duplicates.
+        difference: in gray levels, [0, 255]; 0 leaves out no near-duplicates.
         per_track: most crops of a track, >= 0; 0 takes all.
     """
     when = np.where(np.isnan(times), np.inf, times)
@@ -110,6 +110,6 @@ def _unlike(
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(grey, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    small = cv2.resize(gray, THUMBNAIL[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32).ravel()

@@ -1,7 +1,7 @@
 """Proxies of the clusters that a model's embeddings fall into, and of how stable these are.
 
 Clusters are made as adaptation makes them: DBSCAN on the re-ranked distance, its radius found
-from the crops; but as embedded, without camera centring, since searches compare embeddings as they
+from the crops; but as embedded, without camera centering, since searches compare embeddings as they
 are.
 """
 

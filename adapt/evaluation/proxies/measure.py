@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from adapt.errors import DataError, NonFiniteFeaturesError
 from adapt.evaluation.proxies.clusters import cluster_proxies, cluster_site
-from adapt.evaluation.proxies.neighbourhood import (
-    mutual_neighbours,
+from adapt.evaluation.proxies.neighborhood import (
+    mutual_neighbors,
     nearest_camera_bias,
-    neighbourhood,
-    neighbourhood_density,
+    neighborhood,
+    neighborhood_density,
 )
 from adapt.evaluation.proxies.sightings import Measured, Sightings
 from adapt.evaluation.proxies.spread import effective_rank, spread
@@ -36,9 +36,9 @@ class Proxy:
 PROXIES: Mapping[str, Proxy] = MappingProxyType(
     {
         "track_retrieval": Proxy("own track found among people seen beside it", 1),
-        "neighbourhood_density": Proxy("soft neighbourhood density", -1),
-        "mutual_neighbours": Proxy("mutual nearest neighbours across cameras", 1),
-        "camera_bias": Proxy("nearest neighbour in the same camera, beyond chance", -1),
+        "neighborhood_density": Proxy("soft neighborhood density", -1),
+        "mutual_neighbors": Proxy("mutual nearest neighbors across cameras", 1),
+        "camera_bias": Proxy("nearest neighbor in the same camera, beyond chance", -1),
         "silhouette": Proxy("silhouette of the clusters", 1),
         "clustered": Proxy("share of crops in clusters", 1),
         "cross_camera": Proxy("share of crops in clusters of several cameras", 1),
@@ -70,7 +70,7 @@ def measure(
     """Measure every proxy of a model.
 
     Args:
-        feature_ND: embeddings of a site's crops, any scale; rows are L2-normalised here.
+        feature_ND: embeddings of a site's crops, any scale; rows are L2-normalized here.
         sightings: of the same crops.
         seed: of the resamples of cluster stability; the same for models that are compared.
 
@@ -79,12 +79,12 @@ def measure(
             infinity.
     """
     unit_ND = _unit(feature_ND, len(sightings))
-    near = neighbourhood(unit_ND, sightings)
+    near = neighborhood(unit_ND, sightings)
     clusters = cluster_site(unit_ND, sightings, seed=seed)
     found = {
         "track_retrieval": track_retrieval(unit_ND, sightings),
-        "neighbourhood_density": neighbourhood_density(near),
-        "mutual_neighbours": mutual_neighbours(near, sightings),
+        "neighborhood_density": neighborhood_density(near),
+        "mutual_neighbors": mutual_neighbors(near, sightings),
         "camera_bias": nearest_camera_bias(near, sightings),
         **cluster_proxies(clusters, sightings),
         "spread": spread(unit_ND),

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.evaluation.proxies.neighbourhood import BLOCK_ENTRIES
+from adapt.evaluation.proxies.neighborhood import BLOCK_ENTRIES
 from adapt.evaluation.proxies.sightings import Measured, Sightings
 from adapt.types import UNTRACKED
 
-LEAST_SECONDS = 2.0
+MIN_SECONDS = 2.0
 """A crop of the same track that is nearer in time is nearly the same picture and no test."""
 
 ROUNDING = 1e-6
@@ -84,7 +84,7 @@ def _farthest_in_time(
     first, last = members[0], members[-1]
     to_first, to_last = times[members] - times[first], times[last] - times[members]
     match = np.where(to_first > to_last, first, last)
-    far = np.maximum(to_first, to_last) >= LEAST_SECONDS
+    far = np.maximum(to_first, to_last) >= MIN_SECONDS
     return members[far], match[far]
 
 

@@ -17,7 +17,7 @@ from models.backbones.net import ReIDNet
 def start_from_centers(
     nets: Sequence[ReIDNet], features: NDArray[np.float32], labels: PseudoLabels
 ) -> None:
-    """Give each network a new classifier whose rows are the clusters' normalised centres.
+    """Give each network a new classifier whose rows are the clusters' normalized centers.
 
     Cluster ids mean nothing across rounds, so what a classifier learned of them does not either.
 
@@ -26,7 +26,7 @@ def start_from_centers(
     """
     if not labels.clusters:
         return
-    center_KD = torch.from_numpy(cluster_centers(features, labels.labels, normalise=True))
+    center_KD = torch.from_numpy(cluster_centers(features, labels.labels, normalize=True))
     for net in nets:
         net.reset_classifier(labels.clusters, center_KD)
 
@@ -35,7 +35,7 @@ def classifier_at(center_KD: NDArray[np.float32], net: ReIDNet, logit: float) ->
     """Make a bias-free classifier of a network's features that knows its classes already.
 
     center_KD: a row of unit length for each class, in the network's space. logit: of a feature
-    that lies on its centre and is as long as the network's neck makes them on average.
+    that lies on its center and is as long as the network's neck makes them on average.
     """
     classes, dimension = center_KD.shape
     layer = nn.Linear(dimension, classes, bias=False)

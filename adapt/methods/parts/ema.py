@@ -21,7 +21,7 @@ def start_averages(students: Sequence[Net]) -> tuple[Net, ...]:
 
 
 def ema_momentum(step: int, limit: float = 0.999) -> float:
-    """Momentum of the temporal average at an optimiser step.
+    """Momentum of the temporal average at an optimizer step.
 
         alpha(t) = min(1 - 1/(t + 1), limit)
 
@@ -49,7 +49,7 @@ def ema_momentum(step: int, limit: float = 0.999) -> float:
 def update_ema(
     teacher: nn.Module, student: nn.Module, momentum: float, *, statistics: bool = False
 ) -> None:
-    """Move a teacher's parameters towards its student's, in place.
+    """Move a teacher's parameters toward its student's, in place.
 
         E <- alpha E + (1 - alpha) theta
 

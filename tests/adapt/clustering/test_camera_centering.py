@@ -1,4 +1,4 @@
-"""Camera centring: by hand, as properties, against a reference, pinned."""
+"""Camera centering: by hand, as properties, against a reference, pinned."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_pinned_value() -> None:
     np.testing.assert_allclose(found[:2], [[-0.103734, 0.994605], [0.973122, 0.230292]], atol=1e-6)
 
 
-def test_a_camera_with_one_image_is_centred_on_all() -> None:
+def test_a_camera_with_one_image_is_centered_on_all() -> None:
     features, cameras = unit(1), np.array([0] * 11 + [1])
     found = center_cameras(features, cameras)
     expected = features[11] - features.mean(axis=0)

@@ -41,9 +41,9 @@ def cluster(features, cameras, **settings):  # type: ignore[no-untyped-def]
 )
 def test_centering_finds_people_where_cameras_differ(settings: dict[str, object]) -> None:
     features, cameras, truth = site()
-    centred = cluster(features, cameras, camera_centering=True, **settings)
+    centered = cluster(features, cameras, camera_centering=True, **settings)
     plain = cluster(features, cameras, camera_centering=False, **settings)
-    assert adjusted_rand_score(truth, centred.labels) > 0.95
+    assert adjusted_rand_score(truth, centered.labels) > 0.95
     assert adjusted_rand_score(truth, plain.labels) < 0.7
 
 
@@ -80,7 +80,7 @@ def test_the_automatic_radius_finds_people() -> None:
     assert adjusted_rand_score(truth, found.labels) > 0.95
     assert clusterer.radius is not None
     assert found.rule == f"dbscan eps={clusterer.radius:.3f} min_samples=4 (best silhouette)"
-    assert {"neighbours", "encoding", "jaccard", "radius", "clusters"} == set(
+    assert {"neighbors", "encoding", "jaccard", "radius", "clusters"} == set(
         clusterer.stages.seconds
     )
 
@@ -115,7 +115,7 @@ def test_images_at_the_radius_share_a_cluster_whatever_rounding_says(
     device: torch.device | None,
 ) -> None:
     # 79 copies of an image, and three pairs beside it. Copies have only copies as k-reciprocal
-    # neighbours, 1/79 of each, and each of a pair has the two of it; query expansion over six
+    # neighbors, 1/79 of each, and each of a pair has the two of it; query expansion over six
     # gives all of them at least 4/6 of the copies, and no two pairs anything else to share: they
     # are at 1/2. The sum of 79 float32 numbers 4/474 is below 2/3, so rounding says 0.50000006.
     axes = np.eye(7, dtype=np.float32)
@@ -194,29 +194,29 @@ def test_the_form_for_a_device_finds_the_same(algorithm: str) -> None:
     assert found[0].clusters >= 20
 
 
-@pytest.mark.parametrize(("shift", "centres"), [(3.0, True), (0.0, False)])
-def test_automatic_centring_follows_the_cameras(
-    shift: float, centres: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("shift", "centers"), [(3.0, True), (0.0, False)])
+def test_automatic_centering_follows_the_cameras(
+    shift: float, centers: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     features, cameras, _ = site(people=20, each=16, shift=shift)
     settings = {"algorithm": "dbscan", "radius": 0.5}
     with caplog.at_level("INFO", "resight"):
         found = cluster(features, cameras, camera_centering="auto", **settings)
-    given = cluster(features, cameras, camera_centering=centres, **settings)
-    other = cluster(features, cameras, camera_centering=not centres, **settings)
+    given = cluster(features, cameras, camera_centering=centers, **settings)
+    other = cluster(features, cameras, camera_centering=not centers, **settings)
     np.testing.assert_array_equal(found.labels, given.labels)
-    assert ("centred per camera" if centres else "as extracted") in caplog.text
-    if centres:
+    assert ("centered per camera" if centers else "as extracted") in caplog.text
+    if centers:
         assert (found.labels != other.labels).any()
 
 
 @pytest.mark.parametrize(
-    ("seen", "decision"), [(9, "bias 0.18: centred per camera"), (8, "bias 0.07: as extracted")]
+    ("seen", "decision"), [(9, "bias 0.18: centered per camera"), (8, "bias 0.07: as extracted")]
 )
-def test_automatic_centring_on_both_sides_of_its_limit(
+def test_automatic_centering_on_both_sides_of_its_limit(
     seen: int, decision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # One camera saw 9 of a person's 11 images, the other 2: the ten neighbours share the camera of
+    # One camera saw 9 of a person's 11 images, the other 2: the ten neighbors share the camera of
     # (9 * 0.8 + 2 * 0.1) / 11 = 0.67, by chance 43 / 87 = 0.49; with 8 and 3 of 0.56.
     person = np.repeat(np.arange(8), 11)
     cameras = (person + (np.arange(88) % 11 >= seen)) % 2
@@ -227,7 +227,7 @@ def test_automatic_centring_on_both_sides_of_its_limit(
     assert decision in caplog.text
 
 
-def test_automatic_centring_looks_beyond_a_burst(caplog: pytest.LogCaptureFixture) -> None:
+def test_automatic_centering_looks_beyond_a_burst(caplog: pytest.LogCaptureFixture) -> None:
     # Four bursts of three images of each person, two by each camera: the two nearest of an image
     # are of its own camera, and of the ten nearest at most half are.
     burst = np.repeat(np.arange(32), 3)
@@ -246,7 +246,7 @@ def test_automatic_centring_looks_beyond_a_burst(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("algorithm", ["kmeans", "dbscan", "hdbscan"])
-def test_automatic_centring_needs_crops_of_two_cameras(
+def test_automatic_centering_needs_crops_of_two_cameras(
     algorithm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     features, _, _ = site(people=20, each=16, shift=1.0)
@@ -275,7 +275,7 @@ def test_a_radius_that_reaches_almost_all_is_cut_with_a_warning(
     found = cluster(features, cameras, algorithm="dbscan", **settings)
     assert found.rule.startswith("dbscan eps=0.950")
     assert found.warnings == (
-        f"radius cut to 0.95: almost all pairs share no neighbours; lower {lower}",
+        f"radius cut to 0.95: almost all pairs share no neighbors; lower {lower}",
     )
     assert not cluster(features, cameras, algorithm="dbscan", radius=0.95).warnings
 

@@ -148,8 +148,8 @@ def test_too_few_tracks_hold() -> None:
 def test_one_camera_without_tracks_leaves_two_voters() -> None:
     report = compare(BAD, GOOD, sightings([0] * 450))
     voters = [each.name for each in report.comparisons if each.voter and each.old is not None]
-    assert voters == ["neighbourhood_density", "silhouette"]
-    rule = Rule(("mutual_neighbours", "camera_bias", "silhouette"), least_votes=2)
+    assert voters == ["neighborhood_density", "silhouette"]
+    rule = Rule(("mutual_neighbors", "camera_bias", "silhouette"), min_votes=2)
     held = compare(BAD, GOOD, sightings([0] * 450), rule=rule)
     assert held.verdict == "hold"
     assert "only 1 of the proxies" in held.reasons[0]
@@ -183,7 +183,7 @@ NAMES = list(PROXIES)[:5]
 )
 def test_votes_by_hand(votes: tuple[int, ...], least: int, verdict: str) -> None:
     found = tuple(comparison(name, cast) for name, cast in zip(NAMES, votes, strict=True))
-    rule = Rule(tuple(NAMES), least_votes=least)
+    rule = Rule(tuple(NAMES), min_votes=least)
     assert decide(found, rule)[0] == verdict
     # who does not vote changes nothing
     silent = (*found, comparison("spread", -sum(votes) or 1, voter=False))
@@ -194,7 +194,7 @@ def test_reasons_are_in_words() -> None:
     worse = Comparison("camera_bias", 0.1, 0.3, 0.2, 0.15, 0.25, True, -1)
     _, (reason, short) = decide((worse, comparison("silhouette", 0)), Rule(tuple(NAMES), 2))
     assert reason == (
-        "worse: nearest neighbour in the same camera, beyond chance, 0.100 to 0.300 "
+        "worse: nearest neighbor in the same camera, beyond chance, 0.100 to 0.300 "
         "(+0.200, +0.150 to +0.250)"
     )
     assert short.startswith("1 of 2 proxies show no clear difference; the votes sum to -1")
@@ -217,7 +217,7 @@ def test_vote_by_hand(low: float, high: float, sign: int, expected: int) -> None
 @settings(deadline=None, max_examples=100)
 @given(votes=st.lists(st.sampled_from([-1, 0, 1]), min_size=5, max_size=5), least=st.integers(1, 5))
 def test_verdicts_are_symmetric(votes: list[int], least: int) -> None:
-    rule = Rule(tuple(NAMES), least_votes=least)
+    rule = Rule(tuple(NAMES), min_votes=least)
     turned = {"promote": "reject", "reject": "promote", "hold": "hold"}
     there, back = (
         decide(tuple(comparison(n, s * v) for n, v in zip(NAMES, votes, strict=True)), rule)[0]
@@ -241,4 +241,4 @@ def test_report_is_json() -> None:
     assert content["verdict"] == "promote"
     assert set(content["proxies"]) == set(PROXIES)
     assert content["proxies"]["silhouette"]["vote"] == 1
-    assert content["least_votes"] == DEFAULT_RULE.least_votes
+    assert content["min_votes"] == DEFAULT_RULE.min_votes

@@ -22,14 +22,14 @@ from models.image import Preprocessing  # noqa: E402
 SIZE = Preprocessing(height=32, width=16)
 
 
-def mean_colour(images: np.ndarray) -> np.ndarray:
-    """An embedder whose answers are known: the crop's mean colour."""
+def mean_color(images: np.ndarray) -> np.ndarray:
+    """An embedder whose answers are known: the crop's mean color."""
     return images.mean((1, 2)).astype(np.float32)
 
 
 def test_query_against_gallery(market: Callable[..., Path]) -> None:
     labelled = LabelledCrops.read(market(), SIZE)
-    scores = labelled.score(mean_colour)
+    scores = labelled.score(mean_color)
     assert scores.queries == 12
     assert scores.gallery == 12
     assert scores.mAP > 0.8
@@ -44,7 +44,7 @@ def test_a_lone_training_folder_is_ranked_against_itself(market: Callable[..., P
     labelled = LabelledCrops.read(root, SIZE)
     assert labelled.query is labelled.gallery
     for protocol in ("market", "other-camera"):
-        scores = labelled.score(mean_colour, protocol=protocol)  # type: ignore[arg-type]
+        scores = labelled.score(mean_color, protocol=protocol)  # type: ignore[arg-type]
         assert scores.queries == len(labelled.query)
     (root / "query").mkdir()
     with pytest.raises(DataError, match="bounding_box_train alone"):
@@ -52,17 +52,17 @@ def test_a_lone_training_folder_is_ranked_against_itself(market: Callable[..., P
 
 
 def test_centering_is_over_both_sets(market: Callable[..., Path]) -> None:
-    """Cameras 1 and 2 of the tiny set differ by a constant, which centring takes away."""
+    """Cameras 1 and 2 of the tiny set differ by a constant, which centering takes away."""
     labelled = LabelledCrops.read(market(cameras=2), SIZE)
-    query, gallery = mean_colour(labelled.query.images), mean_colour(labelled.gallery.images)
+    query, gallery = mean_color(labelled.query.images), mean_color(labelled.gallery.images)
     cameras = labelled.gallery.crops.camera_codes
     gallery = gallery + 400 * cameras[:, None] * np.array([1, -0.5, 0.25], np.float32)
     query = query + 400 * labelled.query.crops.camera_codes[:, None] * np.array(
         [1, -0.5, 0.25], np.float32
     )
     plain = labelled.rank(query, gallery, protocol="other-camera")
-    centred = labelled.rank(query, gallery, protocol="other-camera", camera_centering=True)
-    assert centred.mAP > plain.mAP + 0.1
+    centered = labelled.rank(query, gallery, protocol="other-camera", camera_centering=True)
+    assert centered.mAP > plain.mAP + 0.1
 
 
 def test_network_gives_scores_in_range(market: Callable[..., Path]) -> None:
@@ -84,8 +84,8 @@ def test_feature_file(tmp_path: Path) -> None:
     )
     scores = score_features(tmp_path / "f.npz")
     assert scores.cmc(1) == pytest.approx(1 / 3)
-    centred = score_features(tmp_path / "f.npz", camera_centering=True)
-    assert centred.queries == 3
+    centered = score_features(tmp_path / "f.npz", camera_centering=True)
+    assert centered.queries == 3
 
 
 def test_identities_of_a_site_are_told_where_all_its_crops_are_labelled(

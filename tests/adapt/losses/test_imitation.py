@@ -152,7 +152,7 @@ def test_imitation_ignores_the_order_of_the_batch(seed: int) -> None:
 
 
 def test_features_run_away_from_a_wrong_teacher_and_the_bound_stops_them() -> None:
-    """HLI's own collapse: -|s - t|^2 of features that are not normalised has no minimum."""
+    """HLI's own collapse: -|s - t|^2 of features that are not normalized has no minimum."""
     teacher = torch.zeros(4, 3)
     wrong = torch.zeros(4, dtype=torch.bool)
 
@@ -287,7 +287,7 @@ def test_the_point_lies_where_an_enlarged_map_is_greatest(
     seed: int, rows: int, columns: int
 ) -> None:
     maps = torch.randn(3, rows, columns, generator=generator(seed))
-    height, width = 7 * rows, 9 * columns  # odd cells: a pixel sits at each centre
+    height, width = 7 * rows, 9 * columns  # odd cells: a pixel sits at each center
     point, flat = informative_point(maps, height, width, generator())
     assert not flat.any()
     large = torch.nn.functional.interpolate(maps[:, None], (height, width), mode="bilinear")[:, 0]

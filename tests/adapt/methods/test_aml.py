@@ -127,7 +127,7 @@ def test_the_averaged_distance_is_clustered() -> None:
         assert labels.labels.tolist() != dbscan(alone).tolist(), "not one network's"
 
 
-def test_neighbours_are_listed_by_the_average_then_by_the_original_distance_of_both() -> None:
+def test_neighbors_are_listed_by_the_average_then_by_the_original_distance_of_both() -> None:
     table, nearest, across = at_odds(), 4, 20
     method = aml(merge_nearest=nearest, merge_cross_camera=across)
     graphs = [clusterer(k1=6).graph(f, table.cameras) for f in table.features]
@@ -189,7 +189,7 @@ def test_one_network_learns_from_clusters_the_other_from_merged_ones() -> None:
     assert kept.mean() > 0.8
     assert original.clusters == PEOPLE * CAMERAS, "DBSCAN splits people by camera"
     assert same_partition(original.labels[kept], (person * CAMERAS + camera)[kept])
-    assert merged.clusters == PEOPLE, "their cross-camera neighbours put them together"
+    assert merged.clusters == PEOPLE, "their cross-camera neighbors put them together"
     assert same_partition(merged.labels[kept], person[kept])
     np.testing.assert_array_equal(merged.labels == OUTLIER, ~kept)
     assert merged.rule == f"{original.rule}, 8 clusters merged to 4"
@@ -207,7 +207,7 @@ def test_ablation_switches(labels: str, clusters: tuple[int, int]) -> None:
         assert net.classifier.out_features == each.clusters
 
 
-def test_classifiers_start_from_the_networks_own_centres() -> None:
+def test_classifiers_start_from_the_networks_own_centers() -> None:
     table, _ = site()
     method = aml()
     found = method.relabel(table, ONLY)
@@ -220,7 +220,7 @@ def test_classifiers_start_from_the_networks_own_centres() -> None:
 
 
 def test_merging_looks_at_the_features_as_they_are_clustered() -> None:
-    """Camera-centred where the recipe says so: the offsets of cameras are gone, people remain."""
+    """Camera-centered where the recipe says so: the offsets of cameras are gone, people remain."""
     table, person = site(shift=0.0)
     offset = np.random.default_rng(1).normal(size=(CAMERAS, 512)).astype(np.float32)
     moved = FeatureTable(
@@ -423,14 +423,14 @@ def test_only_outliers_stop_the_round() -> None:
 
 
 def crops() -> DecodedCrops:
-    """Six people in two colours each; cameras differ in brightness."""
+    """Six people in two colors each; cameras differ in brightness."""
     rng = np.random.default_rng(0)
     people, each = 6, 8
-    colours = rng.integers(40, 200, (people, 2, 3))
+    colors = rng.integers(40, 200, (people, 2, 3))
     samples, images = [], []
     for p in range(people):
         for i in range(each):
-            image = np.repeat(colours[p], 16, axis=0)[:, None].repeat(16, axis=1)
+            image = np.repeat(colors[p], 16, axis=0)[:, None].repeat(16, axis=1)
             noise = rng.integers(-20, 21, image.shape)
             images.append((image + noise + 15 * (i % 2)).clip(0, 255).astype(np.uint8))
             samples.append(Sample(Path(f"{p}_{i}.png"), f"{p}_{i}.png", camera=i % 2, person=p))

@@ -92,9 +92,9 @@ def in_the_middle_of_training(method: DAAL) -> DAAL:
     return method
 
 
-@pytest.mark.parametrize(("epsilon", "normalise"), [(0.9, False), (0.4, False), (0.4, True)])
-def test_losses_equal_the_equations_written_out(epsilon: float, normalise: bool) -> None:
-    method = in_the_middle_of_training(daal(epsilon=epsilon, normalise=normalise))
+@pytest.mark.parametrize(("epsilon", "normalize"), [(0.9, False), (0.4, False), (0.4, True)])
+def test_losses_equal_the_equations_written_out(epsilon: float, normalize: bool) -> None:
+    method = in_the_middle_of_training(daal(epsilon=epsilon, normalize=normalize))
     target, source = data = batches()
     losses = method.step(data)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_losses_equal_the_equations_written_out(epsilon: float, normalise: bool)
         f = (shared - shared.mean(0)) / (shared.var(0, unbiased=False) + method.net.neck.eps).sqrt()
         W_t, W_s = method.heads["target"].weight, method.heads["source"].weight
         domain = method.heads["domain"].classifier
-    stored, centers = unit(len(LABELS), 1), cluster_centers(unit(10, 1), LABELS, normalise=True)
+    stored, centers = unit(len(LABELS), 1), cluster_centers(unit(10, 1), LABELS, normalize=True)
     id_target = id_source = of_domain = 0.0
     W_t, W_s = W_t.detach(), W_s.detach()
     for i in range(B):
@@ -113,7 +113,7 @@ def test_losses_equal_the_equations_written_out(epsilon: float, normalise: bool)
         log_p = F.log_softmax(W_t @ f[i], 0)
         w = [1 / (K * ((stored[row] - centers[k]) ** 2).sum()) for k in range(K)]
         w = [w[k] + epsilon * (k == y) for k in range(K)]
-        total = sum(w) if normalise else 1.0
+        total = sum(w) if normalize else 1.0
         for k in range(K):
             id_target -= float(w[k] / total * log_p[k]) * (y != OUTLIER) / B
         id_source -= float(F.log_softmax(W_s @ f[B + i], 0)[source.label[i]]) / B
@@ -321,8 +321,8 @@ def crops(people: int, each: int, seed: int, shade: int = 0) -> DecodedCrops:
         for p in range(people)
         for i in range(each)
     )
-    colours = rng.integers(0, 200, (people, 1, 1, 3)).repeat(each, axis=0)
-    images = (colours + rng.integers(0, 40, (len(samples), 32, 16, 3)) + shade).astype(np.uint8)
+    colors = rng.integers(0, 200, (people, 1, 1, 3)).repeat(each, axis=0)
+    images = (colors + rng.integers(0, 40, (len(samples), 32, 16, 3)) + shade).astype(np.uint8)
     return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
 
 
@@ -330,7 +330,7 @@ def loop(method: DAAL, *, source: bool = True, lr: float = 1e-3, **schedule: int
     site, labelled = crops(6, 4, seed=0, shade=15), crops(4, 4, seed=1)
     if source:
         (features,) = extract([method.net], labelled.images, device=CPU)
-        method.start_source(cluster_centers(features, labelled.crops.persons, normalise=True))
+        method.start_source(cluster_centers(features, labelled.crops.persons, normalize=True))
     return train(
         method,
         site,
@@ -447,7 +447,7 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
 
 
 def test_soft_labels_that_drown_the_other_losses_are_warned_of() -> None:
-    """Crops on their centres: each weighs 1000/K there, and only the sum says so."""
+    """Crops on their centers: each weighs 1000/K there, and only the sum says so."""
     method = daal(source="none")
     copies = np.repeat(unit(K, 3), 4, axis=0)[: len(LABELS)]
     method.clusterer = Given(np.repeat(np.arange(K), 4)[: len(LABELS)])  # type: ignore[assignment]
@@ -458,7 +458,7 @@ def test_soft_labels_that_drown_the_other_losses_are_warned_of() -> None:
     (warning,) = method.after_round(stats)
     assert f"sum to {stats['weight_sum']:.1f} on average" in warning
     assert f"with {K} clusters a weight reaches 333" in warning
-    assert "options.normalise=true" in warning
+    assert "options.normalize=true" in warning
     assert not method.after_round({"weight_sum": 1.5})
     assert not method.after_round({"weight_sum": 4.99})
     assert method.after_round({"weight_sum": 5.0})

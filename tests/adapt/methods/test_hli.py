@@ -282,7 +282,7 @@ def test_what_is_looked_at_most_is_erased_and_follows_the_view() -> None:
     losses = method.step((Batch((first, second), plain.label, plain.index),))
     student_saw, teacher_saw = seen
     for image in student_saw:
-        assert float(image[0, 12, 4]) == 0, "the block's centre"
+        assert float(image[0, 12, 4]) == 0, "the block's center"
         assert bool((image[:, :, 16:] != 0).all())
     for image in teacher_saw:
         assert float(image[0, 12, 28]) == 0
@@ -376,7 +376,7 @@ def test_erasing_follows_from_the_batch_alone() -> None:
 # --- rounds
 
 
-def test_relabel_clusters_the_averages_and_starts_all_classifiers_from_the_centres() -> None:
+def test_relabel_clusters_the_averages_and_starts_all_classifiers_from_the_centers() -> None:
     rng = np.random.default_rng(3)
     truth = np.repeat(np.arange(P), 5)
     centers = rng.normal(size=(P, 512))
@@ -448,16 +448,16 @@ def test_pinned_first_step() -> None:
 
 
 def crops() -> DecodedCrops:
-    """Four people of one colour each, six noisy crops, two cameras."""
+    """Four people of one color each, six noisy crops, two cameras."""
     rng = np.random.default_rng(0)
     samples = tuple(
         Sample(Path(f"{p}_{i}.png"), f"{p}_{i}.png", camera=i % 2)
         for p in range(4)
         for i in range(6)
     )
-    colours = np.repeat(rng.integers(40, 216, (4, 1, 1, 3)), 6, axis=0)
+    colors = np.repeat(rng.integers(40, 216, (4, 1, 1, 3)), 6, axis=0)
     noise = rng.integers(-30, 31, (24, 32, 16, 3))
-    return DecodedCrops(CropSet(Path(), samples, ("a", "b")), (colours + noise).astype(np.uint8))
+    return DecodedCrops(CropSet(Path(), samples, ("a", "b")), (colors + noise).astype(np.uint8))
 
 
 def rounds(method: HLI, seed: int = 0, lr: float = 1e-3):  # type: ignore[no-untyped-def]
@@ -506,8 +506,8 @@ def test_a_map_that_is_flat_everywhere_gives_random_places_and_a_finite_step() -
     losses = method.step((batch(height=64),))
     assert losses.stats["flat_share"] == 1
     assert math.isfinite(losses.total().item())
-    centres = [(image == 0).all(0).nonzero().float().mean(0) for image in seen[0]]
-    assert float(torch.stack(centres).std(0).min()) > 4
+    centers = [(image == 0).all(0).nonzero().float().mean(0) for image in seen[0]]
+    assert float(torch.stack(centers).std(0).min()) > 4
 
 
 def test_a_dead_network_ends_the_run_and_keeps_the_round_before() -> None:

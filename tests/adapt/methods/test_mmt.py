@@ -151,7 +151,7 @@ def test_teachers_get_no_gradient_and_students_do() -> None:
         assert not missing
 
 
-def test_teachers_normalise_by_the_batch_and_keep_their_own_statistics() -> None:
+def test_teachers_normalize_by_the_batch_and_keep_their_own_statistics() -> None:
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
     before = method.teachers[0].neck.running_mean.clone()
     method.step((batch(),))
@@ -161,7 +161,7 @@ def test_teachers_normalise_by_the_batch_and_keep_their_own_statistics() -> None
     )
 
 
-def test_relabel_clusters_the_mean_and_starts_all_classifiers_from_the_centres() -> None:
+def test_relabel_clusters_the_mean_and_starts_all_classifiers_from_the_centers() -> None:
     method = MMT(nets(), MMTOptions(), clusterer())
     rng = np.random.default_rng(3)
     dimension = method.students[0].dimension
@@ -363,8 +363,8 @@ def test_the_networks_themselves_can_be_clustered() -> None:
     assert method.embedder() is method.teachers[0]
 
 
-@pytest.mark.parametrize(("normalise", "length"), [(False, 0.5**0.5), (True, 1.0)])
-def test_the_mean_is_clustered_as_it_is_or_scaled(normalise: bool, length: float) -> None:
+@pytest.mark.parametrize(("normalize", "length"), [(False, 0.5**0.5), (True, 1.0)])
+def test_the_mean_is_clustered_as_it_is_or_scaled(normalize: bool, length: float) -> None:
     """Two unit vectors at a right angle have a mean of length sqrt(1/2)."""
     seen = []
 
@@ -372,7 +372,7 @@ def test_the_mean_is_clustered_as_it_is_or_scaled(normalise: bool, length: float
         seen.append(features)
         return PseudoLabels(np.repeat(np.arange(P), 2), "given")
 
-    method = MMT(nets(), MMTOptions(normalise_mean=normalise), cluster)  # type: ignore[arg-type]
+    method = MMT(nets(), MMTOptions(normalize_mean=normalize), cluster)  # type: ignore[arg-type]
     one = np.eye(2 * P, method.students[0].dimension, dtype=np.float32)
     other = np.roll(one, 100, axis=1)
     method.relabel(FeatureTable((one, other), np.zeros(2 * P, np.int64)), RoundOf(0, 1))
@@ -404,16 +404,16 @@ def test_the_recipe_names_every_option() -> None:
 
 
 def people(persons: int = 6, each: int = 4) -> DecodedCrops:
-    """Crops of plain colours under noise; two cameras."""
+    """Crops of plain colors under noise; two cameras."""
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (persons, 3))
+    colors = rng.integers(0, 256, (persons, 3))
     samples, images = [], []
     for person in range(persons):
         for i in range(each):
             name = f"{person}_{i}.png"
             samples.append(Sample(Path(name), name, camera=i % 2, person=person))
             noise = rng.integers(-20, 21, (32, 16, 3))
-            images.append(np.clip(colours[person] + noise, 0, 255).astype(np.uint8))
+            images.append(np.clip(colors[person] + noise, 0, 255).astype(np.uint8))
     return DecodedCrops(CropSet(Path(), tuple(samples), ("a", "b")), np.stack(images))
 
 

@@ -21,7 +21,7 @@ from adapt.config import (  # noqa: E402
     Schedule,
 )
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
-from adapt.errors import ConfigError, NothingLearntError  # noqa: E402
+from adapt.errors import ConfigError, NothingLearnedError  # noqa: E402
 from adapt.losses.distance import pairwise_distance  # noqa: E402
 from adapt.losses.triplet import margin_triplet, mine_hard_triplets  # noqa: E402
 from adapt.methods import NRMT  # noqa: E402
@@ -154,7 +154,7 @@ def test_separate_training_shares_nothing() -> None:
     assert not torch.equal(again["tri_own_2"], terms["tri_own_2"])
 
 
-def test_each_batch_is_normalised_by_itself() -> None:
+def test_each_batch_is_normalized_by_itself() -> None:
     """Other crops in the batch of Y_g change the losses on Y_g and no loss on Y_f."""
     method = nrmt(selecting=False)
     first, second = batches()
@@ -320,7 +320,7 @@ def test_networks_that_have_become_equal_learn_nothing_and_do_not_crash() -> Non
 
 def test_a_round_that_kept_nothing_is_refused() -> None:
     stats = nrmt(disagreement=1e6).step(batches()).stats
-    with pytest.raises(NothingLearntError, match=r"no triplet was kept .*thresholds to relative"):
+    with pytest.raises(NothingLearnedError, match=r"no triplet was kept .*thresholds to relative"):
         nrmt().after_round(stats)
 
 
@@ -344,9 +344,9 @@ def crops(persons: int = 4, each: int = 8) -> DecodedCrops:
         for p in range(persons)
         for i in range(each)
     )
-    colours = rng.integers(0, 256, (persons, 1, 1, 1, 3))
+    colors = rng.integers(0, 256, (persons, 1, 1, 1, 3))
     noise = rng.normal(0, 12, (persons, each, 32, 16, 3))
-    images = np.clip(colours + noise, 0, 255).astype(np.uint8).reshape(-1, 32, 16, 3)
+    images = np.clip(colors + noise, 0, 255).astype(np.uint8).reshape(-1, 32, 16, 3)
     return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
 
 
@@ -364,13 +364,13 @@ def rounds(method: NRMT, total: int) -> Iterator[Round]:
     )
 
 
-def by_colour(**options: object) -> NRMT:
+def by_color(**options: object) -> NRMT:
     found = clusterer(algorithm="hdbscan", min_samples=2, min_cluster_size=3, k1=5, k2=1)
     return NRMT(nets(), NRMTOptions(**options), found)  # type: ignore[arg-type]
 
 
 def test_two_rounds_through_the_loop() -> None:
-    method = by_colour(thresholds="relative", disagreement=0.0)
+    method = by_color(thresholds="relative", disagreement=0.0)
     start = [p.detach().clone() for net in method.nets for p in net.backbone.parameters()]
     first, second = rounds(method, 2)
     assert {"loss_tri_own_1", "loss_tri_peer_2", "gap_1", "confident_2"} <= set(first.metrics)
@@ -385,9 +385,9 @@ def test_two_rounds_through_the_loop() -> None:
 
 @pytest.mark.parametrize(("total", "good"), [(4, 2), (2, 1)])
 def test_a_round_that_keeps_nothing_does_not_count_be_it_the_last(total: int, good: int) -> None:
-    run = rounds(by_colour(disagreement=1e6), total)
+    run = rounds(by_color(disagreement=1e6), total)
     assert [next(run).number for _ in range(good)] == list(range(1, good + 1))
-    with pytest.raises(NothingLearntError, match="no triplet was kept"):
+    with pytest.raises(NothingLearnedError, match="no triplet was kept"):
         next(run)
 
 

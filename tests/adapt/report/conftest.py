@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(home: Path, tmp_path: Path) -> Run:
-    """The adaptation, to be spoilt."""
+    """The adaptation, to be spoiled."""
     from adapt.runs.folder import Run
 
     shutil.copytree(home / "new", tmp_path / "new")

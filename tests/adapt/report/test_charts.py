@@ -1,4 +1,4 @@
-"""Charts: what is drawn, in the page's colours, and nothing that a name smuggles in."""
+"""Charts: what is drawn, in the page's colors, and nothing that a name smuggles in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_logarithmic_ticks_are_plain_numbers() -> None:
     assert not [text for text in shown if "math" in text or "$" in text]
 
 
-def test_drawing_takes_the_colour_of_the_page() -> None:
+def test_drawing_takes_the_color_of_the_page() -> None:
     svg = line_chart("One", "", ROUNDS, {"loss": "a"}).svg
     assert "currentColor" in svg
     assert "#010203" not in svg

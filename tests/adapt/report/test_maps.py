@@ -1,4 +1,4 @@
-"""Maps: neighbours stay neighbours, colours go to the largest, the same seed draws the same."""
+"""Maps: neighbors stay neighbors, colors go to the largest, the same seed draws the same."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.report.maps import COLOURED, choose_rows, draw_map, lay_out, legend
-from adapt.report.palette import COLOURS, GREY
+from adapt.report.maps import COLORED, choose_rows, draw_map, lay_out, legend
+from adapt.report.palette import COLORS, GRAY
 
 
 def groups(count: int, each: int, dimensions: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -66,23 +66,23 @@ def test_rows_are_some_of_all_in_order(count: int, most: int, seed: int) -> None
 def test_legend_by_hand() -> None:
     codes = np.array([2, 2, 2, 0, 0, -1])
     key = legend("by camera", codes, ("a", "b", "c"), "others")
-    assert [(e.name, e.colour) for e in key.entries] == [
-        ("c (3)", COLOURS[0]),
-        ("a (2)", COLOURS[1]),
-        ("others (1)", GREY),
+    assert [(e.name, e.color) for e in key.entries] == [
+        ("c (3)", COLORS[0]),
+        ("a (2)", COLORS[1]),
+        ("others (1)", GRAY),
     ]
     assert key.codes == (2, 0, -1)
 
 
-def test_the_largest_get_colours_and_no_two_look_the_same() -> None:
+def test_the_largest_get_colors_and_no_two_look_the_same() -> None:
     codes = np.repeat(np.arange(20), np.arange(20, 0, -1))
     key = legend("t", codes, [f"c{i}" for i in range(20)], "others")
-    assert key.codes == (*range(COLOURED), -1)
-    assert len({(e.colour, e.sign) for e in key.entries}) == COLOURED + 1
+    assert key.codes == (*range(COLORED), -1)
+    assert len({(e.color, e.sign) for e in key.entries}) == COLORED + 1
     assert key.entries[-1].name == f"others ({sum(range(1, 9))})"
 
 
-def test_points_are_drawn_where_they_lie_in_their_colour() -> None:
+def test_points_are_drawn_where_they_lie_in_their_color() -> None:
     """One crop of each camera in three corners, seen from the picture's quarters."""
     places = np.array([[0, 0], [1, 1], [1, 0]], np.float32)
     codes = np.array([0, 1, -1])
@@ -91,15 +91,15 @@ def test_points_are_drawn_where_they_lie_in_their_colour() -> None:
         np.frombuffer(draw_map(places, codes, key), np.uint8), cv2.IMREAD_UNCHANGED
     )
     height, width = picture.shape[:2]
-    for (row, column), colour in {
-        (1, 0): COLOURS[0],
-        (0, 1): COLOURS[1],
-        (1, 1): GREY,
+    for (row, column), color in {
+        (1, 0): COLORS[0],
+        (0, 1): COLORS[1],
+        (1, 1): GRAY,
     }.items():
         quarter = picture[row * height // 2 :, column * width // 2 :][: height // 2, : width // 2]
         inked = quarter[quarter[:, :, 3] == 255]
         assert len(inked)
-        bgr = [int(colour[i : i + 2], 16) for i in (5, 3, 1)]
+        bgr = [int(color[i : i + 2], 16) for i in (5, 3, 1)]
         np.testing.assert_array_equal(np.unique(inked[:, :3], axis=0), [bgr])
     assert picture[5, 5, 3] == 0, "no ground"
 

@@ -38,7 +38,7 @@ def test_crops_that_have_changed_are_not_shown_for_the_others(
     next((tmp_path / "site").rglob("0001_*")).unlink()
     material = gather(copied, tmp_path / "site", None, CPU)
     assert material.data is None
-    assert "not those that the run learnt from (24 then, 23 now)" in material.problems["crops"]
+    assert "not those that the run learned from (24 then, 23 now)" in material.problems["crops"]
 
 
 def test_crops_lie_where_there_is_room(home: Path) -> None:

@@ -58,7 +58,7 @@ def test_text_stays_text_on_top() -> None:
     assert b"<script" not in made
 
 
-def test_a_mark_is_a_sign_and_not_only_a_colour() -> None:
+def test_a_mark_is_a_sign_and_not_only_a_color() -> None:
     points = [Point("good", "a"), Point("odd", "b"), Point("bad", "c"), Point("plain", "d")]
     made = page(points=points)
     for sign, point in zip("✓!✗·", points, strict=True):

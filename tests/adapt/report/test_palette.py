@@ -1,4 +1,4 @@
-"""Colours hold what they promise: contrast on both papers, and told apart by the colour-blind."""
+"""Colors hold what they promise: contrast on both papers, and told apart by the color-blind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.report.palette import COLOURS, GREY
+from adapt.report.palette import COLORS, GRAY
 
 SEEN_AS = {  # Machado et al. 2009, severity 1.0, on linear RGB
     "everybody": np.eye(3),
@@ -24,8 +24,8 @@ TO_XYZ = np.array(
 )  # fmt: skip
 
 
-def linear(colour: str) -> np.ndarray:
-    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> np.ndarray:
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
@@ -42,12 +42,12 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def themes() -> list[dict[str, str]]:
-    """Colours of the page by name: light, dark, in print."""
+    """Colors of the page by name: light, dark, in print."""
     template = files("adapt.report").joinpath("page.html.j2").read_text()
     return [
         {
-            name: colour if len(colour) == 7 else "#" + "".join(2 * c for c in colour[1:])
-            for name, colour in re.findall(r"--(\w+): (#[0-9a-f]+)", theme)
+            name: color if len(color) == 7 else "#" + "".join(2 * c for c in color[1:])
+            for name, color in re.findall(r"--(\w+): (#[0-9a-f]+)", theme)
         }
         for theme in re.findall(r":root \{(.*?)\}", template, flags=re.S)
     ]
@@ -58,20 +58,20 @@ def test_contrast_by_hand() -> None:
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("colour", [*COLOURS, GREY])
-def test_each_colour_stands_out_on_light_and_dark_paper(colour: str) -> None:
+@pytest.mark.parametrize("color", [*COLORS, GRAY])
+def test_each_color_stands_out_on_light_and_dark_paper(color: str) -> None:
     papers = {theme["paper"] for theme in themes()}
     assert len(papers) == 2
-    assert all(contrast(colour, paper) >= 3 for paper in papers)
+    assert all(contrast(color, paper) >= 3 for paper in papers)
 
 
 @pytest.mark.parametrize("eyes", SEEN_AS)
 def test_everybody_tells_them_apart(eyes: str) -> None:
-    seen = [lab(np.array(SEEN_AS[eyes]) @ linear(c)) for c in (*COLOURS, GREY)]
+    seen = [lab(np.array(SEEN_AS[eyes]) @ linear(c)) for c in (*COLORS, GRAY)]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 18.5
 
 
-def test_text_colours_are_readable() -> None:
+def test_text_colors_are_readable() -> None:
     """WCAG 2.1, 1.4.3: 4.5 : 1 for text."""
     assert len(themes()) == 3
     for theme in themes():

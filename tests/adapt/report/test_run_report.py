@@ -137,7 +137,7 @@ def test_a_run_without_a_round_has_a_page(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_gate_is_on_top(home: Path) -> None:
-    gate = GateVerdict(verdict="reject", reasons=("fewer <neighbours>",))
+    gate = GateVerdict(verdict="reject", reasons=("fewer <neighbors>",))
     page = page_of(Run.open(home / "new"), Material(problems={"crops": "x"}), gate)
-    assert page.index("Reject: the gate") < page.index("fewer &lt;neighbours&gt;")
+    assert page.index("Reject: the gate") < page.index("fewer &lt;neighbors&gt;")
     assert 'class="lead bad"' in page

@@ -18,7 +18,7 @@ from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs.checkpoints import RunCheckpoints, StopRequest, checkpoints_of  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.runtime.distributed import ALONE  # noqa: E402
+from adapt.runtime.distributed import SINGLE_PROCESS  # noqa: E402
 from adapt.training.loop import train  # noqa: E402
 from adapt.training.state import LoopState  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
@@ -135,7 +135,7 @@ def test_when_a_state_is_due() -> None:
 
 def test_a_run_is_asked_how_often_its_state_is_kept() -> None:
     clock = Clock()
-    often = checkpoints_of(KeptStates(clock), StopRequest(seconds=0), 0.0, ALONE)
-    seldom = checkpoints_of(KeptStates(clock), StopRequest(), 0.0, ALONE)
+    often = checkpoints_of(KeptStates(clock), StopRequest(seconds=0), 0.0, SINGLE_PROCESS)
+    seldom = checkpoints_of(KeptStates(clock), StopRequest(), 0.0, SINGLE_PROCESS)
     assert often.due()
     assert not seldom.due()

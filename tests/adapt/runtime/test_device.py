@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import ConfigError  # noqa: E402
-from adapt.runtime.device import most_gpu_memory, most_memory, pick_device  # noqa: E402
+from adapt.runtime.device import peak_gpu_bytes, peak_rss_bytes, pick_device  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_devices_that_are_none(name: str, gpus: int, message: str) -> None:
 
 
 def test_memory_counts_bytes() -> None:
-    before = most_memory()
+    before = peak_rss_bytes()
     held = np.ones(25_000_000)
     assert before > 30e6
-    assert before + 250e6 > most_memory() >= max(before, held.nbytes)
-    assert most_gpu_memory(torch.device("cpu")) is None
+    assert before + 250e6 > peak_rss_bytes() >= max(before, held.nbytes)
+    assert peak_gpu_bytes(torch.device("cpu")) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_memory_of_a_gpu_is_that_of_its_tensors() -> None:
     held = torch.ones(10_000_000, device="cuda")
-    assert most_gpu_memory(held.device) >= 40_000_000
+    assert peak_gpu_bytes(held.device) >= 40_000_000

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from typing import Any  # noqa: E402
 
 from adapt.errors import ConfigError  # noqa: E402
-from adapt.runtime.distributed import ALONE, World, join, own_device, refuse_several  # noqa: E402
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join, own_device, refuse_several  # noqa: E402
 from tests.support.two_processes import Pair, pair  # noqa: E402
 
 
@@ -21,28 +21,28 @@ def two() -> Iterator[Pair]:
         yield processes
 
 
-def ranks(world: World) -> tuple[int, int, bool]:
-    return world.rank, world.size, world.first
+def ranks(group: ProcessGroup) -> tuple[int, int, bool]:
+    return group.rank, group.size, group.is_main
 
 
 def test_each_knows_its_place(two: Pair) -> None:
     assert two(ranks) == [(0, 2, True), (1, 2, False)]
 
 
-def of_any(world: World) -> list[bool]:
-    return [world.any(world.rank == asked) for asked in (0, 1, 2)]
+def of_any(group: ProcessGroup) -> list[bool]:
+    return [group.any_rank(group.rank == asked) for asked in (0, 1, 2)]
 
 
 def test_what_one_knows_all_know(two: Pair) -> None:
     assert two(of_any) == [[True, True, False]] * 2
 
 
-def numbers(world: World) -> dict[str, list[Any]]:
-    own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * world.rank
+def numbers(group: ProcessGroup) -> dict[str, list[Any]]:
+    own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * group.rank
     return {
-        "gathered": world.gather(own).tolist(),
-        "added": world.add(own.clone()).tolist(),
-        "first": world.add_to_first(own.clone()).tolist(),
+        "gathered": group.gather(own).tolist(),
+        "added": group.all_reduce(own.clone()).tolist(),
+        "first": group.reduce(own.clone()).tolist(),
     }
 
 
@@ -65,8 +65,8 @@ def sent() -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, {"done": 3, "share": 0.1, "infinite": float("inf"), "names": ["a", "ü"]}
 
 
-def received(world: World) -> bool:
-    tensors, notes = world.share(sent() if world.first else None)
+def received(group: ProcessGroup) -> bool:
+    tensors, notes = group.broadcast(sent() if group.is_main else None)
     expected, told = sent()
     return (
         notes == told
@@ -82,13 +82,13 @@ def test_a_state_comes_over_bit_for_bit(two: Pair) -> None:
 
 def test_alone_without_torchrun() -> None:
     for environment in ({}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "RANK": "0"}):
-        device, world = join("cpu", environment)
-        assert (device, world) == (torch.device("cpu"), ALONE)
-    assert ALONE.first
-    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
-    ALONE.wait()
-    ALONE.leave()
-    ALONE.refuse_uneven(7, 0)
+        device, group = join("cpu", environment)
+        assert (device, group) == (torch.device("cpu"), SINGLE_PROCESS)
+    assert SINGLE_PROCESS.is_main
+    assert [SINGLE_PROCESS.any_rank(flag) for flag in (True, False)] == [True, False]
+    SINGLE_PROCESS.barrier()
+    SINGLE_PROCESS.shutdown()
+    SINGLE_PROCESS.refuse_uneven(7, 0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_alone_without_torchrun() -> None:
         ),
     ],
 )
-def test_a_world_that_does_not_hold_is_refused(environment: dict[str, str], message: str) -> None:
+def test_a_wrong_environment_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         join("cpu", environment)
 
@@ -122,14 +122,14 @@ def test_each_process_takes_a_gpu_of_its_own() -> None:
     ("images", "group", "size"), [(64, 16, 4), (64, 16, 2), (64, 0, 8), (6, 0, 3), (64, 16, 1)]
 )
 def test_batches_that_can_be_shared(images: int, group: int, size: int) -> None:
-    World(0, size).refuse_uneven(images, group)
+    ProcessGroup(0, size).refuse_uneven(images, group)
 
 
 def test_batches_that_cannot_be_shared() -> None:
     with pytest.raises(ConfigError, match=r"4 batch-norm groups of 16 .* by 3 .*\(1, 2, 4\)"):
-        World(0, 3).refuse_uneven(64, 16)
+        ProcessGroup(0, 3).refuse_uneven(64, 16)
     with pytest.raises(ConfigError, match=r"6 images cannot .* by 4 .*\(1, 2, 3, 6\)"):
-        World(0, 4).refuse_uneven(6, 0)
+        ProcessGroup(0, 4).refuse_uneven(6, 0)
 
 
 def test_what_one_process_does_is_refused_to_several() -> None:

@@ -212,10 +212,10 @@ def test_any_two_people_differ_in_four_attributes(spec: SiteSpec) -> None:
         assert all(person.differences(other) >= 4 for other in people[:index])
 
 
-def test_colours_alone_are_ambiguous_at_site_b() -> None:
+def test_colors_alone_are_ambiguous_at_site_b() -> None:
     people = people_of(SITE_B)[SITE_B.train_identities :]
-    worn = Counter((person.top_colour, person.lower_colour) for person in people)
-    shared = sum(worn[person.top_colour, person.lower_colour] > 1 for person in people)
+    worn = Counter((person.top_color, person.lower_color) for person in people)
+    shared = sum(worn[person.top_color, person.lower_color] > 1 for person in people)
     assert shared / len(people) > 0.6
 
 
@@ -239,8 +239,8 @@ def test_what_is_worn_behind_shows_from_behind() -> None:
     spec = replace(SITE_A, height=128, width=64)
     post = posts_of(spec)[0]
     clean = replace(post, camera=replace(post.camera, occlusion=0.0, noise=0.0, box_error=0.0))
-    bare = replace(people_of(spec)[0], bag="none", bag_colour="none", front="none", back="none")
-    laden = replace(bare, bag="backpack", bag_colour="yellow", bag_side="none")
+    bare = replace(people_of(spec)[0], bag="none", bag_color="none", front="none", back="none")
+    laden = replace(bare, bag="backpack", bag_color="yellow", bag_side="none")
 
     def change(azimuth: float) -> float:
         crops = [
@@ -265,4 +265,4 @@ PINNED = (2, "open", "wine", "black", "backpack")
 
 def test_who_a_seed_stands_for_is_pinned_to_the_generator_version() -> None:
     first = people_of(SITE_B)[0]
-    assert (GENERATOR_VERSION, first.top, first.top_colour, first.shoes, first.bag) == PINNED
+    assert (GENERATOR_VERSION, first.top, first.top_color, first.shoes, first.bag) == PINNED

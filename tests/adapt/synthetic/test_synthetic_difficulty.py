@@ -1,4 +1,4 @@
-"""How far colours alone get at both sites; the table of docs/synthetic.md (`pytest -s`)."""
+"""How far colors alone get at both sites; the table of docs/synthetic.md (`pytest -s`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUNDS = {
     (1, "cut, light evened"): 0.60,
     (6, "cut, light evened"): 0.75,
 }
-"""Highest mAP that colours alone may reach, by stripes and what is done to a crop before;
+"""Highest mAP that colors alone may reach, by stripes and what is done to a crop before;
 docs/synthetic.md has a network's beside it."""
 
 Features = NDArray[np.float32]
@@ -46,7 +46,7 @@ def without_margins(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def light_evened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey world: each channel scaled to the same mean."""
+    """Gray world: each channel scaled to the same mean."""
     mean = image.reshape(-1, 3).mean(axis=0)
     return np.clip(image * (110 / np.maximum(mean, 1)), 0, 255).astype(np.uint8)
 
@@ -59,7 +59,7 @@ PREPARE = {
 
 
 def histogram(image: NDArray[np.uint8], stripes: int) -> Features:
-    """Square-rooted HSV histograms of horizontal stripes, L2-normalised (Hellinger similarity)."""
+    """Square-rooted HSV histograms of horizontal stripes, L2-normalized (Hellinger similarity)."""
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
     parts = [
         cv2.calcHist([stripe], [0, 1, 2], None, BINS, [0, 180, 0, 256, 0, 256]).ravel()
@@ -69,11 +69,11 @@ def histogram(image: NDArray[np.uint8], stripes: int) -> Features:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def camera_centred(features: Features, cameras: NDArray[np.int64]) -> Features:
-    centred = features.copy()
+def camera_centered(features: Features, cameras: NDArray[np.int64]) -> Features:
+    centered = features.copy()
     for camera in np.unique(cameras):
-        centred[cameras == camera] -= features[cameras == camera].mean(axis=0)
-    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True), np.float32)
+        centered[cameras == camera] -= features[cameras == camera].mean(axis=0)
+    return np.asarray(centered / np.linalg.norm(centered, axis=1, keepdims=True), np.float32)
 
 
 @pytest.fixture(scope="module", params=[SITE_A, SITE_B], ids=["A", "B"])
@@ -91,15 +91,15 @@ def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
 
 
-@pytest.mark.parametrize("centred", [False, True], ids=["plain", "centred"])
+@pytest.mark.parametrize("centered", [False, True], ids=["plain", "centered"])
 @pytest.mark.parametrize("crop", PREPARE)
 @pytest.mark.parametrize("stripes", [1, 6])
-def test_colour_histograms_do_not_solve_a_site(
-    crops: Crops, stripes: int, crop: str, centred: bool
+def test_color_histograms_do_not_solve_a_site(
+    crops: Crops, stripes: int, crop: str, centered: bool
 ) -> None:
     features = np.stack([histogram(PREPARE[crop](image), stripes) for image in crops.images])
-    if centred:
-        features = camera_centred(features, crops.cameras)
+    if centered:
+        features = camera_centered(features, crops.cameras)
     n = crops.queries
     scores = evaluate_ranking(
         features[:n],
@@ -114,5 +114,5 @@ def test_colour_histograms_do_not_solve_a_site(
     chance = 1 / len(np.unique(crops.persons))
     assert scores.queries == n
     assert scores.mAP < BOUNDS[stripes, crop]
-    # The people do differ in colour: whoever knows where they are finds more than chance.
-    assert not (crop == "cut" and centred) or scores.mAP > 4 * chance
+    # The people do differ in color: whoever knows where they are finds more than chance.
+    assert not (crop == "cut" and centered) or scores.mAP > 4 * chance

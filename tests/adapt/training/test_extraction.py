@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.batches.transforms import normalise  # noqa: E402
+from adapt.data.batches.transforms import normalize  # noqa: E402
 from adapt.training.extraction import MIN_CAMERA_CROPS, extract, with_statistics_of  # noqa: E402
 from models.backbones.ghost_batch_norm import group_batch_norm  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
@@ -35,7 +35,7 @@ def test_every_crop_is_embedded_in_its_row_whatever_the_batch_size() -> None:
     for model, table in zip(nets, tables, strict=True):
         model.eval()
         for row in range(7):
-            expected = model.embed(normalise(torch.from_numpy(crops[row : row + 1])))
+            expected = model.embed(normalize(torch.from_numpy(crops[row : row + 1])))
             np.testing.assert_allclose(table[row], expected.detach().numpy()[0], atol=1e-5)
         assert np.linalg.norm(table, axis=1) == pytest.approx(np.ones(7), abs=1e-5)
 
@@ -53,7 +53,7 @@ def test_statistics_of_crops_by_hand() -> None:
     """The first batch norm sees the convolution of the crops: mean and variance of that."""
     model, crops = net(), images(10)
     adapted = with_statistics_of(model, crops, CPU, batch_size=100)
-    maps = model.backbone.conv1(normalise(torch.from_numpy(crops)))
+    maps = model.backbone.conv1(normalize(torch.from_numpy(crops)))
     torch.testing.assert_close(adapted.backbone.bn1.running_mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(adapted.backbone.bn1.running_var, maps.var((0, 2, 3)))
     assert not adapted.training

@@ -262,7 +262,7 @@ class _Recorder:
 
     def after_step(self, step: int) -> None:
         moved = not torch.equal(self._classifier(), self.classifiers[-1])
-        assert moved, "the optimiser has stepped, and it knows this round's classifier"
+        assert moved, "the optimizer has stepped, and it knows this round's classifier"
         self.events.append(f"after {step}")
 
     def after_round(self, figures: Mapping[str, float]) -> tuple[str, ...]:
@@ -310,7 +310,7 @@ def test_the_extractors_features_are_labelled_camera_by_camera_if_asked() -> Non
     assert not np.allclose(apart, expected, atol=1e-3)
 
 
-def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
+def test_a_kept_optimizer_remembers_and_a_fresh_one_does_not() -> None:
     """Adam's first step from fresh moments is lr in size for every weight with a gradient."""
     data = crops()
     steps = {}
@@ -340,7 +340,7 @@ def test_a_kept_optimiser_remembers_and_a_fresh_one_does_not() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["adam", "sgd"])
-def test_a_kept_optimiser_goes_on_as_if_the_round_had_not_ended(algorithm: str) -> None:
+def test_a_kept_optimizer_goes_on_as_if_the_round_had_not_ended(algorithm: str) -> None:
     """Two rounds of one step end where one round of two does: a constant gradient, same rate."""
     ends = []
     for rounds, iterations in ((2, 1), (1, 2)):
@@ -440,7 +440,7 @@ def test_new_layers_have_their_own_learning_rate_and_every_round_drops_anew(fact
 
 @pytest.mark.parametrize("algorithm", ["adam", "sgd"])
 def test_weights_decay_as_the_settings_say(algorithm: str) -> None:
-    """A loss that wants nothing leaves decay alone: it pulls every weight towards 0."""
+    """A loss that wants nothing leaves decay alone: it pulls every weight toward 0."""
     method = source(crops())
     settings = OptimizerSettings(algorithm=algorithm, lr=1e-2, weight_decay=0.5)  # type: ignore[arg-type]
     opt = build_optimizer(method, settings)

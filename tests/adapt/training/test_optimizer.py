@@ -1,4 +1,4 @@
-"""Learning rates, and what the optimiser holds."""
+"""Learning rates, and what the optimizer holds."""
 
 from __future__ import annotations
 

@@ -13,8 +13,14 @@ from torch import nn  # noqa: E402
 
 from adapt.errors import ConfigError  # noqa: E402
 from adapt.methods import METHODS  # noqa: E402
-from adapt.runtime.distributed import ALONE, World  # noqa: E402
-from adapt.training.sharding import Exchanged, Gathered, average_statistics, own_rows, spread  # noqa: E402
+from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup  # noqa: E402
+from adapt.training.sharding import (  # noqa: E402
+    AllGatherSumGrad,
+    Gathered,
+    average_statistics,
+    own_rows,
+    shard_trunks,
+)
 from models.backbones.ghost_batch_norm import group_batch_norm  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.shared_steps import Case, compare  # noqa: E402
@@ -50,19 +56,19 @@ def test_two_processes_take_the_steps_of_one(two: Pair, case: Case) -> None:
     most = 1e-9 if case.trunk == "small" else 1e-6
     assert found.gradients < most
     assert found.networks < most
-    assert found.learnt > 1e-3, "steps without a gradient would prove nothing"
+    assert found.learned > 1e-3, "steps without a gradient would prove nothing"
 
 
-def by_hand(world: World) -> dict[str, list[float]]:
+def by_hand(group: ProcessGroup) -> dict[str, list[float]]:
     """L = (sum over rows of k w x_k)^2 over four rows, two in each process."""
     w = torch.ones((), requires_grad=True)
-    x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])[own_rows(4, world)]
-    rows = Gathered.apply(w * x, world)
+    x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])[own_rows(4, group)]
+    rows = Gathered.apply(w * x, group)
     loss = (torch.arange(1.0, 5.0)[:, None] * rows).sum() ** 2
     loss.backward()
-    s = torch.tensor([float(world.rank + 1)], requires_grad=True)
-    both = Exchanged.apply(s, world)
-    ((world.rank + 1) * both.prod()).backward()  # this process's part of a loss: 1 s0 s1, 2 s0 s1
+    s = torch.tensor([float(group.rank + 1)], requires_grad=True)
+    both = AllGatherSumGrad.apply(s, group)
+    ((group.rank + 1) * both.prod()).backward()  # this process's part of a loss: 1 s0 s1, 2 s0 s1
     return {"loss": [loss.item()], "w": [w.grad.item()], "s": s.grad.tolist()}
 
 
@@ -75,10 +81,10 @@ def test_gradients_by_hand(two: Pair) -> None:
     assert (first["s"], second["s"]) == ([6], [3])
 
 
-def weighted(world: World) -> list[float]:
+def weighted(group: ProcessGroup) -> list[float]:
     norm = nn.Sequential(nn.BatchNorm1d(1))
-    norm[0].running_mean.fill_(2.0 + world.rank)
-    average_statistics(norm, world, weight=3.0 if world.first else 1.0)
+    norm[0].running_mean.fill_(2.0 + group.rank)
+    average_statistics(norm, group, weight=3.0 if group.is_main else 1.0)
     return [norm[0].running_mean.item(), norm[0].running_var.item()]
 
 
@@ -94,13 +100,13 @@ def after_one_step(
     return net.state_dict()
 
 
-def left_as_it_was(world: World) -> bool:
-    torch.manual_seed(world.rank)  # of own images: what is shared would differ
+def left_as_it_was(group: ProcessGroup) -> bool:
+    torch.manual_seed(group.rank)  # of own images: what is shared would differ
     net = ReIDNet("resnet18")
     group_batch_norm(net, 0)
     untouched = copy.deepcopy(net)
     optimizer, other = (torch.optim.SGD(n.parameters(), lr=0.1) for n in (net, untouched))
-    with spread([net], optimizer, world, 0):
+    with shard_trunks([net], optimizer, group, 0):
         pass
     x = torch.randn(3, 3, 32, 16)  # cannot be shared evenly: nobody tries
     found, expected = after_one_step(net, optimizer, x), after_one_step(untouched, other, x)
@@ -111,9 +117,9 @@ def test_what_was_hung_up_is_taken_down(two: Pair) -> None:
     assert two(left_as_it_was) == [True, True]
 
 
-def uneven(world: World) -> str:
+def uneven(group: ProcessGroup) -> str:
     net = ReIDNet("resnet18")
-    with spread([net], torch.optim.SGD(net.parameters(), lr=0.1), world, 0):
+    with shard_trunks([net], torch.optim.SGD(net.parameters(), lr=0.1), group, 0):
         try:
             net(torch.zeros(3, 3, 32, 16))
         except ConfigError as error:
@@ -129,7 +135,7 @@ def test_alone_nothing_is_hung_up() -> None:
     net = ReIDNet("resnet18")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     kinds = [type(module) for module in net.modules()]
-    with spread([net], optimizer, ALONE, 0):
+    with shard_trunks([net], optimizer, SINGLE_PROCESS, 0):
         assert [type(module) for module in net.modules()] == kinds
         assert not net.backbone._forward_hooks
         assert not net.backbone._forward_pre_hooks
@@ -137,7 +143,7 @@ def test_alone_nothing_is_hung_up() -> None:
 
 
 def test_rows_of_each_process() -> None:
-    assert [own_rows(6, World(rank, 3)) for rank in range(3)] == [
+    assert [own_rows(6, ProcessGroup(rank, 3)) for rank in range(3)] == [
         slice(0, 2),
         slice(2, 4),
         slice(4, 6),

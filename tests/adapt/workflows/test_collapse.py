@@ -24,7 +24,7 @@ from adapt.errors import (  # noqa: E402
     ClusteringError,
     DivergedError,
     ExportError,
-    NothingLearntError,
+    NothingLearnedError,
     RunError,
 )
 from adapt.methods import METHODS, SourceMethod  # noqa: E402
@@ -33,7 +33,7 @@ from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.info import RunInfo  # noqa: E402
 from adapt.types import CropSet, PseudoLabels, Sample  # noqa: E402
-from adapt.workflows.fit import Machine, train_into  # noqa: E402
+from adapt.workflows.fit import Machine, fit  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
@@ -125,10 +125,10 @@ class Watched(Clusterer):
 
 
 def crops(height: int, width: int, seed: int) -> DecodedCrops:
-    """People of two colours each, noisy; two cameras."""
+    """People of two colors each, noisy; two cameras."""
     rng = np.random.default_rng(seed)
-    colours = rng.integers(30, 226, (PEOPLE, 1, 2, 1, 3))
-    still = np.repeat(np.broadcast_to(colours, (PEOPLE, EACH, 2, width, 3)), height // 2, axis=2)
+    colors = rng.integers(30, 226, (PEOPLE, 1, 2, 1, 3))
+    still = np.repeat(np.broadcast_to(colors, (PEOPLE, EACH, 2, width, 3)), height // 2, axis=2)
     images = (still + rng.integers(-20, 21, still.shape)).clip(0, 255).astype(np.uint8)
     samples = tuple(
         Sample(Path(f"{p}_{i}.png"), f"{p}_{i}.png", camera=i % 2, person=p)
@@ -194,7 +194,7 @@ class Case:
             self.method.start_source(
                 np.eye(PEOPLE, self.method.embedder().dimension, dtype=np.float32)
             )
-        return train_into(
+        return fit(
             Run.create(self.out, info),
             self.method,
             crops(*self.size, seed=0),
@@ -251,7 +251,7 @@ def test_fewer_clusters_than_a_batch_has_identities(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_collapse_before_anything_is_learnt_leaves_no_network(
+def test_a_collapse_before_anything_is_learned_leaves_no_network(
     name: str, built: tuple[ReIDNet, ...], tmp_path: Path
 ) -> None:
     case = Case(name, built, tmp_path / "run")
@@ -275,7 +275,7 @@ def test_no_kept_triplet(rounds: int, built: tuple[ReIDNet, ...], tmp_path: Path
     """From half time on nothing is sure enough for NRMT, be it in its last round."""
     impossible = ("options.confidence=-1e6", f"schedule.rounds={rounds}")
     case = Case("nrmt", built, tmp_path / "run", *impossible)
-    case.fails(NothingLearntError, "no triplet was kept", good_rounds=rounds // 2)
+    case.fails(NothingLearnedError, "no triplet was kept", good_rounds=rounds // 2)
 
 
 def test_attention_that_gets_stuck(built: tuple[ReIDNet, ...], tmp_path: Path) -> None:

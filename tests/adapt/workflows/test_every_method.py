@@ -20,7 +20,7 @@ from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.runs.listing import NOT_LEARNT  # noqa: E402
+from adapt.runs.listing import NOT_LEARNED  # noqa: E402
 from adapt.training.extraction import MIN_CAMERA_CROPS  # noqa: E402
 from adapt.types import FeatureTable, RoundOf  # noqa: E402
 from adapt.workflows.fit import Machine  # noqa: E402
@@ -122,7 +122,7 @@ def kept(run: Run) -> bytes:
 def figures(run: Run) -> list[dict[str, Any]]:
     """The metrics of each round, without times."""
     return [
-        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNED)}
         for row in run.metrics()
     ]
 

@@ -21,7 +21,7 @@ from adapt.config import (  # noqa: E402
     Schedule,
 )
 from adapt.data.batches.transfer import one_ahead  # noqa: E402
-from adapt.data.batches.transforms import normalise  # noqa: E402
+from adapt.data.batches.transforms import normalize  # noqa: E402
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.methods.mmt import MMT, MMTOptions  # noqa: E402
 from adapt.training.batches import Draw  # noqa: E402
@@ -76,7 +76,7 @@ def plainly() -> dict[str, torch.Tensor]:
     method, data = mmt(), crops()
     for net in method.networks().values():
         net.to(memory_format=torch.channels_last)
-    images = normalise(torch.from_numpy(data.images))
+    images = normalize(torch.from_numpy(data.images))
     with torch.no_grad():
         features = tuple(copy.deepcopy(n).eval().embed(images).numpy() for n in method.teachers)
     (labels,) = method.relabel(FeatureTable(features, data.crops.camera_codes), RoundOf(0, 1))

@@ -87,7 +87,7 @@ def test_labels_of_other_crops_do_not_judge_clusters(runs: dict[str, Run]) -> No
 def test_the_radius_and_the_stages_of_labelling_are_figures(runs: dict[str, Run]) -> None:
     (row,) = runs["mmt"].metrics()
     assert row["radius"] == 0.7
-    stages = {"extract", "neighbours", "encoding", "radius", "jaccard", "clusters", "relabel"}
+    stages = {"extract", "neighbors", "encoding", "radius", "jaccard", "clusters", "relabel"}
     assert {f"seconds_{stage}" for stage in (*stages, "train")} <= set(row)
     (row,) = runs["nrmt"].metrics()
     assert (row["radius_1"], row["radius_2"]) == (0.7, 0.7)

@@ -1,4 +1,4 @@
-"""What is learnt at a site does not depend on the identities in its file names, in any layout.
+"""What is learned at a site does not depend on the identities in its file names, in any layout.
 
 That whole runs end with the same bits is shown in test_every_method.py.
 """

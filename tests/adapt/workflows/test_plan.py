@@ -91,7 +91,7 @@ def test_memory_adds_up(plan: AdaptationPlan) -> None:
 def test_disk_adds_up(plan: AdaptationPlan) -> None:
     d = plan.disk
     assert d.crops == 24 * 32 * 16 * 3
-    assert d.embeddings == 24 * 512 * 4 * (2 + 1 + 1 + 2), "two tables, mean, centred, float64"
+    assert d.embeddings == 24 * 512 * 4 * (2 + 1 + 1 + 2), "two tables, mean, centered, float64"
     m = plan.memory
     adam = m.training - m.training // 3  # two moments beside each gradient
     assert d.checkpoints == pytest.approx(2 * (m.networks + adam), rel=1e-3)

@@ -81,12 +81,12 @@ def test_every_method_can_be_rehearsed(method: str) -> None:
 def test_bytes_of_training() -> None:
     """MMT trains two of four networks; the neck's bias stands still in each."""
     adam, built = rehearsed("mmt")
-    learnt = sum(
+    learned = sum(
         p.numel() * 4 for net in built.trained() for p in net.parameters() if p.requires_grad
     )
-    assert (adam.gradients, adam.optimizer) == (learnt, 2 * learnt)
+    assert (adam.gradients, adam.optimizer) == (learned, 2 * learned)
     sgd, _ = rehearsed("mmt", optimizer=OptimizerSettings(algorithm="sgd"))
-    assert sgd.optimizer == sgd.gradients == learnt
+    assert sgd.optimizer == sgd.gradients == learned
 
 
 def test_activations_grow_with_the_batch() -> None:

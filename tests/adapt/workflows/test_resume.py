@@ -23,7 +23,7 @@ from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.runs.listing import NOT_LEARNT  # noqa: E402
+from adapt.runs.listing import NOT_LEARNED  # noqa: E402
 from adapt.runs.tensor_files import load_tensors, save_tensors  # noqa: E402
 from adapt.workflows.fit import Machine  # noqa: E402
 from adapt.workflows.resume import resume  # noqa: E402
@@ -125,7 +125,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
     """Figures of each round, without times, and every network."""
     rows = [
-        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNT)}
+        {name: value for name, value in row.items() if not name.startswith(NOT_LEARNED)}
         for row in run.metrics()
     ]
     return rows, {p.name: p.read_bytes() for p in sorted(run.path.rglob("*.safetensors"))}

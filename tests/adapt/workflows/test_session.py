@@ -15,7 +15,7 @@ from adapt.data.decoding.run_crops import RunCrops  # noqa: E402
 from adapt.errors import TooFewCropsError  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.types import in_memory  # noqa: E402
+from adapt.types import allocate_floats  # noqa: E402
 from adapt.workflows.fit import Machine  # noqa: E402
 from adapt.workflows.session import PreparedSite, prepare, site_clusterer  # noqa: E402
 from adapt.workflows.training import adapt  # noqa: E402
@@ -61,7 +61,7 @@ def prepared(target: Path, init: Path, recipe: Recipe = MMT) -> PreparedSite:
         camera_pattern=None,
         inits=[init],
         recipe=recipe,
-        clusterer=site_clusterer(recipe, 1, CPU, in_memory),
+        clusterer=site_clusterer(recipe, 1, CPU, allocate_floats),
         crops=RunCrops(init),
     )
 

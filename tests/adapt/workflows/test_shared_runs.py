@@ -77,9 +77,9 @@ def test_two_go_on_with_what_one_began(two: Pair, name: str, looks: int) -> None
 
 def test_batches_are_dealt_out_in_extraction(two: Pair) -> None:
     (told, tables), (others, _) = two(embed, False)
-    from adapt.runtime.distributed import ALONE
+    from adapt.runtime.distributed import SINGLE_PROCESS
 
-    alone, expected = embed(ALONE, False)
+    alone, expected = embed(SINGLE_PROCESS, False)
     assert told == others
     assert told[-1] == alone[-1] == 84
     for ours, theirs in zip(tables, expected, strict=True):
@@ -88,9 +88,9 @@ def test_batches_are_dealt_out_in_extraction(two: Pair) -> None:
 
 def test_statistics_of_cameras_are_those_of_one_process(two: Pair) -> None:
     (told, tables), (others, _) = two(embed, True)
-    from adapt.runtime.distributed import ALONE
+    from adapt.runtime.distributed import SINGLE_PROCESS
 
-    _, expected = embed(ALONE, True)
+    _, expected = embed(SINGLE_PROCESS, True)
     assert told == others
     for ours, theirs in zip(tables, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

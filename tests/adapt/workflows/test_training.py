@@ -36,7 +36,7 @@ from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.info import RunInfo  # noqa: E402
 from adapt.training.extraction import MIN_CAMERA_CROPS, extract  # noqa: E402
-from adapt.types import PseudoLabels, TableRoom  # noqa: E402
+from adapt.types import FloatAllocator, PseudoLabels  # noqa: E402
 from adapt.workflows.fit import Machine  # noqa: E402
 from adapt.workflows.training import adapt, pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
@@ -280,9 +280,11 @@ def test_copies_that_are_clustered_lie_on_the_disk_of_the_run(
 ) -> None:
     tables = []
 
-    def cluster(features: Any, clusters: int, *, seed: int, room: TableRoom) -> PseudoLabels:
-        tables.append((features, room((1, 2))))
-        return cluster_kmeans(features, clusters, seed=seed, room=room)
+    def cluster(
+        features: Any, clusters: int, *, seed: int, allocate: FloatAllocator
+    ) -> PseudoLabels:
+        tables.append((features, allocate((1, 2))))
+        return cluster_kmeans(features, clusters, seed=seed, allocate=allocate)
 
     monkeypatch.setattr("adapt.clustering.clusterer.cluster_kmeans", cluster)
     site_run(market("site"), init, tmp_path / "run")
@@ -442,7 +444,7 @@ def recipe_changes() -> dict[str, dict[str, object]]:
         "cameras' statistics": {
             "clustering": clusters.model_copy(update={"camera_statistics": False})
         },
-        "centring": {"clustering": clusters.model_copy(update={"camera_centering": False})},
+        "centering": {"clustering": clusters.model_copy(update={"camera_centering": False})},
         "augmentation": {"augment": Augmentation(pad=0, flip=0, erase=0)},
         "batch-norm groups": {"batch": BatchShape(identities=3, instances=2, ghost=2)},
     }
@@ -503,7 +505,7 @@ def daal_run(root: Path, init: Path, out: Path, sources: Sequence[Path], **chang
 def test_daal_learns_from_source_crops_and_its_run_is_read_by_all_that_reads_runs(
     market: Callable[..., Path], tmp_path: Path, init: Path
 ) -> None:
-    """`init` has learnt from the folder `source`; `more` is new."""
+    """`init` has learned from the folder `source`; `more` is new."""
     site = market("site", seed=5)
     sources = [tmp_path / "source", market("more", seed=9)]
     run = Run.open(daal_run(site, init, tmp_path / "run", sources, validation=site).path)

@@ -41,7 +41,7 @@ def norm(x: float, bn: nn.BatchNorm2d, k: int) -> float:
 
 
 def bilinear(small: list[list[float]], y: int, x: int, h: int, w: int) -> float:
-    """Value of a resized grid at (y, x), cell centres on cell centres."""
+    """Value of a resized grid at (y, x), cell centers on cell centers."""
     rows, columns = len(small), len(small[0])
     v = min(max((y + 0.5) * rows / h - 0.5, 0), rows - 1)
     u = min(max((x + 0.5) * columns / w - 0.5, 0), columns - 1)

@@ -30,15 +30,15 @@ def test_forward_is_the_card(net: ReIDNet, x: torch.Tensor) -> None:
     pooled = net.feature_map(x).flatten(2).mean(2)
     assert net.feature_map(x).shape == (4, 1280, 2, 1)
     torch.testing.assert_close(out.pooled, pooled)
-    centred = pooled - pooled.mean(0)
-    neck = centred / (pooled.var(0, unbiased=False) + net.neck.eps).sqrt()
+    centered = pooled - pooled.mean(0)
+    neck = centered / (pooled.var(0, unbiased=False) + net.neck.eps).sqrt()
     torch.testing.assert_close(out.neck, neck, atol=1e-4, rtol=1e-4)
     assert net.classifier is not None
     assert net.classifier.bias is None
     torch.testing.assert_close(out.logits, out.neck @ net.classifier.weight.T)
 
 
-def test_embedding_is_the_normalised_neck(net: ReIDNet, x: torch.Tensor) -> None:
+def test_embedding_is_the_normalized_neck(net: ReIDNet, x: torch.Tensor) -> None:
     net.eval()
     with torch.no_grad():
         embedding, neck = net.embed(x), net(x).neck

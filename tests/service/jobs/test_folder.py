@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.jobs.folder import JobFolder, Outcome, remove_folders, tidy_all
-from service.jobs.records import NOT_JUDGED, JobState, Judgement, Round
+from service.jobs.records import NOT_JUDGED, JobState, Judgment, Round
 from service.store.records import SeenCrop
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -118,9 +118,9 @@ def test_how_a_process_ended(folder: JobFolder) -> None:
 
 def test_what_the_gate_said(folder: JobFolder) -> None:
     folder.path.mkdir(parents=True)
-    assert folder.judgement() == NOT_JUDGED
+    assert folder.judgment() == NOT_JUDGED
     folder.verdict.write_text(json.dumps({"verdict": "hold", "reasons": ["few"], "crops": 3}))
-    assert folder.judgement() == Judgement("hold", ("few",))
+    assert folder.judgment() == Judgment("hold", ("few",))
 
 
 def test_last_words(folder: JobFolder) -> None:

@@ -12,7 +12,7 @@ from service.errors import (
     NoCropsError,
     SiteNotFoundError,
 )
-from service.jobs.records import JobState, Judgement, Wish
+from service.jobs.records import JobState, Judgment, Wish
 from service.jobs.rows import JobRows
 from service.store.store import Store
 from tests.service.jobs.conftest import NOW, ONE
@@ -30,10 +30,10 @@ def test_an_adaptation_comes_back_as_it_went(rows: JobRows) -> None:
     # Begun again after a restart: what counts is the first time.
     running = rows.begin(added, later + timedelta(hours=1)).result(10)
     assert (running.state, running.started) == (JobState.RUNNING, later)
-    judged = Judgement("promote", ("better", "in all"))
-    rows.finish(added, JobState.SUCCEEDED, later, model="lobby@2", judgement=judged).result(10)
+    judged = Judgment("promote", ("better", "in all"))
+    rows.finish(added, JobState.SUCCEEDED, later, model="lobby@2", judgment=judged).result(10)
     done = rows.get("lobby", "j1")
-    assert (done.state, done.model, done.judgement) == (JobState.SUCCEEDED, "lobby@2", judged)
+    assert (done.state, done.model, done.judgment) == (JobState.SUCCEEDED, "lobby@2", judged)
     assert done.ended == later
     assert rows.states() == {"j1": JobState.SUCCEEDED}
 

@@ -15,7 +15,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.registry import ModelReference, Registry
-from service.jobs.records import Adaptation, JobState, Judgement, Wish
+from service.jobs.records import Adaptation, JobState, Judgment, Wish
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup, ModelInUse
 from service.jobs.supervisor import Supervisor
@@ -130,10 +130,10 @@ async def test_from_crops_to_a_registered_model(
     assert value(metrics, "resight_adaptations", state="running") == 1
     process.succeed()
     done = await over(rows)
-    assert (done.state, done.model, done.judgement) == (
+    assert (done.state, done.model, done.judgment) == (
         JobState.SUCCEEDED,
         "lobby@1",
-        Judgement(),
+        Judgment(),
     )
     assert registry.resolve("lobby@1").reference == "lobby@1"
     await eventually(lambda: not (process.folder / "crops").exists())
@@ -159,7 +159,7 @@ async def test_the_gate_compares_with_the_model_in_use(
     gate.judge("reject", "worse in all")
     done = await over(rows)
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
-    assert done.judgement == Judgement("reject", ("worse in all",))
+    assert done.judgment == Judgment("reject", ("worse in all",))
     kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
     assert kept == {
         "adaptation": "sites/lobby/adaptations/j1",
@@ -180,7 +180,7 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
     gate = await starter.number(2)
     assert "--hold-back" not in gate.arguments
     gate.judge("promote")
-    assert (await over(rows)).judgement == Judgement("promote")
+    assert (await over(rows)).judgment == Judgment("promote")
 
 
 @pytest.mark.parametrize(("crops", "hold_back", "seen"),
@@ -221,7 +221,7 @@ async def test_a_gate_that_fails_has_not_judged(
     (await starter.number(1)).succeed()
     (await starter.number(2)).end(2)
     done = await over(rows)
-    assert (done.state, done.judgement.verdict) == (JobState.SUCCEEDED, "")
+    assert (done.state, done.judgment.verdict) == (JobState.SUCCEEDED, "")
     assert registry.verdict(ModelReference("lobby", "1")) == ""
 
 
@@ -239,7 +239,7 @@ async def test_what_an_earlier_gate_said_does_not_count(
     start(bundle=tiny_bundle.path)
     (await starter.number(3)).succeed()
     (await starter.number(4)).end(1)
-    assert (await over(rows)).judgement == Judgement()
+    assert (await over(rows)).judgment == Judgment()
 
 
 async def test_versions_go_on(
@@ -380,10 +380,10 @@ async def test_a_gate_that_cannot_be_started_has_not_judged(
     starter.refusals = [NO_ROOM]
     process.succeed()
     done = await over(rows)
-    assert (done.state, done.model, done.judgement) == (
+    assert (done.state, done.model, done.judgment) == (
         JobState.SUCCEEDED,
         "lobby@1",
-        Judgement(),
+        Judgment(),
     )
     assert "adaptation j1 has no verdict; its gate could not be started" in caplog.text
 

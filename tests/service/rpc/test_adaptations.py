@@ -64,7 +64,7 @@ async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
     assert len(set(states)) == len(states)
     done, rounds = await lobby.ask(client.adaptation, "lobby", job.id)
     assert done == seen[-1][0]
-    assert (done.model, done.judgement.verdict, done.judgement.reasons) == (
+    assert (done.model, done.judgment.verdict, done.judgment.reasons) == (
         "lobby@1",
         "promote",
         ("better",),

@@ -15,7 +15,7 @@ def lists(rank: NDArray[np.integer] | list[list[int]]) -> NDArray[np.int32]:
 
 def test_by_hand() -> None:
     near = lists([[0, 1, 2], [1, 0, 3], [2, 3, 0], [3, 2, 1]])
-    # shares 1/2, 1/2, 0, 0 of neighbours in the own camera,
+    # shares 1/2, 1/2, 0, 0 of neighbors in the own camera,
     # and by chance 1/3: one of three others
     assert camera_bias(near, np.array([4, 4, 7, 7])) == pytest.approx(1 / 2 - 1 / 3)
     assert camera_bias(near, np.array([0, 1, 1, 0])) == pytest.approx(-1 / 3)
@@ -23,7 +23,7 @@ def test_by_hand() -> None:
     assert camera_bias(near, np.array([0, 0, 0, 1])) == pytest.approx((1 + 0.5 + 0.5 - 2) / 4)
 
 
-def test_only_neighbours_of_the_own_camera() -> None:
+def test_only_neighbors_of_the_own_camera() -> None:
     near = lists([[0, 1], [1, 0], [2, 3], [3, 2]])
     assert camera_bias(near, np.array([0, 0, 1, 1])) == pytest.approx(1 - 1 / 3)
 
@@ -37,7 +37,7 @@ def test_chance_is_zero() -> None:
     assert abs(camera_bias(lists(rank), cameras)) < 0.02
 
 
-def test_one_camera_or_no_neighbours() -> None:
+def test_one_camera_or_no_neighbors() -> None:
     assert camera_bias(lists([[0, 1], [1, 0]]), np.zeros(2, np.int64)) == 0
     assert camera_bias(lists([[0]]), np.zeros(1, np.int64)) == 0
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 
 from adapt.clustering.graph.jaccard import JaccardGraph
-from adapt.clustering.graph.neighbours import UnitRows, nearest_neighbours
 from adapt.clustering.labels.dbscan import cluster_dbscan
 
 Variant = Literal["classic", "faiss"]
@@ -55,7 +55,7 @@ def dense_jaccard(
 
 
 def test_there_are_hubs() -> None:
-    near = nearest_neighbours(UnitRows(crops(1.2)), 21)
+    near = nearest_neighbors(UnitRows(crops(1.2)), 21)
     listed = np.sort(np.bincount(near.rank.ravel(), minlength=IMAGES))
     assert listed[-5] > 4 * np.median(listed)
 
@@ -83,7 +83,7 @@ def test_labels_are_those_of_dense_code(variant: Variant, k1: int, noise: float)
     whole = graph.distances(1.0).toarray()
     np.testing.assert_allclose(whole[whole > 0], wanted[whole > 0], atol=2e-6)
     assert (wanted[whole == 0] < 2e-6).sum() + (wanted[whole == 0] == 1).sum() == (whole == 0).sum()
-    # Not 0.5: two images that share four of six neighbours are exactly there, and rounding decides.
+    # Not 0.5: two images that share four of six neighbors are exactly there, and rounding decides.
     for radius in (0.2, 0.3, 0.4, 0.55, 0.7):
         near = JaccardGraph(features, k1=k1, k2=6, variant=variant).distances(radius)
         plain = DBSCAN(eps=radius, min_samples=4, metric="precomputed").fit_predict(wanted)

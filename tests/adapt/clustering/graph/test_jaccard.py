@@ -81,8 +81,8 @@ def dense(distances: csr_array) -> NDArray[np.float64]:
 
 def people(seed: int, count: int = 6, each: int = 6, noise: float = 0.5) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
-    centre = np.repeat(rng.normal(size=(count, 8)), each, axis=0)
-    return (centre + noise * rng.normal(size=centre.shape)).astype(np.float32)
+    center = np.repeat(rng.normal(size=(count, 8)), each, axis=0)
+    return (center + noise * rng.normal(size=center.shape)).astype(np.float32)
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)  # float32 near ties may swap
@@ -183,7 +183,7 @@ def test_copies_of_an_image(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("images", [1, 2, 3])
-def test_fewer_images_than_neighbours(images: int, variant: Variant) -> None:
+def test_fewer_images_than_neighbors(images: int, variant: Variant) -> None:
     features = people(5)[[0, 6, 12][:images]]
     found = jaccard_distance(features, k1=30, k2=6, variant=variant)
     np.testing.assert_allclose(dense(found), reference(features, 30, 6, variant), atol=2e-6)
@@ -316,7 +316,7 @@ def test_an_isolated_image_changes_nobody_else(seed: int, variant: Variant) -> N
     # Distances: the isolated image must be in nobody's list, so every image needs k1 others at less
     # than a right angle, which is what the isolated one is at; and, as the classic variant divides
     # by the distance of the farthest image, every image needs another one farther than that.
-    # Labels: query expansion gives the isolated image (k2 - 1) / k2 of others' neighbours, which
+    # Labels: query expansion gives the isolated image (k2 - 1) / k2 of others' neighbors, which
     # brings it as near as 1 - s / (2 - s), s = (k2 - 1) / k2: 0.5 here. The radius is below that.
     features = np.pad(people(seed, count=8, each=8), [(0, 0), (0, 1)])
     product = features @ features.T

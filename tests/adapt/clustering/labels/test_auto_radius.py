@@ -36,7 +36,7 @@ def agreement(graph: JaccardGraph, truth: NDArray[np.int64], radius: float) -> f
 
 
 def choose(graph: JaccardGraph | StoredGraph) -> RadiusChoice:
-    return auto_radius(graph, min_samples=4, neighbours=20)
+    return auto_radius(graph, min_samples=4, neighbors=20)
 
 
 @pytest.mark.parametrize(("each", "count"), [(8, 60), (17, 35), (40, 15)])
@@ -158,16 +158,16 @@ def test_small_clusters_are_in_doubt() -> None:
     assert "clusters of 5 images are small beside k1 = 20" in doubt
     assert choose(blocks([6] * 8, 0.2, [], 1.0)).doubts != ()
     assert choose(blocks([7] * 8, 0.2, [], 1.0)).doubts == ()
-    assert auto_radius(blocks([6] * 8, 0.2, [], 1.0), min_samples=4, neighbours=18).doubts == ()
-    (doubt,) = auto_radius(blocks([7] * 8, 0.2, [], 1.0), min_samples=4, neighbours=22).doubts
+    assert auto_radius(blocks([6] * 8, 0.2, [], 1.0), min_samples=4, neighbors=18).doubts == ()
+    (doubt,) = auto_radius(blocks([7] * 8, 0.2, [], 1.0), min_samples=4, neighbors=22).doubts
     assert "clusters of 7 images are small beside k1 = 22" in doubt
 
 
 def test_fewer_images_than_min_samples_are_no_cluster() -> None:
     graph = blocks([5] * 8, 0.21, [], 1.0)
-    assert auto_radius(graph, min_samples=5, neighbours=15).radius == RADII[RADII > 0.21][0]
+    assert auto_radius(graph, min_samples=5, neighbors=15).radius == RADII[RADII > 0.21][0]
     with pytest.raises(ClusteringError, match="no radius separates"):
-        auto_radius(graph, min_samples=6, neighbours=15)
+        auto_radius(graph, min_samples=6, neighbors=15)
 
 
 def test_images_seen_once_lower_the_silhouette() -> None:
@@ -195,7 +195,7 @@ def test_images_all_apart_are_refused(images: int) -> None:
 @pytest.mark.parametrize("images", [3, 30, 300])
 def test_images_all_the_same_are_refused(images: int) -> None:
     graph = JaccardGraph(np.ones((images, 4), np.float32), k1=20, k2=6, variant="classic")
-    with pytest.raises(ClusteringError, match=r"not tell them apart|is a neighbour of all"):
+    with pytest.raises(ClusteringError, match=r"not tell them apart|is a neighbor of all"):
         choose(graph)
 
 
@@ -217,7 +217,7 @@ def test_one_person_who_falls_apart_leaves_a_doubt() -> None:
     assert any("left out" in doubt for doubt in choice.doubts)
 
 
-def test_a_cluster_far_larger_than_the_neighbourhoods_is_in_doubt() -> None:
+def test_a_cluster_far_larger_than_the_neighborhoods_is_in_doubt() -> None:
     assert choose(blocks([100, 12, 12], 0.2, [], 1.0)).doubts == ()
     (doubt,) = choose(blocks([101, 12, 12], 0.2, [], 1.0)).doubts
     assert "a cluster of 101 images is large beside k1 = 20" in doubt
@@ -230,6 +230,6 @@ def test_many_images_left_out_are_in_doubt() -> None:
     assert doubt.startswith("31% of the images are left out")
 
 
-def test_fewer_images_than_neighbours_are_named() -> None:
-    with pytest.raises(ClusteringError, match="k1 = 20 each of 8 images is a neighbour of all"):
+def test_fewer_images_than_neighbors_are_named() -> None:
+    with pytest.raises(ClusteringError, match="k1 = 20 each of 8 images is a neighbor of all"):
         choose(blocks([1] * 8, 0.0, [], 1.0))

@@ -43,7 +43,7 @@ def reference(dense: NDArray[np.float64], radius: float, min_samples: int) -> li
 
 
 def test_points_on_a_line_by_hand() -> None:
-    # three together, a border point, a lonely one, two copies of one image and a neighbour
+    # three together, a border point, a lonely one, two copies of one image and a neighbor
     at = np.array([0.00, 0.05, 0.10, 0.19, 0.50, 0.80, 0.80, 0.85])
     dense = np.abs(at[:, None] - at[None])
     found = cluster_dbscan(sparse(dense, 0.3), 0.1, 3)

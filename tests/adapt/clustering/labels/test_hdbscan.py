@@ -111,7 +111,7 @@ def test_parts_without_a_pair_between_them() -> None:
 
 
 def test_rows_shorter_than_min_samples() -> None:
-    # The pair in the middle has no third image: with two neighbours asked for it is not dense.
+    # The pair in the middle has no third image: with two neighbors asked for it is not dense.
     dense = on_a_line(0, 0.1, 0.2, 0.3, 5, 5.01, 9, 9.1, 9.2, 9.3)
     found = cluster_hdbscan(sparse(dense), min_samples=2, min_cluster_size=3)
     assert found.labels.tolist() == [0, 0, 0, 0, -1, -1, 1, 1, 1, 1]

@@ -19,9 +19,9 @@ from adapt.runtime.disk_arrays import Scratch
 
 def blobs(people: int, each: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
-    centre = rng.normal(size=(people, 8)) * 10
+    center = rng.normal(size=(people, 8)) * 10
     truth = np.repeat(np.arange(people), each)
-    return (centre[truth] + rng.normal(size=(len(truth), 8))).astype(np.float32), truth
+    return (center[truth] + rng.normal(size=(len(truth), 8))).astype(np.float32), truth
 
 
 def test_finds_separate_people() -> None:
@@ -32,20 +32,20 @@ def test_finds_separate_people() -> None:
     assert found.rule == "kmeans K=12"
 
 
-def test_labels_minimise_the_distance_to_their_centre() -> None:
+def test_labels_minimize_the_distance_to_their_center() -> None:
     features, _ = blobs(6, 9, seed=3)
     found = cluster_kmeans(features, 9, seed=1)
-    centre = np.stack([features[found.labels == k].mean(axis=0) for k in range(9)])
-    distance = np.linalg.norm(features[:, None] - centre[None], axis=2)
+    center = np.stack([features[found.labels == k].mean(axis=0) for k in range(9)])
+    distance = np.linalg.norm(features[:, None] - center[None], axis=2)
     np.testing.assert_array_equal(distance.argmin(axis=1), found.labels)
 
 
 def test_images_between_clusters_move_until_none_is_nearer_to_another() -> None:
-    # Without gaps, a partition settles only after many moves of its centres.
+    # Without gaps, a partition settles only after many moves of its centers.
     features = np.random.default_rng(0).uniform(size=(300, 2)).astype(np.float32)
     found = cluster_kmeans(features, 8, seed=1, starts=1)
-    centre = np.stack([features[found.labels == k].mean(axis=0) for k in range(8)])
-    distance = np.linalg.norm(features[:, None] - centre[None], axis=2)
+    center = np.stack([features[found.labels == k].mean(axis=0) for k in range(8)])
+    distance = np.linalg.norm(features[:, None] - center[None], axis=2)
     np.testing.assert_array_equal(distance.argmin(axis=1), found.labels)
 
 
@@ -53,7 +53,7 @@ def test_the_best_of_several_starts_is_taken() -> None:
     features = np.random.default_rng(0).uniform(size=(200, 2)).astype(np.float32)
 
     def squared(**starts: int) -> float:
-        """Sum of squared distances to the centres, over four seeds."""
+        """Sum of squared distances to the centers, over four seeds."""
         total = 0.0
         for seed in range(4):
             found = cluster_kmeans(features, 10, seed=seed, **starts).labels
@@ -82,7 +82,7 @@ def test_copies_lie_in_the_room_given(tmp_path: Path) -> None:
     expected = cluster_kmeans(features, 20, seed=1, starts=1)
     tracemalloc.start()
     try:
-        found = cluster_kmeans(features, 20, seed=1, starts=1, room=Scratch(tmp_path).table)
+        found = cluster_kmeans(features, 20, seed=1, starts=1, allocate=Scratch(tmp_path).table)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

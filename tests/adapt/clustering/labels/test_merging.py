@@ -21,7 +21,7 @@ NONE = np.full((8, 1), -1, np.int32)
 
 
 def lists(nearest: dict[int, int], cross_camera: dict[int, int] | None = None) -> NearestLists:
-    """One neighbour of each kind for the images that are named."""
+    """One neighbor of each kind for the images that are named."""
     pair = [NONE.copy(), NONE.copy()]
     for column, named in zip(pair, (nearest, cross_camera or {}), strict=True):
         for image, other in named.items():
@@ -82,7 +82,7 @@ def test_the_threshold_is_strict() -> None:
     assert merge_clusters(LABELS, half, 0.49).merges == 1
 
 
-def test_cross_camera_neighbours_connect_as_well() -> None:
+def test_cross_camera_neighbors_connect_as_well() -> None:
     near, across = {0: 2, 1: 4}, {0: 3, 2: 0, 4: 1}
     assert merge_clusters(LABELS, lists(near), 0.5).merges == 0
     found = merge_clusters(LABELS, lists(near, across), 0.5)

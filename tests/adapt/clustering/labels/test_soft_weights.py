@@ -61,7 +61,7 @@ def test_equals_the_reference(seed: int, clusters: int, epsilon: float) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_nearer_centre_weighs_more_and_the_own_at_least_epsilon(seed: int) -> None:
+def test_a_nearer_center_weighs_more_and_the_own_at_least_epsilon(seed: int) -> None:
     rng = np.random.default_rng(seed)
     feat, center = unit(rng, 1), unit(rng, 5)
     plain = soft_weights(feat, center, np.array([0]), epsilon=0.0)[0]
@@ -72,16 +72,16 @@ def test_a_nearer_centre_weighs_more_and_the_own_at_least_epsilon(seed: int) -> 
     np.testing.assert_allclose(own - plain, [0, 0, 0, 0.9, 0], atol=1e-5)
 
 
-def test_normalised_weights_sum_to_one_and_keep_their_ratios() -> None:
+def test_normalized_weights_sum_to_one_and_keep_their_ratios() -> None:
     rng = np.random.default_rng(0)
     feat, center, label = unit(rng, 4), unit(rng, 3), np.array([0, 2, -1, 1])
     raw = soft_weights(feat, center, label, epsilon=0.9)
-    scaled = soft_weights(feat, center, label, epsilon=0.9, normalise=True)
+    scaled = soft_weights(feat, center, label, epsilon=0.9, normalize=True)
     np.testing.assert_allclose(scaled.sum(1), [1, 1, 0, 1], atol=1e-6)
     np.testing.assert_allclose(scaled[0] / scaled[0, 0], raw[0] / raw[0, 0], rtol=1e-5)
 
 
-def test_an_image_on_its_centre_has_a_finite_weight() -> None:
+def test_an_image_on_its_center_has_a_finite_weight() -> None:
     center = np.array([[1, 0], [0, 1]], np.float32)
     weight = soft_weights(center, center, np.array([0, 1]), epsilon=0.9)
     assert weight[0, 0] == pytest.approx(0.9 + 1 / (2 * MIN_SQUARED))

@@ -11,7 +11,7 @@ from adapt.config import Augmentation  # noqa: E402
 from adapt.data.batches.transforms import (  # noqa: E402
     augment,
     erase_at,
-    normalise,
+    normalize,
     random_crop,
     random_erase,
     random_flip,
@@ -27,10 +27,10 @@ def generator(seed: int = 0):  # type: ignore[no-untyped-def]
     return torch.Generator().manual_seed(seed)
 
 
-def test_normalise_by_hand() -> None:
+def test_normalize_by_hand() -> None:
     image = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     image[0, 0, 1] = torch.tensor([255, 0, 128])
-    out = normalise(image)
+    out = normalize(image)
     assert out.shape == (1, 3, 2, 2)
     assert out[0, :, 0, 1].tolist() == pytest.approx(
         [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225], rel=1e-5
@@ -38,10 +38,10 @@ def test_normalise_by_hand() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_masks_are_scaled_to_one_and_colours_stay_what_they_are() -> None:
+def test_masks_are_scaled_to_one_and_colors_stay_what_they_are() -> None:
     images, masks = pixels(), pixels(seed=1)[..., :2]
-    out = normalise(torch.cat([images, masks], dim=3))
-    assert torch.equal(out[:, :3], normalise(images))
+    out = normalize(torch.cat([images, masks], dim=3))
+    assert torch.equal(out[:, :3], normalize(images))
     torch.testing.assert_close(out[:, 3:], masks.permute(0, 3, 1, 2).float() / 255)
 
 
@@ -158,7 +158,7 @@ def test_erasing_at_a_point_by_hand() -> None:
 
 
 def test_erasing_at_a_point_is_random_erasing_moved_there() -> None:
-    """Same draws, same images, same sizes; each box centred on its point or cut at the border."""
+    """Same draws, same images, same sizes; each box centered on its point or cut at the border."""
     images, count = torch.ones(200, 3, 64, 32), 200
     points = torch.rand(count, 2, generator=generator(1)) * torch.tensor([64.0, 32.0])
     changes = {"probability": 0.5, "area": (0.02, 0.2), "aspect": 0.3}

@@ -71,10 +71,10 @@ def crops(count: int) -> CropSet:
 
 def test_the_two_parts_are_the_whole() -> None:
     whole = crops(50)
-    learnt, judged = without_held_back(whole, 0.3), only_held_back(whole, 0.3)
-    assert len(learnt) + len(judged) == 50
-    assert {*learnt.samples} | {*judged.samples} == {*whole.samples}
-    assert learnt.cameras == judged.cameras == whole.cameras
+    learned, judged = without_held_back(whole, 0.3), only_held_back(whole, 0.3)
+    assert len(learned) + len(judged) == 50
+    assert {*learned.samples} | {*judged.samples} == {*whole.samples}
+    assert learned.cameras == judged.cameras == whole.cameras
     assert without_held_back(whole, 0) == whole
 
 

@@ -119,15 +119,15 @@ def test_what_is_no_labelled_set_is_told_what_was_looked_for(tmp_path: Path) -> 
 
 
 def test_markets_junk_and_distractors_follow_its_protocol(tmp_path: Path) -> None:
-    """-1 is not there at all; 0000 pushes matches down; neither is learnt from."""
+    """-1 is not there at all; 0000 pushes matches down; neither is learned from."""
     root = write_market(tmp_path)
     gallery = root / "bounding_box_test"
     some = sorted(gallery.iterdir())[0]
     for name in ("-1_c2s1_000001_00.png", "0000_c2s1_000001_00.png"):
         (gallery / name).write_bytes(some.read_bytes())
     assert {-1, 0} < set(read_market(root, ("gallery",)).persons)
-    learnt = merge_sources([read_labelled(root, ("train", "gallery"))]).samples
-    assert not {s.path.name.partition("_")[0] for s in learnt} & {"-1", "0000"}
+    learned = merge_sources([read_labelled(root, ("train", "gallery"))]).samples
+    assert not {s.path.name.partition("_")[0] for s in learned} & {"-1", "0000"}
 
     def mean_ap(extra: int) -> float:
         """One query, whose match comes second behind an `extra` of the gallery."""

@@ -132,7 +132,7 @@ def test_all_problems_are_summed_up(good: Path) -> None:
     [
         (("path", "camera", "person"), "'person': adaptation must not see who a person is"),
         (("path", "ID"), "'ID': adaptation must not see"),
-        (("path", "colour", "size"), "nothing reads: 'colour', 'size'; remove them .*path, camera"),
+        (("path", "color", "size"), "nothing reads: 'color', 'size'; remove them .*path, camera"),
         (("path", "time", "time"), "the column 'time' twice"),
         (("camera", "time"), "no column 'path'"),
         (("path;camera",), "one column 'path;camera': columns are separated by commas; export it"),

@@ -37,14 +37,14 @@ def listed(site: Path) -> CropSet:
     return read_site(site)
 
 
-def decoded(site: Path, room: Callable[..., np.ndarray] | None = None) -> DecodedCrops:
-    rooms = {} if room is None else {"room": room}
+def decoded(site: Path, allocate: Callable[..., np.ndarray] | None = None) -> DecodedCrops:
+    rooms = {} if allocate is None else {"allocate": allocate}
     return decode_crops(listed(site), SIZE, forget_names=True, **rooms)
 
 
 def kept(site: Path, folder: Path) -> Path:
     file = CropFile(folder)
-    file.describe(decoded(site, file.room), HOW)
+    file.describe(decoded(site, file.allocate), HOW)
     file.keep(folder / "target.crops")
     return folder / "target.crops"
 
@@ -56,7 +56,7 @@ def same(one: DecodedCrops | None, other: DecodedCrops) -> bool:
 
 def test_a_mapped_set_is_the_one_in_memory(site: Path, tmp_path: Path) -> None:
     file = CropFile(tmp_path / "not" / "there" / "yet")
-    assert same(decoded(site, file.room), decoded(site))
+    assert same(decoded(site, file.allocate), decoded(site))
     assert not [p for p in tmp_path.iterdir() if p.name != "set"], "it has no name"
 
 
@@ -79,7 +79,9 @@ def test_thinned_crops_are_kept_thinned(site: Path, tmp_path: Path) -> None:
     )
     file = CropFile(tmp_path)
     data = thin_crops(
-        decode_crops(tracked, SIZE, forget_names=True, room=file.room), difference=0, per_track=2
+        decode_crops(tracked, SIZE, forget_names=True, allocate=file.allocate),
+        difference=0,
+        per_track=2,
     )
     assert data.crops.thinned > 0
     file.describe(data, HOW)
@@ -143,7 +145,7 @@ def test_a_full_disk_is_said_before_anything_is_decoded(site: Path, tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
         with pytest.raises(RunError, match=r"has no room for .* GB .*: make room there"):
-            decoded(site, CropFile(tmp_path / "run").room)
+            decoded(site, CropFile(tmp_path / "run").allocate)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert not (tmp_path / "run").exists()
@@ -153,7 +155,7 @@ def test_a_file_that_cannot_be_named_is_done_without(
     site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = CropFile(tmp_path)
-    data = decoded(site, file.room)
+    data = decoded(site, file.allocate)
     file.describe(data, HOW)
     file.keep(tmp_path / "gone" / "target.crops")
     assert "--resume decodes again" in caplog.text
@@ -163,5 +165,5 @@ def test_a_file_that_cannot_be_named_is_done_without(
 def test_reading_a_site_leaves_no_open_files(site: Path, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
-        read_crops(listed(site), Recipe(method="mmt"), SIZE, CropFile(tmp_path).room)
+        read_crops(listed(site), Recipe(method="mmt"), SIZE, CropFile(tmp_path).allocate)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1

@@ -1,4 +1,4 @@
-"""Body parts by a human-parsing model: small ONNX models that call colours classes."""
+"""Body parts by a human-parsing model: small ONNX models that call colors classes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.runtime.distributed import ALONE
+from adapt.runtime.distributed import SINGLE_PROCESS
 from tests.support.shared_crops import both_read
 from tests.support.two_processes import Pair, pair
 
@@ -28,7 +28,7 @@ def site(market: Callable[..., Path]) -> Path:
 
 
 def test_alone_they_are_decoded_once_and_found_again(site: Path, tmp_path: Path) -> None:
-    first, again = (both_read(ALONE, site, tmp_path / "run") for _ in range(2))
+    first, again = (both_read(SINGLE_PROCESS, site, tmp_path / "run") for _ in range(2))
     assert (first.decoded, again.decoded) == (1, 0)
     assert (first.keys, first.pixels) == (again.keys, again.pixels)
 

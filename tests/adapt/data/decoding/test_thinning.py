@@ -17,20 +17,20 @@ from adapt.data.decoding.thinning import THUMBNAIL, thin_crops, thin_tracks
 from adapt.types import UNTRACKED, CropSet, Sample
 
 
-def flat(*greys: int) -> NDArray[np.uint8]:
-    """(N, 32, 16, 3) pictures of one grey each: d is the difference of the greys."""
-    return np.repeat(np.array(greys, np.uint8), 32 * 16 * 3).reshape(-1, 32, 16, 3)
+def flat(*grays: int) -> NDArray[np.uint8]:
+    """(N, 32, 16, 3) pictures of one gray each: d is the difference of the grays."""
+    return np.repeat(np.array(grays, np.uint8), 32 * 16 * 3).reshape(-1, 32, 16, 3)
 
 
 def kept(
-    greys: NDArray[np.uint8],
+    grays: NDArray[np.uint8],
     tracks: list[int],
     times: list[float],
     difference: float = 10,
     per_track: int = 0,
 ) -> list[int]:
     found = thin_tracks(
-        greys,
+        grays,
         np.array(tracks, np.int64),
         np.array(times, np.float64),
         difference=difference,
@@ -50,8 +50,8 @@ def test_an_earlier_kept_crop_counts_as_much_as_the_last() -> None:
 
 
 def test_tracks_and_crops_without_one_stay_apart() -> None:
-    greys = flat(100, 100, 100, 100, 100)
-    assert kept(greys, [0, 1, UNTRACKED, UNTRACKED, 0], [1] * 5) == [0, 1, 2, 3]
+    grays = flat(100, 100, 100, 100, 100)
+    assert kept(grays, [0, 1, UNTRACKED, UNTRACKED, 0], [1] * 5) == [0, 1, 2, 3]
 
 
 def test_unknown_times_come_last() -> None:
@@ -59,11 +59,11 @@ def test_unknown_times_come_last() -> None:
 
 
 def test_the_cap_spreads_over_the_track() -> None:
-    greys = flat(*range(0, 250, 25))
+    grays = flat(*range(0, 250, 25))
     times = [float(t) for t in range(10)]
-    assert kept(greys, [0] * 10, times, per_track=4) == [0, 3, 6, 9]
-    assert kept(greys, [0] * 10, times, per_track=1) == [0]
-    assert kept(greys, [0] * 10, times, per_track=10) == list(range(10))
+    assert kept(grays, [0] * 10, times, per_track=4) == [0, 3, 6, 9]
+    assert kept(grays, [0] * 10, times, per_track=1) == [0]
+    assert kept(grays, [0] * 10, times, per_track=10) == list(range(10))
 
 
 def test_off() -> None:
@@ -120,12 +120,12 @@ def test_pinned() -> None:
     assert rows == [0, 1, 2, 6, 7]
 
 
-def decoded(greys: NDArray[np.uint8], tracks: list[int]) -> DecodedCrops:
+def decoded(grays: NDArray[np.uint8], tracks: list[int]) -> DecodedCrops:
     samples = tuple(
         Sample(Path(f"{n}.png"), f"{n}.png", 0, track=track, time=float(n))
         for n, track in enumerate(tracks)
     )
-    return DecodedCrops(CropSet(Path(), samples, ("a",), fingerprint="f"), greys)
+    return DecodedCrops(CropSet(Path(), samples, ("a",), fingerprint="f"), grays)
 
 
 def test_a_set_keeps_pixels_with_their_crops(caplog: pytest.LogCaptureFixture) -> None:

@@ -87,7 +87,7 @@ def test_a_good_model_falls_into_its_people() -> None:
         measured = figures[name]
         assert measured is not None
         assert measured.value == 1, name
-    # stability is below 1: fewer crops of a person leave some of them without neighbours
+    # stability is below 1: fewer crops of a person leave some of them without neighbors
     assert figures["stability"] is not None
     assert 0.85 < figures["stability"].value <= 1
     # the resamples leave whole tracks out

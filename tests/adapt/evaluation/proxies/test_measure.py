@@ -22,7 +22,7 @@ def test_every_proxy_prefers_the_better_model_but_density() -> None:
         before, after = one.proxies[name], other.proxies[name]
         assert before is not None
         assert after is not None
-        if name not in ("neighbourhood_density", "effective_rank"):
+        if name not in ("neighborhood_density", "effective_rank"):
             assert proxy.sign * after.value > proxy.sign * before.value, name
 
 
@@ -40,7 +40,7 @@ def test_what_a_site_does_not_allow_is_none() -> None:
     feature, of = people(noise=0.8, shift=0.5)
     plain = measure(feature, sightings([0] * len(of)))
     missing = [name for name, each in plain.proxies.items() if each is None]
-    assert missing == ["track_retrieval", "mutual_neighbours", "camera_bias", "cross_camera"]
+    assert missing == ["track_retrieval", "mutual_neighbors", "camera_bias", "cross_camera"]
 
 
 def test_bad_embeddings() -> None:

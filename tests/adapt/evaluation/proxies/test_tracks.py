@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.evaluation.proxies.sightings import Sightings
-from adapt.evaluation.proxies.tracks import LEAST_SECONDS, track_retrieval
+from adapt.evaluation.proxies.tracks import MIN_SECONDS, track_retrieval
 from tests.support.numbered_sites import people, sightings, unit
 
 
@@ -52,7 +52,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 
 def test_crops_close_in_time_are_no_queries() -> None:
-    close = LEAST_SECONDS / 2
+    close = MIN_SECONDS / 2
     of = sightings([0] * 4, tracks=[1, 1, 2, 2], times=[0, close, 0, 10])
     found = track_retrieval(at(0, 1, 50, 51), of)
     assert found is not None
@@ -89,7 +89,7 @@ def slow(feature: NDArray[np.float32], of: Sightings) -> list[float]:
     for i in usable:
         own = [j for j in usable if of.tracks[j] == of.tracks[i]]
         gap = max(abs(of.times[j] - of.times[i]) for j in own)
-        if gap < LEAST_SECONDS:
+        if gap < MIN_SECONDS:
             continue
         start, end = span(of.tracks[i])
         others = []

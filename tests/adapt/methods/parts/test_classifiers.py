@@ -12,7 +12,7 @@ from adapt.types import OUTLIER, PseudoLabels  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
 
-def test_rows_are_the_unit_centres_in_every_network_and_frozen_ones_stay_frozen() -> None:
+def test_rows_are_the_unit_centers_in_every_network_and_frozen_ones_stay_frozen() -> None:
     nets = [ReIDNet("resnet18", classes=7), ReIDNet("resnet18")]
     nets[1].requires_grad_(False)
     features = np.zeros((5, 512), np.float32)
@@ -30,7 +30,7 @@ def test_rows_are_the_unit_centres_in_every_network_and_frozen_ones_stay_frozen(
 
 
 @pytest.mark.parametrize("logit", [8.0, 3.0])
-def test_a_feature_on_a_centre_has_the_logit_asked_for(logit: float) -> None:
+def test_a_feature_on_a_center_has_the_logit_asked_for(logit: float) -> None:
     net = ReIDNet("resnet18")
     center = np.eye(4, 512, dtype=np.float32)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Proxies of each crop's neighbours: density, reciprocity across cameras, camera bias.
+"""Proxies of each crop's neighbors: density, reciprocity across cameras, camera bias.
 
-Crops of one track are left out of each other's neighbours: they are trivially found, and hide
+Crops of one track are left out of each other's neighbors: they are trivially found, and hide
 what is beyond them.
 
 Shape suffixes: N crops, B crops of a block, D embedding dimensions.
@@ -23,11 +23,11 @@ BLOCK_ENTRIES = 4_000_000
 """Similarities held at a time (about 100 MB with what is derived from them)."""
 
 NONE = -1
-"""Neighbour of a crop that has none."""
+"""Neighbor of a crop that has none."""
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """What one pass over all similarities gives.
 
     entropy: (N,) float64, nats, of the softmax over the similarities to all others.
@@ -40,10 +40,10 @@ class Neighbourhood:
     cross_camera: NDArray[np.int64]
 
 
-def neighbourhood(
+def neighborhood(
     feature_ND: NDArray[np.float32], sightings: Sightings, *, block_entries: int = BLOCK_ENTRIES
-) -> Neighbourhood:
-    """Find neighbours and entropies by blocks; exact but for float32 rounding.
+) -> Neighborhood:
+    """Find neighbors and entropies by blocks; exact but for float32 rounding.
 
     Args:
         feature_ND: rows of length 1.
@@ -68,17 +68,17 @@ def neighbourhood(
         nearest[part] = _most_similar(likeness_BN)
         likeness_BN[cameras[part, None] == cameras] = -np.inf
         across[part] = _most_similar(likeness_BN)
-    return Neighbourhood(entropy, nearest, across)
+    return Neighborhood(entropy, nearest, across)
 
 
-def neighbourhood_density(found: Neighbourhood) -> Measured:
-    """Soft neighbourhood density: how many others a crop is close to.
+def neighborhood_density(found: Neighborhood) -> Measured:
+    """Soft neighborhood density: how many others a crop is close to.
 
         P_ij = softmax over j of f_i . f_j / 0.05,    H_i = - sum_j P_ij ln P_ij,    mean of H_i
 
     Here less is better. The paper takes more, since each of its few classes holds a large share of
     the samples, all of which should be near; a person has a few crops among thousands of other
-    people's, and a model that spreads its neighbourhood over more than these takes people for each
+    people's, and a model that spreads its neighborhood over more than these takes people for each
     other. docs/gate.md has the measurement. It grows with the number of crops, and is largest,
     ln(N - 1), where all embeddings are alike.
 
@@ -92,7 +92,7 @@ def neighbourhood_density(found: Neighbourhood) -> Measured:
     return Measured.mean_of(found.entropy, np.arange(len(found.entropy)))
 
 
-def mutual_neighbours(found: Neighbourhood, sightings: Sightings) -> Measured | None:
+def mutual_neighbors(found: Neighborhood, sightings: Sightings) -> Measured | None:
     """Share of crops whose nearest crop in another camera finds them back.
 
         j = most similar to i in cameras other than c_i,    k = most similar to j other than c_j
@@ -101,7 +101,7 @@ def mutual_neighbours(found: Neighbourhood, sightings: Sightings) -> Measured | 
     Returns:
         In [0, 1], a part for each crop; None with one camera.
 
-    Source: reciprocal neighbours are those that can be trusted: Zhong et al., CVPR 2017, section
+    Source: reciprocal neighbors are those that can be trusted: Zhong et al., CVPR 2017, section
         3.2. The share as a figure of a model is ours.
     """
     if sightings.camera_count < 2:
@@ -111,17 +111,17 @@ def mutual_neighbours(found: Neighbourhood, sightings: Sightings) -> Measured | 
     return Measured.mean_of(mutual.astype(np.float64), np.arange(len(sightings)))
 
 
-def nearest_camera_bias(found: Neighbourhood, sightings: Sightings) -> Measured | None:
+def nearest_camera_bias(found: Neighborhood, sightings: Sightings) -> Measured | None:
     """How much oftener than by chance the nearest crop is of the same camera.
 
         part: 1 where c_nearest(i) = c_i, else 0, less (n_{c_i} - l_i) / (N - l_i)
 
-    with l_i the crops of i's track, which are not among its neighbours.
+    with l_i the crops of i's track, which are not among its neighbors.
 
     Returns:
         In [-1, 1], a part for each crop; 0 by chance. None with one camera or one group.
 
-    Source: `adapt.clustering.graph.camera_bias`, of one neighbour.
+    Source: `adapt.clustering.graph.camera_bias`, of one neighbor.
     """
     if sightings.camera_count < 2 or sightings.group_count < 2:
         return None

@@ -1,4 +1,4 @@
-"""Nearest neighbours: against a sort of all distances, with ties, copies, blocks and bad input."""
+"""Nearest neighbors: against a sort of all distances, with ties, copies, blocks and bad input."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.device import DeviceSearch
-from adapt.clustering.graph.neighbours import (
+from adapt.clustering.graph.neighbors import (
     FaissSearch,
     Search,
     UnitRows,
     distance_to_source,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from adapt.errors import DataError, NonFiniteFeaturesError
 
@@ -61,7 +61,7 @@ def test_equals_a_sort_by_distance_and_index(
     features = signs(seed, 300)
     features[:, 4:] = 0.25
     rows = UnitRows(features, block_rows=block_rows)
-    near = nearest_neighbours(rows, count, farthest=True, search=search)
+    near = nearest_neighbors(rows, count, farthest=True, search=search)
     order, squared = sorted_all(features)
     np.testing.assert_array_equal(near.rank, order[:, :count])
     np.testing.assert_array_equal(near.squared, squared[:, :count])
@@ -74,7 +74,7 @@ def test_equals_a_sort_by_distance_and_index(
 def test_blocks_do_not_show(block_rows: int | None, search: Search) -> None:
     features = normal(0, 250)
     features[[40, 199, 249]] = features[3]  # copies in other blocks
-    near = nearest_neighbours(
+    near = nearest_neighbors(
         UnitRows(features, block_rows=block_rows), 9, farthest=True, search=search
     )
     order, squared = sorted_all(features)
@@ -87,15 +87,15 @@ def test_blocks_do_not_show(block_rows: int | None, search: Search) -> None:
 
 
 def test_the_farthest_is_found_only_when_asked_for() -> None:
-    assert nearest_neighbours(UnitRows(normal(0, 5)), 2).farthest is None
+    assert nearest_neighbors(UnitRows(normal(0, 5)), 2).farthest is None
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_more_copies_than_neighbours(search: Search) -> None:
+def test_more_copies_than_neighbors(search: Search) -> None:
     for seed in range(5):  # some lengths are not 1 after rounding, and 2 - 2 u.u is not 0
         single = normal(seed, 1, 67)
         features = np.concatenate([np.tile(single, (7, 1)), -single, np.tile(single, (2, 1))])
-        near = nearest_neighbours(UnitRows(features), 3, farthest=True, search=search)
+        near = nearest_neighbors(UnitRows(features), 3, farthest=True, search=search)
         copies = [[0, 1, 2], [1, 0, 2], *([i, 0, 1] for i in range(2, 7))]
         assert near.rank.tolist() == [*copies, [7, 0, 1], [8, 0, 1], [9, 0, 1]]
         assert not near.squared[near.rank[:, 0] != 7].any()
@@ -107,7 +107,7 @@ def test_more_copies_than_neighbours(search: Search) -> None:
 def test_all_images_the_same(search: Search) -> None:
     for seed in range(10):
         same = np.tile(normal(seed, 1, 67), (30, 1))
-        near = nearest_neighbours(UnitRows(same, block_rows=4), 5, farthest=True, search=search)
+        near = nearest_neighbors(UnitRows(same, block_rows=4), 5, farthest=True, search=search)
         for i, row in enumerate(near.rank):
             assert row.tolist() == [i, *(j for j in range(5) if j != i)][:5]
         assert not near.squared.any()
@@ -126,7 +126,7 @@ def test_near_ties_are_in_order(seed: int, search: Search) -> None:
     squared = 1e-4 + 2e-8 * np.arange(7)[::-1, None]
     near_ties = (1 - squared / 2) * axes[0] + np.sqrt(squared - squared**2 / 4) * axes[1:]
     features = np.concatenate([near_ties, axes[:1], normal(seed, 300, 512)])
-    near = nearest_neighbours(UnitRows(features), 4, search=search)
+    near = nearest_neighbors(UnitRows(features), 4, search=search)
     assert near.rank[7].tolist() == [7, 6, 5, 4]
     np.testing.assert_allclose(near.squared[7, 1:], squared[[6, 5, 4], 0], atol=5e-9)
 
@@ -136,7 +136,7 @@ def test_images_that_differ_by_rounding_are_copies(search: Search) -> None:
     features = normal(9, 40, 67)
     noise = np.random.default_rng(0).normal(size=(6, 67)) * 1e-5
     features[[3, 8, 15, 16, 23, 39]] = features[3] * (1 + noise)  # squared distances below 1e-8
-    near = nearest_neighbours(UnitRows(features), 7, search=search)
+    near = nearest_neighbors(UnitRows(features), 7, search=search)
     assert near.rank[16, :6].tolist() == [16, 3, 8, 15, 23, 39]
     assert not near.squared[16, :6].any()
     assert near.squared[16, 6] > 0.1
@@ -147,16 +147,16 @@ def test_images_that_differ_by_rounding_are_copies(search: Search) -> None:
 def test_permuting_the_images_permutes_the_lists(seed: int) -> None:
     features = normal(seed, 60)
     order = np.random.default_rng(seed).permutation(60)
-    rank = nearest_neighbours(UnitRows(features), 8).rank
-    permuted = nearest_neighbours(UnitRows(features[order]), 8).rank
+    rank = nearest_neighbors(UnitRows(features), 8).rank
+    permuted = nearest_neighbors(UnitRows(features[order]), 8).rank
     np.testing.assert_array_equal(order[permuted], rank[order])
 
 
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("images", [1, 2, 3])
-def test_more_neighbours_than_images(images: int, search: Search) -> None:
+def test_more_neighbors_than_images(images: int, search: Search) -> None:
     features = normal(2, images)
-    near = nearest_neighbours(UnitRows(features), 30, farthest=True, search=search)
+    near = nearest_neighbors(UnitRows(features), 30, farthest=True, search=search)
     order, squared = sorted_all(features)
     np.testing.assert_array_equal(near.rank, order)
     np.testing.assert_allclose(near.squared, squared, atol=1e-6)
@@ -166,27 +166,27 @@ def test_more_neighbours_than_images(images: int, search: Search) -> None:
 @pytest.mark.parametrize("search", SEARCHES)
 def test_more_ties_than_are_searched(search: Search) -> None:
     """Of images at one distance those of lowest index are the nearest, however many there are."""
-    apart = nearest_neighbours(UnitRows(np.eye(300, dtype=np.float32)), 5, search=search)
+    apart = nearest_neighbors(UnitRows(np.eye(300, dtype=np.float32)), 5, search=search)
     for i in (0, 3, 299):
         others = [j for j in range(6) if j != i][:4]
         assert apart.rank[i].tolist() == [i, *others]
     for block_rows in (20, 40):  # blocks shorter than a list, and ties across them
         cut = UnitRows(np.eye(60, dtype=np.float32), block_rows=block_rows)
-        for i, row in enumerate(nearest_neighbours(cut, 45, search=search).rank):
+        for i, row in enumerate(nearest_neighbors(cut, 45, search=search).rank):
             assert row.tolist() == [i, *(j for j in range(46) if j != i)][:45]
     codes = signs(9, 1500)
-    near = nearest_neighbours(UnitRows(codes, block_rows=400), 5, search=search)
+    near = nearest_neighbors(UnitRows(codes, block_rows=400), 5, search=search)
     np.testing.assert_array_equal(near.rank, sorted_all(codes)[0][:, :5])
 
 
 def test_scale_and_layout_do_not_matter() -> None:
     features = normal(3, 50)
-    expected = nearest_neighbours(UnitRows(features), 7)
+    expected = nearest_neighbors(UnitRows(features), 7)
     wide = np.repeat(features, 2, axis=1)[:, ::2]
     assert not wide.flags.c_contiguous
     double = features.astype(np.float64)
     for other in (double * 1e20, double * 1e-20, np.asfortranarray(features), wide):
-        found = nearest_neighbours(UnitRows(other, block_rows=8), 7)
+        found = nearest_neighbors(UnitRows(other, block_rows=8), 7)
         np.testing.assert_array_equal(found.rank, expected.rank)
         np.testing.assert_allclose(found.squared, expected.squared, atol=1e-6)
 
@@ -195,7 +195,7 @@ def test_float16_on_disk(tmp_path: Path) -> None:
     half = normal(4, 120).astype(np.float16)
     np.save(tmp_path / "features.npy", half)
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    near = nearest_neighbours(UnitRows(mapped, block_rows=32), 6)
+    near = nearest_neighbors(UnitRows(mapped, block_rows=32), 6)
     np.testing.assert_array_equal(near.rank, sorted_all(half)[0][:, :6])
 
 
@@ -203,7 +203,7 @@ def test_float16_on_disk(tmp_path: Path) -> None:
 def test_rows_of_zeros_are_at_distance_one(search: Search) -> None:
     features = np.abs(normal(8, 40))  # all others are nearer to each other than at a right angle
     features[[5, 20, 31]] = 0
-    near = nearest_neighbours(UnitRows(features), 5, farthest=True, search=search)
+    near = nearest_neighbors(UnitRows(features), 5, farthest=True, search=search)
     assert near.rank[20, :3].tolist() == [20, 5, 31]
     np.testing.assert_allclose(near.squared[20], [0, 0, 0, 1, 1], atol=1e-6)
     others = np.setdiff1d(np.arange(40), [5, 20, 31])

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.evaluation.proxies.neighbourhood import (
-    mutual_neighbours,
+from adapt.evaluation.proxies.neighborhood import (
+    mutual_neighbors,
     nearest_camera_bias,
-    neighbourhood,
-    neighbourhood_density,
+    neighborhood,
+    neighborhood_density,
 )
 from adapt.evaluation.proxies.sightings import Measured, Sightings
 from tests.support.numbered_sites import people, sightings, unit
@@ -26,10 +26,10 @@ CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
 def all_three(
     feature: NDArray[np.float32], of: Sightings
 ) -> tuple[Measured, Measured | None, Measured | None]:
-    near = neighbourhood(feature, of)
+    near = neighborhood(feature, of)
     return (
-        neighbourhood_density(near),
-        mutual_neighbours(near, of),
+        neighborhood_density(near),
+        mutual_neighbors(near, of),
         nearest_camera_bias(near, of),
     )
 
@@ -59,11 +59,11 @@ def test_mutual_and_bias_by_hand() -> None:
     assert bias.part == pytest.approx(np.array([1, 1, 0, 1]) - 1 / 3)
 
 
-def test_a_track_is_no_neighbour_of_itself_and_finds_itself_as_a_whole() -> None:
+def test_a_track_is_no_neighbor_of_itself_and_finds_itself_as_a_whole() -> None:
     of = sightings([0, 0, 1, 1], tracks=[5, 5, -1, -1])
-    near = neighbourhood(CIRCLE, of)
+    near = neighborhood(CIRCLE, of)
     assert near.nearest.tolist() == [2, 2, 1, 2]
-    mutual, bias = mutual_neighbours(near, of), nearest_camera_bias(near, of)
+    mutual, bias = mutual_neighbors(near, of), nearest_camera_bias(near, of)
     assert mutual is not None
     assert bias is not None
     assert mutual.part is not None
@@ -152,8 +152,8 @@ def test_bounds_and_order_of_crops(seed: int) -> None:
 def test_blocks_do_not_show(block_entries: int) -> None:
     """One row at a time, and eleven with a shorter last block."""
     feature, of = people(noise=1, shift=0.5)
-    whole = neighbourhood(feature, of)
-    parts = neighbourhood(feature, of, block_entries=block_entries)
+    whole = neighborhood(feature, of)
+    parts = neighborhood(feature, of, block_entries=block_entries)
     assert parts.entropy == pytest.approx(whole.entropy, abs=1e-5)
     assert parts.nearest.tolist() == whole.nearest.tolist()
     assert parts.cross_camera.tolist() == whole.cross_camera.tolist()
@@ -171,4 +171,4 @@ PINNED = (2.2605, 0.6533, -0.0236)
 
 def test_lengths_have_to_fit() -> None:
     with pytest.raises(ValueError, match="do not fit 3 crops"):
-        neighbourhood(CIRCLE, sightings([0, 1, 1]))
+        neighborhood(CIRCLE, sightings([0, 1, 1]))

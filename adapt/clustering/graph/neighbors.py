@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by blocks: nothing N x N is held, and features may lie on disk."""
+"""Exact nearest neighbors by blocks: nothing N x N is held, and features may lie on disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from adapt.runtime.threads import in_threads
 BLOCK_BYTES = 64 << 20
 """float32 features held at a time, once for the queries and once for what is searched."""
 
-MOST_BLOCK_ROWS = 16384
+MAX_BLOCK_ROWS = 16384
 
 MARGIN = 8
-"""More neighbours than asked for are searched: matrix products round, and may swap near ones."""
+"""More neighbors than asked for are searched: matrix products round, and may swap near ones."""
 
 RESOLUTION = 1e-6
 """Squared distances below this are float32 rounding, and counted as 0."""
@@ -53,7 +53,7 @@ class UnitRows:
         self._features = features
         self._scale = np.empty(len(features), np.float32)
         bad = []
-        fit = max(1, min(MOST_BLOCK_ROWS, BLOCK_BYTES // (4 * features.shape[1])))
+        fit = max(1, min(MAX_BLOCK_ROWS, BLOCK_BYTES // (4 * features.shape[1])))
         self.block_rows = block_rows or fit
         for rows in _parts(len(features), self.block_rows):
             block = features[rows].astype(np.float64)
@@ -89,8 +89,8 @@ class UnitRows:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The nearest neighbours of N images.
+class Neighbors:
+    """The nearest neighbors of N images.
 
     rank: (N, K) int32, the image itself first, then by (squared distance, index).
     squared: (N, K) float32 squared distances of those.
@@ -137,9 +137,9 @@ class FaissSearch:
         return farthest
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     rows: UnitRows, count: int, *, farthest: bool = False, search: Search | None = None
-) -> Neighbours:
+) -> Neighbors:
     """Rank each image's nearest images, itself first.
 
     Exact but for float32 rounding: two images whose squared distances from a third differ by less
@@ -148,7 +148,7 @@ def nearest_neighbours(
 
     Args:
         rows: N images.
-        count: neighbours to return, >= 1, the image itself included; more than N means N.
+        count: neighbors to return, >= 1, the image itself included; more than N means N.
         farthest: find the farthest image, too (as long again).
         search: where matrix products are made; faiss on the CPU unless given.
     """
@@ -170,7 +170,7 @@ def nearest_neighbours(
         rank[images], squared[images] = _self_first(images, found[0][row], found[1][row])
         if far is not None:
             far[images] = _farthest(search, rows, rows[queries], kept)[row]
-    return Neighbours(rank, squared, far)
+    return Neighbors(rank, squared, far)
 
 
 def _distinct(rows: UnitRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
