@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from adapt.clustering.graph.neighbors import FaissSearch, Neighbors, UnitRows, nearest_neighbors
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.neighbors import FaissSearch, Neighbors, UnitRows, nearest_neighbors
 from adapt.clustering.graph.radius import CUT
 from adapt.clustering.labels.auto_radius import auto_radius
 from adapt.clustering.labels.dbscan import cluster_dbscan

@@ -12,11 +12,11 @@ from types import ModuleType
 import faiss
 import numpy as np
 import torch
-from adapt.clustering.graph.neighbors import Neighbors
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 
 from adapt.clustering.graph.jaccard import Variant
+from adapt.clustering.graph.neighbors import Neighbors
 
 ZERO = 1e-6
 """Squared distances, and Jaccard distances, up to this are those of copies."""

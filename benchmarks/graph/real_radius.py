@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 
 from adapt.clustering.clusterer import BIAS_NEIGHBORS, MIN_BIAS, MIN_CAMERA_CROPS
 from adapt.clustering.graph.camera_bias import camera_bias
 from adapt.clustering.graph.jaccard import JaccardGraph, Variant
+from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from adapt.clustering.labels.array_files import read_features
 from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.clustering.labels.kmeans import auto_clusters, cluster_kmeans

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 
 from adapt.clustering.graph.jaccard import JaccardGraph
+from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from adapt.clustering.labels.dbscan import cluster_dbscan
 
 Variant = Literal["classic", "faiss"]
