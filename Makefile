@@ -35,6 +35,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate_proto.py --check
+	$(BIN)/python tools/check_words.py
 
 test test-serving: export OMP_NUM_THREADS ?= 1
 
