@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -31,7 +33,6 @@ EXIT_STOPPED = 75
 """A run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
 
 app = typer.Typer(
-    help="Person re-identification that adapts itself to each new camera site.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -45,6 +46,22 @@ cli.reporting.register(app)
 cli.clustering.register(app)
 cli.serving.register(app)
 cli.demo.register(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"resight {version('resight')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Person re-identification that adapts itself to each new camera site."""
 
 
 def main() -> None:
