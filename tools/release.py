@@ -225,7 +225,7 @@ def main() -> int:
                 raise ReleaseError("the wheel lacks LICENSE")
             smoke(install(wheel, folder / "environment"), folder, version)
             out.mkdir(exist_ok=True)
-            kept = [archive.replace(out / archive.name) for archive in (wheel, sdist)]
+            kept = [shutil.copy(archive, out) for archive in (wheel, sdist)]
     except ReleaseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
