@@ -57,7 +57,7 @@ def gate(
     from adapt.evaluation.gate import compare
     from adapt.evaluation.proxies.sightings import Sightings
     from adapt.evaluation.scoring import open_model
-    from adapt.runs.tensor_files import write_atomically
+    from models.files import write_atomically
 
     if json_file is not None:
         _refuse_loss(json_file)

@@ -40,8 +40,8 @@ def report(
     from adapt.report.run_report import run_page
     from adapt.report.verdict import read_gate
     from adapt.runs.folder import REPORT, Run
-    from adapt.runs.tensor_files import write_atomically
     from adapt.runtime.device import pick_device
+    from models.files import write_atomically
 
     opened = Run.open(run)
     file = out or run / REPORT

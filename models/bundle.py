@@ -39,8 +39,8 @@ from models.manifest import (
     Manifest,
     ModelCard,
     SelfTest,
-    explain,
 )
+from models.validation import explain
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"

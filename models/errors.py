@@ -17,6 +17,7 @@ ModelError
 │   ├── ModelNotFoundError        no such name or version
 │   ├── ModelConflictError        name@version exists with other content
 │   └── ModelReferenceError       not a valid name, version or name@version
+├── DamagedFileError              a file of ours that cannot be read
 ├── BackboneError                 a network that cannot be built as asked
 ├── WeightsError                  a state dict that does not fit the network
 └── WrapError                     a foreign ONNX file that cannot become a bundle
@@ -135,6 +136,12 @@ class ModelReferenceError(RegistryError):
     """Not a valid name, version or name@version."""
 
     reason = "MODEL_REFERENCE_INVALID"
+
+
+class DamagedFileError(ModelError):
+    """A file of ours that is there and cannot be read."""
+
+    reason = "FILE_DAMAGED"
 
 
 class BackboneError(ModelError):

@@ -1,14 +1,24 @@
-"""Writing files so that a reader sees all or nothing, also after a crash."""
+"""Files on a local disk: written whole or not at all, locked, and read line by line. No torch.
+
+POSIX only: rename(2) replaces a file in one step, and flock(2) locks belong to the process.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Self
+
+from models.errors import DamagedFileError
 
 
 @contextmanager
@@ -35,6 +45,35 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def draft_path(path: Path) -> Path:
+    """The path of a temporary file beside `path`, hidden and used by nobody else."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write a file at, then rename it to `path` in one step.
+
+    The content reaches the disk before the name does. An error, or a process that is killed, leaves
+    what was at `path` before. Raises OSError.
+    """
+    draft = draft_path(path)
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step; see `atomic_file`. Raises OSError."""
+    with atomic_file(path) as draft:
+        draft.write_bytes(content)
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and wait until the disk has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +90,81 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FileLock:
+    """An exclusive lock on a file or folder that exists; the system releases it with the process.
+
+    What is locked stays as it is: no lock file is left beside a run folder or a job. That is why
+    the library `filelock` is not used: it opens a file of its own for writing. Serving would need
+    it as a further dependency, too.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        """Open `path` and lock it.
+
+        wait: until another holder releases it.
+
+        Raises:
+            BlockingIOError: another holder has it, and `wait` is false.
+            OSError: it cannot be opened, or its file system has no locks.
+        """
+        # NFS locks only what is open for writing; a folder cannot be.
+        self._descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Release it; further calls do nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line.
+
+    A last line without a line break was cut short by a crash of its writer: it is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: any other line is not a JSON object, or the file cannot be read.
+    """
+    try:
+        *lines, _cut_short = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
+    return [_json_object(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged in line {number} ({error}); restore it from a copy"
+        ) from None
+    if not isinstance(found, dict):
+        raise DamagedFileError(
+            f"{path} is damaged in line {number} (not a JSON object); restore it from a copy"
+        )
+    return found
 
 
 def sha256_file(path: Path) -> str:

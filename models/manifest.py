@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    ValidationError,
     model_validator,
 )
 
@@ -125,11 +124,3 @@ class Manifest(ModelCard):
             if name not in self.files:
                 raise ValueError(f"files does not list {name}")
         return self
-
-
-def explain(error: ValidationError) -> str:
-    """What is wrong with a record, field by field, in one line."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in fault['loc']) or 'content'}: {fault['msg']}"
-        for fault in error.errors()[:5]
-    )

@@ -7,7 +7,6 @@ by a rename and never changes afterwards.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from models.errors import (
     ModelNotFoundError,
     ModelReferenceError,
 )
-from models.files import atomic_folder, sync_directory, write_synced
+from models.files import FileLock, atomic_folder, sync_directory, write_synced
 from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
 
 _LOCK_FILE = ".lock"
@@ -215,8 +214,8 @@ class Registry:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK_FILE).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also by a crash
+        (self.root / _LOCK_FILE).touch()
+        with FileLock(self.root / _LOCK_FILE, wait=True):
             yield
 
 

@@ -31,8 +31,9 @@ from models.foreign_graph import (
     wrap_graph,
 )
 from models.image import Interpolation, Preprocessing
-from models.manifest import ForeignSource, ModelCard, explain
+from models.manifest import ForeignSource, ModelCard
 from models.self_test_images import make_self_test_images
+from models.validation import explain
 
 try:
     import onnx

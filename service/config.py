@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.validation import explain
 from service.errors import SettingsError
 
 ENV_PREFIX = "RESIGHT_"
@@ -192,7 +192,7 @@ def load_settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = "; ".join(_explain(fault) for fault in error.errors())
+        faults = explain(error, missing=_how_to_give)
         raise SettingsError(
             f"{faults} (settings come from options and {ENV_PREFIX}* variables)"
         ) from error
@@ -208,12 +208,8 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     )
 
 
-def _explain(fault: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "missing":
-        return f"{name} is not given: use --{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
+def _how_to_give(name: str) -> str:
+    return f"is not given: use --{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()}"
 
 
 def threads_or_cores(threads: int) -> int:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from adapt.config import MethodOptions, Recipe
 from adapt.errors import ConfigError
 from adapt.methods import METHODS, Source
+from models.validation import explain
 
 _OPTIONS: dict[str, type[MethodOptions]] = {
     "source": Source.Options,
@@ -59,7 +58,7 @@ def parse_recipe(raw: Mapping[str, Any], name: str = "of a run") -> Recipe:
     try:
         options = own.model_validate(raw.get("options", {}))
     except ValidationError as error:
-        raise ConfigError(f"recipe {name}: {explain(error, own, 'options')}") from None
+        raise ConfigError(f"recipe {name}: {explain(error, own, section='options')}") from None
     try:
         return Recipe.model_validate({**raw, "options": options})
     except ValidationError as error:
@@ -115,26 +114,3 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
     table[last] = value
-
-
-def explain(error: ValidationError, record: type[BaseModel], *section: str) -> str:
-    """One line that names each wrong field, and for an unknown one those that there are.
-
-    record: what was to be made. section: where it belongs to, if it is not the whole.
-    """
-    return "; ".join(_explain(e, record, section) for e in error.errors())
-
-
-def _explain(e: ErrorDetails, record: type[BaseModel], section: tuple[str, ...]) -> str:
-    *above, last = (*section, *map(str, e["loc"])) or ("recipe",)
-    name = ".".join((*above, last))
-    if e["type"] != "extra_forbidden":
-        return f"{name}: {e['msg']}"
-    inner: Any = record
-    for part in e["loc"][:-1]:
-        inner = inner.model_fields[part].annotation
-    known = list(inner.model_fields)
-    near = get_close_matches(last, known, 1)
-    guess = f", did you mean {near[0]}?" if near else ";"
-    where = f"[{'.'.join(above)}] has" if above else "there are"
-    return f"{name}: unknown{guess} {where} {', '.join(known) or 'nothing'}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +39,11 @@ from adapt.runs.tensor_files import (
     load_tensors,
     save_network,
     save_tensors,
-    write_atomically,
 )
 from models.backbones.net import ReIDNet
+from models.errors import DamagedFileError
+from models.files import FileLock, read_json_lines, write_atomically
+from models.validation import explain
 
 log = logging.getLogger("resight")
 _NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
@@ -55,8 +56,8 @@ REPORT = "report.html"
 class Run:
     """A run folder."""
 
-    def __init__(self, path: Path, info: RunInfo, lock: int | None = None) -> None:
-        """lock: open descriptor of the folder, held while the run goes on."""
+    def __init__(self, path: Path, info: RunInfo, lock: FileLock | None = None) -> None:
+        """lock: of the folder, held while the run is being written."""
         self.path = path
         self.info = info
         self._lock = lock
@@ -83,7 +84,7 @@ class Run:
             run = cls(path, info, lock)
             run._write_info()
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
         return run
 
@@ -99,7 +100,7 @@ class Run:
             info = RunInfo.model_validate_json(content)
         except ValidationError as error:
             raise RunError(
-                f"{file} cannot be read by this version of resight: {error.errors()[0]['msg']}"
+                f"{file} cannot be read by this version of resight: {explain(error)}"
             ) from error
         if info.format != FORMAT:
             raise RunError(
@@ -118,10 +119,8 @@ class Run:
                 lock = locked(self.path)
             except RunError:
                 return "running"
-            try:
+            with lock:
                 self.info = Run.open(self.path).info  # it may have ended since it was read
-            finally:
-                os.close(lock)
         return "died" if self.info.state == "running" else self.info.state
 
     @property
@@ -155,7 +154,7 @@ class Run:
             for entry in filter(_half_written, path.iterdir()):
                 entry.unlink()
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
         return run
 
@@ -243,7 +242,7 @@ class Run:
     def release(self) -> None:
         """Let go of the folder's lock: this process writes there no more."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def network(self, round_number: int | None = None) -> ReIDNet:
@@ -309,14 +308,12 @@ class Run:
         A last line without its end is what a killed process left, and no round.
         Raises RunError when any other line is damaged.
         """
-        file = self.path / _METRICS
-        if not file.exists():
-            return []
-        *lines, _torn = file.read_bytes().split(b"\n")
         try:
-            return [dict(json.loads(line)) for line in lines]
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{file} is damaged ({error}); restore it or remove it") from None
+            return read_json_lines(self.path / _METRICS)
+        except FileNotFoundError:
+            return []
+        except DamagedFileError as error:
+            raise RunError(str(error)) from None
 
     def _update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)
@@ -349,12 +346,9 @@ def refuse_taken(path: Path) -> None:
         return
     if not path.is_dir():
         raise RunError(f"{path} is a file; choose another --out")
-    lock = locked(path)
-    try:
+    with locked(path):
         if any(path.iterdir()):
             _refuse_worth(path)
-    finally:
-        os.close(lock)
 
 
 def _refuse_worth(path: Path) -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 
 from adapt.errors import RunError, WriteError
+from models.files import FileLock
 
 
-def locked(path: Path) -> int:
-    """Open a folder and hold its lock, which the system lets go when the process ends.
+def locked(path: Path) -> FileLock:
+    """Lock a run folder.
 
-    Returns its descriptor, to be closed. Raises RunError when it is held elsewhere.
+    Raises RunError when it cannot be opened, WriteError when another process writes there.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
+        return FileLock(path)
+    except BlockingIOError:
+        why = "a run is still writing there"
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise RunError(f"cannot open {path}: {error.strerror}; choose another --out") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        os.close(descriptor)
-        why = "a run is still writing there" if isinstance(error, BlockingIOError) else error
-        raise WriteError(f"cannot lock {path}: {why}; choose another --out") from None
-    return descriptor
+        why = str(error)
+    raise WriteError(f"cannot lock {path}: {why}; choose another --out")

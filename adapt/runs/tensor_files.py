@@ -6,8 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from adapt.errors import CheckpointError, RunError
 from models.backbones.net import ReIDNet
+from models.files import atomic_file, write_atomically
 
 _CLASSIFIER = "classifier."
 
@@ -55,9 +55,9 @@ def load_network(net: ReIDNet, path: Path) -> None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """Write tensors on the CPU and what JSON holds, as one file. Raises OSError."""
     metadata = {"notes": json.dumps(notes)}
-    with _whole_file(path) as temporary:
+    with atomic_file(path) as draft:
         try:
-            safetensors.torch.save_file(dict(tensors), temporary, metadata)
+            safetensors.torch.save_file(dict(tensors), draft, metadata)
         except safetensors.SafetensorError as error:  # wraps the system's own
             named = re.search(r"os error (\d+)", str(error))
             code = int(named[1]) if named else errno.EIO
@@ -74,27 +74,3 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} does not exist: there is nothing to continue") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the run again") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
-    with _whole_file(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside a path, to be written: fsync, rename, fsync the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,9 +12,7 @@ in the same way.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, cast
 
@@ -26,13 +24,14 @@ from adapt.recipes import load_recipe, recipe_label
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
 from adapt.runs.info import RESUMABLE_REASONS, TRANSIENT_REASONS
-from adapt.runs.tensor_files import write_atomically
 from adapt.runtime.distributed import ProcessGroup, join
 from adapt.workflows.export import export_run
 from adapt.workflows.fit import Machine
 from adapt.workflows.resume import resume
 from adapt.workflows.training import adapt
 from models.errors import ModelError
+from models.files import FileLock, write_atomically
+from models.validation import explain
 
 _JOB, _OUTCOME, _CROPS, _RUN, _BUNDLE = "job.json", "outcome.json", "crops", "run", "bundle"
 
@@ -63,8 +62,10 @@ class Job(BaseModel):
         """Read the job of a folder. Raises ConfigError."""
         try:
             job = cls.model_validate_json((folder / _JOB).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ConfigError(f"{folder / _JOB} cannot be read: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{folder / _JOB} cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            raise ConfigError(f"{folder / _JOB} is invalid: {explain(error, cls)}") from None
         if job.method not in METHODS:
             raise ConfigError(f"no method {job.method!r}; choose one of: {', '.join(METHODS)}")
         return job
@@ -105,7 +106,8 @@ def run_job(folder: Path, stop: StopRequest) -> Outcome:
     job = Job.read(folder)
     device, group = join(job.device)
     machine = Machine(device, job.seed, group)
-    with _alone(folder) if group.is_main else nullcontext():
+    # A killed server leaves an earlier process of this job for some seconds: wait for its end.
+    with FileLock(folder / _JOB, wait=True) if group.is_main else nullcontext():
         outcome = _done_by(machine, folder, job, stop)
     group.shutdown()
     return outcome
@@ -177,12 +179,3 @@ def _new_run(folder: Path, job: Job, machine: Machine, stop: StopRequest) -> Run
         stop=stop,
         hold_back=job.hold_back,
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until an earlier process of this job has ended: a killed server leaves one for some
-    seconds."""
-    with (folder / _JOB).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -22,16 +22,17 @@ from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.metrics import RetrievalScores
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import METHODS
-from adapt.recipes import apply_override, explain, load_recipe, parse_recipe, recipe_label
+from adapt.recipes import apply_override, load_recipe, parse_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.runs.folder import Run
-from adapt.runs.tensor_files import write_atomically
 from adapt.workflows.fit import Machine
 from adapt.workflows.resume import resume
 from adapt.workflows.training import adapt, pretrain
 from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
+from models.files import write_atomically
 from models.image import Preprocessing
+from models.validation import explain
 
 log = logging.getLogger("resight")
 

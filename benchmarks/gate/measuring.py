@@ -18,13 +18,12 @@ from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.evaluation.proxies.sightings import Measured, Sightings
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
-from adapt.runs.tensor_files import write_atomically
 from adapt.runtime.device import pick_device
 from adapt.types import CropSet
 from benchmarks.gate.networks import KeptNetwork, Stage
 from benchmarks.gate.simulated import simulated_tracks
 from benchmarks.methods.results import PROTOCOLS
-from models.files import sha256_file
+from models.files import sha256_file, write_atomically
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")

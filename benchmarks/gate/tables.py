@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 
 from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.evaluation.proxies.measure import PROXIES
-from adapt.runs.tensor_files import write_atomically
 from benchmarks.gate.measuring import SiteResult
 from benchmarks.gate.networks import Stage
 from benchmarks.gate.rules import (
@@ -36,6 +35,7 @@ from benchmarks.gate.rules import (
     votes_of,
 )
 from benchmarks.methods.results import PROTOCOLS
+from models.files import write_atomically
 
 Rows = Sequence[Sequence[str]]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from adapt.evaluation.bootstrap import Interval, paired_bootstrap
 from adapt.evaluation.metrics import ProtocolName, RetrievalScores
-from adapt.runs.tensor_files import write_atomically
 from benchmarks.methods.arms import PLAIN, SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.runs import Outcome
+from models.files import write_atomically
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
 UNADAPTED = "unadapted"

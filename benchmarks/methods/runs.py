@@ -27,7 +27,6 @@ from adapt.errors import (
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS
 from adapt.runs.folder import Run
-from adapt.runs.tensor_files import write_atomically
 from adapt.runtime.device import pick_device
 from adapt.types import CropSet
 from adapt.workflows.fit import Machine
@@ -35,6 +34,7 @@ from adapt.workflows.resume import resume
 from adapt.workflows.training import adapt, pretrain
 from benchmarks.alone import alone, memory
 from benchmarks.methods.arms import Arm
+from models.files import write_atomically
 from models.image import Preprocessing
 
 CPU = pick_device("cpu")

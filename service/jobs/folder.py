@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from models.files import read_json_lines, write_atomically
 from service.jobs.records import NOT_JUDGED, JobState, Judgment, Round
 from service.store.records import SeenCrop
 
@@ -88,10 +89,8 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)  # what a crash left half written
         self.path.mkdir(mode=0o700, parents=True)
         number = self._write_crops(crops)
-        # Last, and at once: it says that all is there.
-        hidden = self.path / ".job.json.tmp"
-        hidden.write_text(json.dumps(job, indent=1))
-        hidden.rename(self.path / "job.json")
+        # Last: it says that all is there.
+        write_atomically(self.path / "job.json", json.dumps(job, indent=1).encode())
         return number
 
     def hold_back(self) -> float:
@@ -135,10 +134,10 @@ class JobFolder:
     def rounds(self) -> list[Round]:
         """The finished rounds so far; a line that is still being written is none."""
         try:
-            *lines, _torn = (self.path / "run" / "metrics.jsonl").read_bytes().split(b"\n")
-        except OSError:
+            lines = read_json_lines(self.path / "run" / "metrics.jsonl")
+        except FileNotFoundError:
             return []
-        return [_round(json.loads(line)) for line in lines]
+        return [_round(line) for line in lines]
 
     def last_words(self) -> str:
         """The last line of the log, empty if there is none."""

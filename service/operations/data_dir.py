@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from models.files import FileLock
 from service.errors import DataDirError
 
 
 @dataclass(frozen=True)
 class DataDir:
-    """An open data folder; the lock is released by `close`, and by the end of the process."""
+    """An open data folder; `close` and the end of the process release the lock."""
 
     path: Path
-    lock: IO[str]
+    lock: FileLock
 
     @classmethod
     def open(cls, path: Path) -> DataDir:
@@ -27,25 +26,20 @@ class DataDir:
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (path / "lock").open("a+")
+            (path / "lock").touch()
+            lock = FileLock(path / "lock")
+            (path / "lock").write_text(f"{os.getpid()}\n")
+        except BlockingIOError as error:
+            holder = (path / "lock").read_text(errors="replace").strip() or "unknown"
+            raise DataDirError(
+                f"another server (process {holder}) uses the data folder {path}; stop it first, or "
+                "choose another --data-dir"
+            ) from error
         except OSError as error:
             raise DataDirError(
                 f"data folder {path} cannot be used ({error.strerror}); choose another --data-dir, "
                 "or give this user the right to write there"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise DataDirError(
-                f"another server (process {holder}) uses the data folder {path}; stop it first, or "
-                "choose another --data-dir"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
         return cls(path, lock)
 
     @property
@@ -55,4 +49,4 @@ class DataDir:
 
     def close(self) -> None:
         """Release the folder."""
-        self.lock.close()
+        self.lock.release()

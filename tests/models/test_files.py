@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from models.files import atomic_folder, is_plain_file, sha256_file, write_synced
+from models.errors import DamagedFileError
+from models.files import (
+    FileLock,
+    atomic_file,
+    atomic_folder,
+    is_plain_file,
+    read_json_lines,
+    sha256_file,
+    write_atomically,
+    write_synced,
+)
+from tests.support.disk_calls import recorded_disk_calls, synced_then_renamed
 
 
 def test_the_folder_appears_complete(tmp_path: Path) -> None:
@@ -66,6 +77,113 @@ with atomic_folder(Path({str(target)!r})) as folder:
     with atomic_folder(target) as folder:  # the leftover is in nobody's way
         write_synced(folder / "a.txt", b"again")
     assert (target / "a.txt").read_bytes() == b"again"
+
+
+def test_content_is_on_the_disk_before_its_name_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = recorded_disk_calls(monkeypatch)
+    write_atomically(tmp_path / "file", b"content")
+    assert calls == synced_then_renamed(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_failed_write_leaves_the_file_of_before(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+
+    def fail() -> None:
+        with atomic_file(file) as draft:
+            draft.write_bytes(b"half")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fail()
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from models.files import FileLock
+lock = FileLock(Path(sys.argv[1]), wait=True)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_lock_keeps_others_out_until_its_process_is_killed(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"content")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(BlockingIOError):
+            FileLock(path)
+        holder.kill()
+    with FileLock(path):  # by the kill
+        with pytest.raises(BlockingIOError):
+            FileLock(path)  # also within a process
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+    with waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"locked\n"
+        waiting.kill()
+    assert sorted(tmp_path.iterdir()) == [path], "no lock file is left"
+    assert kind == "folder" or path.read_bytes() == b"content"
+
+
+def test_a_released_lock_is_free_and_what_is_absent_has_none(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path)
+    lock.release()
+    lock.release()
+    FileLock(tmp_path).release()
+    with pytest.raises(FileNotFoundError):
+        FileLock(tmp_path / "nothing")
+
+
+def test_json_lines_without_the_one_that_was_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    for content, expected in (
+        (b"", []),
+        (b'{"a": 1', []),
+        (b'{"a": 1}\n', [{"a": 1}]),
+        (b'{"a": 1}\n{"a": 2}\n{"a": 3}', [{"a": 1}, {"a": 2}]),
+        (b'{"a": 1}\n\xff\xfe', [{"a": 1}]),
+    ):
+        file.write_bytes(content)
+        assert read_json_lines(file) == expected
+    with pytest.raises(FileNotFoundError):
+        read_json_lines(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"3", b"[]", b"null", b"\xff\xfe", b'{"a": 2, "b', b"[" * 100_000]
+)
+def test_any_other_line_that_cannot_be_read_is_an_error_that_names_it(
+    tmp_path: Path, line: bytes
+) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2 \("):
+        read_json_lines(file)
+
+
+def test_a_folder_in_the_place_of_json_lines_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFileError, match="cannot be read: Is a directory"):
+        read_json_lines(tmp_path)
 
 
 def test_files_are_never_overwritten(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import zipfile
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from adapt.errors import DataError
 from adapt.types import PseudoLabels
+from models.files import atomic_file, draft_path
 
 
 def read_features(path: Path) -> NDArray[np.floating]:
@@ -74,15 +74,11 @@ def check_place(path: Path, *inputs: Path | None) -> None:
                 raise DataError(
                     f"{path} is read: writing labels there would destroy it; name another"
                 )
-        draft = _draft(path)
+        draft = draft_path(path)
         draft.touch(exist_ok=False)
         draft.unlink()
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 def write_labels(path: Path, labels: PseudoLabels) -> None:
@@ -90,15 +86,11 @@ def write_labels(path: Path, labels: PseudoLabels) -> None:
 
     Raises DataError: the folder is missing or full.
     """
-    draft = _draft(path)
     try:
-        with draft.open("xb") as file:
+        with atomic_file(path) as draft, draft.open("xb") as file:
             np.save(file, labels.labels)
-        draft.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> NDArray[np.generic]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from adapt.data.decoding.decode import DecodedCrops, fingerprint_of
 from adapt.runtime.disk_arrays import Scratch
 from adapt.types import CropSet, Dropped
+from models.files import sync_directory
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
@@ -135,8 +136,4 @@ def _name(file: int, path: Path) -> None:
         os.link(str(file), path, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
         os.close(descriptors)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from adapt.data.catalog.known_sets import SetName
 from adapt.errors import ConfigError
 from models.backbones.trunks import BACKBONES
+from models.validation import explain
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -120,8 +121,10 @@ def load_paper(name: str) -> Paper:
     try:
         text = files(__name__).joinpath(f"{name}.toml").read_text()
         return Paper.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ConfigError(f"papers/{name}.toml: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"papers/{name}.toml is not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(f"papers/{name}.toml: {explain(error, Paper)}") from None
 
 
 def task_names() -> list[str]:

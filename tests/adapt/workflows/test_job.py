@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import resource
@@ -25,6 +24,7 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.lock import locked  # noqa: E402
 from adapt.workflows.job import Job, Outcome, run_job  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
+from models.files import FileLock  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.two_processes import environment, free_port  # noqa: E402
@@ -193,9 +193,8 @@ def test_what_a_run_lacks_for_good_does_not_mend_itself(
 
 
 def test_a_run_whose_folder_somebody_looks_at_goes_on(folder: Path) -> None:
-    held = locked(begun(folder) / "run")
-    assert main(folder) == 75
-    os.close(held)
+    with locked(begun(folder) / "run"):
+        assert main(folder) == 75
     said = outcome(folder)
     assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
 
@@ -243,8 +242,7 @@ def test_a_process_that_is_asked_to_end_keeps_its_state(folder: Path) -> None:
 
 
 def test_a_second_process_waits_for_the_first(folder: Path) -> None:
-    with (folder / "job.json").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(folder / "job.json"):
         process = start(exported(folder))
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(8)
@@ -263,12 +261,11 @@ class Onlooker(StopRequest):
 
     @property
     def made(self) -> bool:
-        with self._job.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.kept_out.append(False)
-            except BlockingIOError:
-                self.kept_out.append(True)
+        try:
+            FileLock(self._job).release()
+            self.kept_out.append(False)
+        except BlockingIOError:
+            self.kept_out.append(True)
         return False
 
 

@@ -1,0 +1,67 @@
+"""Validation errors of pydantic as one line for people. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+MAX_FAULTS = 10
+"""Faults that are named; the others are counted."""
+
+
+def explain(
+    error: ValidationError,
+    record: type[BaseModel] | None = None,
+    *,
+    section: str = "",
+    missing: Callable[[str], str] | None = None,
+) -> str:
+    """What is wrong with a record, field by field, in one line.
+
+    Args:
+        error: what pydantic raised.
+        record: the model that was to be made; with it an unknown field is compared with those that
+            the record has.
+        section: the dotted name of the part that was checked, if it was not the whole.
+        missing: says of a required field, by its dotted name, how to give it.
+    """
+    faults = error.errors()
+    told = [_explain(fault, record, section, missing) for fault in faults[:MAX_FAULTS]]
+    if len(faults) > MAX_FAULTS:
+        told.append(f"and {len(faults) - MAX_FAULTS} more")
+    return "; ".join(told)
+
+
+def _explain(
+    fault: ErrorDetails,
+    record: type[BaseModel] | None,
+    section: str,
+    missing: Callable[[str], str] | None,
+) -> str:
+    above = section.split(".") if section else []
+    path = [*above, *map(str, fault["loc"])]
+    name = ".".join(path)
+    if fault["type"] == "missing" and missing is not None:
+        return f"{name} {missing(name)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden" and record is not None:
+        message = _unknown(path, _fields_of(record, fault["loc"][:-1]))
+    return f"{name}: {message}" if name else message
+
+
+def _fields_of(record: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    inner: Any = record
+    for part in path:
+        inner = inner.model_fields[part].annotation
+    return list(inner.model_fields)
+
+
+def _unknown(path: list[str], known: list[str]) -> str:
+    near = get_close_matches(path[-1], known, 1)
+    guess = f", did you mean {near[0]}?" if near else ";"
+    where = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "there are"
+    return f"unknown{guess} {where} {', '.join(known) or 'nothing'}"
