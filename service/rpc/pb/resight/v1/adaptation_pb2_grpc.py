@@ -29,7 +29,7 @@ class AdaptationServiceStub:
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -73,7 +73,7 @@ class AdaptationServiceServicer:
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -133,7 +133,7 @@ class AdaptationServiceServicer:
         finished, until the adaptation is over.
 
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
-        UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation goes on with its next
+        UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
         start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -180,7 +180,7 @@ class AdaptationService:
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.

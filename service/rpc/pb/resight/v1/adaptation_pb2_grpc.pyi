@@ -30,7 +30,7 @@ class AdaptationServiceStub:
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -78,7 +78,7 @@ class AdaptationServiceStub:
     finished, until the adaptation is over.
 
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
-    UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation goes on with its next
+    UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
       start.
     """
 
@@ -87,7 +87,7 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -132,7 +132,7 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     finished, until the adaptation is over.
 
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
-    UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation goes on with its next
+    UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
       start.
     """
 
@@ -140,7 +140,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adaptations: training runs that learn a site from its own enrolled crops, without labels.
 
     A server works on one adaptation at a time, the others wait for their turn. An adaptation
-    survives a restart of the server: it goes on where it stood.
+    survives a restart of the server: it continues where it stopped.
 
     Errors that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -213,7 +213,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         finished, until the adaptation is over.
 
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
-        UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation goes on with its next
+        UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
           start.
         """
 

@@ -87,7 +87,7 @@ class GalleryServiceServicer:
         INVALID_ARGUMENT / REQUEST_ID_REUSED: request_id was used for a call with another content.
         FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with a model that the server could
         not load: see SiteService.ReembedSite.
-        UNAVAILABLE / SITE_SWITCHING: the site changes to another model at this moment;
+        UNAVAILABLE / SITE_SWITCHING: the site activates another model at this moment;
         google.rpc.RetryInfo says when to come back. Nothing was stored.
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
         come back. Nothing was stored.

@@ -51,7 +51,7 @@ class GalleryServiceStub:
     INVALID_ARGUMENT / REQUEST_ID_REUSED: request_id was used for a call with another content.
     FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with a model that the server could
       not load: see SiteService.ReembedSite.
-    UNAVAILABLE / SITE_SWITCHING: the site changes to another model at this moment;
+    UNAVAILABLE / SITE_SWITCHING: the site activates another model at this moment;
       google.rpc.RetryInfo says when to come back. Nothing was stored.
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
@@ -112,7 +112,7 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     INVALID_ARGUMENT / REQUEST_ID_REUSED: request_id was used for a call with another content.
     FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with a model that the server could
       not load: see SiteService.ReembedSite.
-    UNAVAILABLE / SITE_SWITCHING: the site changes to another model at this moment;
+    UNAVAILABLE / SITE_SWITCHING: the site activates another model at this moment;
       google.rpc.RetryInfo says when to come back. Nothing was stored.
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
@@ -176,7 +176,7 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT / REQUEST_ID_REUSED: request_id was used for a call with another content.
         FAILED_PRECONDITION / MODEL_MISMATCH: the site was embedded with a model that the server could
           not load: see SiteService.ReembedSite.
-        UNAVAILABLE / SITE_SWITCHING: the site changes to another model at this moment;
+        UNAVAILABLE / SITE_SWITCHING: the site activates another model at this moment;
           google.rpc.RetryInfo says when to come back. Nothing was stored.
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
           come back. Nothing was stored.

@@ -126,11 +126,11 @@ class SiteServiceServicer:
     def ReembedSite(self, request, context):
         """Embeds the kept crops of a site again with the model that the server was started with, then
         binds the site to this model. Needed where the server cannot load the model that the site was
-        embedded with: such a site refuses to enroll and to search until this is done.
+        embedded with. Such a site refuses to enroll and to search until this is done.
 
-        A site that answers goes on doing so meanwhile, with the model it has, and changes to the new
-        one at once for all its sightings. What is enrolled meanwhile is embedded again, too; only at
-        the very end are calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
+        Meanwhile the site still answers, with the model it has. The new model is activated at once for
+        all its sightings. What is enrolled meanwhile is embedded again, too. Only at the very end are
+        calls of EnrollSightings refused for a moment, with SITE_SWITCHING.
 
         Answers after each stretch of work. What has been embedded is stored: when the call ends early
         (cancelled, or the server stopped), a further call continues from there. A call for a site that
