@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
-from cli.sites import DropUnusable, show_move
+from cli.sites import DropUnusable, show_rollover
 from models.errors import ModelError
 from models.image import Interpolation
 from models.manifest import Manifest
@@ -132,7 +132,7 @@ def models_activate(
     with ResightClient(server) as client:
         steps = client.activate_model(site, model, drop_unusable=drop_unusable, force=force)
         try:
-            step = show_move(client, site, steps)
+            step = show_rollover(client, site, steps)
         except CallFailedError as error:
             if error.reason == "MODEL_REJECTED":
                 raise ClientError(f"{error} (--force)") from error
@@ -150,7 +150,7 @@ def models_rollback(
 ) -> None:
     """Use the model again that a site used before."""
     with ResightClient(server) as client:
-        show_move(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
+        show_rollover(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
 
 
 @models.command("wrap")

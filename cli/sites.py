@@ -10,7 +10,7 @@ import typer
 from adapt.runtime.progress import progress
 from cli.common import AsJson, Server, SiteName, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
-from service.types import ReembedProgress, Site
+from service.types import RolloverProgress, Site
 
 DropUnusable = Annotated[
     bool, typer.Option("--drop-unusable", help="Delete sightings without a usable kept crop.")
@@ -78,12 +78,12 @@ def site_reembed(
 ) -> None:
     """Embed a site's kept crops with the server's own model, and use it."""
     with ResightClient(server) as client:
-        show_move(client, name, client.reembed_site(name, drop_unusable=drop_unusable))
+        show_rollover(client, name, client.reembed_site(name, drop_unusable=drop_unusable))
 
 
-def show_move(
-    client: ResightClient, site: str, steps: Iterable[ReembedProgress]
-) -> ReembedProgress:
+def show_rollover(
+    client: ResightClient, site: str, steps: Iterable[RolloverProgress]
+) -> RolloverProgress:
     """Show how a site moves to another model, and what came of it; gives its last step."""
     with progress(f"re-embedding {site}", client.site(site).sightings) as report:
         for step in steps:

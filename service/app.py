@@ -24,9 +24,11 @@ from service.config import Settings, split_address, threads_or_cores, unknown_va
 from service.embedding.batcher import Batcher
 from service.embedding.decode import Decoder
 from service.embedding.engine import Engine, OnnxEngine
-from service.embedding.model_pool import LoadedModels
+from service.embedding.model_pool import ModelPool
 from service.errors import CallError, ModelLoadError
-from service.gallery.gallery import Gallery
+from service.gallery.gallery import Gallery, GallerySettings
+from service.gallery.live_sites import LiveSites
+from service.gallery.site_models import SiteModels
 from service.jobs.api import Adaptations
 from service.jobs.process import Starter, start_python
 from service.jobs.rows import JobRows
@@ -35,20 +37,21 @@ from service.jobs.supervisor import Supervisor
 from service.operations.data_dir import DataDir
 from service.operations.http import Monitor
 from service.operations.metrics import Metrics, new_metrics
-from service.rollover.switching import Switching
+from service.rollover.activation import Activator
+from service.rollover.rollover import Rollovers
 from service.rpc.server import RpcServer
 from service.store.store import Store
 from service.types import ModelInfo
 
 log = logging.getLogger("resight")
 
-LoadEngine: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
-"""Gives the engine for a bundle, and whether it fell back to the CPU."""
+EngineLoader: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
+"""Gives the engine of a bundle, and whether it fell back to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a started server says about itself. Addresses have the ports in use."""
+    """What a started server reports. The addresses have the ports in use."""
 
     grpc_address: str
     http_address: str
@@ -62,7 +65,7 @@ def open_bundle(settings: Settings) -> Bundle:
     """The bundle that `settings.model` names: a folder, or a model of the registry.
 
     Raises:
-        ModelLoadError: there is neither, or it does not hold.
+        ModelLoadError: no such bundle, or it is invalid.
     """
     path = Path(settings.model)
     try:
@@ -74,26 +77,26 @@ def open_bundle(settings: Settings) -> Bundle:
 
 
 class Server:
-    """A running server, made by `bootstrap`."""
+    """A server, made by `bootstrap`."""
 
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
         gallery: Gallery,
-        models: LoadedModels,
+        pool: ModelPool,
         adaptations: Adaptations,
-        switching: Switching,
+        rpc: RpcServer,
         cleanup: ExitStack,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._gallery = gallery
-        self._models = models
+        self._pool = pool
         self._adaptations = adaptations
+        self._rpc = rpc
         self._cleanup = cleanup
         self._serving = False
-        self._metrics = metrics
-        self._rpc = RpcServer(gallery, models, switching, adaptations, settings, metrics)
 
     async def start(self) -> Ready:
         """Listen on both ports; raises `PortError`."""
@@ -107,19 +110,19 @@ class Server:
             grpc_address=grpc_address,
             http_address=monitor.address,
             model=self._gallery.model,
-            fallback=self._models.own.fallback,
+            fallback=self._pool.own.fallback,
             sites=len(sites),
             sightings=sum(site.sightings for site in sites),
         )
 
     async def stop(self) -> None:
-        """Refuse new calls, let running ones end within `drain_s`, close everything.
+        """Refuse new calls, give running ones `drain_s`, close everything.
 
-        Meanwhile an adaptation has `adapt_stop_s` to keep its state.
+        Meanwhile a running adaptation has `adapt_stop_s` to save its state.
         """
         self._serving = False
         await asyncio.gather(self._adaptations.stop(), self._rpc.stop(self._settings.drain_s))
-        await self._models.close(drain_s=1.0)
+        await self._pool.close(drain_s=1.0)
         self._gallery.close()
         await asyncio.to_thread(self._cleanup.close)
 
@@ -127,16 +130,16 @@ class Server:
 async def bootstrap(
     settings: Settings,
     *,
-    load_engine: LoadEngine | None = None,
+    load_engine: EngineLoader | None = None,
     start_process: Starter = start_python,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Server:
-    """Open the data folder, load the model, build the galleries; nothing listens yet.
+    """Open the data folder, load the models, build the galleries; nothing listens yet.
 
     Args:
         settings: of the server.
-        load_engine: gives the engine for a bundle, and whether it fell back to the CPU.
+        load_engine: gives the engine of a bundle; None: on ONNX Runtime.
         start_process: starts the processes of adaptations.
         clock: the time, aware.
         new_id: a fresh sighting id.
@@ -146,58 +149,60 @@ async def bootstrap(
     """
     metrics = new_metrics()
     with ExitStack() as cleanup:
-        # First: a model that cannot be served leaves no new folder behind.
+        # The model first: if it cannot be served, no new data folder is left behind.
         registry = Registry(settings.registry)
-        models = _load_models(settings, registry, load_engine or _load_onnx, metrics)
+        pool = _load_pool(settings, registry, load_engine or _load_onnx, metrics)
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
         store = Store.open(data_dir.database, metrics)
         cleanup.callback(store.close)
         _watch_files(data_dir.database, metrics)
-        gallery = _new_gallery(settings, store, models.own.info, clock, new_id, metrics)
-        others = await _models_of_sites(store, models)
-        await asyncio.to_thread(gallery.load, others)
-        switching = Switching(gallery, models, batch=settings.max_items)
-        setup, rows = _job_setup(settings, models.own.info.reference), JobRows(store)
+
+        own = pool.own.info
+        sites = LiveSites(store, metrics)
+        gallery = Gallery(
+            store,
+            sites,
+            own,
+            _gallery_settings(settings),
+            clock=clock,
+            new_id=new_id,
+            metrics=metrics,
+        )
+        await asyncio.to_thread(gallery.load, await _load_models_of_sites(store, pool))
+        site_models = SiteModels(gallery, sites, pool)
+        rollovers = Rollovers(store, sites, batch=settings.max_items, clock=clock, metrics=metrics)
+        activator = Activator(store, sites, pool, rollovers)
+
+        rows, setup = JobRows(store), _job_setup(settings, own.reference)
         supervisor = Supervisor(
             rows,
             settings.data_dir / "adaptations",
             registry,
             setup,
-            in_use=switching.in_use,
+            in_use=site_models.in_use,
             start=start_process,
             clock=clock,
             metrics=metrics,
         )
         adaptations = Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
+        rpc = RpcServer(gallery, pool, site_models, activator, adaptations, settings, metrics)
         _warn_of_open_ports(settings)
-        return Server(settings, metrics, gallery, models, adaptations, switching, cleanup.pop_all())
+        return Server(settings, metrics, gallery, pool, adaptations, rpc, cleanup.pop_all())
 
 
-def _new_gallery(
-    settings: Settings,
-    store: Store,
-    own: ModelInfo,
-    clock: Callable[[], datetime],
-    new_id: Callable[[], str],
-    metrics: Metrics,
-) -> Gallery:
-    return Gallery(
-        store,
-        own,
-        clock=clock,
-        new_id=new_id,
+def _gallery_settings(settings: Settings) -> GallerySettings:
+    return GallerySettings(
         keep_crops=settings.keep_crops,
         request_ttl=timedelta(seconds=settings.request_ttl_s),
         search_threads=threads_or_cores(settings.search_threads),
-        metrics=metrics,
     )
 
 
-def _load_models(
-    settings: Settings, registry: Registry, load: LoadEngine, metrics: Metrics
-) -> LoadedModels:
-    return LoadedModels(
+def _load_pool(
+    settings: Settings, registry: Registry, load: EngineLoader, metrics: Metrics
+) -> ModelPool:
+    return ModelPool(
         open_bundle(settings),
         registry,
         load_engine=lambda bundle: load(bundle, settings),
@@ -206,16 +211,16 @@ def _load_models(
     )
 
 
-async def _models_of_sites(store: Store, models: LoadedModels) -> list[ModelInfo]:
-    """Load the models that sites use besides the server's own, as far as they can be had."""
+async def _load_models_of_sites(store: Store, pool: ModelPool) -> list[ModelInfo]:
+    """Load the models that sites use besides the server's own, as far as they can be loaded."""
     found: dict[str, ModelInfo] = {}
     for site in await asyncio.to_thread(store.sites):
         if site.model in found:
             continue
         try:
-            found[site.model] = (await models.load(site.reference, site.model)).info
+            found[site.model] = (await pool.load(site.reference, site.model)).info
         except CallError as error:
-            log.warning("the model of site %s is not at hand: %s", site.id, error)
+            log.warning("the model of site %s could not be loaded: %s", site.id, error)
     return list(found.values())
 
 
@@ -253,7 +258,7 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
         StartError: the server cannot start.
     """
     if unknown := unknown_variables(os.environ):
-        log.warning("no settings of the server, ignored: %s", ", ".join(unknown))
+        log.warning("not settings of the server, ignored: %s", ", ".join(unknown))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -31,7 +31,7 @@ from service.config import CLIENT_CHUNK_BYTES, CLIENT_CHUNK_ITEMS
 from service.errors import ServiceError
 from service.jobs.records import Adaptation, Round, Wish
 from service.rpc import convert, names
-from service.rpc.adaptation_wire import adaptation_from_wire, round_from_wire
+from service.rpc.convert_adaptation import adaptation_from_wire, round_from_wire
 from service.rpc.pb.resight.v1 import (
     adaptation_pb2,
     adaptation_pb2_grpc,
@@ -50,7 +50,7 @@ from service.types import (
     Match,
     ModelInfo,
     NewSighting,
-    ReembedProgress,
+    RolloverProgress,
     Sighting,
     SightingFilter,
     Site,
@@ -165,17 +165,17 @@ class ResightClient:
         request = site_pb2.DeleteSiteRequest(name=names.site_name(site), force=force)
         self._call(self._sites.DeleteSite, request)
 
-    def reembed_site(self, site: str, *, drop_unusable: bool = False) -> Iterator[ReembedProgress]:
-        """Move a site to the server's own model; takes as long as it takes."""
+    def reembed_site(self, site: str, *, drop_unusable: bool = False) -> Iterator[RolloverProgress]:
+        """Roll a site over to the server's own model; without a time limit."""
         request = site_pb2.ReembedSiteRequest(
             name=names.site_name(site), drop_unusable=drop_unusable
         )
-        return self._moving(self._sites.ReembedSite, request)
+        return self._roll_over(self._sites.ReembedSite, request)
 
     def activate_model(
         self, site: str, model: str, *, drop_unusable: bool = False, force: bool = False
-    ) -> Iterator[ReembedProgress]:
-        """Move a site to a model of the server's registry, `name` or `name@version`.
+    ) -> Iterator[RolloverProgress]:
+        """Roll a site over to a model of the server's registry, `name` or `name@version`.
 
         force: also to one that the gate rejected.
         """
@@ -185,20 +185,20 @@ class ResightClient:
             drop_unusable=drop_unusable,
             force=force,
         )
-        return self._moving(self._sites.ActivateModel, request)
+        return self._roll_over(self._sites.ActivateModel, request)
 
     def rollback_model(
         self, site: str, *, drop_unusable: bool = False
-    ) -> Iterator[ReembedProgress]:
-        """Move a site to the model that it used before."""
+    ) -> Iterator[RolloverProgress]:
+        """Roll a site over to the model that it used before."""
         request = site_pb2.RollbackModelRequest(
             name=names.site_name(site), drop_unusable=drop_unusable
         )
-        return self._moving(self._sites.RollbackModel, request)
+        return self._roll_over(self._sites.RollbackModel, request)
 
-    def _moving(
+    def _roll_over(
         self, method: Callable[[Any], Iterable[site_pb2.ReembedSiteResponse]], request: Any
-    ) -> Iterator[ReembedProgress]:
+    ) -> Iterator[RolloverProgress]:
         try:
             yield from map(convert.progress_from_wire, method(request))
         except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""Errors of `service`. Every message says what to do.
+"""Errors of `service`. A message says what is wrong, then what to do.
 
 ServiceError
 ├── CallError                     one call or one item of it; `code` and `reason` go to the client
@@ -16,14 +16,14 @@ ServiceError
 │   ├── MissingError              NOT_FOUND
 │   │   ├── SiteNotFoundError
 │   │   ├── SightingNotFoundError
-│   │   ├── ModelNotFoundError
+│   │   ├── UnknownModelError
 │   │   └── AdaptationNotFoundError
 │   ├── SiteExistsError           ALREADY_EXISTS
 │   ├── PreconditionError         FAILED_PRECONDITION
 │   │   ├── SiteNotEmptyError
 │   │   ├── ModelMismatchError
 │   │   ├── CropUnusableError
-│   │   ├── ReembedRunningError
+│   │   ├── RolloverRunningError
 │   │   ├── ModelUnusableError
 │   │   ├── ModelRejectedError
 │   │   ├── NoEarlierModelError
@@ -36,12 +36,13 @@ ServiceError
 │   │   └── StoreFullError
 │   ├── UnavailableError          UNAVAILABLE
 │   │   ├── ShuttingDownError
-│   │   └── SwitchingError
+│   │   └── EnrollmentPausedError
 │   └── InternalError             INTERNAL
 │       ├── EngineError
-│       └── StoreError
+│       ├── StoreError
+│       └── DamagedRowError
 └── StartError                    the server cannot start
-    ├── SettingsError             a setting that does not hold
+    ├── SettingsError             an invalid setting
     ├── DataDirError              a data folder that cannot be used, or is in use
     ├── StoreUnusableError        a database that cannot be used
     ├── ModelLoadError            a bundle that cannot be served
@@ -56,7 +57,7 @@ from typing import ClassVar
 
 
 class Code(IntEnum):
-    """The canonical codes that we use, with google.rpc.Code's numbers."""
+    """The canonical codes in use, with the numbers of google.rpc.Code."""
 
     INVALID_ARGUMENT = 3
     NOT_FOUND = 5
@@ -72,7 +73,7 @@ class ServiceError(Exception):
 
 
 class CallError(ServiceError):
-    """What a call, or one item of it, is refused with.
+    """The error of a call, or of one item of it.
 
     code: canonical code. reason: stable name for programs (google.rpc.ErrorInfo.reason).
     metadata: further facts for programs. retry_after_s: seconds after which a retry may succeed.
@@ -95,50 +96,50 @@ class CallError(ServiceError):
 
 
 class InvalidCallError(CallError):
-    """The call is wrong, whatever the state of the server."""
+    """The call is invalid, whatever the state of the server."""
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_ARGUMENT"
 
 
 class BadNameError(InvalidCallError):
-    """A name or id that does not have its documented form."""
+    """A name or id that is not of its documented form."""
 
     reason = "BAD_NAME"
 
 
 class TooManyItemsError(InvalidCallError):
-    """No items, or more than one call may hold."""
+    """No items, or more than one call may have."""
 
     reason = "TOO_MANY_ITEMS"
 
 
 class BadLimitError(InvalidCallError):
-    """A number of results that is not served."""
+    """A number of results outside the limits."""
 
     reason = "BAD_LIMIT"
 
 
 class BadFilterError(InvalidCallError):
-    """A filter that no sighting could ever pass, or that is not well formed."""
+    """A filter that is malformed, or that no sighting can pass."""
 
     reason = "BAD_FILTER"
 
 
 class BadPageTokenError(InvalidCallError):
-    """A page token of another call."""
+    """A page token that is malformed, or of another call."""
 
     reason = "BAD_PAGE_TOKEN"
 
 
 class BadSightingError(InvalidCallError):
-    """A sighting whose fields are not well formed."""
+    """A sighting with an invalid field."""
 
     reason = "BAD_SIGHTING"
 
 
 class BadImageError(InvalidCallError):
-    """Bytes that do not give a usable picture; metadata["problem"] names the problem."""
+    """Bytes that are not a usable image; metadata["problem"] names the problem."""
 
     reason = "BAD_IMAGE"
 
@@ -150,19 +151,19 @@ class DuplicateIdError(InvalidCallError):
 
 
 class RequestIdReusedError(InvalidCallError):
-    """A request id that came with another content before."""
+    """A request id that was used for a call of other content."""
 
     reason = "REQUEST_ID_REUSED"
 
 
 class BadAdaptationError(InvalidCallError):
-    """What an adaptation is asked to do is not well formed."""
+    """An adaptation request with an invalid field."""
 
     reason = "BAD_ADAPTATION"
 
 
 class MissingError(CallError):
-    """Something that is not there."""
+    """A resource that does not exist."""
 
     code = Code.NOT_FOUND
     reason = "NOT_FOUND"
@@ -180,8 +181,8 @@ class SightingNotFoundError(MissingError):
     reason = "SIGHTING_NOT_FOUND"
 
 
-class ModelNotFoundError(MissingError):
-    """The server has neither loaded this model, nor is it in its registry."""
+class UnknownModelError(MissingError):
+    """A model that is neither loaded nor in the server's registry."""
 
     reason = "MODEL_NOT_FOUND"
 
@@ -193,87 +194,87 @@ class AdaptationNotFoundError(MissingError):
 
 
 class SiteExistsError(CallError):
-    """The name of a new site is taken."""
+    """The id of a new site is taken."""
 
     code = Code.ALREADY_EXISTS
     reason = "SITE_EXISTS"
 
 
 class PreconditionError(CallError):
-    """The state of the site forbids the call."""
+    """The state of the site does not allow the call."""
 
     code = Code.FAILED_PRECONDITION
     reason = "FAILED_PRECONDITION"
 
 
 class SiteNotEmptyError(PreconditionError):
-    """A site with sightings, to be deleted without force."""
+    """A site with sightings is deleted only with force."""
 
     reason = "SITE_NOT_EMPTY"
 
 
 class ModelMismatchError(PreconditionError):
-    """The site was embedded with another model than is at hand."""
+    """The site is embedded with another model than the one that was used or loaded."""
 
     reason = "MODEL_MISMATCH"
 
 
 class CropUnusableError(PreconditionError):
-    """A sighting that cannot be embedded again."""
+    """A sighting without a usable crop cannot be re-embedded."""
 
     reason = "CROP_UNUSABLE"
 
 
-class ReembedRunningError(PreconditionError):
-    """The site is being embedded again."""
+class RolloverRunningError(PreconditionError):
+    """A rollover of the site to another model is running."""
 
     reason = "REEMBED_RUNNING"
 
 
 class ModelUnusableError(PreconditionError):
-    """A registered model that cannot be served."""
+    """A registered model that cannot be loaded."""
 
     reason = "MODEL_UNUSABLE"
 
 
 class ModelRejectedError(PreconditionError):
-    """A registered model that the gate found worse than the one in use."""
+    """A registered model that the gate rejected."""
 
     reason = "MODEL_REJECTED"
 
 
 class NoEarlierModelError(PreconditionError):
-    """A site to be rolled back that has used one model only."""
+    """A rollback of a site that has used only one model."""
 
     reason = "NO_EARLIER_MODEL"
 
 
 class NotConfiguredError(PreconditionError):
-    """The server lacks what an adaptation starts from."""
+    """The server has no networks, or no labelled crops, for the adaptation to start from."""
 
     reason = "ADAPTATION_NOT_CONFIGURED"
 
 
 class AdaptationUnfinishedError(PreconditionError):
-    """An adaptation of the site waits or runs."""
+    """An adaptation of the site is pending or running."""
 
     reason = "ADAPTATION_UNFINISHED"
 
 
 class AdaptationOverError(PreconditionError):
-    """An adaptation to be cancelled that has succeeded or failed."""
+    """A cancelled adaptation had succeeded or failed already."""
 
     reason = "ADAPTATION_OVER"
 
 
 class NoCropsError(PreconditionError):
-    """A site without kept crops, to be learned from."""
+    """An adaptation of a site without kept crops."""
 
     reason = "NO_CROPS"
 
 
 class ExhaustedError(CallError):
-    """The server has no room for the call."""
+    """The server has no capacity for the call."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "RESOURCE_EXHAUSTED"
@@ -292,7 +293,7 @@ class StoreFullError(ExhaustedError):
 
 
 class UnavailableError(CallError):
-    """The call can be repeated, here or at the server's next start."""
+    """The call can be repeated, now or after the server's next start."""
 
     code = Code.UNAVAILABLE
     reason = "UNAVAILABLE"
@@ -304,14 +305,14 @@ class ShuttingDownError(UnavailableError):
     reason = "SHUTTING_DOWN"
 
 
-class SwitchingError(UnavailableError):
-    """The site changes to another model at this moment; `retry_after_s` is set."""
+class EnrollmentPausedError(UnavailableError):
+    """A rollover of the site is about to end; `retry_after_s` is set."""
 
     reason = "SITE_SWITCHING"
 
 
 class InternalError(CallError):
-    """A fault of the server."""
+    """An internal error of the server."""
 
 
 class EngineError(InternalError):
@@ -326,12 +327,18 @@ class StoreError(InternalError):
     reason = "STORE_FAILED"
 
 
+class DamagedRowError(InternalError):
+    """A stored row that cannot be decoded; the message names it."""
+
+    reason = "ROW_DAMAGED"
+
+
 class StartError(ServiceError):
     """The server cannot start."""
 
 
 class SettingsError(StartError):
-    """A setting that does not hold."""
+    """An invalid setting."""
 
 
 class DataDirError(StartError):

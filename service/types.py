@@ -1,4 +1,4 @@
-"""What travels between the rooms of `service`: small frozen records that check themselves.
+"""Records that the rooms of `service` share: small, frozen, checked by their constructors.
 
 Times are aware UTC datetimes with microseconds; ids are the last parts of resource names.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +86,19 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A site and what it holds.
+class ModelInUse:
+    """The model that a site answers with: its reference and the path of its bundle."""
 
-    model: reference of the model it is embedded with. ready: whether the server has loaded it.
+    reference: str
+    bundle: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site.
+
+    model: reference of the model that its sightings are embedded with. sightings: their number.
+    ready: whether the server has loaded that model.
     """
 
     id: str
@@ -119,9 +129,9 @@ class Sighting:
 class NewSighting:
     """One crop to enroll.
 
-    image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters, like track without blanks
-    at its ends.
-    id: empty, and the server makes one. time: None, and it is the time of receipt.
+    image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters. camera and track have no
+    blanks at their ends.
+    id: if empty, the server makes one. time: if None, the time of receipt.
     Raises `BadNameError` or `BadSightingError`.
     """
 
@@ -169,7 +179,7 @@ class NewSighting:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A sighting that was stored; `replaced`: the site had one of this id."""
+    """A stored sighting. replaced: it took the place of one with the same id."""
 
     sighting: Sighting
     replaced: bool
@@ -198,7 +208,8 @@ class SightingFilter:
             for value in getattr(self, name):
                 if not value or not _is_text(value, MAX_LABEL):
                     raise BadFilterError(
-                        f"{name} holds {value[:160]!r}, which no sighting can have; leave it out"
+                        f"{name} has the value {value[:160]!r}, which no sighting can have; "
+                        "leave it out"
                     )
         for moment in (self.start, self.end):
             if moment is not None and moment.tzinfo is None:
@@ -221,10 +232,10 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class ReembedProgress:
-    """How far a site is embedded again: `embedded` of `total` sightings, `dropped` deleted.
+class RolloverProgress:
+    """How far the rollover of a site is: `embedded` of `total` sightings, `dropped` deleted.
 
-    adaptation, verdict: of a model of the registry that is activated, see `models.registry.Origin`.
+    adaptation, verdict: of an activated model of the registry, see `models.registry.Origin`.
     """
 
     embedded: int

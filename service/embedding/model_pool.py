@@ -1,4 +1,4 @@
-"""The loaded models: the server's own, and those that sites use besides; each has its own queue."""
+"""The loaded models: the server's own and those of sites, each with its own queue."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models.bundle import Bundle
-from models.errors import ModelError
-from models.errors import ModelNotFoundError as NoSuchModelError
+from models.errors import ModelError, ModelNotFoundError
 from models.registry import ModelReference, Origin, Registry
 from service.embedding.batcher import Batcher
 from service.embedding.engine import Engine, fingerprint
@@ -19,8 +18,8 @@ from service.errors import (
     BadNameError,
     CallError,
     ModelLoadError,
-    ModelNotFoundError,
     ModelUnusableError,
+    UnknownModelError,
 )
 from service.operations.metrics import Metrics
 from service.types import ModelInfo, Vector
@@ -34,11 +33,11 @@ NewBatcher: TypeAlias = Callable[[Bundle, Engine], Batcher]
 """Gives the queue in front of an engine."""
 
 _RELEASE_S = 60.0
-"""How long calls that still use a released model may take."""
+"""Seconds that running calls of a released model may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to embed. path: of its bundle. fallback: see `OnnxEngine`."""
 
     info: ModelInfo
@@ -51,10 +50,10 @@ class Loaded:
         return await self.batcher.embed(images)
 
 
-class LoadedModels:
+class ModelPool:
     """Models by fingerprint. Belongs to one event loop.
 
-    own: the one that the server was started with; it stays.
+    own: the model that the server was started with; it is never released.
     """
 
     def __init__(
@@ -71,42 +70,46 @@ class LoadedModels:
         self._load_engine = load_engine
         self._new_batcher = new_batcher
         self._metrics = metrics
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedModel] = {}
         self._loading = asyncio.Lock()
-        self._released: dict[asyncio.Task[None], Loaded] = {}
+        self._released: dict[asyncio.Task[None], LoadedModel] = {}
         self.own = self._keep(own, load_engine(own))
 
-    def all(self) -> list[Loaded]:
+    def all(self) -> list[LoadedModel]:
         """Every loaded model, by reference."""
         return sorted(self._loaded.values(), key=lambda loaded: loaded.info.reference)
 
-    def get(self, model: str) -> Loaded | None:
+    def get(self, model: str) -> LoadedModel | None:
         """The model of a fingerprint, None if it is not loaded."""
         return self._loaded.get(model)
 
-    async def load(self, reference: str, wanted: str | None = None) -> Loaded:
+    async def load(self, reference: str, required: str | None = None) -> LoadedModel:
         """The model `name` or `name@version` of the registry, loaded if it is not yet.
 
-        The server's own goes by its reference, too, where the registry has none of that.
-        wanted: fingerprint that it has to have; the reference then only says where to look.
+        The server's own model is also found by its reference if the registry lacks it.
+
+        Args:
+            reference: `name` (its newest version) or `name@version`.
+            required: fingerprint that the model must have; None for any.
 
         Raises:
-            BadNameError: not a reference. ModelNotFoundError: there is none, or another one of
-                this name. ModelUnusableError: it is damaged, or fails its self-test.
+            BadNameError: `reference` is malformed.
+            UnknownModelError: no such model, or one of another fingerprint.
+            ModelUnusableError: the model is damaged, or fails its self-test.
         """
-        if wanted is not None and wanted in self._loaded:
-            return self._loaded[wanted]
+        if required is not None and required in self._loaded:
+            return self._loaded[required]
         try:
             bundle = await asyncio.to_thread(self._resolve, reference)
-        except ModelNotFoundError:
-            if wanted is None and reference == self.own.info.reference:
+        except UnknownModelError:
+            if required is None and reference == self.own.info.reference:
                 return self.own
             raise
         model = fingerprint(bundle)
-        if wanted is not None and model != wanted:
-            raise ModelNotFoundError(
+        if required is not None and model != required:
+            raise UnknownModelError(
                 f"the model {reference} in {self._registry.root} is another one (fingerprint "
-                f"{model[:12]}, not {wanted[:12]}); add the right bundle under its own version"
+                f"{model[:12]}, not {required[:12]}); add the right bundle under its own version"
             )
         async with self._loading:
             if model not in self._loaded:
@@ -117,13 +120,16 @@ class LoadedModels:
                 return self._keep(bundle, made)
             return self._loaded[model]
 
-    async def origin(self, loaded: Loaded) -> Origin:
-        """What the registry says of where a model comes from."""
+    async def origin(self, loaded: LoadedModel) -> Origin:
+        """The origin of a model by the registry; raises `ModelUnusableError` if it is damaged."""
         reference = ModelReference.parse(loaded.info.reference)
-        return await asyncio.to_thread(self._registry.origin, reference)
+        try:
+            return await asyncio.to_thread(self._registry.origin, reference)
+        except ModelError as error:
+            raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
 
     def release(self, used: Collection[str]) -> None:
-        """Let go of models that are not among the fingerprints used, once their calls are done."""
+        """Release the models whose fingerprint is not in `used`, after their running calls."""
         for model in set(self._loaded) - set(used) - {self.own.info.fingerprint}:
             gone = self._loaded.pop(model)
             info = gone.info
@@ -131,7 +137,7 @@ class LoadedModels:
             task = asyncio.create_task(gone.batcher.close(_RELEASE_S))
             self._released[task] = gone
             task.add_done_callback(self._released.pop)
-            log.info("model %s is used no more: released", info.reference)
+            log.info("model %s is not used any more: released", info.reference)
 
     async def close(self, drain_s: float) -> None:
         """Close every queue; see `Batcher.close`."""
@@ -149,15 +155,15 @@ class LoadedModels:
             raise BadNameError(str(error)) from error
         try:
             return self._registry.resolve(reference)
-        except NoSuchModelError as error:
-            raise ModelNotFoundError(str(error)) from error
+        except ModelNotFoundError as error:
+            raise UnknownModelError(str(error)) from error
         except ModelError as error:
             raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
 
-    def _keep(self, bundle: Bundle, made: tuple[Engine, bool]) -> Loaded:
+    def _keep(self, bundle: Bundle, made: tuple[Engine, bool]) -> LoadedModel:
         engine, fallback = made
         info = engine.model
-        loaded = Loaded(info, bundle.path, self._new_batcher(bundle, engine), fallback)
+        loaded = LoadedModel(info, bundle.path, self._new_batcher(bundle, engine), fallback)
         self._loaded[info.fingerprint] = loaded
         self._metrics.model_info.labels(info.name, info.version, info.provider).set(1)
         if fallback:

@@ -5,7 +5,7 @@ again in double precision, so that an answer does not depend on the order of the
 many queries came together. Equal scores are ordered by id.
 
 Row: position in faiss, never used twice between two compactions. An id that is enrolled again gets
-a new row, and its old one dies: faiss would keep both without a word, and removing is linear.
+a new row, and its old one is marked dead: faiss would keep both, and removing one is linear.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.rwlock import ReadWriteLock
+from service.store.records import IndexEntry
 from service.store.times import to_us
 from service.types import SightingFilter, Vector
 
@@ -30,23 +31,6 @@ _EXTRA = 8
 _COMPACT_ABOVE = 1024
 _COMPACT_SHARE = 0.25
 """Dead rows are removed when there are more than either says."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """What the index knows of a sighting.
-
-    number: of its row in the store, another one after each replacement, never used twice.
-    time_us: microseconds since 1970 UTC.
-    """
-
-    number: int
-    id: str
-    vector: Vector
-    camera: str
-    time_us: int
-    track: str
-    person: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +113,13 @@ class VectorIndex:
             self._compact_if_worthwhile()
 
     def delete(self, sighting: str) -> None:
-        """Forget a sighting; unknown ids are none of our business."""
+        """Remove a sighting; an unknown id is ignored."""
         with self._lock.writing():
             self._kill(sighting)
             self._compact_if_worthwhile()
 
     def vector(self, sighting: str) -> Vector | None:
-        """The embedding of a sighting, None if it is not here."""
+        """The embedding of a sighting, None if it is unknown."""
         with self._lock.reading():
             row = self._row_of.get(sighting)
             if row is None:
@@ -192,8 +176,8 @@ class VectorIndex:
     def _candidates(
         self, queries: NDArray[np.float32], limit: int, allowed: NDArray[np.bool_], count: int
     ) -> NDArray[np.int64]:
-        """(Q, >= min(limit, count)) rows that hold the best `limit` of each query for certain:
-        either all that are allowed, or beyond the last place clearly worse ones."""
+        """(Q, >= min(limit, count)) rows that include the best `limit` of each query:
+        either all allowed rows, or enough that those beyond the last place score clearly less."""
         parameters = None
         if count < len(allowed):
             bitmap = np.packbits(allowed, bitorder="little")

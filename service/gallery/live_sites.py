@@ -1,79 +1,106 @@
-"""Sites that answer: the model of each, and the index of its vectors."""
+"""Live sites: those whose model is loaded, with the index of their vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service.gallery.index import IndexEntry, VectorIndex
+from service.errors import EnrollmentPausedError
+from service.gallery.index import VectorIndex
 from service.operations.metrics import Metrics
-from service.store.records import SiteRow
+from service.store.records import IndexEntry, SiteRow
 from service.store.store import Store
 from service.types import ModelInfo, Site
 
+_PAUSE_RETRY_S = 0.2
+"""Seconds until a caller should try again while enrollment is paused."""
+
 
 @dataclass(frozen=True, slots=True)
-class Active:
-    """What a site answers with."""
+class LiveSite:
+    """The model that a site answers with, and the index of its vectors."""
 
     model: ModelInfo
     index: VectorIndex
 
 
-class ActiveSites:
-    """Sites of loaded models, by id.
+class LiveSites:
+    """Live sites by id.
 
-    Changed before the server serves, and then by the writer's thread only, in the order of the
-    commits; read from any thread. Who reads takes one look: a site that gets another model gets
-    another `Active`, and nothing changes in the one before any more.
+    Changed at the start, and then only by the writer's thread, in the order of the commits; read
+    from any thread. A reader takes one `LiveSite` and uses it to its end: a site that gets another
+    model gets another `LiveSite`, and the one before does not change any more.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
-        self._sites: dict[str, Active] = {}
+        self._sites: dict[str, LiveSite] = {}
+        self._paused: set[str] = set()
 
-    def get(self, site: str) -> Active | None:
-        """What a site answers with, None if it does not."""
+    def get(self, site: str) -> LiveSite | None:
+        """A live site, None if it is not live."""
         return self._sites.get(site)
 
     def models(self) -> set[str]:
         """Fingerprints of the models that sites answer with."""
-        return {active.model.fingerprint for active in list(self._sites.values())}
+        return {live.model.fingerprint for live in list(self._sites.values())}
 
     def as_site(self, row: SiteRow) -> Site:
         """A site as a caller sees it."""
         return Site(row.id, row.reference, row.sightings, row.created, row.id in self._sites)
 
     def add_empty(self, site: str, model: ModelInfo) -> None:
-        """A new site."""
-        self._set(site, Active(model, VectorIndex(model.dimension)))
+        """Add a new site."""
+        self._set(site, LiveSite(model, VectorIndex(model.dimension)))
 
     def build(self, site: str, model: ModelInfo) -> None:
-        """Answer with a model from here on, from the vectors that the store has of it."""
+        """Let a site answer with a model, from the vectors of it in the store.
+
+        Raises:
+            StoreUnusableError: a stored vector is damaged or absent.
+        """
         index = VectorIndex(model.dimension)
         for entries in self._store.index_entries(site, model.fingerprint, model.dimension):
             index.upsert(entries)
-        self._set(site, Active(model, index))
+        self._set(site, LiveSite(model, index))
 
     def remove(self, site: str) -> None:
-        """A site that is no more."""
+        """Remove a deleted site."""
         if self._sites.pop(site, None) is not None:
             self._metrics.gallery_sightings.remove(site)
 
     def upsert(self, site: str, entries: Sequence[IndexEntry]) -> None:
-        """Sightings that were stored."""
+        """Index stored sightings."""
         self._sites[site].index.upsert(entries)
         self._count(site)
 
     def delete(self, site: str, sighting: str) -> None:
-        """A sighting that was deleted."""
+        """Remove a deleted sighting."""
         if site in self._sites:
             self._sites[site].index.delete(sighting)
             self._count(site)
 
-    def _set(self, site: str, active: Active) -> None:
-        self._sites[site] = active
+    @contextmanager
+    def pause_enrollment(self, site: str) -> Iterator[None]:
+        """Refuse enrollment in a site within this block; belongs to the event loop."""
+        self._paused.add(site)
+        try:
+            yield
+        finally:
+            self._paused.discard(site)
+
+    def check_enrollment(self, site: str) -> None:
+        """Raise `EnrollmentPausedError` while enrollment in a site is paused."""
+        if site in self._paused:
+            raise EnrollmentPausedError(
+                f"site {site} is about to use another model; try again in {_PAUSE_RETRY_S} s",
+                retry_after_s=_PAUSE_RETRY_S,
+            )
+
+    def _set(self, site: str, live: LiveSite) -> None:
+        self._sites[site] = live
         self._count(site)
 
     def _count(self, site: str) -> None:

@@ -21,7 +21,7 @@ from service.jobs.records import Adaptation, JobState, Judgment, Wish
 from service.store.records import SeenCrop
 from service.store.statements import refuse_unfinished, require_site
 from service.store.store import Store
-from service.store.tables import adaptations, crops, leftovers, sightings
+from service.store.tables import adaptations, crops, pending_folder_deletions, sightings
 from service.store.times import from_us, to_us
 
 _UNFINISHED = [state.value for state in JobState if not state.over]
@@ -58,16 +58,20 @@ class JobRows:
         with self._store.reading() as connection:
             return {row.adaptation: JobState(row.state) for row in connection.execute(query)}
 
-    def leftovers(self) -> list[str]:
+    def pending_folder_deletions(self) -> list[str]:
         """Ids of adaptations whose site was deleted, and whose folders are to be removed."""
         with self._store.reading() as connection:
-            return list(connection.execute(select(leftovers.c.adaptation)).scalars())
+            return list(connection.execute(select(pending_folder_deletions.c.adaptation)).scalars())
 
-    def forget_leftovers(self, removed: Sequence[str]) -> Future[None]:
+    def forget_folder_deletions(self, removed: Sequence[str]) -> Future[None]:
         """Note that these folders are no more."""
 
         def apply(connection: Connection) -> None:
-            connection.execute(delete(leftovers).where(leftovers.c.adaptation.in_(removed)))
+            connection.execute(
+                delete(pending_folder_deletions).where(
+                    pending_folder_deletions.c.adaptation.in_(removed)
+                )
+            )
 
         return self._store.submit(apply)
 

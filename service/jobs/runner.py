@@ -28,6 +28,7 @@ from service.jobs.records import (
     model_name,
 )
 from service.store.records import SeenCrop
+from service.types import ModelInUse
 
 log = logging.getLogger("resight.jobs")
 
@@ -58,14 +59,6 @@ class JobSetup:
     stop_s: float
     own: str
     pauses_s: tuple[float, ...] = PAUSES_S
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInUse:
-    """The model that a site answers with: its reference, and where its bundle lies."""
-
-    reference: str
-    bundle: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from service.jobs.folder import JobFolder, remove_folders, tidy_all
 from service.jobs.process import Starter
 from service.jobs.records import Adaptation, JobReason, JobState
 from service.jobs.rows import JobRows
-from service.jobs.runner import Ending, JobSetup, ModelInUse, Work, WorkInterruptedError
+from service.jobs.runner import Ending, JobSetup, Work, WorkInterruptedError
 from service.operations.metrics import Metrics
+from service.types import ModelInUse
 
 log = logging.getLogger("resight.jobs")
 
@@ -117,10 +118,10 @@ class Supervisor:
     async def _tidy(self) -> None:
         # First the rows, then the notes: a site that is deleted in between is in one of them.
         besides = await asyncio.to_thread(lambda: tidy_all(self._root, self._rows.states()))
-        left = await asyncio.to_thread(self._rows.leftovers)
+        left = await asyncio.to_thread(self._rows.pending_folder_deletions)
         if left:
             removed = await asyncio.to_thread(remove_folders, self._root, left)
-            await _committed(self._rows.forget_leftovers(removed))
+            await _committed(self._rows.forget_folder_deletions(removed))
         unknown = besides - {*left, *self._named}
         if unknown:
             self._named |= unknown

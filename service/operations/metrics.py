@@ -1,4 +1,4 @@
-"""Every metric of the server. Base units, explicit buckets, closed label sets."""
+"""The metrics of the server: base units, explicit buckets, closed label sets."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Metrics:
         self.registry = registry
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        self._add_calls(registry)
+        self._add_embedding(registry)
+        self._add_sites(registry)
+
+    def _add_calls(self, registry: CollectorRegistry) -> None:
         self.rpc_duration = Histogram(
             "resight_rpc_duration_seconds",
             "Time from receipt of a call to its answer.",
@@ -51,11 +56,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def _add_embedding(self, registry: CollectorRegistry) -> None:
         self.batch_size = Histogram(
             "resight_batch_size", "Images per run of the model.", buckets=_COUNTS, registry=registry
-        )
-        self.commit_size = Histogram(
-            "resight_commit_size", "Writes per transaction.", buckets=_COUNTS, registry=registry
         )
         self.queue_depth = Gauge(
             "resight_queue_depth", "Images admitted and not yet answered.", registry=registry
@@ -73,6 +77,20 @@ class Metrics:
             ("problem",),
             registry=registry,
         )
+        self.model_info = Gauge(
+            "resight_model_info",
+            "1 for each loaded model.",
+            ("model", "version", "provider"),
+            registry=registry,
+        )
+        self.provider_fallback = Gauge(
+            "resight_provider_fallback",
+            "1 if the runtime has CUDA, but the model runs on the CPU: only with provider auto, as "
+            "with cuda the server does not start then.",
+            registry=registry,
+        )
+
+    def _add_sites(self, registry: CollectorRegistry) -> None:
         self.gallery_sightings = Gauge(
             "resight_gallery_sightings",
             "Sightings that are searched.",
@@ -91,23 +109,14 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
-        self.switches = Counter(
+        self.rollovers = Counter(
             "resight_site_switches_total",
-            "Changes of a site to another model, by outcome: done, failed (ended early included).",
+            "Rollovers of a site to another model, by outcome: done, failed (or ended early).",
             ("outcome",),
             registry=registry,
         )
-        self.model_info = Gauge(
-            "resight_model_info",
-            "1 for each loaded model.",
-            ("model", "version", "provider"),
-            registry=registry,
-        )
-        self.provider_fallback = Gauge(
-            "resight_provider_fallback",
-            "1 if the runtime has CUDA, but the model runs on the CPU: only with provider auto, as "
-            "with cuda the server does not start then.",
-            registry=registry,
+        self.commit_size = Histogram(
+            "resight_commit_size", "Writes per transaction.", buckets=_COUNTS, registry=registry
         )
         self.store_bytes = Gauge(
             "resight_store_bytes",

@@ -1,1 +1,1 @@
-"""Moving a site to another model."""
+"""Rollover: a site gets another model, while it answers with the one before."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeAlias
-
-import grpc.aio
 
 from service.jobs.api import Adaptations
-from service.rpc.adaptation_wire import adaptation_to_wire, round_to_wire, wish_from_wire
+from service.rpc.calls import Context
+from service.rpc.convert_adaptation import adaptation_to_wire, round_to_wire, wish_from_wire
 from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):

@@ -1,4 +1,4 @@
-"""Between the wire and our own records, both ways; used by the server and by the client."""
+"""Conversion between messages and records; used by server and client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.types import (
     Match,
     ModelInfo,
     NewSighting,
-    ReembedProgress,
+    RolloverProgress,
     Sighting,
     SightingFilter,
     Site,
@@ -70,7 +70,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def moment(message: Timestamp) -> datetime:
-    """The aware UTC datetime of a Timestamp, cut to microseconds.
+    """The aware UTC datetime of a Timestamp, truncated to microseconds.
 
     Raises:
         ValueError: not a time of the years 1 to 9999.
@@ -88,7 +88,7 @@ def _time_or_none(
     try:
         return moment(getattr(message, field))
     except ValueError as fault:
-        raise error(f"{field} does not hold: {fault}") from fault
+        raise error(f"{field} is invalid: {fault}; give a time of the years 1 to 9999") from fault
 
 
 # --- records
@@ -117,8 +117,8 @@ def site_from_wire(message: site_pb2.Site) -> Site:
     )
 
 
-def progress_to_wire(step: ReembedProgress) -> site_pb2.ReembedSiteResponse:
-    """How far a site is moved to another model, as it is sent."""
+def progress_to_wire(step: RolloverProgress) -> site_pb2.ReembedSiteResponse:
+    """The progress of a rollover as it is sent."""
     return site_pb2.ReembedSiteResponse(
         embedded_count=step.embedded,
         total_count=step.total,
@@ -129,9 +129,9 @@ def progress_to_wire(step: ReembedProgress) -> site_pb2.ReembedSiteResponse:
     )
 
 
-def progress_from_wire(message: site_pb2.ReembedSiteResponse) -> ReembedProgress:
-    """How far a site is moved to another model, as it was received."""
-    return ReembedProgress(
+def progress_from_wire(message: site_pb2.ReembedSiteResponse) -> RolloverProgress:
+    """The progress of a rollover as it was received."""
+    return RolloverProgress(
         message.embedded_count,
         message.total_count,
         message.dropped_count,
@@ -253,7 +253,7 @@ def filter_to_wire(wanted: SightingFilter) -> gallery_pb2.SightingFilter:
 
 
 def enroll_result(site: str, result: Enrolled | CallError) -> gallery_pb2.EnrollResult:
-    """What became of an item, as it is sent."""
+    """The result of an item as it is sent."""
     if isinstance(result, CallError):
         return gallery_pb2.EnrollResult(error=status(result))
     return gallery_pb2.EnrollResult(
@@ -262,7 +262,7 @@ def enroll_result(site: str, result: Enrolled | CallError) -> gallery_pb2.Enroll
 
 
 def search_result(site: str, result: Sequence[Match] | CallError) -> gallery_pb2.SearchResult:
-    """The answer to a query, as it is sent."""
+    """The result of a query as it is sent."""
     if isinstance(result, CallError):
         return gallery_pb2.SearchResult(error=status(result))
     return gallery_pb2.SearchResult(

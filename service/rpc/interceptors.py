@@ -1,4 +1,4 @@
-"""What every call passes: admission, errors to status, metrics, log."""
+"""Around every call: admission, conversion of errors to statuses, metrics, log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,20 +15,19 @@ from grpc_status import rpc_status
 
 from service.errors import CallError, InternalError, OverloadedError
 from service.operations.metrics import Metrics
+from service.rpc.calls import Context
 from service.rpc.convert import status
 
 log = logging.getLogger("resight.rpc")
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
 _OURS = "/resight.v1."
-_RETRY_S = 0.5
+_BUSY_RETRY_S = 0.5
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
     """Wraps the calls of our own services; health checks and reflection always pass.
 
-    max_concurrent: most calls at a time; the others are refused at once.
+    max_concurrent: most calls at a time; further ones are refused at once.
     """
 
     def __init__(self, metrics: Metrics, *, max_concurrent: int) -> None:
@@ -40,7 +39,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._all_answered.set()
 
     async def finish(self, at_most_s: float) -> None:
-        """Wait until the answers of all calls are sent, or some seconds are over."""
+        """Wait until the answers of all calls are sent, at most some seconds."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._all_answered.wait(), at_most_s)
 
@@ -98,8 +97,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         if self._running > self._max_concurrent:
             self._metrics.rejected.labels("concurrency").inc()
             raise OverloadedError(
-                f"{self._max_concurrent} calls are running already; try again in {_RETRY_S} s",
-                retry_after_s=_RETRY_S,
+                f"{self._max_concurrent} calls are running already; try again in {_BUSY_RETRY_S} s",
+                retry_after_s=_BUSY_RETRY_S,
             )
 
     @contextmanager
@@ -107,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         outcome = _Outcome(method)
         self._unanswered += 1
         self._all_answered.clear()
-        # Not at the end of this block: an answer takes time to send.
+        # Not at the end of this block: the answer is sent after it.
         context.add_done_callback(self._answered)  # type: ignore[arg-type] # no Protocol in the stubs
         started = perf_counter()
         self._running += 1
@@ -138,10 +137,10 @@ class _Outcome:
         self.code = "OK"
 
     async def abort(self, error: Exception, context: Context) -> None:
-        """End the call with the status of an error; what is not ours is a fault of the server."""
+        """End the call with the status of an error; any but `CallError` is an internal error."""
         if not isinstance(error, CallError):
             log.error("%s failed", self.method, exc_info=error)
-            error = InternalError("a fault of the server; see its log")
+            error = InternalError("an internal error of the server; see its log")
         self.code = error.code.name
         answer = rpc_status.to_status(status(error))
         await context.abort_with_status(answer)  # type: ignore[attr-defined] # lacks in the stubs

@@ -11,14 +11,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.config import Settings, join_address, split_address
-from service.embedding.model_pool import LoadedModels
+from service.embedding.model_pool import ModelPool
 from service.errors import PortError
 from service.gallery.gallery import Gallery
+from service.gallery.site_models import SiteModels
 from service.jobs.api import Adaptations
 from service.operations.metrics import Metrics
-from service.rollover.switching import Switching
+from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
+from service.rpc.embedding_servicer import EmbeddingServicer
+from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.interceptors import CallInterceptor
+from service.rpc.model_servicer import ModelServicer
 from service.rpc.pb.resight.v1 import (
     adaptation_pb2,
     adaptation_pb2_grpc,
@@ -31,11 +35,6 @@ from service.rpc.pb.resight.v1 import (
     site_pb2,
     site_pb2_grpc,
 )
-from service.rpc.servicers import (
-    EmbeddingServicer,
-    GalleryServicer,
-    ModelServicer,
-)
 from service.rpc.site_servicer import SiteServicer
 
 SERVICES = tuple(
@@ -45,11 +44,11 @@ SERVICES = tuple(
 )
 """Full names of our services."""
 
-_NEVER_S = 24 * 3600.0
-"""gRPC's own time for running calls, which must not end: it crashes where two ends coincide."""
+_NO_GRACE_LIMIT_S = 24 * 3600.0
+"""Grace that is given to gRPC itself. It must not expire: two ends at one time crash gRPC."""
 
-_LAST_WORD_S = 1.0
-"""For clients to read what was sent, and for NOT_SERVING to reach those who watch health."""
+_LAST_ANSWERS_S = 1.0
+"""Time for clients to read the last answers and, if they watch health, NOT_SERVING."""
 
 
 class RpcServer:
@@ -58,8 +57,9 @@ class RpcServer:
     def __init__(
         self,
         gallery: Gallery,
-        models: LoadedModels,
-        switching: Switching,
+        pool: ModelPool,
+        site_models: SiteModels,
+        activator: Activator,
         adaptations: Adaptations,
         settings: Settings,
         metrics: Metrics,
@@ -70,24 +70,24 @@ class RpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Without this a second server could listen on the same port without a word.
+                # Without this a second server could listen on the same port, unnoticed.
                 ("grpc.so_reuseport", 0),
             ],
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(
-            SiteServicer(gallery, switching, adaptations), self._server
+            SiteServicer(gallery, activator, adaptations), self._server
         )
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
             GalleryServicer(
-                gallery, switching, max_items=settings.max_items, max_limit=settings.max_limit
+                gallery, site_models, max_items=settings.max_items, max_limit=settings.max_limit
             ),
             self._server,
         )
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
-            EmbeddingServicer(models.own, max_items=settings.max_items),
+            EmbeddingServicer(pool.own, max_items=settings.max_items),
             self._server,
         )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models), self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(pool), self._server)
         adaptation_pb2_grpc.add_AdaptationServiceServicer_to_server(
             AdaptationServicer(adaptations), self._server
         )
@@ -116,23 +116,23 @@ class RpcServer:
         return join_address(host, port)
 
     async def stop(self, drain_s: float) -> None:
-        """Tell health checks, refuse new calls, give running ones `drain_s` seconds.
+        """Report NOT_SERVING, refuse new calls, give running ones `drain_s` seconds.
 
-        Only those of our services: a watch of health or a reflection stream has no end of its own.
+        Only calls of our services are waited for: health watches and reflection streams never end.
         """
         await self._health.enter_graceful_shutdown()
-        refusing = asyncio.create_task(self._server.stop(_NEVER_S))
+        refusing = asyncio.create_task(self._server.stop(_NO_GRACE_LIMIT_S))
         await self._calls.finish(drain_s)
-        # A connection that is cut before its client has read everything loses the last answer. Each
-        # ends by itself when it has no call left; only what is still open then is cut.
-        await asyncio.wait([refusing], timeout=_LAST_WORD_S)
+        # Closing a connection before its client has read everything loses the last answer. Each
+        # ends by itself when it has no call left; those still open after that are closed.
+        await asyncio.wait([refusing], timeout=_LAST_ANSWERS_S)
         if not refusing.done():
             await self._server.stop(0)  # the shorter time counts
         await refusing
 
 
 def _check_free(host: str, port: int) -> None:
-    """Try the address first: gRPC does not tell why it cannot listen."""
+    """Try the address first: gRPC does not say why it cannot listen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeAlias
 
-import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 
 from service.gallery.gallery import Gallery
 from service.jobs.api import Adaptations
-from service.rollover.switching import Switching
+from service.rollover.activation import Activator
 from service.rpc import convert, names
+from service.rpc.calls import Context
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import site_pb2, site_pb2_grpc
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     """SiteService."""
 
-    def __init__(self, gallery: Gallery, switching: Switching, adaptations: Adaptations) -> None:
+    def __init__(self, gallery: Gallery, activator: Activator, adaptations: Adaptations) -> None:
         self._gallery = gallery
-        self._switching = switching
+        self._activator = activator
         self._adaptations = adaptations
 
     async def CreateSite(  # noqa: N802
@@ -60,7 +57,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         self, request: site_pb2.ReembedSiteRequest, context: Context
     ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
         site = names.parse_site(request.name)
-        steps = self._switching.to_own(site, drop_unusable=request.drop_unusable)
+        steps = self._activator.activate_own(site, drop_unusable=request.drop_unusable)
         async with aclosing(steps):
             async for step in steps:
                 yield convert.progress_to_wire(step)
@@ -70,7 +67,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
         site = names.parse_site(request.name)
         model = names.parse_model_or_name(request.model)
-        steps = self._switching.activate(
+        steps = self._activator.activate(
             site, model, drop_unusable=request.drop_unusable, force=request.force
         )
         async with aclosing(steps):
@@ -81,7 +78,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         self, request: site_pb2.RollbackModelRequest, context: Context
     ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
         site = names.parse_site(request.name)
-        steps = self._switching.rollback(site, drop_unusable=request.drop_unusable)
+        steps = self._activator.rollback(site, drop_unusable=request.drop_unusable)
         async with aclosing(steps):
             async for step in steps:
                 yield convert.progress_to_wire(step)

@@ -1,4 +1,4 @@
-"""Which models a site used, one after the other, as the database keeps it: a stack."""
+"""The models that a site used: a stack, whose last entry is the model in use."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from service.errors import ReembedRunningError
+from service.errors import RolloverRunningError
+from service.store.damage import damaged_row
 from service.store.records import ModelRow
 from service.store.statements import lacks_embedding, require_site
 from service.store.tables import activations, embeddings, models, sightings, sites
 from service.store.times import to_us
 
 
-def switch(
+def bind_site(
     connection: Connection,
     site: str,
     model: str,
     *,
     unusable: Collection[int],
-    back: bool,
+    undo: bool,
     now: datetime,
 ) -> int | None:
-    """See `Store.switch_model`."""
+    """See `Store.bind_site`."""
     before = require_site(connection, site)
     lacking = (sightings.c.site == site) & lacks_embedding(model)
     rows = list(connection.execute(select(sightings.c.row).where(lacking)).scalars())
@@ -34,17 +35,17 @@ def switch(
     others = embeddings.c.model.not_in([model, before])
     connection.execute(delete(embeddings).where(embeddings.c.row.in_(of_site), others))
     connection.execute(update(sites).where(sites.c.site == site).values(model=model))
-    if back:
+    if undo:
         undo_activation(connection, site, model)
     else:
-        note_activation(connection, site, before, model, now)
+        add_activation(connection, site, before, model, now)
     return len(rows)
 
 
-def note_activation(
+def add_activation(
     connection: Connection, site: str, before: str, after: str, now: datetime
 ) -> None:
-    """One more model that a site uses; models are fingerprints."""
+    """Add an activation of model `after`; models are fingerprints."""
     known = select(activations.c.number).where(activations.c.site == site).limit(1)
     added = [after] if connection.execute(known).first() else [before, after]
     connection.execute(
@@ -54,11 +55,15 @@ def note_activation(
 
 
 def undo_activation(connection: Connection, site: str, after: str) -> None:
-    """Take back the last one; raises `ReembedRunningError` unless `after` is the model before."""
+    """Remove the last activation.
+
+    Raises:
+        RolloverRunningError: `after` is not the model before it.
+    """
     earlier = earlier_model(connection, site)
     if earlier is None or earlier.fingerprint != after:
-        raise ReembedRunningError(
-            f"site {site} changed to another model meanwhile; look which one it uses, and ask again"
+        raise RolloverRunningError(
+            f"site {site} got another model meanwhile; check which one it uses, then try again"
         )
     last = (
         select(activations.c.number)
@@ -72,11 +77,17 @@ def undo_activation(connection: Connection, site: str, after: str) -> None:
 def earlier_model(connection: Connection, site: str) -> ModelRow | None:
     """The model that a site used before the one in use, None if there was none."""
     row = connection.execute(
-        select(models.c.fingerprint, models.c.reference)
-        .join(activations, activations.c.model == models.c.fingerprint)
+        select(activations.c.model, models.c.reference)
+        .outerjoin(models, models.c.fingerprint == activations.c.model)
         .where(activations.c.site == site)
         .order_by(activations.c.number.desc())
         .offset(1)
         .limit(1)
     ).first()
-    return None if row is None else ModelRow(row.fingerprint, row.reference)
+    if row is None:
+        return None
+    if row.reference is None:
+        raise damaged_row(
+            f"the earlier model {row.model[:12]} of site {site}", "is not in `models`"
+        )
+    return ModelRow(row.model, row.reference)

@@ -1,4 +1,4 @@
-"""What travels between the store and the gallery."""
+"""Records that the store takes and gives."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from service.errors import CallError, DuplicateIdError
-from service.gallery.index import IndexEntry
 from service.store.times import to_us
 from service.types import NewSighting, Sighting, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the index keeps of a sighting.
+
+    number: of its row in the store, another one after each replacement, never used twice.
+    time_us: microseconds since 1970 UTC.
+    """
+
+    number: int
+    id: str
+    vector: Vector
+    camera: str
+    time_us: int
+    track: str
+    person: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +37,7 @@ class NewRow:
     vector: Vector
 
     def entry(self, number: int) -> IndexEntry:
-        """What the index keeps of it, once it is stored in the row of this number."""
+        """Its entry in the index, once it is stored in the row of this number."""
         seen = self.sighting
         return IndexEntry(
             number, seen.id, self.vector, seen.camera, to_us(seen.time), seen.track, seen.person
@@ -29,11 +45,14 @@ class NewRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What makes a retry of a call safe. fingerprint: sha256 of the call's content."""
+class IdempotencyKey:
+    """Makes the retry of a call safe.
+
+    id: the caller's request id. content_hash: sha256 of the call's content, hexadecimal.
+    """
 
     id: str
-    fingerprint: str
+    content_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +64,11 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What enrolling gave, one per item.
+class EnrollOutcome:
+    """The result of one enrolling call, one entry per item.
 
-    repeated: an earlier call of this request id did it. numbers: of the rows that this call made.
+    repeated: it was stored by an earlier call with the same request id. numbers: of the rows that
+    this call added.
     """
 
     items: tuple[Stored | CallError, ...]
@@ -77,7 +97,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class SeenCrop:
-    """A kept crop and what was seen with it, without any identity.
+    """A kept crop with its camera, track and time, without any identity.
 
     row: number of the sighting's row in the store.
     """

@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from service.store.damage import read_json
+
 _BUSY_S = 30.0
 
 
@@ -18,11 +20,15 @@ def open_sqlite(path: Path, *, busy_s: float = _BUSY_S) -> tuple[Engine, Engine]
 
     busy_s: how long one connection waits for another.
     """
-    if not path.exists():  # for its owner only, whatever the folder is; SQLite's other files follow
+    if not path.exists():  # readable by its owner only; SQLite gives its other files the same mode
         path.touch(mode=0o600)
     url = URL.create("sqlite", database=str(path))  # as text, a "?" would end the path
     # Parameters are crops and labels: they do not belong in messages and logs.
-    common: dict[str, Any] = {"connect_args": {"timeout": busy_s}, "hide_parameters": True}
+    common: dict[str, Any] = {
+        "connect_args": {"timeout": busy_s},
+        "hide_parameters": True,
+        "json_deserializer": read_json,
+    }
     reader = create_engine(url, pool_size=8, max_overflow=24, **common)
     writer = create_engine(url, pool_size=1, max_overflow=0, **common)
     for engine in (reader, writer):
@@ -40,7 +46,7 @@ def _configure(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    # What is deleted is overwritten: a person who is to be forgotten leaves no crop behind.
+    # Deleted bytes are overwritten: no crop of a deleted person stays in the file.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
 
@@ -53,11 +59,14 @@ def _begin(statement: str) -> Any:
 
 
 def empty_log(writer: Engine) -> str:
-    """Move the write-ahead log into the database and empty it, so that nothing deleted is left in
-    it. Returns what is in the way, "" if nothing is."""
+    """Move the write-ahead log into the database and empty it, so that it keeps nothing deleted.
+
+    Returns:
+        The obstacle, "" if it is empty.
+    """
     try:
         with closing(writer.raw_connection()) as connection:
             answer = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (sqlite3.Error, DBAPIError) as error:
         return str(error)
-    return "a reader is in the way" if answer[0] else ""
+    return "a reader blocks it" if answer[0] else ""

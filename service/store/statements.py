@@ -1,4 +1,4 @@
-"""What the store asks the database, given a connection inside a transaction."""
+"""The statements of the store, each on a connection inside a transaction."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from service.errors import (
     StoreUnusableError,
     call_errors,
 )
-from service.gallery.index import IndexEntry
-from service.store.records import Answer, NewRow, Request, SiteRow, Stored
+from service.store.damage import damaged_row, json_list, text_map
+from service.store.records import (
+    EnrollOutcome,
+    IdempotencyKey,
+    IndexEntry,
+    NewRow,
+    SiteRow,
+    Stored,
+)
 from service.store.tables import (
     adaptations,
     crops,
@@ -34,7 +41,10 @@ from service.store.times import from_us, to_us
 from service.types import Sighting, SightingFilter, Vector
 
 CHUNK = 500
-"""Most values in one IN (...): databases limit them."""
+"""Most values of one IN (...), which databases limit."""
+
+_LENGTH_TOLERANCE = 1e-2
+"""Of the squared length of a stored vector, which is 1: more is damage."""
 
 _CALL_ERRORS = call_errors()
 
@@ -50,6 +60,7 @@ def sighting_not_found(site: str, sighting: str) -> SightingNotFoundError:
 
 
 def site_rows(connection: Connection, site: str | None) -> list[SiteRow]:
+    """One site, or all for None, ordered by id."""
     held = (
         select(func.count())
         .select_from(sightings)
@@ -58,15 +69,26 @@ def site_rows(connection: Connection, site: str | None) -> list[SiteRow]:
     )
     query = (
         select(sites, models.c.reference, held.label("held"))
-        .join(models, models.c.fingerprint == sites.c.model)
+        .outerjoin(models, models.c.fingerprint == sites.c.model)
         .order_by(sites.c.site)
     )
     if site is not None:
         query = query.where(sites.c.site == site)
-    return [
-        SiteRow(row.site, row.model, row.reference, from_us(row.created_us), row.held)
-        for row in connection.execute(query)
-    ]
+    return [_site_row(row) for row in connection.execute(query)]
+
+
+def _site_row(row: Any) -> SiteRow:
+    name = f"site {row.site}"
+    if row.reference is None:
+        raise damaged_row(name, f"is bound to a model ({row.model[:12]}) that is not in `models`")
+    return SiteRow(row.site, row.model, row.reference, _time(row.created_us, name), row.held)
+
+
+def _time(microseconds: object, row: str) -> datetime:
+    try:
+        return from_us(microseconds)  # type: ignore[arg-type] # a damaged row may have any type
+    except (TypeError, OverflowError) as error:
+        raise damaged_row(row, f"has {microseconds!r} as a time") from error
 
 
 def require_site(connection: Connection, site: str) -> str:
@@ -80,13 +102,16 @@ def require_site(connection: Connection, site: str) -> str:
 
 
 def require_model(connection: Connection, site: str, model: str) -> None:
+    """Raise `ModelMismatchError` unless the site is bound to the model of this fingerprint."""
     bound = require_site(connection, site)
     if bound != model:
         known = select(models.c.fingerprint, models.c.reference).where(
             models.c.fingerprint.in_([bound, model])
         )
         names = {row.fingerprint: row.reference for row in connection.execute(known)}
-        raise model_mismatch(site, (names[bound], bound), (names.get(model, "another"), model))
+        raise model_mismatch(
+            site, (names.get(bound, "unknown"), bound), (names.get(model, "another"), model)
+        )
 
 
 def model_mismatch(
@@ -102,6 +127,7 @@ def model_mismatch(
 
 
 def select_sightings(*where: ColumnElement[bool]) -> Select[Any]:
+    """Sightings for `to_sighting`."""
     return (
         select(sightings, crops.c.row.is_not(None).label("crop_kept"))
         .outerjoin(crops, crops.c.row == sightings.c.row)
@@ -110,6 +136,7 @@ def select_sightings(*where: ColumnElement[bool]) -> Select[Any]:
 
 
 def filtered(query: Select[Any], wanted: SightingFilter) -> Select[Any]:
+    """The query with the conditions of a filter."""
     columns = sightings.c
     if wanted.cameras:
         query = query.where(columns.camera.in_(wanted.cameras))
@@ -127,33 +154,49 @@ def filtered(query: Select[Any], wanted: SightingFilter) -> Select[Any]:
 
 
 def lacks_embedding(model: str) -> Any:
+    """The condition that a sighting has no embedding of a model."""
     return ~exists().where(embeddings.c.row == sightings.c.row, embeddings.c.model == model)
 
 
 def to_sighting(row: Any) -> Sighting:
+    """A row of `select_sightings`; raises `DamagedRowError`."""
+    name = f"sighting {row.sighting} of site {row.site}"
+    for column in ("camera", "track", "person"):
+        if not isinstance(getattr(row, column), str):
+            raise damaged_row(name, f"has a {column} that is not text")
     return Sighting(
         id=row.sighting,
         camera=row.camera,
-        time=from_us(row.time_us),
+        time=_time(row.time_us, name),
         track=row.track,
         person=row.person,
-        attributes=row.attributes,
-        created=from_us(row.created_us),
+        attributes=text_map(row.attributes, name, "attributes"),
+        created=_time(row.created_us, name),
         crop_kept=bool(row.crop_kept),
     )
 
 
 def index_entry(row: Any, site: str, dimension: int) -> IndexEntry:
-    vector = np.frombuffer(row.vector, "<f4")
-    if len(vector) != dimension:
-        raise StoreUnusableError(
-            f"sighting {row.sighting} of site {site} has a vector of {len(vector)} numbers, not "
-            f"{dimension}; the database is damaged: restore it from a backup"
-        )
+    """An index entry; raises `StoreUnusableError` where the vector is damaged or absent."""
+    blob = b"" if row.vector is None else row.vector
+    if len(blob) != 4 * dimension:
+        raise _damaged_vector(row, site, f"of {len(blob)} bytes, not {4 * dimension}")
+    vector = np.frombuffer(blob, "<f4")
+    length = float(vector @ vector)
+    if not abs(length - 1) <= _LENGTH_TOLERANCE:  # also where it is NaN
+        raise _damaged_vector(row, site, f"of squared length {length:.3g}, not 1")
     return IndexEntry(row.row, row.sighting, vector, row.camera, row.time_us, row.track, row.person)
 
 
+def _damaged_vector(row: Any, site: str, problem: str) -> StoreUnusableError:
+    return StoreUnusableError(
+        f"sighting {row.sighting} of site {site} has a vector {problem}; the database is damaged: "
+        "restore it from a backup"
+    )
+
+
 def blob(vector: Vector) -> bytes:
+    """A vector as it is stored: little-endian float32."""
     return vector.astype("<f4").tobytes()
 
 
@@ -216,38 +259,43 @@ def refuse_unfinished(connection: Connection, site: str) -> None:
         )
 
 
-def earlier_answer(connection: Connection, site: str, request: Request) -> Answer | None:
+def earlier_outcome(connection: Connection, site: str, key: IdempotencyKey) -> EnrollOutcome | None:
+    """The result of an earlier call with this request id, None if there was none."""
     row = connection.execute(
-        select(requests).where(requests.c.site == site, requests.c.request == request.id)
+        select(requests).where(requests.c.site == site, requests.c.request == key.id)
     ).first()
     if row is None:
         return None
-    if row.fingerprint != request.fingerprint:
+    if row.fingerprint != key.content_hash:
         raise RequestIdReusedError(
-            f"request id {request.id} came with another content before; make a new one per request"
+            f"request id {key.id} was used with other content before; use a new one per request"
         )
-    return Answer(tuple(_from_json(item) for item in row.answer), repeated=True)
+    name = f"request {key.id} of site {site}"
+    items = json_list(row.answer, name, "results")
+    return EnrollOutcome(tuple(_from_json(item, name) for item in items), repeated=True)
 
 
 def forget_requests(connection: Connection, before: datetime) -> None:
+    """Delete the request ids of calls before a time."""
     connection.execute(delete(requests).where(requests.c.created_us < to_us(before)))
 
 
 def remember(
     connection: Connection,
     site: str,
-    request: Request,
-    answer: Answer,
+    key: IdempotencyKey,
+    outcome: EnrollOutcome,
     now: datetime,
     request_ttl: timedelta,
 ) -> None:
+    """Keep the result of a call for its repetitions."""
     forget_requests(connection, now - request_ttl)
     connection.execute(
         insert(requests).values(
             site=site,
-            request=request.id,
-            fingerprint=request.fingerprint,
-            answer=[_to_json(item) for item in answer.items],
+            request=key.id,
+            fingerprint=key.content_hash,
+            answer=[_to_json(item) for item in outcome.items],
             created_us=to_us(now),
         )
     )
@@ -259,7 +307,10 @@ def _to_json(item: Stored | CallError) -> dict[str, Any]:
     return {"reason": item.reason, "message": item.message, "metadata": item.metadata}
 
 
-def _from_json(item: Mapping[str, Any]) -> Stored | CallError:
-    if "id" in item:
-        return Stored(item["id"], item["replaced"])
-    return _CALL_ERRORS[item["reason"]](item["message"], metadata=item["metadata"])
+def _from_json(item: Mapping[str, Any], row: str) -> Stored | CallError:
+    try:
+        if "id" in item:
+            return Stored(item["id"], item["replaced"])
+        return _CALL_ERRORS[item["reason"]](item["message"], metadata=item["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_row(row, f"has a result that cannot be read ({item!r:.80})") from error

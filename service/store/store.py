@@ -1,4 +1,4 @@
-"""The truth: sites, sightings, crops and embeddings in a database.
+"""The database of sites, sightings, crops and embeddings, which everything else is derived from.
 
 Reads may be called from any thread. A write gives a future that is done after its commit; its
 `then` is called with the result in the order of the commits, before the future is done.
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 
 from service.errors import (
@@ -23,15 +23,15 @@ from service.errors import (
     SiteNotEmptyError,
     StoreUnusableError,
 )
-from service.gallery.index import IndexEntry
 from service.operations.metrics import Metrics
-from service.store.model_history import earlier_model, switch
+from service.store.model_history import bind_site, earlier_model
 from service.store.records import (
-    Answer,
+    EnrollOutcome,
+    IdempotencyKey,
+    IndexEntry,
     KeptCrop,
     ModelRow,
     NewRow,
-    Request,
     SiteRow,
     Stored,
 )
@@ -40,7 +40,7 @@ from service.store.statements import (
     CHUNK,
     blob,
     delete_sightings,
-    earlier_answer,
+    earlier_outcome,
     filtered,
     forget_requests,
     index_entry,
@@ -61,9 +61,9 @@ from service.store.tables import (
     adaptations,
     crops,
     embeddings,
-    leftovers,
     metadata,
     models,
+    pending_folder_deletions,
     schema,
     sightings,
     sites,
@@ -94,8 +94,13 @@ class Store:
         """Open the SQLite database at `path`, made if absent.
 
         Raises:
-            StoreUnusableError: not a database, or one of a newer version of resight.
+            StoreUnusableError: not a database, a damaged one, or one of another version.
         """
+        if path.exists() and path.stat().st_size == 0:
+            raise StoreUnusableError(
+                f"the database {path} is an empty file; restore it from a backup, or remove it if "
+                "there never was a site"
+            )
         reader, writer = open_sqlite(path)
         try:
             _create_or_check(writer, path)
@@ -188,7 +193,7 @@ class Store:
         """All embeddings of one model in a site, in chunks.
 
         Raises:
-            StoreUnusableError: a stored vector does not have `dimension` numbers.
+            StoreUnusableError: a vector is damaged, or a sighting has none of this model.
         """
         query = (
             select(
@@ -200,8 +205,11 @@ class Store:
                 sightings.c.person,
                 embeddings.c.vector,
             )
-            .join(embeddings, embeddings.c.row == sightings.c.row)
-            .where(sightings.c.site == site, embeddings.c.model == model)
+            .outerjoin(
+                embeddings,
+                and_(embeddings.c.row == sightings.c.row, embeddings.c.model == model),
+            )
+            .where(sightings.c.site == site)
         )
         with self.reading() as connection:
             rows = connection.execution_options(yield_per=_LOAD_CHUNK).execute(query)
@@ -238,16 +246,16 @@ class Store:
             require_site(connection, site)
             return earlier_model(connection, site)
 
-    def repeated(self, site: str, model: str, request: Request) -> Answer | None:
-        """The answer of an earlier call with this request id, None if there was none.
+    def earlier_outcome(self, site: str, model: str, key: IdempotencyKey) -> EnrollOutcome | None:
+        """The result of an earlier call with this request id, None if there was none.
 
         Raises:
             SiteNotFoundError, ModelMismatchError: as for `enroll`.
-            RequestIdReusedError: the earlier call had another content.
+            RequestIdReusedError: the earlier call had other content.
         """
         with self.reading() as connection:
             require_model(connection, site, model)
-            return earlier_answer(connection, site, request)
+            return earlier_outcome(connection, site, key)
 
     # --- writes
 
@@ -280,10 +288,14 @@ class Store:
         return self.submit(apply, then)
 
     def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
-        """Delete a site with all it holds; `SiteNotEmptyError` if that needs `force`,
-        `AdaptationUnfinishedError` while an adaptation waits or runs.
+        """Delete a site with its sightings and adaptations.
 
-        Folders of its adaptations are noted, see `JobRows.leftovers`.
+        Raises (in the future):
+            SiteNotFoundError
+            SiteNotEmptyError: it has sightings, and not `force`.
+            AdaptationUnfinishedError: an adaptation is pending or running.
+
+        Folders of its adaptations are noted for their deletion.
         """
 
         def apply(connection: Connection) -> None:
@@ -297,7 +309,7 @@ class Store:
                 )
             refuse_unfinished(connection, site)
             ids = select(adaptations.c.adaptation).where(adaptations.c.site == site)
-            connection.execute(insert(leftovers).from_select(["adaptation"], ids))
+            connection.execute(insert(pending_folder_deletions).from_select(["adaptation"], ids))
             connection.execute(delete(sites).where(sites.c.site == site))
 
         return self.submit(apply, then, deletes=True)
@@ -308,26 +320,27 @@ class Store:
         model: str,
         items: Sequence[NewRow | CallError],
         *,
-        request: Request | None,
+        key: IdempotencyKey | None,
         now: datetime,
         request_ttl: timedelta,
-        then: Callable[[Answer], None],
-    ) -> Future[Answer]:
+        then: Callable[[EnrollOutcome], None],
+    ) -> Future[EnrollOutcome]:
         """Store sightings with their embeddings; one of the same id is replaced.
 
-        items: in the order of the call; errors are only remembered for the request id.
+        items: in the order of the call; errors are only kept for repetitions of the call.
+        key: of a call that may be repeated; None if it may not.
         """
 
-        def apply(connection: Connection) -> Answer:
+        def apply(connection: Connection) -> EnrollOutcome:
             require_model(connection, site, model)
-            if request is not None:
-                earlier = earlier_answer(connection, site, request)
+            if key is not None:
+                earlier = earlier_outcome(connection, site, key)
                 if earlier is not None:
                     return earlier
             rows = [item for item in items if isinstance(item, NewRow)]
             replaced = delete_sightings(connection, site, [row.sighting.id for row in rows])
             numbers = insert_rows(connection, site, model, rows)
-            answer = Answer(
+            outcome = EnrollOutcome(
                 tuple(
                     Stored(item.sighting.id, item.sighting.id in replaced)
                     if isinstance(item, NewRow)
@@ -337,9 +350,9 @@ class Store:
                 repeated=False,
                 numbers=numbers,
             )
-            if request is not None:
-                remember(connection, site, request, answer, now, request_ttl)
-            return answer
+            if key is not None:
+                remember(connection, site, key, outcome, now, request_ttl)
+            return outcome
 
         return self.submit(apply, then)
 
@@ -375,35 +388,43 @@ class Store:
 
         return self.submit(apply)
 
-    def switch_model(
+    def bind_site(
         self,
         site: str,
         model: str,
         *,
         unusable: Sequence[int],
-        back: bool,
+        undo: bool,
         now: datetime,
         then: Callable[[int], None],
     ) -> Future[int | None]:
-        """Bind a site to `model`, keep its embeddings of this model and of the one before, delete
-        those of others; returns how many sightings were dropped.
+        """Bind a site to a model, and delete its embeddings of all models but this and the last.
 
-        unusable: numbers of rows to drop, as they have no embedding of `model` and can get none.
-        back: the last activation is undone (`ReembedRunningError` if it was another one's); else
-            there is one more.
+        Args:
+            site: the site's id.
+            model: fingerprint of the model.
+            unusable: numbers of rows to drop: they have no embedding of `model` and can get none.
+            undo: remove the last activation instead of adding one.
+            now: the time of the activation.
+            then: told how many sightings were dropped.
 
-        Returns None, and changes nothing, where a further sighting lacks an embedding of `model`:
-        it was enrolled since.
+        Returns:
+            How many sightings were dropped. None, with nothing changed, where another sighting
+            lacks an embedding of `model`: it was enrolled meanwhile.
+
+        Raises (in the future):
+            SiteNotFoundError
+            RolloverRunningError: `undo`, and `model` is not the one before the last activation.
         """
 
         def apply(connection: Connection) -> int | None:
-            return switch(connection, site, model, unusable=set(unusable), back=back, now=now)
+            return bind_site(connection, site, model, unusable=set(unusable), undo=undo, now=now)
 
-        def switched(dropped: int | None) -> None:
+        def bound(dropped: int | None) -> None:
             if dropped is not None:
                 then(dropped)
 
-        return self.submit(apply, switched, deletes=True)
+        return self.submit(apply, bound, deletes=True)
 
     def submit(
         self,
@@ -428,13 +449,13 @@ class Store:
         return self._writer.submit(apply, after_commit)
 
     def _empty_log(self) -> None:
-        """The writes are done, whatever comes of this; a full disk may be in the way."""
+        """The writes are committed, even if this fails, e.g. because the disk is full."""
         obstacle = empty_log(self._write_engine)
         self._log_holds_deleted = bool(obstacle)
         if obstacle:
             log.warning(
-                "the write-ahead log is not yet emptied, and may hold what was deleted (%s); the "
-                "next write and the next start try it again",
+                "the write-ahead log could not be emptied and may contain deleted data (%s); the "
+                "next write and the next start try again",
                 obstacle,
             )
 
@@ -450,12 +471,19 @@ class Store:
 
 def _create_or_check(engine: Engine, path: Path) -> None:
     with engine.begin() as connection:
-        metadata.create_all(connection)
-        version = connection.execute(select(schema.c.version)).scalar()
-        if version is None:
+        present = set(inspect(connection).get_table_names())
+        if not present:
+            metadata.create_all(connection)
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-        elif version != SCHEMA_VERSION:
+            return
+        if missing := sorted(set(metadata.tables) - present):
             raise StoreUnusableError(
-                f"{path} has schema version {version}, this resight reads {SCHEMA_VERSION}; run "
-                "the version of resight that wrote it"
+                f"{path} lacks the tables {', '.join(missing)}; restore it from a backup, or "
+                "choose another data folder"
+            )
+        version = connection.execute(select(schema.c.version)).scalar()
+        if version != SCHEMA_VERSION:
+            raise StoreUnusableError(
+                f"{path} has schema version {version}, this resight reads {SCHEMA_VERSION}; use "
+                "the version of resight that wrote it, or restore it from a backup"
             )

@@ -119,7 +119,7 @@ adaptations = Table(
 )
 
 # Adaptations of deleted sites whose folders are still to be removed, also after a crash.
-leftovers = Table(
+pending_folder_deletions = Table(
     "leftovers",
     metadata,
     Column("adaptation", String(64), primary_key=True),

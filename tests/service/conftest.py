@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -11,26 +11,16 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
-from service.gallery.gallery import Gallery
+from service.gallery.gallery import Gallery, GallerySettings
+from service.gallery.live_sites import LiveSites
 from service.operations.metrics import Metrics, new_metrics
+from service.rollover.rollover import Rollovers
 from service.store.records import NewRow
 from service.store.store import Store
-from service.types import Sighting
-from tests.support.galleries import DIMENSION, model
+from service.types import ModelInfo, Sighting
+from tests.support.fake_clock import FakeClock
+from tests.support.galleries import DIMENSION, Rooms, model
 from tests.support.tiny_model import write_tiny_bundle
-
-
-class FakeClock:
-    """A time that only moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def forward(self, **amount: float) -> None:
-        self.now += timedelta(**amount)
 
 
 @pytest.fixture
@@ -84,36 +74,55 @@ def make_row() -> Callable[..., NewRow]:
 
 
 @pytest.fixture
-def open_gallery(
+def open_rooms(
     database: Path, clock: Callable[[], datetime], new_id: Callable[[], str]
-) -> Callable[..., Any]:
-    """A gallery on the test's database; leaving the block closes it like a server that stops."""
+) -> Callable[..., AbstractAsyncContextManager[Rooms]]:
+    """Rooms on the test's database; leaving the block closes them like a server that stops.
+
+    own: the server's own model, as such or by its version. batch: crops per step of a rollover.
+    """
 
     @asynccontextmanager
     async def opened(
-        version: str = "1",
+        own: str | ModelInfo = "1",
         keep_crops: bool = True,
+        batch: int = 2,
         metrics: Metrics | None = None,
         open_store: Callable[[Path, Metrics], Store] = Store.open,
-    ) -> AsyncIterator[Gallery]:
+    ) -> AsyncIterator[Rooms]:
         metrics = metrics or new_metrics()
         store = open_store(database, metrics)
+        sites = LiveSites(store, metrics)
         gallery = Gallery(
             store,
-            model(version),
+            sites,
+            model(own) if isinstance(own, str) else own,
+            GallerySettings(keep_crops, request_ttl=timedelta(hours=1), search_threads=2),
             clock=clock,
             new_id=new_id,
-            keep_crops=keep_crops,
-            request_ttl=timedelta(hours=1),
-            search_threads=2,
             metrics=metrics,
         )
         try:
             gallery.load()
-            yield gallery
+            rollovers = Rollovers(store, sites, batch=batch, clock=clock, metrics=metrics)
+            yield Rooms(store, sites, gallery, rollovers)
         finally:
             gallery.close()
             store.close()
+
+    return opened
+
+
+@pytest.fixture
+def open_gallery(
+    open_rooms: Callable[..., AbstractAsyncContextManager[Rooms]],
+) -> Callable[..., AbstractAsyncContextManager[Gallery]]:
+    """The gallery of `open_rooms`."""
+
+    @asynccontextmanager
+    async def opened(*args: Any, **named: Any) -> AsyncIterator[Gallery]:
+        async with open_rooms(*args, **named) as rooms:
+            yield rooms.gallery
 
     return opened
 

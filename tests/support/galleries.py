@@ -1,18 +1,52 @@
-"""Sightings with made-up vectors, and what a search of them has to give."""
+"""Galleries of sightings with made-up vectors, and what a search of them has to give."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
 from service.errors import CallError, SightingNotFoundError
-from service.types import Match, ModelInfo, NewSighting, Vector
+from service.gallery.gallery import Gallery
+from service.gallery.live_sites import LiveSites
+from service.rollover.reembed import Embed
+from service.rollover.rollover import Activation, Rollovers
+from service.store.store import Store
+from service.types import Match, ModelInfo, NewSighting, RolloverProgress, Vector
 
 DIMENSION = 4
+ONE, TWO = "1" * 64, "2" * 64
+"""Fingerprints of `model("1")` and `model("2")`."""
 Open = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """A store with its gallery, and rollovers of its sites."""
+
+    store: Store
+    sites: LiveSites
+    gallery: Gallery
+    rollovers: Rollovers
+
+    def roll_over(
+        self,
+        to: ModelInfo,
+        embed: Embed,
+        *,
+        site: str = "lobby",
+        drop_unusable: bool = False,
+        undo: bool = False,
+    ) -> AsyncGenerator[RolloverProgress]:
+        """The steps of a rollover."""
+        return self.rollovers.run(Activation(site, to, embed, drop_unusable, undo))
+
+    def models_in_use(self) -> set[str]:
+        """Fingerprints of the models that may not be released."""
+        return self.sites.models() | self.rollovers.models()
 
 
 def model(version: str = "1") -> ModelInfo:

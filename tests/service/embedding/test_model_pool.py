@@ -10,8 +10,8 @@ from models.registry import Registry
 from service.embedding.batcher import Batcher
 from service.embedding.decode import Decoder
 from service.embedding.engine import Engine, OnnxEngine, fingerprint
-from service.embedding.model_pool import LoadedModels
-from service.errors import BadNameError, ModelNotFoundError, ModelUnusableError
+from service.embedding.model_pool import ModelPool
+from service.errors import BadNameError, ModelUnusableError, UnknownModelError
 from service.operations.metrics import Metrics
 from tests.support.tiny_model import crop, embed_files, write_tiny_bundle
 
@@ -26,7 +26,7 @@ def registry(tmp_path: Path, other_bundle: Bundle) -> Registry:
 @pytest.fixture
 async def models(
     tiny_bundle: Bundle, registry: Registry, metrics: Metrics
-) -> AsyncIterator[LoadedModels]:
+) -> AsyncIterator[ModelPool]:
     def new_batcher(bundle: Bundle, engine: Engine) -> Batcher:
         decoder = Decoder(
             bundle.manifest.preprocessing,
@@ -37,7 +37,7 @@ async def models(
         )
         return Batcher(engine, decoder, max_batch=4, max_queue=8, metrics=metrics)
 
-    models = LoadedModels(
+    models = ModelPool(
         tiny_bundle,
         registry,
         load_engine=lambda bundle: (OnnxEngine.load(bundle, provider="cpu", threads=1), False),
@@ -48,7 +48,7 @@ async def models(
     await models.close(1.0)
 
 
-async def test_each_embeds_with_its_own(models: LoadedModels) -> None:
+async def test_each_embeds_with_its_own(models: ModelPool) -> None:
     other = await models.load("tiny@2")
     assert [m.info.reference for m in models.all()] == ["tiny@1", "tiny@2"]
     for loaded, shift in ((models.own, 0.0), (other, 40.0)):
@@ -61,7 +61,7 @@ async def test_each_embeds_with_its_own(models: LoadedModels) -> None:
 
 
 async def test_a_registered_model_that_has_the_name_of_the_servers_own(
-    models: LoadedModels, registry: Registry, tiny_bundle: Bundle, tmp_path: Path
+    models: ModelPool, registry: Registry, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     registry.add(write_tiny_bundle(tmp_path / "namesake", shift=9.0).path)
     namesake = await models.load("tiny@1")
@@ -73,18 +73,16 @@ async def test_a_registered_model_that_has_the_name_of_the_servers_own(
 
 
 async def test_a_model_of_the_same_name_is_not_enough(
-    models: LoadedModels, other_bundle: Bundle
+    models: ModelPool, other_bundle: Bundle
 ) -> None:
-    with pytest.raises(ModelNotFoundError, match="another one"):
+    with pytest.raises(UnknownModelError, match="another one"):
         await models.load("tiny@2", "0" * 64)
     assert (await models.load("tiny@2", fingerprint(other_bundle))).info.version == "2"
 
 
-async def test_what_cannot_be_loaded(
-    models: LoadedModels, registry: Registry, tmp_path: Path
-) -> None:
+async def test_what_cannot_be_loaded(models: ModelPool, registry: Registry, tmp_path: Path) -> None:
     for wrong in ("tiny@9", "other"):
-        with pytest.raises(ModelNotFoundError):
+        with pytest.raises(UnknownModelError):
             await models.load(wrong)
     with pytest.raises(BadNameError):
         await models.load("../tiny")
@@ -96,7 +94,7 @@ async def test_what_cannot_be_loaded(
     assert [m.info.reference for m in models.all()] == ["tiny@1"]
 
 
-async def test_what_is_used_no_more_is_let_go(models: LoadedModels, metrics: Metrics) -> None:
+async def test_what_is_used_no_more_is_let_go(models: ModelPool, metrics: Metrics) -> None:
     other = await models.load("tiny@2")
 
     def loaded(version: str) -> float | None:

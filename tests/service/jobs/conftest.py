@@ -52,7 +52,7 @@ def enroll(store: Store) -> Callable[..., None]:
             site,
             ONE,
             [row],
-            request=None,
+            key=None,
             now=NOW,
             request_ttl=timedelta(hours=1),
             then=lambda _: None,

@@ -59,11 +59,11 @@ def test_of_a_deleted_site_is_known_which_folders_are_to_be_removed(
     for job in ("j1", "j2"):
         rows.add(job, "lobby", WISH, NOW).result(10)
         rows.cancel("lobby", job, NOW).result(10)
-    assert rows.leftovers() == []
+    assert rows.pending_folder_deletions() == []
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
-    assert sorted(rows.leftovers()) == ["j1", "j2"]
-    rows.forget_leftovers(["j2"]).result(10)
-    assert rows.leftovers() == ["j1"]
+    assert sorted(rows.pending_folder_deletions()) == ["j1", "j2"]
+    rows.forget_folder_deletions(["j2"]).result(10)
+    assert rows.pending_folder_deletions() == ["j1"]
 
 
 def test_what_runs_is_worked_on_first_then_the_oldest(

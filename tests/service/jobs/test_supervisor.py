@@ -17,11 +17,12 @@ from models.bundle import Bundle
 from models.registry import ModelReference, Registry
 from service.jobs.records import Adaptation, JobState, Judgment, Wish
 from service.jobs.rows import JobRows
-from service.jobs.runner import JobSetup, ModelInUse
+from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
 from service.operations.metrics import Metrics
 from service.store.records import SeenCrop
 from service.store.store import Store
+from service.types import ModelInUse
 from tests.service.jobs.conftest import NOW, ONE
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.tiny_model import write_tiny_bundle
@@ -639,10 +640,10 @@ async def test_crops_of_a_site_that_was_deleted_before_a_crash_are_removed(
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
     store.create_site("lobby", ONE, NOW, lambda _: None).result(10)
     assert list((process.folder / "crops").rglob("*.jpg"))
-    assert rows.leftovers() == ["j1"]
+    assert rows.pending_folder_deletions() == ["j1"]
     start()
     await eventually(lambda: not process.folder.exists())
-    await eventually(lambda: rows.leftovers() == [])
+    await eventually(lambda: rows.pending_folder_deletions() == [])
 
 
 async def test_folders_that_no_site_had_are_left_alone_and_named_once(

@@ -15,8 +15,8 @@ from service.errors import (
     BadImageError,
     CallError,
     ModelMismatchError,
-    ReembedRunningError,
     RequestIdReusedError,
+    RolloverRunningError,
     SightingNotFoundError,
     SiteExistsError,
     SiteNotEmptyError,
@@ -24,7 +24,7 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics, new_metrics
-from service.store.records import Answer, NewRow, Request, Stored
+from service.store.records import EnrollOutcome, IdempotencyKey, NewRow, Stored
 from service.store.sqlite import empty_log, open_sqlite
 from service.store.store import Store
 from service.types import EVERY_SIGHTING, SightingFilter
@@ -52,20 +52,20 @@ def enroll(
     *items: NewRow | CallError,
     site: str = "lobby",
     model: str = ONE,
-    request: Request | None = None,
+    key: IdempotencyKey | None = None,
     now: datetime = NOW,
-) -> Answer:
-    return store.enroll(
-        site, model, items, request=request, now=now, request_ttl=TTL, then=ignore
-    ).result(10)
+) -> EnrollOutcome:
+    return store.enroll(site, model, items, key=key, now=now, request_ttl=TTL, then=ignore).result(
+        10
+    )
 
 
-def switch(
-    store: Store, model: str, *, unusable: Sequence[int] = (), back: bool = False
+def bind(
+    store: Store, model: str, *, unusable: Sequence[int] = (), undo: bool = False
 ) -> int | None:
     """Bind the lobby to a model; sightings dropped, None where some are not embedded yet."""
-    return store.switch_model(
-        "lobby", model, unusable=unusable, back=back, now=NOW, then=ignore
+    return store.bind_site(
+        "lobby", model, unusable=unusable, undo=undo, now=NOW, then=ignore
     ).result(10)
 
 
@@ -81,7 +81,7 @@ def ids(rows: Sequence[Any]) -> list[str]:
 def test_a_sighting_comes_back_as_it_went(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     row = make_row("a", 7, camera="c2", track="t1", person="p1", attributes={"file": "x/ä.png"})
     answer = enroll(lobby, row)
-    assert answer == Answer((Stored("a", replaced=False),), repeated=False, numbers=(1,))
+    assert answer == EnrollOutcome((Stored("a", replaced=False),), repeated=False, numbers=(1,))
     assert lobby.sighting("lobby", "a") == row.sighting
     assert lobby.crop("lobby", "a") == b"image"
     ((entry,),) = lobby.index_entries("lobby", ONE, DIMENSION)
@@ -102,11 +102,11 @@ def test_the_files_are_for_their_owner_only(
 def test_request_ids_can_be_forgotten_without_a_new_one(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
-    enroll(lobby, make_row("a"), request=Request("r1", "x"))
+    enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "x"))
     lobby.forget_requests(NOW).result(10)
-    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is not None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is not None
     lobby.forget_requests(NOW + timedelta(microseconds=1)).result(10)
-    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is None
 
 
 def test_everything_is_there_after_reopening(
@@ -205,7 +205,7 @@ def test_errors_of_sites_and_sightings(lobby: Store, make_row: Callable[..., New
 
 
 def test_a_site_with_sightings_needs_force(lobby: Store, make_row: Callable[..., NewRow]) -> None:
-    enroll(lobby, make_row("a"), request=Request("r", "f"))
+    enroll(lobby, make_row("a"), key=IdempotencyKey("r", "f"))
     with pytest.raises(SiteNotEmptyError, match="1 sightings"):
         lobby.delete_site("lobby", force=False, then=ignore).result(10)
     lobby.delete_site("lobby", force=True, then=ignore).result(10)
@@ -218,12 +218,12 @@ def test_a_site_with_sightings_needs_force(lobby: Store, make_row: Callable[...,
 def test_a_request_id_gives_the_first_answer_again(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
-    request = Request("r1", "content")
+    key = IdempotencyKey("r1", "content")
     bad = BadImageError("broken", metadata={"problem": "IMAGE_DAMAGED"})
     enroll(lobby, make_row("a", 1))
-    first = enroll(lobby, make_row("a", 2), bad, request=request)
-    again = enroll(lobby, make_row("other", 3), request=request)
-    found = lobby.repeated("lobby", ONE, request)
+    first = enroll(lobby, make_row("a", 2), bad, key=key)
+    again = enroll(lobby, make_row("other", 3), key=key)
+    found = lobby.earlier_outcome("lobby", ONE, key)
     assert found is not None
     for answer in (again, found):
         assert answer.repeated
@@ -237,10 +237,10 @@ def test_a_request_id_gives_the_first_answer_again(
 def test_a_request_id_with_other_content_is_refused(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
-    enroll(lobby, make_row("a"), request=Request("r1", "content"))
+    enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "content"))
     for call in (
-        lambda: enroll(lobby, make_row("b"), request=Request("r1", "other")),
-        lambda: lobby.repeated("lobby", ONE, Request("r1", "other")),
+        lambda: enroll(lobby, make_row("b"), key=IdempotencyKey("r1", "other")),
+        lambda: lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "other")),
     ):
         with pytest.raises(RequestIdReusedError):
             call()
@@ -250,17 +250,17 @@ def test_a_request_id_with_other_content_is_refused(
 def test_request_ids_are_forgotten_after_their_time(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
-    enroll(lobby, make_row("a"), request=Request("r1", "x"))
-    enroll(lobby, make_row("b"), request=Request("r2", "x"), now=NOW + TTL)
-    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is not None
+    enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "x"))
+    enroll(lobby, make_row("b"), key=IdempotencyKey("r2", "x"), now=NOW + TTL)
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is not None
     enroll(
         lobby,
         make_row("c"),
-        request=Request("r3", "x"),
+        key=IdempotencyKey("r3", "x"),
         now=NOW + TTL + timedelta(microseconds=1),
     )
-    assert lobby.repeated("lobby", ONE, Request("r1", "x")) is None
-    assert lobby.repeated("lobby", ONE, Request("r2", "x")) is not None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r2", "x")) is not None
 
 
 def test_what_is_deleted_is_not_on_the_disk(
@@ -314,7 +314,7 @@ def test_what_is_deleted_while_the_disk_is_full_is_wiped_later(
         assert told == [None]
         assert secret[:16] in log_file()
         (record,) = caplog.records
-        assert "write-ahead log is not yet emptied" in record.message
+        assert "write-ahead log could not be emptied" in record.message
         if retry == "next start":
             store.close()
             assert secret[:16] in log_file()
@@ -336,7 +336,7 @@ def test_a_reader_in_the_way_of_emptying_the_log_is_said(database: Path) -> None
         reading.exec_driver_sql("SELECT * FROM t")
         with writer.begin() as connection:
             connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-        assert empty_log(writer) == "a reader is in the way"
+        assert empty_log(writer) == "a reader blocks it"
     assert empty_log(writer) == ""
     reader.dispose()
     writer.dispose()
@@ -373,16 +373,16 @@ def test_embeddings_of_another_model_are_kept_apart(
     assert lobby.count_embedded("lobby", ONE) == 3
     rest = lobby.crops_without_embedding("lobby", TWO, after=page[-1].row, limit=2)
     assert ids(rest) == ["s2"]
-    assert switch(lobby, TWO) is None
-    assert switch(lobby, TWO, unusable=[page[0].row]) is None
+    assert bind(lobby, TWO) is None
+    assert bind(lobby, TWO, unusable=[page[0].row]) is None
     assert lobby.site("lobby").model == ONE
-    assert switch(lobby, TWO, unusable=[rest[0].row]) == 1
+    assert bind(lobby, TWO, unusable=[rest[0].row]) == 1
     assert lobby.site("lobby").model == TWO
     ((first, second),) = lobby.index_entries("lobby", TWO, DIMENSION)
     np.testing.assert_array_equal(np.stack([first.vector, second.vector]), new[:2])
 
 
-def test_a_switch_keeps_the_vectors_of_the_model_before_and_of_no_other(
+def test_binding_keeps_the_vectors_of_the_model_before_and_of_no_other(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
     three = "3" * 64
@@ -390,7 +390,7 @@ def test_a_switch_keeps_the_vectors_of_the_model_before_and_of_no_other(
     enroll(lobby, make_row("a"))
     for model in (TWO, three):
         embed_all(lobby, model)
-        assert switch(lobby, model) == 0
+        assert bind(lobby, model) == 0
     assert [lobby.count_embedded("lobby", model) for model in (ONE, TWO, three)] == [0, 1, 1]
 
 
@@ -403,40 +403,40 @@ def test_the_models_of_a_site_are_a_stack(lobby: Store) -> None:
         return None if found is None else found.reference
 
     assert earlier() is None
-    assert switch(lobby, TWO) == 0
+    assert bind(lobby, TWO) == 0
     assert earlier() == "person@1"
-    assert switch(lobby, three) == 0
+    assert bind(lobby, three) == 0
     assert earlier() == "person@2"
-    assert switch(lobby, TWO, back=True) == 0
+    assert bind(lobby, TWO, undo=True) == 0
     assert (lobby.site("lobby").reference, earlier()) == ("person@2", "person@1")
-    assert switch(lobby, ONE, back=True) == 0
+    assert bind(lobby, ONE, undo=True) == 0
     assert (lobby.site("lobby").reference, earlier()) == ("person@1", None)
-    assert switch(lobby, three) == 0
+    assert bind(lobby, three) == 0
     assert earlier() == "person@1"
     with pytest.raises(SiteNotFoundError):
         lobby.earlier_model("nowhere")
 
 
-def test_a_rollback_to_what_is_no_more_the_model_before_is_refused(lobby: Store) -> None:
+def test_undoing_to_another_model_than_the_one_before_is_refused(lobby: Store) -> None:
     three = "3" * 64
     lobby.register_model(three, "person@3")
-    with pytest.raises(ReembedRunningError):
-        switch(lobby, TWO, back=True)
+    with pytest.raises(RolloverRunningError):
+        bind(lobby, TWO, undo=True)
     for model in (TWO, three):  # the second while a rollback to model 1 was being prepared
-        assert switch(lobby, model) == 0
-    with pytest.raises(ReembedRunningError, match="meanwhile"):
-        switch(lobby, ONE, back=True)
+        assert bind(lobby, model) == 0
+    with pytest.raises(RolloverRunningError, match="meanwhile"):
+        bind(lobby, ONE, undo=True)
     assert lobby.site("lobby").reference == "person@3"
     assert lobby.earlier_model("lobby").reference == "person@2"
 
 
-def test_nothing_is_told_of_a_switch_that_did_not_happen(
+def test_a_binding_that_did_not_happen_calls_nothing(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
     enroll(lobby, make_row("a"))
     told: list[int] = []
-    switched = lobby.switch_model("lobby", TWO, unusable=(), back=False, now=NOW, then=told.append)
-    assert switched.result(10) is None
+    bound = lobby.bind_site("lobby", TWO, unusable=(), undo=False, now=NOW, then=told.append)
+    assert bound.result(10) is None
     assert (told, lobby.site("lobby").model, lobby.earlier_model("lobby")) == ([], ONE, None)
 
 
@@ -466,7 +466,7 @@ def test_a_database_of_another_version_is_refused(database: Path, metrics: Metri
         Store.open(database, new_metrics())
 
 
-def test_a_damaged_vector_is_said(
+def test_a_damaged_vector_is_an_error(
     lobby: Store, database: Path, make_row: Callable[..., NewRow]
 ) -> None:
     enroll(lobby, make_row("a"))

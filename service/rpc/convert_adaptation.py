@@ -1,4 +1,4 @@
-"""Adaptations between the wire and our own records, both ways."""
+"""Conversion of adaptations between messages and records; used by server and client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sites that change their model while they are used; a search never sees vectors of two models."""
+"""Sites that get another model while they are used; a search never sees vectors of two models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def registry(tmp_path: Path, other_bundle: Bundle) -> Registry:
     return registry
 
 
-class Server:
+class LocalServer:
     """A server with real engines, in this process."""
 
     def __init__(self, server: Any, address: str, http: str) -> None:
@@ -53,9 +53,9 @@ class Server:
 
 @pytest.fixture
 async def serve(tiny_bundle: Bundle, registry: Registry, data_dir: Path) -> Any:
-    running: list[Server] = []
+    running: list[LocalServer] = []
 
-    async def served(model: Path | None = None, **settings: Any) -> Server:
+    async def served(model: Path | None = None, **settings: Any) -> LocalServer:
         server = await bootstrap(
             load_settings(
                 data_dir=data_dir,
@@ -67,7 +67,7 @@ async def serve(tiny_bundle: Bundle, registry: Registry, data_dir: Path) -> Any:
             )
         )
         ready = await server.start()
-        running.append(Server(server, ready.grpc_address, ready.http_address))
+        running.append(LocalServer(server, ready.grpc_address, ready.http_address))
         return running[-1]
 
     yield served
@@ -79,7 +79,7 @@ def people(*numbers: int) -> list[NewSighting]:
     return [NewSighting(image=crop(n), camera=f"c{n % 2}", id=f"s{n:04d}") for n in numbers]
 
 
-async def check_search(server: Server, numbers: list[int], query: int) -> str:
+async def check_search(server: LocalServer, numbers: list[int], query: int) -> str:
     """A search gives what one model gives, in full; the model's reference."""
     answer = await server.ask(server.client.search, "lobby", crop(query), limit=len(numbers))
     files = [crop(n) for n in numbers]
@@ -200,7 +200,7 @@ async def test_what_cannot_be_activated(serve: Any, registry: Registry) -> None:
     assert (await server.ask(server.client.site, "lobby")).model == "tiny@1"
 
 
-async def test_searches_and_enrolments_during_switches(serve: Any) -> None:
+async def test_searches_and_enrollments_during_rollovers(serve: Any) -> None:
     """Nothing is lost, and each answer is of one model, whatever happens when."""
     server = await serve(max_items=64)
     client = server.client

@@ -1,39 +1,30 @@
-"""The RPCs: read the request, ask the room that knows, write the answer. Nothing else."""
+"""The RPCs of galleries."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
-import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from service.embedding.model_pool import Loaded, LoadedModels
+from service.embedding.model_pool import LoadedModel
 from service.errors import (
     BadLimitError,
     BadNameError,
     CallError,
     ModelMismatchError,
-    ModelNotFoundError,
     ShuttingDownError,
-    TooManyItemsError,
 )
 from service.gallery.gallery import Gallery
-from service.rollover.switching import Switching
+from service.gallery.site_models import SiteModels
 from service.rpc import convert, names
+from service.rpc.calls import Context, check_items
 from service.rpc.paging import decode_token, encode_token, page_size
-from service.rpc.pb.resight.v1 import (
-    embedding_pb2,
-    embedding_pb2_grpc,
-    gallery_pb2,
-    gallery_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-)
-from service.store.records import Request
+from service.rpc.pb.resight.v1 import gallery_pb2, gallery_pb2_grpc
+from service.store.records import IdempotencyKey
 from service.types import (
     REQUEST_ID,
     Enrolled,
@@ -47,27 +38,19 @@ from service.types import (
 DEFAULT_LIMIT = 10
 
 MAX_MATCHES = 10_000
-"""Most matches asked for by one call, all queries together."""
+"""Most matches that one call may ask for, all queries together."""
 
 T = TypeVar("T")
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-
-def check_items(count: int, most: int, what: str) -> None:
-    """Raise `TooManyItemsError` unless 1 <= count <= most."""
-    if not 1 <= count <= most:
-        raise TooManyItemsError(f"{count} {what} in one call; send 1 to {most}")
 
 
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     """GalleryService. max_items: per call. max_limit: matches per query."""
 
     def __init__(
-        self, gallery: Gallery, switching: Switching, *, max_items: int, max_limit: int
+        self, gallery: Gallery, models: SiteModels, *, max_items: int, max_limit: int
     ) -> None:
         self._gallery = gallery
-        self._switching = switching
+        self._models = models
         self._max_items = max_items
         self._max_limit = max_limit
 
@@ -76,41 +59,41 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> gallery_pb2.EnrollSightingsResponse:
         site = names.parse_site(request.parent)
         check_items(len(request.items), self._max_items, "items")
-        retry = _retry_key(request)
-        results, model = await self._with_the_model_of(
-            site, lambda model: self._enroll(site, request.items, retry, model)
+        key = _idempotency_key(request)
+        results, model = await self._with_model_of(
+            site, lambda model: self._enroll(site, model, request.items, key)
         )
         return gallery_pb2.EnrollSightingsResponse(
             results=[convert.enroll_result(site, result) for result in results],
             model=names.model_name(model.info.reference),
         )
 
-    async def _with_the_model_of(
-        self, site: str, work: Callable[[Loaded], Awaitable[T]]
-    ) -> tuple[T, Loaded]:
-        """What `work` gives with the model that a site uses, and this model.
+    async def _with_model_of(
+        self, site: str, work: Callable[[LoadedModel], Awaitable[T]]
+    ) -> tuple[T, LoadedModel]:
+        """The result of `work` with the model that a site uses, and this model.
 
-        A site that moves to another model meanwhile refuses vectors of the one before, and this one
-        may be gone: then the work is done again, with the new one.
+        After a rollover the site refuses vectors of the model before, which may be released: then
+        the work is done again, with the new one.
         """
         while True:
-            model = await self._switching.active(site)
+            model = await self._models.load(site)
             try:
                 return await work(model), model
             except (ModelMismatchError, ShuttingDownError):
-                if (await self._switching.active(site)).info == model.info:
+                if (await self._models.load(site)).info == model.info:
                     raise
 
     async def _enroll(
         self,
         site: str,
+        model: LoadedModel,
         items: Sequence[gallery_pb2.EnrollItem],
-        retry: Request | None,
-        model: Loaded,
+        key: IdempotencyKey | None,
     ) -> list[Enrolled | CallError]:
-        results = None if retry is None else await self._gallery.repeated(site, retry)
-        if results is not None:
-            return results
+        earlier = None if key is None else await self._gallery.earlier_outcome(site, key)
+        if earlier is not None:
+            return earlier
         parsed = [_parse_item(item) for item in items]
         sound = [item for item in parsed if isinstance(item, NewSighting)]
         vectors = iter(await model.embed([new.image for new in sound]) if sound else [])
@@ -121,7 +104,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 continue
             vector = next(vectors)
             embedded.append(vector if isinstance(vector, CallError) else (item, vector))
-        return await self._gallery.enroll(site, embedded, retry, model=model.info.fingerprint)
+        return await self._gallery.enroll(site, model.info.fingerprint, embedded, key)
 
     async def SearchSightings(  # noqa: N802
         self, request: gallery_pb2.SearchSightingsRequest, context: Context
@@ -130,10 +113,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         check_items(len(request.queries), self._max_items, "queries")
         limit = self._limit(request.limit, len(request.queries))
         wanted = convert.filter_from_wire(request.filter)
-        results, model = await self._with_the_model_of(
-            site, lambda model: self._search(site, request.queries, limit, wanted, model)
+        results, model = await self._with_model_of(
+            site, lambda model: self._search(site, model, request.queries, limit, wanted)
         )
-        # In a thread: thousands of matches would keep all other calls waiting.
+        # In a thread: converting thousands of matches would block the event loop.
         converted = await asyncio.to_thread(
             lambda: [convert.search_result(site, result) for result in results]
         )
@@ -145,10 +128,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def _search(
         self,
         site: str,
+        model: LoadedModel,
         asked: Sequence[gallery_pb2.SearchQuery],
         limit: int,
         wanted: SightingFilter,
-        model: Loaded,
     ) -> list[Sequence[Match] | CallError]:
         images = [query.image for query in asked if query.WhichOneof("query") == "image"]
         vectors = iter(await model.embed(images) if images else [])
@@ -159,10 +142,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         found = iter(
             await self._gallery.search(
                 site,
+                model.info.fingerprint,
                 [q for q in queries if not isinstance(q, CallError)],
                 limit=limit,
                 wanted=wanted,
-                model=model.info.fingerprint,
             )
         )
         return [query if isinstance(query, CallError) else next(found) for query in queries]
@@ -212,67 +195,14 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         return limit
 
 
-class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
-    """EmbeddingService. max_items: per call."""
-
-    def __init__(self, model: Loaded, *, max_items: int) -> None:
-        self._model = model
-        self._max_items = max_items
-
-    async def Embed(  # noqa: N802
-        self, request: embedding_pb2.EmbedRequest, context: Context
-    ) -> embedding_pb2.EmbedResponse:
-        check_items(len(request.images), self._max_items, "images")
-        results = await self._model.embed(request.images)
-        return embedding_pb2.EmbedResponse(
-            results=[
-                embedding_pb2.EmbedResult(error=convert.status(result))
-                if isinstance(result, CallError)
-                else embedding_pb2.EmbedResult(vector=result)
-                for result in results
-            ],
-            model=names.model_name(self._model.info.reference),
-        )
-
-
-class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """ModelService."""
-
-    def __init__(self, models: LoadedModels) -> None:
-        self._models = models
-
-    async def GetModel(  # noqa: N802
-        self, request: model_pb2.GetModelRequest, context: Context
-    ) -> model_pb2.Model:
-        reference = names.parse_model(request.name)
-        loaded = [model.info for model in self._models.all()]
-        for model in loaded:
-            if model.reference == reference:
-                return convert.model_to_wire(model)
-        known = ", ".join(model.reference for model in loaded)
-        raise ModelNotFoundError(f"the server has not loaded {reference}, but {known}")
-
-    async def ListModels(  # noqa: N802
-        self, request: model_pb2.ListModelsRequest, context: Context
-    ) -> model_pb2.ListModelsResponse:
-        size = page_size(request.page_size)
-        after = decode_token(b"models", request.page_token)
-        models = [m.info for m in self._models.all() if m.info.reference > after]
-        more = len(models) > size
-        return model_pb2.ListModelsResponse(
-            models=[convert.model_to_wire(model) for model in models[:size]],
-            next_page_token=encode_token(b"models", models[size - 1].reference) if more else "",
-        )
-
-
-def _retry_key(request: gallery_pb2.EnrollSightingsRequest) -> Request | None:
+def _idempotency_key(request: gallery_pb2.EnrollSightingsRequest) -> IdempotencyKey | None:
     if not request.request_id:
         return None
     if not REQUEST_ID.fullmatch(request.request_id):
         raise BadNameError(
             f"request_id {request.request_id[:160]!r} is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
         )
-    return Request(request.request_id, hashlib.sha256(_bytes(request)).hexdigest())
+    return IdempotencyKey(request.request_id, hashlib.sha256(_bytes(request)).hexdigest())
 
 
 def _bytes(message: Message) -> bytes:

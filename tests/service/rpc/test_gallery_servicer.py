@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 
 from service.client import CallFailedError, SearchAnswer
 from service.errors import CallError, ModelMismatchError, ShuttingDownError
+from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.pb.resight.v1 import (
     embedding_pb2,
     embedding_pb2_grpc,
@@ -30,7 +31,6 @@ from service.rpc.pb.resight.v1 import (
     site_pb2,
     site_pb2_grpc,
 )
-from service.rpc.servicers import GalleryServicer
 from service.types import Enrolled, NewSighting, SightingFilter
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny_model import crop, embed_files
@@ -476,15 +476,19 @@ async def test_the_database_refuses(running: Any, raw: Raw, tmp_path: Path) -> N
     assert await refusal(raw.gallery.GetSighting, request) == ("INTERNAL", "STORE_FAILED")
 
 
-@pytest.mark.parametrize("refusal", [ModelMismatchError("moved"), ShuttingDownError("released")])
-async def test_what_a_move_overtakes_is_done_again_with_the_new_model(refusal: CallError) -> None:
+@pytest.mark.parametrize(
+    "refusal", [ModelMismatchError("rolled over"), ShuttingDownError("released")]
+)
+async def test_work_that_a_rollover_overtakes_is_done_again_with_the_new_model(
+    refusal: CallError,
+) -> None:
     old, new = SimpleNamespace(info="old"), SimpleNamespace(info="new")
     uses = [old]
 
     class Site:
         """A site whose model a test changes."""
 
-        async def active(self, site: str) -> SimpleNamespace:
+        async def load(self, site: str) -> SimpleNamespace:
             return uses[-1]
 
     async def overtaken(model: object) -> str:
@@ -497,6 +501,6 @@ async def test_what_a_move_overtakes_is_done_again_with_the_new_model(refusal: C
         raise refusal
 
     servicer = GalleryServicer(None, Site(), max_items=1, max_limit=1)  # type: ignore[arg-type]
-    assert await servicer._with_the_model_of("lobby", overtaken) == ("done", new)
-    with pytest.raises(type(refusal)):  # it has not moved: to try again is of no use
-        await servicer._with_the_model_of("lobby", refused)
+    assert await servicer._with_model_of("lobby", overtaken) == ("done", new)
+    with pytest.raises(type(refusal)):  # no other model: another attempt would fail, too
+        await servicer._with_model_of("lobby", refused)

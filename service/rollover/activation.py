@@ -1,0 +1,86 @@
+"""Requests for another model of a site: activate, roll back, re-embed with the server's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from service.embedding.model_pool import LoadedModel, ModelPool
+from service.errors import CallError, ModelRejectedError, NoEarlierModelError
+from service.gallery.live_sites import LiveSites
+from service.rollover.rollover import Activation, Rollovers
+from service.store.store import Store
+from service.types import RolloverProgress, check_site_id
+
+
+class Activator:
+    """Finds and loads the model of a request, and starts the rollover to it."""
+
+    def __init__(
+        self, store: Store, sites: LiveSites, pool: ModelPool, rollovers: Rollovers
+    ) -> None:
+        self._store = store
+        self._sites = sites
+        self._pool = pool
+        self._rollovers = rollovers
+
+    def activate_own(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[RolloverProgress]:
+        """Roll a site over to the server's own model; raises as `Rollovers.run`."""
+        return self._run(site, self._pool.own, drop_unusable=drop_unusable)
+
+    async def activate(
+        self, site: str, reference: str, *, drop_unusable: bool, force: bool = False
+    ) -> AsyncGenerator[RolloverProgress]:
+        """Roll a site over to a model of the registry, `name` or `name@version`.
+
+        force: also to a model that the gate rejected.
+
+        Raises:
+            UnknownModelError, ModelUnusableError, ModelRejectedError, and as `Rollovers.run`.
+        """
+        await asyncio.to_thread(self._store.site, check_site_id(site))
+        loaded = await self._pool.load(reference)
+        try:
+            origin = await self._pool.origin(loaded)
+            if origin.verdict == "reject" and not force:
+                raise ModelRejectedError(
+                    f"the gate rejected {loaded.info.reference} "
+                    f"({origin.adaptation or 'unknown'}); activate another model, or force this one"
+                )
+        except CallError:
+            self._release_unused()
+            raise
+        async with aclosing(self._run(site, loaded, drop_unusable=drop_unusable)) as steps:
+            async for step in steps:
+                yield replace(step, adaptation=origin.adaptation, verdict=origin.verdict)
+
+    async def rollback(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[RolloverProgress]:
+        """Roll a site over to the model that it used before.
+
+        Raises:
+            NoEarlierModelError, and as `activate`.
+        """
+        earlier = await asyncio.to_thread(self._store.earlier_model, check_site_id(site))
+        if earlier is None:
+            raise NoEarlierModelError(f"site {site} has used only one model; there is none before")
+        loaded = await self._pool.load(earlier.reference, earlier.fingerprint)
+        steps = self._run(site, loaded, drop_unusable=drop_unusable, undo=True)
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def _run(
+        self, site: str, model: LoadedModel, *, drop_unusable: bool, undo: bool = False
+    ) -> AsyncGenerator[RolloverProgress]:
+        activation = Activation(site, model.info, model.embed, drop_unusable, undo)
+        try:
+            async with aclosing(self._rollovers.run(activation)) as steps:
+                async for step in steps:
+                    yield step
+        finally:
+            self._release_unused()
+
+    def _release_unused(self) -> None:
+        self._pool.release(self._sites.models() | self._rollovers.models())
