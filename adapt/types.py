@@ -227,24 +227,26 @@ class Batch:
             raise ValueError("views, label and index must have the same length")
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A loss term: a scalar tensor and its factor in the sum that is differentiated."""
+
+    value: torch.Tensor
+    weight: float
+
+
 @dataclass(frozen=True)
 class Losses:
-    """What one step gives to the loop.
+    """The result of one training step.
 
-    terms: scalar tensors by name; weights: factor of each term in the sum that is differentiated
-    (a name missing here is a fault); stats: numbers that are only logged, scalar tensors where
-    they lie on the device: reading each at once would wait for it.
+    terms: by name, summed in this order. stats: numbers that are only logged; scalar tensors where
+    they are on a GPU, because reading each one would wait for the GPU.
     """
 
-    terms: Mapping[str, torch.Tensor]
-    weights: Mapping[str, float]
+    terms: Mapping[str, Term]
     stats: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if set(self.terms) != set(self.weights):
-            raise ValueError(f"terms {sorted(self.terms)} != weights {sorted(self.weights)}")
 
     def total(self) -> torch.Tensor:
         """Weighted sum of the terms, a scalar."""
-        first, *rest = (self.weights[name] * term for name, term in self.terms.items())
+        first, *rest = (term.weight * term.value for term in self.terms.values())
         return sum(rest, start=first)

@@ -102,13 +102,13 @@ class Clusterer:
                 "dbscan or hdbscan"
             )
 
-    def memory(self) -> dict[str, NDArray[np.float64]]:
+    def state_dict(self) -> dict[str, NDArray[np.float64]]:
         """The radius, once it was found, for a checkpoint."""
         return {} if self.radius is None else {"radius": np.array(self.radius)}
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave."""
-        self.radius = float(memory["radius"]) if "radius" in memory else None
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        self.radius = float(state["radius"]) if "radius" in state else None
 
     def _measure(self, features: NDArray[np.float32]) -> JaccardGraph:
         s = self._settings

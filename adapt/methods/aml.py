@@ -60,8 +60,9 @@ from adapt.losses.similarity_weighted import (
     weight_negatives,
 )
 from adapt.losses.triplet import active_share, margin_triplet, mine_hard_triplets
+from adapt.methods.base import ClusteringMethod
 from adapt.methods.parts.classifiers import start_from_centers
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 
 ONE_CAMERA = (
@@ -94,43 +95,24 @@ class AMLOptions(MethodOptions):
     keep: Literal[1, 2] = Field(1, description="the network that is exported")
 
 
-class AML:
+class AML(ClusteringMethod[AMLOptions]):
     """Two networks: one learns from clusters, the other from clusters that were merged."""
 
     Options: ClassVar[type[MethodOptions]] = AMLOptions
-    views: ClassVar[int] = 1
-    fresh_optimizer: ClassVar[bool] = True
-    sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: AMLOptions, clusterer: Clusterer
     ) -> None:
         """Start from two source-trained networks. Raises ConfigError for k-means."""
-        if len(students) != 2:
-            raise ValueError(f"AML trains two networks, got {len(students)}")
+        super().__init__(students, options, clusterer)
         clusterer.require_distances()
-        self.students = tuple(students)
-        self.options = options
-        self.clusterer = clusterer
         self._weighted = False
         self._figures: dict[str, float] = {}
-
-    def label_seconds(self) -> Mapping[str, float]:
-        """Those of the clusterer."""
-        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """Both networks."""
         return dict(zip(("theta_1", "theta_2"), self.students, strict=True))
-
-    def trained(self) -> Sequence[ReIDNet]:
-        """Both networks."""
-        return self.students
-
-    def extractors(self) -> Sequence[ReIDNet]:
-        """Both networks."""
-        return self.students
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster the averaged distances, merge clusters; the first set is for theta_1."""
@@ -184,7 +166,7 @@ class AML:
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         """Equation (9), or (10) in the last rounds, of each network on its own batch."""
         o = self.options
-        terms: dict[str, torch.Tensor] = {}
+        terms: dict[str, Term] = {}
         stats: dict[str, float | torch.Tensor] = dict(self._figures)
         for n, (net, batch) in enumerate(zip(self.students, batches, strict=True), start=1):
             (view,) = batch.views
@@ -197,41 +179,37 @@ class AML:
                 similarity_B = similarity_B.detach()
             weighted_BB = weight_negatives(dist_BB, hard, similarity_B)
             if self._weighted:
-                terms[f"tri_{n}"] = margin_triplet(weighted_BB, hard, o.margin)
-                terms[f"id_{n}"] = similarity_weighted_cross_entropy(
+                triplet = margin_triplet(weighted_BB, hard, o.margin)
+                identity = similarity_weighted_cross_entropy(
                     out.logits, batch.label, similarity_B, least=o.beta, smoothing=o.label_smoothing
                 )
             else:
-                terms[f"tri_{n}"] = margin_triplet(dist_BB, hard, o.margin)
-                terms[f"id_{n}"] = cross_entropy(out.logits, batch.label, o.label_smoothing)
+                triplet = margin_triplet(dist_BB, hard, o.margin)
+                identity = cross_entropy(out.logits, batch.label, o.label_smoothing)
+            terms |= {
+                f"tri_{n}": Term(triplet, 1.0),
+                f"id_{n}": Term(identity, o.lambda_id),
+            }
             right = out.logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = float(right.float().mean())
             stats[f"similarity_{n}"] = float(similarity_B.detach().mean())
             stats[f"distance_{n}"] = float(dist_BB.detach().mean())
             stats[f"active_{n}"] = active_share(dist_BB, hard, o.margin)
             stats[f"active_weighted_{n}"] = active_share(weighted_BB, hard, o.margin)
-        weights = {name: 1.0 if name.startswith("tri") else o.lambda_id for name in terms}
-        return Losses(terms, weights, stats)
+        return Losses(terms, stats)
 
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step: the networks meet only in the distances that are clustered."""
-
-    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Nothing to warn of."""
-        return ()
-
-    def memory(self) -> Mapping[str, NDArray[Any]]:
-        """The clusterer's radius, the phase and the figures of this round's merging."""
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
+        """The clusterer's state, the phase and the figures of this round's merging."""
         figures = {f"figures/{name}": np.array(value) for name, value in self._figures.items()}
-        return {**self.clusterer.memory(), "weighted": np.array(self._weighted), **figures}
+        return {**super().state_dict(), "weighted": np.array(self._weighted), **figures}
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave."""
-        self.clusterer.recall(memory)
-        self._weighted = bool(memory["weighted"])
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._weighted = bool(state["weighted"])
         self._figures = {
             name.removeprefix("figures/"): float(value)
-            for name, value in memory.items()
+            for name, value in state.items()
             if name.startswith("figures/")
         }
 

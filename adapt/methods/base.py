@@ -1,9 +1,9 @@
-"""What a method is to the training loop, and nothing more."""
+"""What the training loop asks of a method, and what methods that cluster share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,12 +75,12 @@ class Method(Protocol):
         """
         ...
 
-    def memory(self) -> Mapping[str, NDArray[Any]]:
-        """What the rest of a run follows from besides networks and labels, for a checkpoint."""
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
+        """What a checkpoint needs of the method besides its networks and labels."""
         ...
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave in an earlier process, before networks are loaded."""
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned in an earlier process; networks are loaded after."""
         ...
 
     def embedder(self) -> ReIDNet:
@@ -99,6 +99,65 @@ class SiteMethod(Method, Protocol):
     def __init__(
         self, students: Sequence[ReIDNet], options: MethodOptions, clusterer: Clusterer
     ) -> None: ...
+
+
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
+
+
+class ClusteringMethod(Generic[OptionsT]):
+    """Base class of the methods that label a site by clustering its features.
+
+    A subclass adds its networks, `relabel`, `step` and `embedder`. Unless it overrides them, the
+    students are trained and extract the features, nothing follows a step or a round, and a
+    checkpoint keeps the state of the clusterer.
+    """
+
+    Options: ClassVar[type[MethodOptions]]
+    students_wanted: ClassVar[int]
+    views: ClassVar[int] = 1
+    sampling: ClassVar[Literal["identities", "images"]] = "identities"
+    fresh_optimizer: bool = True
+
+    def __init__(
+        self, students: Sequence[ReIDNet], options: OptionsT, clusterer: Clusterer
+    ) -> None:
+        """Start from source-trained networks, as many as the options ask for."""
+        wanted = options.students_wanted(self.students_wanted)
+        if len(students) != wanted:
+            name = type(self).__name__
+            raise ValueError(
+                f"networks given: {len(students)}; {name} trains {wanted} with these options"
+            )
+        self.students = tuple(students)
+        self.options = options
+        self.clusterer = clusterer
+
+    def label_seconds(self) -> Mapping[str, float]:
+        """Seconds of the clusterer's stages so far."""
+        return self.clusterer.stages.seconds
+
+    def trained(self) -> Sequence[nn.Module]:
+        """The students."""
+        return self.students
+
+    def extractors(self) -> Sequence[ReIDNet]:
+        """The students."""
+        return self.students
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """No warnings."""
+        return ()
+
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
+        """The state of the clusterer."""
+        return self.clusterer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        self.clusterer.load_state_dict(state)
 
 
 @runtime_checkable

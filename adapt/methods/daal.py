@@ -52,9 +52,10 @@ from adapt.clustering.labels.soft_weights import (
 from adapt.config import MethodOptions
 from adapt.errors import ConfigError
 from adapt.losses.classification import cross_entropy, weighted_cross_entropy
+from adapt.methods.base import ClusteringMethod
 from adapt.methods.parts.attention_watch import AttentionWatch
 from adapt.methods.parts.classifiers import classifier_at
-from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
 
@@ -92,12 +93,10 @@ class DAALOptions(MethodOptions):
         return self
 
 
-class DAAL:
+class DAAL(ClusteringMethod[DAALOptions]):
     """One network that attends to what source and target share."""
 
     Options: ClassVar[type[MethodOptions]] = DAALOptions
-    views: ClassVar[int] = 1
-    fresh_optimizer: ClassVar[bool] = True
     sampling: ClassVar[Literal["identities", "images"]] = "images"
     students_wanted: ClassVar[int] = 1
 
@@ -105,13 +104,12 @@ class DAAL:
         self, students: Sequence[ReIDNet], options: DAALOptions, clusterer: Clusterer
     ) -> None:
         """Start from one source-trained network; one with attention keeps its own."""
-        (self.net,) = students
+        super().__init__(students, options, clusterer)
+        (self.net,) = self.students
         if options.attention == "none" and self.net.attention is not None:
             raise ConfigError("the --init network has an attention: options.attention is not none")
         if options.attention != "none" and self.net.attention is None:
             self.net.add_attention(options.attention_start)
-        self.options = options
-        self.clusterer = clusterer
         self.heads = nn.ModuleDict()
         if options.domain_branch and options.source_wanted():
             own = options.attention == "independent"
@@ -123,10 +121,6 @@ class DAAL:
         """Make the classifier of (3)."""
         self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
 
-    def label_seconds(self) -> Mapping[str, float]:
-        """Those of the clusterer."""
-        return self.clusterer.stages.seconds
-
     def networks(self) -> Mapping[str, nn.Module]:
         """The shared branch, and the heads and the specific branch, which nobody keeps."""
         return {"theta": self.net, "heads": self.heads}
@@ -134,10 +128,6 @@ class DAAL:
     def trained(self) -> Sequence[nn.Module]:
         """Both."""
         return (self.net, self.heads)
-
-    def extractors(self) -> Sequence[ReIDNet]:
-        """The shared branch: f_sh."""
-        return (self.net,)
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster f_sh; keep it and the centers C_k for equation (4)."""
@@ -162,25 +152,22 @@ class DAAL:
         stats = weight_figures(weight_BK, label_B)
         logits_BK = self.heads["target"](feat_BD[:size])
         weight = torch.from_numpy(weight_BK).to(logits_BK)
-        terms = {"id_target": weighted_cross_entropy(logits_BK, weight)}
+        share = size / len(images)
+        terms = {"id_target": Term(weighted_cross_entropy(logits_BK, weight), share)}
         stats |= _accuracy("target", logits_BK, target.label)
         for batch in source:
             logits_BK = self.heads["source"](feat_BD[size:])
-            terms["id_source"] = cross_entropy(logits_BK, batch.label, 0.0)
+            loss = cross_entropy(logits_BK, batch.label, 0.0)
+            terms["id_source"] = Term(loss, 1 - share)
             stats |= _accuracy("source", logits_BK, batch.label)
         if "domain" in self.heads:
             logits_B2 = self.heads["domain"](map_BChw, attention_BChw)
             domain_B = (torch.arange(len(images), device=images.device) >= size).long()
-            terms["domain"] = cross_entropy(logits_B2, domain_B, 0.0)
+            terms["domain"] = Term(cross_entropy(logits_B2, domain_B, 0.0), 1.0)
             stats |= _accuracy("domain", logits_B2, domain_B)
         if attention_BChw is not None:
             stats |= self._watch(attention_BChw)
-        part = size / len(images)
-        share = {"id_target": part, "id_source": 1 - part, "domain": 1.0}
-        return Losses(terms, {name: share[name] for name in terms}, stats)
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
+        return Losses(terms, stats)
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Warn of soft labels that drown the other losses."""
@@ -194,7 +181,7 @@ class DAAL:
             "domain loss hardly count; set options.normalize=true",
         )
 
-    def memory(self) -> Mapping[str, NDArray[Any]]:
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
         """f_sh and C_k of this round, sizes of the classifiers, what was seen of the attention."""
         sizes = {
             f"{name}_classes": np.array(cast(nn.Linear, self.heads[name]).out_features)
@@ -202,21 +189,21 @@ class DAAL:
             if name in self.heads
         }
         return {
-            **self.clusterer.memory(),
+            **super().state_dict(),
             **sizes,
             "features": self._feat_ND,
             "centers": self._center_KD,
             "stuck_steps": np.array(self._watch.stuck_steps),
         }
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave; the classifiers are filled as all networks are."""
-        self.clusterer.recall(memory)
-        self._feat_ND, self._center_KD = memory["features"], memory["centers"]
-        self._watch.stuck_steps = int(memory["stuck_steps"])
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned; classifiers get their size, not their weights."""
+        super().load_state_dict(state)
+        self._feat_ND, self._center_KD = state["features"], state["centers"]
+        self._watch.stuck_steps = int(state["stuck_steps"])
         for name in ("source", "target"):
-            if f"{name}_classes" in memory:
-                classes = int(memory[f"{name}_classes"])
+            if f"{name}_classes" in state:
+                classes = int(state[f"{name}_classes"])
                 self.heads[name] = nn.Linear(self.net.dimension, classes, bias=False)
 
     def embedder(self) -> ReIDNet:

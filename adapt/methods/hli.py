@@ -34,10 +34,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,9 +53,10 @@ from adapt.losses.imitation import (
     structure_loss,
 )
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.methods.base import ClusteringMethod
 from adapt.methods.parts.classifiers import start_from_centers
 from adapt.methods.parts.ema import ema_momentum, start_averages, update_ema
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.cam import class_activation_map
 from models.backbones.net import NetOutput, ReIDNet
 
@@ -98,39 +98,25 @@ class HLIOptions(MethodOptions):
         return self.peers
 
 
-class HLI:
+class HLI(ClusteringMethod[HLIOptions]):
     """A student that imitates its temporal average where that is right, and avoids it elsewhere."""
 
     Options: ClassVar[type[MethodOptions]] = HLIOptions
     views: ClassVar[int] = 2
-    fresh_optimizer: ClassVar[bool] = True
-    sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: HLIOptions, clusterer: Clusterer
     ) -> None:
         """Start from source-trained networks, one per peer; their averages start as copies."""
-        if len(students) != options.peers:
-            raise ValueError(f"{options.peers} peers need as many networks, got {len(students)}")
-        self.students = tuple(students)
+        super().__init__(students, options, clusterer)
         self.teachers = start_averages(students)
-        self.options = options
-        self.clusterer = clusterer
-
-    def label_seconds(self) -> Mapping[str, float]:
-        """Those of the clusterer."""
-        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta and its average E, numbered where there are two."""
         numbers = ("",) if self.options.peers == 1 else ("_1", "_2")
         names = [f"{kind}{number}" for kind in ("theta", "E") for number in numbers]
         return dict(zip(names, self.students + self.teachers, strict=True))
-
-    def trained(self) -> Sequence[ReIDNet]:
-        """The students."""
-        return self.students
 
     def extractors(self) -> Sequence[ReIDNet]:
         """Their averages."""
@@ -152,30 +138,28 @@ class HLI:
         with torch.no_grad():  # with two peers E_2 teaches theta_1, with one E does
             crossed = zip(reversed(self.teachers), reversed(views), strict=False)
             mean = [net(view) for net, view in crossed]
-        terms: dict[str, Tensor] = {}
+        shares = mutual_weights(o.lambda_id, o.lambda_tri)
+        terms: dict[str, Term] = {}
         for n, (student, teacher) in enumerate(zip(out, mean, strict=True), start=1):
             right_B = teacher.logits.argmax(1) == batch.label
             feat_BD, taught_BD = self._features(student), self._features(teacher)
-            parts = {
-                **mutual_terms(student, teacher, batch.label, o.label_smoothing)._asdict(),
-                "mim": mimic_loss(feat_BD, taught_BD, right_B),
-                "repel": repel_loss(feat_BD, taught_BD, right_B, o.bound),
-                "attract": attract_loss(feat_BD, taught_BD, right_B, batch.label),
-                "sd": structure_loss(feat_BD, taught_BD, o.relation),
+            four = mutual_terms(student, teacher, batch.label, o.label_smoothing)
+            mimic = mimic_loss(feat_BD, taught_BD, right_B)
+            repel = repel_loss(feat_BD, taught_BD, right_B, o.bound)
+            attract = attract_loss(feat_BD, taught_BD, right_B, batch.label)
+            structure = structure_loss(feat_BD, taught_BD, o.relation)
+            terms |= {f"{name}_{n}": Term(v, shares[name]) for name, v in four._asdict().items()}
+            terms |= {
+                f"mim_{n}": Term(mimic, o.lambda_imi * o.alpha),
+                f"repel_{n}": Term(repel, o.lambda_imi * o.beta),
+                f"attract_{n}": Term(attract, o.lambda_imi * o.beta),
+                f"sd_{n}": Term(structure, o.lambda_sd),
             }
-            terms |= {f"{name}_{n}": term for name, term in parts.items()}
             named_B = student.logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = named_B.float().mean()
             stats[f"teacher_accuracy_{n}"] = right_B.float().mean()
             stats[f"active_{n}"] = active_triplets(student, batch.label)
-        share = {
-            **mutual_weights(o.lambda_id, o.lambda_tri),
-            "mim": o.lambda_imi * o.alpha,
-            "repel": o.lambda_imi * o.beta,
-            "attract": o.lambda_imi * o.beta,
-            "sd": o.lambda_sd,
-        }
-        return Losses(terms, {name: share[name.rsplit("_", 1)[0]] for name in terms}, stats)
+        return Losses(terms, stats)
 
     def after_step(self, step: int) -> None:
         """The temporal average, as in MMT."""
@@ -193,14 +177,6 @@ class HLI:
             "images are so small that a map has one cell (pre-train with a larger --height and "
             "--width), or the network is dead (lower optimizer.lr)",
         )
-
-    def memory(self) -> Mapping[str, NDArray[Any]]:
-        """The clusterer's radius."""
-        return self.clusterer.memory()
-
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave."""
-        self.clusterer.recall(memory)
 
     def embedder(self) -> ReIDNet:
         """One of the averages."""

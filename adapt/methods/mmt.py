@@ -34,19 +34,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from adapt.clustering.clusterer import Clusterer
 from adapt.config import MethodOptions
 from adapt.losses.mutual import active_triplets, mutual_terms, mutual_weights
+from adapt.methods.base import ClusteringMethod
 from adapt.methods.parts.classifiers import start_from_centers
 from adapt.methods.parts.ema import ema_momentum, start_averages, update_ema
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 
 
@@ -83,38 +83,25 @@ class MMTOptions(MethodOptions):
         return self.networks
 
 
-class MMT:
+class MMT(ClusteringMethod[MMTOptions]):
     """Two networks, each taught by the temporal average of the other."""
 
     Options: ClassVar[type[MethodOptions]] = MMTOptions
     views: ClassVar[int] = 2
-    sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: MMTOptions, clusterer: Clusterer
     ) -> None:
         """Start from source-trained networks; their averages start as copies."""
-        if len(students) != options.networks:
-            raise ValueError(f"MMT was to train {options.networks} networks, got {len(students)}")
-        self.students = tuple(students)
+        super().__init__(students, options, clusterer)
         self.teachers = start_averages(students)
-        self.options = options
-        self.clusterer = clusterer
         self.fresh_optimizer = options.fresh_optimizer
-
-    def label_seconds(self) -> Mapping[str, float]:
-        """Those of the clusterer."""
-        return self.clusterer.stages.seconds
 
     def networks(self) -> Mapping[str, ReIDNet]:
         """theta_1, theta_2 and their averages E_1, E_2."""
         students = {f"theta_{k}": net for k, net in enumerate(self.students, 1)}
         return students | {f"E_{k}": net for k, net in enumerate(self.teachers, 1)}
-
-    def trained(self) -> Sequence[ReIDNet]:
-        """theta_1 and theta_2."""
-        return self.students
 
     def extractors(self) -> Sequence[ReIDNet]:
         """E_1 and E_2, or theta_1 and theta_2."""
@@ -152,18 +139,17 @@ class MMT:
         out = [net(view) for net, view in zip(self.students, batch.views[:nets], strict=True)]
         with torch.no_grad():
             mean = [net(view) for net, view in zip(self.teachers, batch.views[-nets:], strict=True)]
-        terms: dict[str, torch.Tensor] = {}
+        shares = mutual_weights(o.lambda_id, o.lambda_tri)
+        terms: dict[str, Term] = {}
         stats: dict[str, torch.Tensor] = {}
         for k, peer in enumerate(reversed(range(nets))):
             n = k + 1
             four = mutual_terms(out[k], mean[peer], batch.label, o.label_smoothing)
-            terms |= {f"{name}_{n}": term for name, term in four._asdict().items()}
+            terms |= {f"{name}_{n}": Term(v, shares[name]) for name, v in four._asdict().items()}
             right = out[k].logits.argmax(1) == batch.label
             stats[f"accuracy_{n}"] = right.float().mean()
             stats[f"active_{n}"] = active_triplets(out[k], batch.label)
-        share = mutual_weights(o.lambda_id, o.lambda_tri)
-        weights = {name: share[name.rsplit("_", 1)[0]] for name in terms}
-        return Losses(terms, weights, stats)
+        return Losses(terms, stats)
 
     def after_step(self, step: int) -> None:
         """Equation (4)."""
@@ -171,18 +157,6 @@ class MMT:
         momentum = ema_momentum(step, o.ema) if o.ema_ramp else o.ema
         for teacher, student in zip(self.teachers, self.students, strict=True):
             update_ema(teacher, student, momentum, statistics=o.average_statistics)
-
-    def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Nothing to warn of."""
-        return ()
-
-    def memory(self) -> Mapping[str, NDArray[Any]]:
-        """The clusterer's radius."""
-        return self.clusterer.memory()
-
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave."""
-        self.clusterer.recall(memory)
 
     def embedder(self) -> ReIDNet:
         """One of the averages."""

@@ -58,7 +58,8 @@ from adapt.losses.selection import (
     selected_triplet,
     triplet_gap,
 )
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.methods.base import ClusteringMethod
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 
 WARN_KEPT_SHARE = 0.01
@@ -90,14 +91,12 @@ class NRMTOptions(MethodOptions):
     keep: Literal[1, 2] = Field(1, description="the network that is exported")
 
 
-class NRMT:
+class NRMT(ClusteringMethod[NRMTOptions]):
     """Two networks that learn from both's clusters and from the triplets their peer confirms."""
 
     Options: ClassVar[type[MethodOptions]] = NRMTOptions
-    views: ClassVar[int] = 1
-    fresh_optimizer: ClassVar[bool] = False
-    sampling: ClassVar[Literal["identities", "images"]] = "identities"
     students_wanted: ClassVar[int] = 2
+    fresh_optimizer = False
 
     def __init__(
         self, students: Sequence[ReIDNet], options: NRMTOptions, clusterer: Clusterer
@@ -106,36 +105,21 @@ class NRMT:
 
         Raises ConfigError when they are equal.
         """
-        if len(students) != 2:
-            raise ValueError(f"NRMT trains two networks, got {len(students)}")
+        super().__init__(students, options, clusterer)
         weights = (net.backbone.parameters() for net in students)
         if all(torch.equal(a, b) for a, b in zip(*weights, strict=True)):
             raise ConfigError(
                 "NRMT needs two networks that differ: equal ones stay equal and have nothing to "
                 "tell each other; pre-train a second one with another seed and give both"
             )
-        self.nets = tuple(students)
-        self.options = options
         # A clusterer keeps what it found in the first round (DBSCAN's radius): one per network.
         self.clusterers = tuple(copy.copy(clusterer) for _ in students)
         self.selecting = False
         self._agreement: dict[str, float] = {}
 
-    def label_seconds(self) -> Mapping[str, float]:
-        """Those of the clusterers, which are copies that share them."""
-        return self.clusterers[0].stages.seconds
-
     def networks(self) -> Mapping[str, ReIDNet]:
         """The networks f and g."""
-        return dict(zip(("f", "g"), self.nets, strict=True))
-
-    def trained(self) -> Sequence[ReIDNet]:
-        """The networks f and g."""
-        return self.nets
-
-    def extractors(self) -> Sequence[ReIDNet]:
-        """The networks f and g."""
-        return self.nets
+        return dict(zip(("f", "g"), self.students, strict=True))
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
         """Cluster each network's features; select instances from half time on."""
@@ -154,12 +138,12 @@ class NRMT:
         together = o.components != "separate"
         mine = mine_pairs if o.mining == "pairs" else mine_hardest
         dist = {
-            (k, s): pairwise_distance(self.nets[k](batch.views[0]).pooled)
+            (k, s): pairwise_distance(self.students[k](batch.views[0]).pooled)
             for s, batch in enumerate(batches)  # one by one: batch norm never mixes two batches
             for k in (0, 1)
             if together or k == s
         }
-        terms: dict[str, torch.Tensor] = {}
+        terms: dict[str, Term] = {}
         stats: dict[str, list[float]] = defaultdict(list)
         for (k, s), dist_BB in dist.items():
             n = k + 1
@@ -176,15 +160,12 @@ class NRMT:
                         own_T = self._measure(dist_BB, triplets)
                         kept_T = kept_T & disagree(own_T, peer_T, o.disagreement)
             whose = "own" if k == s else "peer"
-            terms[f"tri_{whose}_{n}"] = selected_triplet(gap_T, kept_T, o.margin)
+            terms[f"tri_{whose}_{n}"] = Term(selected_triplet(gap_T, kept_T, o.margin), 1.0)
             stats[f"kept_{n}"].append(_share(kept_T))
             stats[f"gap_{n}"].append(float(gap_T.detach().mean()))
             stats[f"active_{n}"].append(_share(gap_T.detach() + o.margin > 0))
         means = {name: float(np.mean(values)) for name, values in stats.items()}
-        return Losses(terms, dict.fromkeys(terms, 1.0), {**means, **self._agreement})
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
+        return Losses(terms, {**means, **self._agreement})
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
         """Warn of a network that selection left next to nothing.
@@ -200,28 +181,28 @@ class NRMT:
             if share < WARN_KEPT_SHARE
         )
 
-    def memory(self) -> Mapping[str, NDArray[Any]]:
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
         """Both clusterers' radius, whether instances are selected, how alike the labels are."""
         radii = {
             f"{name}_{k}": value
             for k, clusterer in enumerate(self.clusterers)
-            for name, value in clusterer.memory().items()
+            for name, value in clusterer.state_dict().items()
         }
         agreement = {name: np.array(value) for name, value in self._agreement.items()}
         return {**radii, "selecting": np.array(self.selecting), **agreement}
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `memory` gave."""
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state_dict` returned."""
         for k, clusterer in enumerate(self.clusterers):
             own = f"radius_{k}"
-            clusterer.recall({"radius": memory[own]} if own in memory else {})
-        self.selecting = bool(memory["selecting"])
+            clusterer.load_state_dict({"radius": state[own]} if own in state else {})
+        self.selecting = bool(state["selecting"])
         name = "agreement_of_nets"
-        self._agreement = {name: float(memory[name])} if name in memory else {}
+        self._agreement = {name: float(state[name])} if name in state else {}
 
     def embedder(self) -> ReIDNet:
         """One of the two; the paper finds them alike."""
-        return self.nets[self.options.keep - 1]
+        return self.students[self.options.keep - 1]
 
     def _measure(self, dist_BB: torch.Tensor, triplets: Triplets) -> torch.Tensor:
         """Gaps as the thresholds want them; selection carries no gradient."""

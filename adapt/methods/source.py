@@ -31,7 +31,7 @@ from adapt.losses.triplet import (
     mine_hard_triplets,
     softmax_triplet,
 )
-from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf
+from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 from models.backbones.parts import PARTS, PartHeads, cell_masks, half_masks, masked_pool
 
@@ -124,15 +124,14 @@ class Source:
         )
         logits = {"": cast(torch.Tensor, out.logits), **self._part_logits(features, view[:, RGB:])}
         terms = {
-            f"id{part}": cross_entropy(each, batch.label, o.label_smoothing)
+            f"id{part}": Term(cross_entropy(each, batch.label, o.label_smoothing), 1.0)
             for part, each in logits.items()
         }
         stats = {
             f"accuracy{part}": (each.argmax(1) == batch.label).float().mean()
             for part, each in logits.items()
         } | {"active": active_share(dist_BB, hard, o.margin)}
-        weights = dict.fromkeys(terms, 1.0) | {"tri": o.lambda_tri}
-        return Losses(terms | {"tri": tri}, weights, stats)
+        return Losses(terms | {"tri": Term(tri, o.lambda_tri)}, stats)
 
     def _part_logits(self, features: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
         """features: (B,C,h,w). masks: (B,2,H,W), moved with their images; (B,0,H,W) for halves."""
@@ -154,11 +153,11 @@ class Source:
         """Nothing to warn of."""
         return ()
 
-    def memory(self) -> Mapping[str, NDArray[Any]]:
+    def state_dict(self) -> Mapping[str, NDArray[Any]]:
         """Nothing: the labels are known."""
         return {}
 
-    def recall(self, memory: Mapping[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Nothing was kept."""
 
     def embedder(self) -> ReIDNet:

@@ -80,7 +80,7 @@ def train_step(
     if total.requires_grad:  # otherwise the batch held nothing to learn from
         opt.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-    terms = {f"loss_{name}": term for name, term in losses.terms.items()}
+    terms = {f"loss_{name}": term.value for name, term in losses.terms.items()}
     figures = _read({"loss": total, **terms, **losses.stats})
     if not math.isfinite(figures["loss"]):
         raise DivergedError(

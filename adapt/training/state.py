@@ -140,7 +140,7 @@ def freeze(method: Method, at: Standing) -> LoopState:
             tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
     for number, labels in enumerate(at.labels):
         tensors[f"labels/{number}"] = torch.from_numpy(labels.labels)
-    for name, array in method.memory().items():
+    for name, array in method.state_dict().items():
         tensors[f"memory/{name}"] = torch.from_numpy(np.asarray(array))
     notes = {
         "round": at.number,
@@ -194,7 +194,7 @@ def restore_networks(method: Method, state: LoopState) -> None:
 
     Raises CheckpointError when they do not fit.
     """
-    method.recall({k: v.numpy() for k, v in _below(state, "memory/").items()})
+    method.load_state_dict({k: v.numpy() for k, v in _below(state, "memory/").items()})
     for name, net in method.networks().items():
         kept = _below(state, f"network/{name}/")
         if isinstance(net, ReIDNet) and "classifier.weight" in kept:

@@ -215,31 +215,6 @@ def _farthest(
     return np.where(farthest < RESOLUTION, 0, farthest)
 
 
-def distance_to_source(
-    target: UnitRows, source: UnitRows, search: Search | None = None
-) -> NDArray[np.float32]:
-    """Measure how far each image is from a labelled source, for the source term of UDAP.
-
-        u_i = min_s (1 - exp(-|x_i - x_s|^2)), divided by its maximum over i
-
-    Args:
-        target, source: images of the site, and of the source, of one network.
-
-    Returns:
-        (N,) in [0, 1]; all 0 where every image of the site is in the source.
-
-    Source: UDAP (Song et al., arXiv:1807.11334).
-    """
-    search = search or FaissSearch()
-    nearest = np.full(len(target), np.inf, np.float32)
-    for part in _parts(len(target), target.block_rows):
-        for other in _parts(len(source), source.block_rows):
-            squared, _ = search.nearest(target[part], source[other], 1)
-            nearest[part] = np.minimum(nearest[part], squared[:, 0])
-    distance = 1 - np.exp(-np.where(nearest < RESOLUTION, 0, nearest))
-    return np.asarray(distance / max(distance.max(), 1e-12), np.float32)
-
-
 class _Members:
     """The images of each group of copies, at most `limit` of lowest index: more are not needed."""
 

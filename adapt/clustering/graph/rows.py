@@ -165,31 +165,6 @@ class AverageGraph:
         return StoredGraph(self._stored[1]).distances(max_distance)
 
 
-def with_source_term(
-    rows: Iterable[RowBlock], distance_to_source: NDArray[np.float32], weight: float
-) -> Iterator[RowBlock]:
-    """Add how far images are from a labelled source: D(i,j) = (1-l) J(i,j) + l (u_i + u_j).
-
-    The diagonal stays 0. Pairs that are not stored are at D >= 1 - l: exact for radii below that.
-
-    Args:
-        rows: of J.
-        distance_to_source: (N,) u in [0, 1], see
-            `adapt.clustering.graph.neighbors.distance_to_source`.
-        weight: l in [0, 1); 0.1 in UDAP and SSG, 0 in MMT.
-
-    Source: UDAP (Song et al., arXiv:1807.11334).
-    """
-    for block in rows:
-        row = block.row
-        extra = distance_to_source[row] + distance_to_source[block.column]
-        distance = ((1 - weight) * block.distance + weight * extra).astype(np.float32)
-        distance[row == block.column] = 0
-        yield RowBlock(
-            block.first, block.images, block.start, block.column, np.minimum(distance, 1)
-        )
-
-
 @dataclass(frozen=True)
 class NearestLists:
     """Each image's nearest others, by (distance, index), out of those at a distance below 1.

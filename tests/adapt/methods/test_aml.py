@@ -40,6 +40,7 @@ from adapt.types import (  # noqa: E402
     Sample,
 )
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
 PEOPLE, CAMERAS, EACH = 4, 2, 6
@@ -307,8 +308,8 @@ def test_losses_equal_the_equations_written_out(
             mean += s_p / (P * S)
             active["active"] += (d_p - d_n + margin > 0) / (P * S)
             active["active_weighted"] += (d_p - s_p * d_n + margin > 0) / (P * S)
-        assert losses.terms[f"tri_{n}"].item() == pytest.approx(tri, rel=1e-3)
-        assert losses.terms[f"id_{n}"].item() == pytest.approx(ident, rel=1e-3)
+        assert term_values(losses)[f"tri_{n}"].item() == pytest.approx(tri, rel=1e-3)
+        assert term_values(losses)[f"id_{n}"].item() == pytest.approx(ident, rel=1e-3)
         assert losses.stats[f"similarity_{n}"] == pytest.approx(mean, rel=1e-3, abs=1e-6)
         for name, value in active.items():
             assert losses.stats[f"{name}_{n}"] == pytest.approx(value)
@@ -317,16 +318,20 @@ def test_losses_equal_the_equations_written_out(
 def test_weights_are_equations_9_and_10() -> None:
     for number in (1, 2):
         losses = phase(aml(lambda_id=0.02), number).step((batch(1), batch(2)))
-        assert losses.weights == {"tri_1": 1, "id_1": 0.02, "tri_2": 1, "id_2": 0.02}
+        assert term_weights(losses) == {"tri_1": 1, "id_1": 0.02, "tri_2": 1, "id_2": 0.02}
 
 
 def test_each_network_learns_from_its_own_batch_only() -> None:
     method = phase(aml(), 2)
-    before = {k: float(v.detach()) for k, v in method.step((batch(1), batch(2))).terms.items()}
-    after = {k: float(v.detach()) for k, v in method.step((batch(1), batch(3))).terms.items()}
+    before = {
+        k: float(v.detach()) for k, v in term_values(method.step((batch(1), batch(2)))).items()
+    }
+    after = {
+        k: float(v.detach()) for k, v in term_values(method.step((batch(1), batch(3)))).items()
+    }
     assert {k for k in before if before[k] != after[k]} == {"tri_2", "id_2"}
     losses = method.step((batch(1), batch(2)))
-    (losses.terms["tri_1"] + losses.terms["id_1"]).backward()
+    (term_values(losses)["tri_1"] + term_values(losses)["id_1"]).backward()
     first, second = method.students
     assert all(p.grad is None for p in second.parameters())
     missing = [n for n, p in first.named_parameters() if p.requires_grad and p.grad is None]
@@ -338,10 +343,10 @@ def test_the_similarity_is_a_weight_unless_gradients_are_asked_for() -> None:
     for sw_grad in (False, True):
         method = phase(aml(sw_grad=sw_grad), 2)
         losses = method.step((batch(1), batch(2)))
-        losses.terms["tri_1"].backward()
+        term_values(losses)["tri_1"].backward()
         weight = method.students[0].backbone.conv1.weight
         assert weight.grad is not None
-        gradients.append((float(losses.terms["tri_1"].detach()), weight.grad.clone()))
+        gradients.append((float(term_values(losses)["tri_1"].detach()), weight.grad.clone()))
     (plain, without), (same, through) = gradients
     assert plain == same
     assert not torch.allclose(without, through, rtol=1e-2)
@@ -357,7 +362,7 @@ def test_what_is_trained_clustered_and_kept() -> None:
 
 
 def test_wants_two_networks() -> None:
-    with pytest.raises(ValueError, match="two networks, got 1"):
+    with pytest.raises(ValueError, match="networks given: 1; AML trains 2 "):
         AML(nets()[:1], AMLOptions(), clusterer())
 
 
@@ -504,11 +509,11 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
 
     one, other, forgetful = fresh(), fresh(), fresh()
     one.relabel(site()[0], RoundOf(2, 3))
-    memory = one.memory()
+    memory = one.state_dict()
     assert memory["weighted"]
     assert {"radius", "figures/phase", "figures/merges", "figures/longest_chain"} <= set(memory)
-    other.recall(memory)
-    assert other.memory() == memory
+    other.load_state_dict(memory)
+    assert other.state_dict() == memory
     for method in (other, forgetful):
         for net, trained in zip(method.students, one.students, strict=True):
             net.reset_classifier(trained.classifier.out_features)
@@ -516,7 +521,7 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     step, again, unweighted = (m.step((batch(1), batch(2))) for m in (one, other, forgetful))
     assert again.stats == step.stats
     assert step.stats["phase"] == 2
-    found = [[term.item() for term in s.terms.values()] for s in (step, again, unweighted)]
+    found = [[term.item() for term in term_values(s).values()] for s in (step, again, unweighted)]
     assert found[0] == found[1] != found[2]
     later = at_odds().features[0]
     later = np.pad(later, ((0, 0), (0, 504)))

@@ -33,6 +33,7 @@ from adapt.training.extraction import extract  # noqa: E402
 from adapt.training.loop import train  # noqa: E402
 from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 CPU = torch.device("cpu")
 K, SOURCE_PEOPLE, B = 3, 4, 6
@@ -121,21 +122,23 @@ def test_losses_equal_the_equations_written_out(epsilon: float, normalize: bool)
         log_p = F.log_softmax(domain.weight @ specific[i] + domain.bias, 0).detach()
         of_domain -= float(log_p[int(i >= B)]) / (2 * B)
     expected = {"id_target": id_target, "id_source": id_source, "domain": of_domain}
-    assert {k: v.item() for k, v in losses.terms.items()} == pytest.approx(expected, rel=1e-3)
+    assert {k: v.item() for k, v in term_values(losses).items()} == pytest.approx(
+        expected, rel=1e-3
+    )
 
 
 def test_their_sum_is_equation_7_averaged_over_the_images_of_both_domains() -> None:
     losses = daal().step(batches())
-    assert losses.weights == {"id_target": 0.5, "id_source": 0.5, "domain": 1.0}
+    assert term_weights(losses) == {"id_target": 0.5, "id_source": 0.5, "domain": 1.0}
     target, source = batches()
     fewer = Batch((source.views[0][:2],), source.label[:2], source.index[:2])
-    assert daal().step((target, fewer)).weights == {
+    assert term_weights(daal().step((target, fewer))) == {
         "id_target": 0.75,
         "id_source": 0.25,
         "domain": 1.0,
     }
     alone = daal(source="none").step(batches(source=False))
-    assert dict(alone.weights) == {"id_target": 1.0}
+    assert dict(term_weights(alone)) == {"id_target": 1.0}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -144,7 +147,7 @@ def test_ablation_hard_and_lsr(smoothing: float) -> None:
     kind = {"labels": "lsr", "label_smoothing": smoothing} if smoothing else {"labels": "hard"}
     method = daal(attention="none", **kind)
     target, _ = data = batches()
-    loss = method.step(data).terms["id_target"]
+    loss = term_values(method.step(data))["id_target"]
     with torch.no_grad():
         images = torch.cat([batch.views[0] for batch in data])
         logits = method.heads["target"](method.net(images).neck[:B])
@@ -168,7 +171,7 @@ def test_ablation_of_branches() -> None:
         method = daal(attention=attention, domain_branch=branch)
         losses = method.step(batches())
         assert (method.net.attention is not None) == has_attention
-        assert set(losses.terms) == {"id_target", "id_source"} | heads
+        assert set(term_values(losses)) == {"id_target", "id_source"} | heads
         assert ("attention_std" in losses.stats) == has_attention
         assert ("accuracy_domain" in losses.stats) == bool(heads)
         seen.add(round(float(losses.total()), 5))
@@ -181,7 +184,7 @@ def test_both_domains_pass_the_network_as_one_batch() -> None:
     """Batch norm sees a mixture: other source images change the target's loss."""
     target, source = batches()
     other = replace(source, views=(source.views[0] * 2 + 1,))
-    one, two = (float(daal().step((target, b)).terms["id_target"]) for b in (source, other))
+    one, two = (float(term_values(daal().step((target, b)))["id_target"]) for b in (source, other))
     assert one != pytest.approx(two, rel=1e-4)
 
 
@@ -190,7 +193,7 @@ def test_outliers_have_a_domain_loss_and_no_identity_loss() -> None:
     alone[[5, 6, 7]] = [0, 1, 2]  # nobody of the batch
     method = daal(alone)
     losses = method.step(batches(alone))
-    assert float(losses.terms["id_target"]) == 0
+    assert float(term_values(losses)["id_target"]) == 0
     assert "accuracy_target" not in losses.stats
     assert "own_share" not in losses.stats
     assert losses.stats["accuracy_domain"] >= 0
@@ -203,7 +206,7 @@ def test_who_learns_from_what() -> None:
     """Each term reaches the trunk and its own head; the domain loss reaches the attention, too."""
     for term, head in (("id_target", "target"), ("id_source", "source"), ("domain", "domain")):
         method = daal()
-        method.step(batches()).terms[term].backward()
+        term_values(method.step(batches()))[term].backward()
         for name, module in method.heads.items():
             learns = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
             assert all(learns) if name == head else not any(learns), (term, name)
@@ -224,7 +227,7 @@ def test_the_domain_branch_learns_to_tell_the_domains_apart() -> None:
         opt.zero_grad()
         losses.total().backward()
         opt.step()
-        figures.append((float(losses.terms["domain"]), losses.stats["accuracy_domain"]))
+        figures.append((float(term_values(losses)["domain"]), losses.stats["accuracy_domain"]))
     assert figures[-1][0] < 0.5 * figures[0][0], figures
     assert figures[-1][1] == 1
 
@@ -428,11 +431,11 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     for module in one.networks().values():
         module.train()
     steps(one, 3)
-    memory = one.memory()
+    memory = one.state_dict()
     assert int(memory["stuck_steps"]) == 3
-    other.recall(memory)
-    assert set(other.memory()) == set(memory)
-    for name, value in other.memory().items():
+    other.load_state_dict(memory)
+    assert set(other.state_dict()) == set(memory)
+    for name, value in other.state_dict().items():
         np.testing.assert_array_equal(value, memory[name], err_msg=name)
     for name, module in other.networks().items():
         module.load_state_dict(one.networks()[name].state_dict())

@@ -40,6 +40,7 @@ from adapt.types import (  # noqa: E402
     Sample,
 )
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
 
@@ -116,7 +117,9 @@ def test_losses_equal_the_equations_written_out() -> None:
             soft_tri -= (soft * np.log(big_t) + (1 - soft) * np.log(1 - big_t)) / (P * S)
         expected = {"id": hard_id, "soft_id": soft_id, "tri": tri, "soft_tri": soft_tri}
         for name, value in expected.items():
-            assert losses.terms[f"{name}_{k + 1}"].item() == pytest.approx(value, rel=1e-3), name
+            assert term_values(losses)[f"{name}_{k + 1}"].item() == pytest.approx(
+                value, rel=1e-3
+            ), name
 
 
 def test_weights_are_equation_9() -> None:
@@ -124,20 +127,20 @@ def test_weights_are_equation_9() -> None:
         (batch(),)
     )
     for k in (1, 2):
-        assert losses.weights[f"id_{k}"] == pytest.approx(0.7)
-        assert losses.weights[f"soft_id_{k}"] == pytest.approx(0.3)
-        assert losses.weights[f"tri_{k}"] == pytest.approx(0.2)
-        assert losses.weights[f"soft_tri_{k}"] == pytest.approx(0.8)
+        assert term_weights(losses)[f"id_{k}"] == pytest.approx(0.7)
+        assert term_weights(losses)[f"soft_id_{k}"] == pytest.approx(0.3)
+        assert term_weights(losses)[f"tri_{k}"] == pytest.approx(0.2)
+        assert term_weights(losses)[f"soft_tri_{k}"] == pytest.approx(0.8)
 
 
 def test_each_student_learns_from_the_other_average_only() -> None:
     """Changing E_2 changes the soft losses of theta_1 and nothing of theta_2."""
     method = labelled(MMT(nets(), MMTOptions(), clusterer()))
-    before = {k: float(v) for k, v in method.step((batch(),)).terms.items()}
+    before = {k: float(v) for k, v in term_values(method.step((batch(),))).items()}
     with torch.no_grad():
         for parameter in method.teachers[1].parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    after = {k: float(v) for k, v in method.step((batch(),)).terms.items()}
+    after = {k: float(v) for k, v in term_values(method.step((batch(),))).items()}
     changed = {k for k in before if before[k] != after[k]}
     assert changed == {"soft_id_1", "soft_tri_1"}
 
@@ -217,7 +220,7 @@ def test_kept_network() -> None:
 
 
 def test_wants_two_networks() -> None:
-    with pytest.raises(ValueError, match="2 networks, got 1"):
+    with pytest.raises(ValueError, match="networks given: 1; MMT trains 2 "):
         MMT(nets()[:1], MMTOptions(), clusterer())
 
 
@@ -284,8 +287,8 @@ def test_without_averages_the_peer_itself_teaches() -> None:
     losses = method.step((data,))
     with torch.no_grad():
         z = [net(view).logits for net, view in zip(method.students, data.views, strict=True)]
-    assert losses.terms["soft_id_1"].item() == pytest.approx(soft_id(z[0], z[1]), rel=1e-4)
-    assert losses.terms["soft_id_2"].item() == pytest.approx(soft_id(z[1], z[0]), rel=1e-4)
+    assert term_values(losses)["soft_id_1"].item() == pytest.approx(soft_id(z[0], z[1]), rel=1e-4)
+    assert term_values(losses)["soft_id_2"].item() == pytest.approx(soft_id(z[1], z[0]), rel=1e-4)
 
 
 def test_without_a_second_network_its_own_average_teaches() -> None:
@@ -296,12 +299,12 @@ def test_without_a_second_network_its_own_average_teaches() -> None:
     assert method.embedder() is method.teachers[0]
     data = batch()
     losses = method.step((data,))
-    assert set(losses.terms) == {"id_1", "soft_id_1", "tri_1", "soft_tri_1"}
+    assert set(term_values(losses)) == {"id_1", "soft_id_1", "tri_1", "soft_tri_1"}
     with torch.no_grad():
         pupil = method.students[0](data.views[0])
         teacher = method.teachers[0](data.views[1])
     expected = soft_id(pupil.logits, teacher.logits)
-    assert losses.terms["soft_id_1"].item() == pytest.approx(expected, rel=1e-4)
+    assert term_values(losses)["soft_id_1"].item() == pytest.approx(expected, rel=1e-4)
     losses.total().backward()
     assert method.students[0].backbone.conv1.weight.grad is not None
     assert method.teachers[0].backbone.conv1.weight.grad is None
@@ -310,7 +313,7 @@ def test_without_a_second_network_its_own_average_teaches() -> None:
 def test_one_network_is_wanted_then_and_no_second_can_be_kept() -> None:
     assert MMTOptions().students_wanted(MMT.students_wanted) == 2
     assert MMTOptions(networks=1).students_wanted(MMT.students_wanted) == 1
-    with pytest.raises(ValueError, match="1 networks, got 2"):
+    with pytest.raises(ValueError, match="networks given: 2; MMT trains 1 "):
         MMT(nets(), MMTOptions(networks=1), clusterer())
     with pytest.raises(ConfigError, match="keep = 2 needs networks = 2"):
         load_recipe("mmt", method="mmt", overrides=["options.networks=1", "options.keep=2"])
@@ -321,8 +324,12 @@ def test_without_a_soft_loss_nothing_of_it_reaches_a_network(share: str, term: s
     """Table 2, w/o L_sid and w/o L_stri: only the other soft loss hears of the averages."""
     method = labelled(mmt(**{share: 0.0}))
     losses = method.step((batch(),))
-    assert losses.weights[f"{term}_1"] == losses.weights[f"{term}_2"] == 0
-    rest = sum(losses.weights[k] * v for k, v in losses.terms.items() if not k.startswith(term))
+    assert term_weights(losses)[f"{term}_1"] == term_weights(losses)[f"{term}_2"] == 0
+    rest = sum(
+        term_weights(losses)[k] * v
+        for k, v in term_values(losses).items()
+        if not k.startswith(term)
+    )
     weight = method.students[0].backbone.conv1.weight
     (whole,) = torch.autograd.grad(losses.total(), weight, retain_graph=True)
     (without,) = torch.autograd.grad(rest, weight)
@@ -349,7 +356,9 @@ def test_averaged_statistics_are_what_the_averages_look_through() -> None:
     teacher.train()  # as the loop leaves it
     start = teacher.neck.running_mean.clone()
     losses = method.step((data,))
-    assert losses.terms["soft_id_1"].item() == pytest.approx(soft_id(pupil, expected), rel=1e-4)
+    assert term_values(losses)["soft_id_1"].item() == pytest.approx(
+        soft_id(pupil, expected), rel=1e-4
+    )
     assert torch.equal(teacher.neck.running_mean, start), "it keeps no statistics of its own"
     method.after_step(10)
     torch.testing.assert_close(
@@ -505,10 +514,10 @@ def test_memory_is_what_a_later_round_needs() -> None:
 
     one, other, forgetful = fresh(), fresh(), fresh()
     one.relabel(embedded(0.05, seed=3), RoundOf(0, 2))
-    memory = one.memory()
+    memory = one.state_dict()
     assert list(memory) == ["radius"]
-    other.recall(memory)
-    assert other.memory() == memory
+    other.load_state_dict(memory)
+    assert other.state_dict() == memory
     later = embedded(0.8, seed=4)
     labels, again, anew = (
         method.relabel(later, RoundOf(1, 2))[0] for method in (one, other, forgetful)

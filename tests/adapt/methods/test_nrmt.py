@@ -29,6 +29,7 @@ from adapt.methods.nrmt import NRMTOptions  # noqa: E402
 from adapt.training.loop import Round, train  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 3
 
@@ -52,7 +53,7 @@ def nrmt(*, selecting: bool = True, **options: object) -> NRMT:
     """Networks in train mode, before half time or after it, as a round begins."""
     method = NRMT(nets(), NRMTOptions(**options), clusterer())  # type: ignore[arg-type]
     method.relabel(site(), RoundOf(1, 2) if selecting else RoundOf(0, 2))
-    for net in method.nets:
+    for net in method.students:
         net.train()
     return method
 
@@ -83,7 +84,7 @@ def written_out(method: NRMT, *, selecting: bool) -> dict[str, list[float]]:
     o = method.options
     found: dict[str, list[float]] = {}
     with torch.no_grad():
-        points = [[net(b.views[0]).pooled for b in batches()] for net in method.nets]
+        points = [[net(b.views[0]).pooled for b in batches()] for net in method.students]
     for k, peer in ((0, 1), (1, 0)):
         for s, b in enumerate(batches()):
             h, other = points[k][s], points[peer][s]
@@ -110,9 +111,13 @@ def test_losses_equal_the_equations_written_out(selecting: bool) -> None:
     method = nrmt(selecting=selecting, **thresholds)
     losses = method.step(batches())
     found = written_out(method, selecting=selecting)
-    assert set(losses.terms) == set(found) == {"tri_own_1", "tri_peer_1", "tri_own_2", "tri_peer_2"}
+    assert (
+        set(term_values(losses))
+        == set(found)
+        == {"tri_own_1", "tri_peer_1", "tri_own_2", "tri_peer_2"}
+    )
     for name, kept in found.items():
-        assert losses.terms[name].item() == pytest.approx(np.mean(kept), rel=1e-3), name
+        assert term_values(losses)[name].item() == pytest.approx(np.mean(kept), rel=1e-3), name
     mined = 2 * P * S * (S - 1) // 2
     for k in (1, 2):
         share = (len(found[f"tri_own_{k}"]) + len(found[f"tri_peer_{k}"])) / mined
@@ -121,7 +126,7 @@ def test_losses_equal_the_equations_written_out(selecting: bool) -> None:
 
 
 def test_both_losses_count_once() -> None:
-    assert set(nrmt().step(batches()).weights.values()) == {1.0}
+    assert set(term_weights(nrmt().step(batches())).values()) == {1.0}
 
 
 def test_components_are_the_papers_table_4() -> None:
@@ -142,14 +147,14 @@ def test_components_are_the_papers_table_4() -> None:
 def test_separate_training_shares_nothing() -> None:
     method = nrmt(components="separate")
     first, second = batches()
-    before = method.nets[0].backbone.bn1.running_mean.clone()
-    terms = method.step((first, second)).terms
+    before = method.students[0].backbone.bn1.running_mean.clone()
+    terms = term_values(method.step((first, second)))
     assert set(terms) == {"tri_own_1", "tri_own_2"}
-    seen_once = method.nets[0].backbone.bn1.num_batches_tracked
+    seen_once = method.students[0].backbone.bn1.num_batches_tracked
     assert int(seen_once) == 1, "f sees its own batch only"
-    assert not torch.equal(before, method.nets[0].backbone.bn1.running_mean)
+    assert not torch.equal(before, method.students[0].backbone.bn1.running_mean)
     changed = Batch((second.views[0] + 1,), second.label, second.index)
-    again = method.step((first, changed)).terms
+    again = term_values(method.step((first, changed)))
     assert torch.equal(again["tri_own_1"], terms["tri_own_1"])
     assert not torch.equal(again["tri_own_2"], terms["tri_own_2"])
 
@@ -158,17 +163,17 @@ def test_each_batch_is_normalized_by_itself() -> None:
     """Other crops in the batch of Y_g change the losses on Y_g and no loss on Y_f."""
     method = nrmt(selecting=False)
     first, second = batches()
-    before = method.step((first, second)).terms
+    before = term_values(method.step((first, second)))
     other = Batch((second.views[0].flip(0) * 2,), second.label, second.index)
-    after = method.step((first, other)).terms
+    after = term_values(method.step((first, other)))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"tri_own_2", "tri_peer_1"}
 
 
 def test_the_peer_chooses_and_gets_no_gradient_from_what_it_chose() -> None:
     method = nrmt(confidence=0.3, disagreement=0.2)
-    terms = method.step(batches()).terms
-    weights = [list(net.backbone.parameters()) for net in method.nets]
+    terms = term_values(method.step(batches()))
+    weights = [list(net.backbone.parameters()) for net in method.students]
     for k, peer in ((0, 1), (1, 0)):
         loss = terms[f"tri_own_{k + 1}"] + terms[f"tri_peer_{k + 1}"]
         of_peer = torch.autograd.grad(loss, weights[peer], allow_unused=True, retain_graph=True)
@@ -176,18 +181,18 @@ def test_the_peer_chooses_and_gets_no_gradient_from_what_it_chose() -> None:
         of_own = torch.autograd.grad(loss, weights[k], retain_graph=True)
         assert all(float(gradient.norm()) > 0 for gradient in of_own)
     with torch.no_grad():  # another g selects other triplets for f
-        for parameter in method.nets[1].parameters():
+        for parameter in method.students[1].parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     moved = method.step(batches())
-    assert not torch.equal(moved.terms["tri_own_1"], terms["tri_own_1"])
+    assert not torch.equal(term_values(moved)["tri_own_1"], terms["tri_own_1"])
 
 
 def test_hard_mining_is_the_margin_loss_on_the_hardest_triplets() -> None:
     method = nrmt(selecting=False, mining="hard")
-    terms = method.step(batches()).terms
+    terms = term_values(method.step(batches()))
     (view,), label = batches()[0].views, batches()[0].label
     with torch.no_grad():
-        dist = pairwise_distance(method.nets[0](view).pooled)
+        dist = pairwise_distance(method.students[0](view).pooled)
     expected = margin_triplet(dist, mine_hard_triplets(dist, label), 0.5)
     torch.testing.assert_close(terms["tri_own_1"], expected)
 
@@ -198,7 +203,7 @@ def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
     for thresholds in ("raw", "relative"):
         for width in (1.0, 0.5):
             method = nrmt(thresholds=thresholds, confidence=0.3, disagreement=0.2, reference=3.0)
-            for net in method.nets:
+            for net in method.students:
                 net.backbone.layer4[1].register_forward_hook(lambda m, i, out, w=width: out * w)
             stats = method.step(batches()).stats
             kept[thresholds, width] = (stats["kept_1"], stats["kept_2"])
@@ -206,7 +211,7 @@ def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
     assert kept["raw", 1.0] != pytest.approx(kept["raw", 0.5])
     assert 0 < kept["relative", 1.0][0] < 1
     uneven = nrmt(thresholds="relative", confidence=0.3, disagreement=0.2, reference=3.0)
-    uneven.nets[1].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 0.5)
+    uneven.students[1].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 0.5)
     stats = uneven.step(batches()).stats
     assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
     options = {"confidence": 0.6, "disagreement": 0.4}  # twice as much of twice the reference
@@ -252,17 +257,17 @@ def test_selection_starts_at_half_time(number: int, total: int, selecting: bool)
 
 def test_two_networks_are_clustered_trained_and_one_kept() -> None:
     method = NRMT(nets(), NRMTOptions(), clusterer())
-    assert method.extractors() == method.trained() == method.nets
-    assert method.networks() == {"f": method.nets[0], "g": method.nets[1]}
+    assert method.extractors() == method.trained() == method.students
+    assert method.networks() == {"f": method.students[0], "g": method.students[1]}
     assert not NRMT.fresh_optimizer
     assert NRMT.views == 1
     for keep in (1, 2):
         method = NRMT(nets(), NRMTOptions(keep=keep), clusterer())
-        assert method.embedder() is method.nets[keep - 1]
+        assert method.embedder() is method.students[keep - 1]
 
 
 def test_wants_two_networks_that_differ() -> None:
-    with pytest.raises(ValueError, match="two networks, got 1"):
+    with pytest.raises(ValueError, match="networks given: 1; NRMT trains 2 "):
         NRMT(nets()[:1], NRMTOptions(), clusterer())
     one, other = nets()
     other.backbone.load_state_dict(one.backbone.state_dict())
@@ -277,7 +282,7 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
         found = clusterer(algorithm="dbscan", radius="pairs", pairs_per_image=2.0, k1=4, k2=1)
         options = NRMTOptions(confidence=0.3, disagreement=0.2)
         method = NRMT(nets(), options, found)
-        for net in method.nets:
+        for net in method.students:
             net.train()
         return method
 
@@ -285,16 +290,16 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     near, far = groups(3, each=8), groups(4, each=8, spread=0.6)
     cameras = np.zeros(len(near), np.int64)
     one.relabel(FeatureTable((near, far), cameras), RoundOf(1, 2))
-    memory = one.memory()
+    memory = one.state_dict()
     assert memory["selecting"]
     assert {"radius_0", "radius_1", "agreement_of_nets"} <= set(memory)
-    other.recall(memory)
-    assert other.memory() == memory
+    other.load_state_dict(memory)
+    assert other.state_dict() == memory
     step, again, all_kept = (method.step(batches()) for method in (one, other, forgetful))
     assert again.stats == step.stats
     assert 0 < step.stats["kept_1"] < 1 == all_kept.stats["kept_1"]
-    assert {name: term.item() for name, term in again.terms.items()} == {
-        name: term.item() for name, term in step.terms.items()
+    assert {name: term.item() for name, term in term_values(again).items()} == {
+        name: term.item() for name, term in term_values(step).items()
     }
     later = FeatureTable((far, near), cameras)
     rules = [
@@ -309,12 +314,12 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
 
 def test_networks_that_have_become_equal_learn_nothing_and_do_not_crash() -> None:
     method = nrmt()
-    method.nets[1].load_state_dict(method.nets[0].state_dict())
+    method.students[1].load_state_dict(method.students[0].state_dict())
     losses = method.step(batches())
     assert losses.stats["kept_1"] == losses.stats["kept_2"] == 0
     assert losses.total().item() == 0
     losses.total().backward()
-    for net in method.nets:
+    for net in method.students:
         assert not any(p.grad.any() for p in net.backbone.parameters())
 
 
@@ -327,7 +332,7 @@ def test_a_round_that_kept_nothing_is_refused() -> None:
 def test_a_network_that_keeps_next_to_nothing_is_told_of() -> None:
     """f brings all crops together, so it is sure of nothing and g gets nothing from it."""
     method = nrmt(confidence=-0.1, disagreement=0.0)
-    method.nets[0].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 1e-3)
+    method.students[0].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 1e-3)
     stats = method.step(batches()).stats
     assert stats["kept_2"] == 0 < stats["kept_1"]
     (warning,) = method.after_round(stats)
@@ -371,7 +376,7 @@ def by_color(**options: object) -> NRMT:
 
 def test_two_rounds_through_the_loop() -> None:
     method = by_color(thresholds="relative", disagreement=0.0)
-    start = [p.detach().clone() for net in method.nets for p in net.backbone.parameters()]
+    start = [p.detach().clone() for net in method.students for p in net.backbone.parameters()]
     first, second = rounds(method, 2)
     assert {"loss_tri_own_1", "loss_tri_peer_2", "gap_1", "confident_2"} <= set(first.metrics)
     assert first.metrics["clusters_1"] >= 2
@@ -379,7 +384,7 @@ def test_two_rounds_through_the_loop() -> None:
     assert first.metrics["kept_1"] == 1
     assert 0 < second.metrics["kept_1"] < 1
     assert all(np.isfinite(value) for value in second.metrics.values())
-    now = [p for net in method.nets for p in net.backbone.parameters()]
+    now = [p for net in method.students for p in net.backbone.parameters()]
     assert not any(torch.equal(a, b) for a, b in zip(start, now, strict=True))
 
 

@@ -32,6 +32,7 @@ from adapt.types import (  # noqa: E402
     PseudoLabels,
     RoundOf,
     Sample,
+    Term,
 )
 from models.backbones.net import ReIDNet  # noqa: E402
 
@@ -168,7 +169,7 @@ def test_a_round_that_goes_on_tells_the_times_of_before_the_stop_too() -> None:
 class _Broken(Source):
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         losses = super().step(batches)
-        return Losses({k: v * float("nan") for k, v in losses.terms.items()}, losses.weights)
+        return Losses({k: Term(v.value * float("nan"), v.weight) for k, v in losses.terms.items()})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step() -> None:
@@ -188,8 +189,8 @@ class _Idle(Source):
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         self.steps += 1
         if self.steps % 2:
-            return Losses({"kept": torch.zeros(())}, {"kept": 1.0})
-        return Losses({"kept": self.net.neck.weight.sum()}, {"kept": 1.0})
+            return Losses({"kept": Term(torch.zeros(()), 1.0)})
+        return Losses({"kept": Term(self.net.neck.weight.sum(), 1.0)})
 
 
 def test_a_batch_without_anything_to_learn_from_is_skipped() -> None:
@@ -258,7 +259,7 @@ class _Recorder:
         out = self.student(batch.views[0])
         assert out.logits is not None
         loss = torch.nn.functional.cross_entropy(out.logits, batch.label)
-        return Losses({"id": loss}, {"id": 1.0})
+        return Losses({"id": Term(loss, 1.0)})
 
     def after_step(self, step: int) -> None:
         moved = not torch.equal(self._classifier(), self.classifiers[-1])
@@ -269,10 +270,10 @@ class _Recorder:
         self.events.append("look back")
         return (f"the loss was {figures['loss']:.6f}",)
 
-    def memory(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         return {}
 
-    def recall(self, memory: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         pass
 
     def embedder(self) -> ReIDNet:
@@ -374,7 +375,7 @@ class _Linear(Source):
     """A loss whose gradient is 1 for every scale of the neck, and nothing else."""
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
-        return Losses({"sum": self.net.neck.weight.sum()}, {"sum": 1.0})
+        return Losses({"sum": Term(self.net.neck.weight.sum(), 1.0)})
 
 
 def test_each_step_is_one_gradient_at_the_rounds_learning_rate() -> None:
@@ -411,7 +412,7 @@ class _Both(Source):
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         loss = self.net.backbone.bn1.weight.sum() + self.net.neck.weight.sum()
-        return Losses({"sum": loss}, {"sum": 1.0})
+        return Losses({"sum": Term(loss, 1.0)})
 
 
 @pytest.mark.parametrize("factor", [1.0, 5.0])
@@ -534,7 +535,7 @@ class _Watcher(_Recorder):
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
         self.drawn.append(batches)
-        return Losses({"none": 0 * self.student.neck.weight.sum()}, {"none": 1.0})
+        return Losses({"none": Term(0 * self.student.neck.weight.sum(), 1.0)})
 
     def after_step(self, step: int) -> None:
         """Nothing moved."""

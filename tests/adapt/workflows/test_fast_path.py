@@ -93,8 +93,8 @@ def plainly() -> dict[str, torch.Tensor]:
     ):
         losses = method.step(batch)
         total = torch.zeros(())
-        for name, term in losses.terms.items():
-            total = total + losses.weights[name] * term
+        for term in losses.terms.values():
+            total = total + term.weight * term.value
         adam.zero_grad()
         total.backward()
         adam.step()

@@ -17,7 +17,6 @@ from adapt.clustering.graph.neighbors import (
     FaissSearch,
     Search,
     UnitRows,
-    distance_to_source,
     nearest_neighbors,
 )
 from adapt.errors import DataError, NonFiniteFeaturesError
@@ -259,24 +258,3 @@ def test_float64_beyond_float32_is_refused() -> None:
     features[2] *= 1e200
     with pytest.raises(NonFiniteFeaturesError, match="row 2"):
         UnitRows(features)
-
-
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("block_rows", [2, None])
-def test_distance_to_the_source_by_hand(block_rows: int | None, search: Search) -> None:
-    angle = np.deg2rad([0, 60, 90, 270])
-    target = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    source = np.array([[2.0, 0], [-1, 0], [0, 5]])  # squared distances 0, 2 - sqrt(3), 0, 2
-    found = distance_to_source(
-        UnitRows(target, block_rows=block_rows), UnitRows(source, block_rows=block_rows), search
-    )
-    largest = 1 - math.exp(-2)
-    wanted = [0, (1 - math.exp(math.sqrt(3) - 2)) / largest, 0, 1]
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert found.dtype == np.float32
-
-
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_site_inside_the_source_is_at_no_distance(search: Search) -> None:
-    rows = UnitRows(normal(7, 200, 67))
-    assert not distance_to_source(rows, rows, search).any()

@@ -22,7 +22,6 @@ from adapt.clustering.graph.rows import (
     fill_up,
     nearest_lists,
     stack_rows,
-    with_source_term,
 )
 from adapt.errors import ClusteringError
 
@@ -125,27 +124,6 @@ def test_a_network_that_lacks_rows_is_refused() -> None:
     rows = list(blocks(random_distances(2), 1.0))
     with pytest.raises(ValueError, match="shorter"):
         list(average_rows(rows, rows[:-1], 0.5))
-
-
-def test_the_source_term_by_hand() -> None:
-    dense = np.array([[0, 0.5, 1], [0.5, 0, 0.25], [1, 0.25, 0]], np.float32)
-    distance = np.array([1.0, 0.5, 0.0], np.float32)
-    found = full(stack_rows(with_source_term(blocks(dense, 1.0, size=2), distance, 0.1)))
-    # 0.9 * 0.5 + 0.1 * 1.5 and 0.9 * 0.25 + 0.1 * 0.5
-    np.testing.assert_allclose(found, [[0, 0.6, 1], [0.6, 0, 0.275], [1, 0.275, 0]], atol=1e-7)
-    np.testing.assert_array_equal(found, found.T)
-
-
-def test_the_source_term_leaves_all_at_weight_zero_and_never_exceeds_one() -> None:
-    dense = random_distances(3)
-    far = np.ones(IMAGES, np.float32)
-    same = full(stack_rows(with_source_term(blocks(dense, 1.0), far, 0.0)))
-    np.testing.assert_array_equal(same, dense)
-    most = stack_rows(with_source_term(blocks(dense, 1.0), far, 0.9))
-    assert most.data.max() == 1.0
-    assert not most.diagonal().any()
-    off = most.tocoo()
-    np.testing.assert_array_equal(off.data[off.row != off.col], 1.0)
 
 
 @settings(deadline=None, max_examples=30)
