@@ -170,8 +170,8 @@ WAYS = (
                 "nothing uses it yet",
             ),
             Step(
-                ("service.rollover.switching", "service.rollover.reembed"),
-                "ActivateModel: re-embeds, activates",
+                ("service.rollover.activation", "service.rollover.rollover"),
+                "ActivateModel: re-embeds, binds",
                 "served model",
                 "the site answers with it",
             ),
@@ -183,7 +183,7 @@ WAYS = (
         "JPEG, camera, time",
         (
             Step(
-                ("service.rpc.servicers",),
+                ("service.rpc.gallery_servicer",),
                 "checks the items",
                 "new sightings",
                 "each good or an error",
