@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.tiny_model import crop, write_tiny_bundle
+from tools.source_tree import ROOT, copy_source, source_files
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("adapt", "cli", "models", "service")
 WAIT_S = 60.0
 """How long a command of the smoke test may take."""
@@ -33,16 +33,6 @@ WAIT_S = 60.0
 
 class ReleaseError(Exception):
     """The release cannot be made; the message says why and what to do."""
-
-
-def source_files(*folders: str) -> set[str]:
-    """Paths, relative to the root, of the files below `folders` (of all if none) that git does not
-    ignore."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
-    listed = subprocess.run(  # noqa: S603
-        [*command, *folders], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
 
 
 def build(folder: Path, *options: str) -> tuple[Path, Path]:
@@ -54,9 +44,7 @@ def build(folder: Path, *options: str) -> tuple[Path, Path]:
         The wheel's path, the sdist's path.
     """
     source, out = folder / "source", folder / "dist"
-    for name in source_files():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
+    copy_source(ROOT, source)
     environment = os.environ | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     command = [sys.executable, "-m", "build", *options, "--outdir", str(out), str(source)]
     subprocess.run(command, env=environment, check=True)  # noqa: S603
@@ -219,7 +207,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="resight-release-") as name:
             folder = Path(name)
             wheel, sdist = build(folder)
-            check_files("the wheel", files_of_wheel(wheel), source_files(*PACKAGES))
+            check_files("the wheel", files_of_wheel(wheel), source_files(ROOT, *PACKAGES))
             check_files("the sdist", files_of_sdist(sdist), source_files())
             if licenses_of_wheel(wheel) != [(ROOT / "LICENSE").read_bytes()]:
                 raise ReleaseError("the wheel lacks LICENSE")

@@ -8,15 +8,14 @@ import pytest
 
 from tools.release import (
     PACKAGES,
-    ROOT,
     ReleaseError,
     build,
     check_files,
     files_of_sdist,
     files_of_wheel,
     licenses_of_wheel,
-    source_files,
 )
+from tools.source_tree import ROOT, source_files
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_wheel_has_each_file_of_the_packages_and_no_other(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     found = files_of_wheel(wheel)
-    assert found == source_files(*PACKAGES)
+    assert found == source_files(ROOT, *PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} <= found
     for needed in ("*.toml", "papers/*.toml"):
         recipes = {
