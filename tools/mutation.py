@@ -158,7 +158,7 @@ def _of_call(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _of_parts(node: ast.expr) -> Iterator[tuple[_Located, str, str]]:
-    """Changes of the bounds of a slice, which is no expression with a place of its own."""
+    """Changes of the bounds of a slice, which is not an expression with a place of its own."""
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
         for bound in (node.slice.lower, node.slice.upper):
             if bound is not None and not isinstance(bound, ast.Constant):
