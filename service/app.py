@@ -146,6 +146,7 @@ async def bootstrap(
 
     Raises:
         StartError: what is wrong, and what to do.
+        DamagedRowError: a site in the database cannot be read.
     """
     metrics = new_metrics()
     with ExitStack() as cleanup:

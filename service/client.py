@@ -9,7 +9,8 @@
 Errors of the client:
 
 ClientError
-├── ServerUnreachableError        nobody answers at the address
+├── ServerUnreachableError        no server answers at the address
+├── BadAnswerError                an answer that does not match the request
 └── CallFailedError               the server refused the call
 """
 
@@ -67,11 +68,15 @@ class ClientError(ServiceError):
 
 
 class ServerUnreachableError(ClientError):
-    """Nobody answers at the address."""
+    """No server answers at the address."""
+
+
+class BadAnswerError(ClientError):
+    """An answer that does not match the request."""
 
 
 class CallFailedError(ClientError):
-    """The server refused a call or an item of it.
+    """The server refused a call, or an item of it.
 
     code: canonical gRPC code name. reason: of the ErrorInfo, empty if there is none; the list is in
     docs/service.md. retry_after_s: seconds after which a retry may succeed, None if unknown.
@@ -95,10 +100,10 @@ class SearchAnswer:
 
 
 class ResightClient:
-    """One connection to a server; may be shared between threads.
+    """One connection to a server, which threads may share.
 
-    server: host:port. timeout_s: of each call, including its retries after QUEUE_FULL.
-    sleep: waits between those retries.
+    server: host:port. timeout_s: of each call, with its retries after QUEUE_FULL. sleep: waits
+    between these retries.
     """
 
     def __init__(
@@ -207,7 +212,7 @@ class ResightClient:
     # --- adaptations
 
     def start_adaptation(self, site: str, wish: Wish) -> Adaptation:
-        """Ask for an adaptation of a site."""
+        """Start an adaptation of a site."""
         request = adaptation_pb2.StartAdaptationRequest(
             parent=names.site_name(site),
             method=wish.method,
@@ -233,7 +238,7 @@ class ResightClient:
             request.page_token = answer.next_page_token
 
     def cancel_adaptation(self, site: str, adaptation: str) -> Adaptation:
-        """Cancel an adaptation; one that runs is over some seconds later."""
+        """Cancel an adaptation; a running one ends some seconds later."""
         request = adaptation_pb2.CancelAdaptationRequest(
             name=names.adaptation_name(site, adaptation)
         )
@@ -242,7 +247,7 @@ class ResightClient:
     def watch_adaptation(
         self, site: str, adaptation: str
     ) -> Iterator[tuple[Adaptation, Round | None]]:
-        """Each round as soon as it is finished (None: the state changed), until it is over."""
+        """Each finished round (None: the state changed), until the adaptation is over."""
         request = adaptation_pb2.WatchAdaptationRequest(
             name=names.adaptation_name(site, adaptation)
         )
@@ -258,13 +263,13 @@ class ResightClient:
     def enroll(
         self, site: str, sightings: Iterable[NewSighting]
     ) -> Iterator[Enrolled | CallFailedError]:
-        """Enroll any number of sightings, some dozens per message, lazily.
+        """Enroll any number of sightings, lazily, some dozens per call.
 
         Yields:
-            What became of each, in order. Once it is yielded, it is durable.
+            The result of each, in order. A yielded result is durable.
 
         Raises:
-            ClientError: a whole call failed; what was yielded before is enrolled.
+            ClientError: a whole call failed; the sightings of earlier results are enrolled.
         """
         for chunk in _chunks(sightings):
             yield from self._enroll_chunk(site, chunk)
@@ -288,7 +293,7 @@ class ResightClient:
             _item_failure(result.error)
             if result.HasField("error")
             else Enrolled(convert.sighting_from_wire(result.sighting), result.replaced)
-            for result in answer.results
+            for result in _one_for_each(answer.results, chunk)
         ]
 
     def search(
@@ -313,7 +318,7 @@ class ResightClient:
         limit: int = 10,
         wanted: SightingFilter = EVERY_SIGHTING,
     ) -> list[SearchAnswer | CallFailedError]:
-        """`search` for several queries in one call; a bad one is its own error."""
+        """`search` for several queries in one call; a bad query gives an error in its place."""
         request = gallery_pb2.SearchSightingsRequest(
             parent=names.site_name(site),
             queries=[
@@ -337,7 +342,7 @@ class ResightClient:
                 ),
                 model,
             )
-            for result in answer.results
+            for result in _one_for_each(answer.results, queries)
         ]
 
     def sighting(self, site: str, sighting: str) -> Sighting:
@@ -372,13 +377,11 @@ class ResightClient:
     # --- models
 
     def embed(self, images: Sequence[bytes]) -> list[Vector | CallFailedError]:
-        """(D,) float32 of unit length, or what is wrong, per image file."""
+        """(D,) float32 of unit length, or the error, per image file."""
         answer = self._call(self._embedding.Embed, embedding_pb2.EmbedRequest(images=images))
         return [
-            _item_failure(result.error)
-            if result.HasField("error")
-            else np.array(result.vector, np.float32)
-            for result in answer.results
+            _item_failure(result.error) if result.HasField("error") else _vector(result)
+            for result in _one_for_each(answer.results, images)
         ]
 
     def models(self) -> list[ModelInfo]:
@@ -389,7 +392,7 @@ class ResightClient:
     # --- helpers
 
     def _call(self, method: Callable[..., T], request: Any) -> T:
-        """Call; come back when a busy server says so, for at most `timeout_s` seconds."""
+        """Call; retry when a busy server says so, for at most `timeout_s` seconds."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
@@ -423,6 +426,24 @@ class ResightClient:
         return CallFailedError(details, code, "")
 
 
+def _one_for_each(results: Sequence[T], asked: Sequence[Any]) -> Sequence[T]:
+    if len(results) != len(asked):
+        raise BadAnswerError(
+            f"the server sent {len(results)} results for {len(asked)} items; check that client and "
+            "server are of the same version, and look at the server's log"
+        )
+    return results
+
+
+def _vector(result: embedding_pb2.EmbedResult) -> Vector:
+    if not result.vector:
+        raise BadAnswerError(
+            "the server sent a result without a vector; check that client and server are of the "
+            "same version"
+        )
+    return np.array(result.vector, np.float32)
+
+
 def _item_failure(status: status_pb2.Status) -> CallFailedError:
     reason, retry_after_s = "", None
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -431,7 +452,7 @@ def _item_failure(status: status_pb2.Status) -> CallFailedError:
             reason = info.reason
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    code = next(code.name for code in grpc.StatusCode if code.value[0] == status.code)
+    code = next((c.name for c in grpc.StatusCode if c.value[0] == status.code), "UNKNOWN")
     return CallFailedError(status.message, code, reason, retry_after_s)
 
 

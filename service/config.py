@@ -16,13 +16,13 @@ from service.errors import SettingsError
 ENV_PREFIX = "RESIGHT_"
 
 SERVER_VARIABLE = "RESIGHT_SERVER"
-"""Of the commands that talk to a server: where it is."""
+"""The variable of the client commands: the server's address."""
 
 CLIENT_CHUNK_ITEMS = 64
-"""Most sightings that the client sends in one call: every server takes as many."""
+"""Most sightings that the client sends in one call; every server accepts as many."""
 
 CLIENT_CHUNK_BYTES = 4_000_000
-"""Most bytes of them: below the 4 MiB that gRPC takes by default, wherever there is a proxy."""
+"""Most bytes of them: below the 4 MiB that gRPC, e.g. a proxy, accepts by default."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -49,15 +49,33 @@ def _check_address(address: str) -> str:
 Address = Annotated[str, AfterValidator(_check_address)]
 
 
+def _refuse_empty(value: object) -> object:
+    """`Path("")` is the current folder, which nobody means by an empty variable."""
+    if value == "":
+        raise ValueError("is empty; give a folder, or leave the setting out")
+    return value
+
+
+Folder = Annotated[Path, BeforeValidator(_refuse_empty)]
+
+
 def _split_folders(value: object) -> object:
-    """Like PATH: folders with a colon between them (the system's separator)."""
-    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+    """Folders separated like those of PATH; empty: none."""
+    if not isinstance(value, str) or not value:
+        return value or ()
+    parts = value.split(os.pathsep)
+    if "" in parts:
+        raise ValueError(
+            f"{value!r} has an empty folder between two {os.pathsep!r}, or at an end; name the "
+            "folder, or remove the separator"
+        )
+    return parts
 
 
 def _check_folders(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; several have a {os.pathsep!r} between")
+            raise ValueError(f"there is no folder {folder}; separate several by {os.pathsep!r}")
     return tuple(folder.resolve() for folder in folders)
 
 
@@ -79,11 +97,11 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", validate_default=True
     )
 
-    data_dir: Path = Field(description="Folder of the gallery; made if absent.")
+    data_dir: Folder = Field(description="Folder of the gallery; made if absent.")
     model: str = Field(
         min_length=1, description="Bundle folder, or name[@version] in the registry."
     )
-    registry: Path = Field(
+    registry: Folder = Field(
         default_factory=default_registry,
         description="Folder of registered models; default: resight/models in $XDG_DATA_HOME "
         "or ~/.local/share.",
@@ -173,7 +191,7 @@ class Settings(BaseSettings):
         if self.max_items > self.max_queue:
             raise ValueError(
                 f"max_items ({self.max_items}) is above max_queue ({self.max_queue}): "
-                "such a call could never be admitted"
+                "a call of that size could never be admitted"
             )
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError(
@@ -187,7 +205,7 @@ def load_settings(**given: object) -> Settings:
     """Settings from what is given, then RESIGHT_*, then the defaults; None means not given.
 
     Raises:
-        SettingsError: names every setting that does not hold.
+        SettingsError: names every invalid setting.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -199,7 +217,7 @@ def load_settings(**given: object) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Names that look like settings and are none, sorted."""
+    """Names that begin like settings but are not, sorted."""
     known = {SERVER_VARIABLE, *(f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields)}
     return sorted(
         name

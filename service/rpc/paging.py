@@ -1,4 +1,4 @@
-"""Page tokens: where the next page starts, and of which call it is."""
+"""Page tokens: the last item of a page, and a digest of the call."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def page_size(asked: int) -> int:
 
 
 def encode_token(call: bytes, last: str) -> str:
-    """The token of the page after `last`; `call`: what must be the same in the next call."""
+    """The token of the page after the item `last`; call: must be equal in the next call."""
     return base64.urlsafe_b64encode(json.dumps([_digest(call), last]).encode()).decode()
 
 
 def decode_token(call: bytes, token: str) -> str:
-    """The `last` of a token, "" of an empty one; raises `BadPageTokenError`."""
+    """The last item of the page before, "" for an empty token; raises `BadPageTokenError`."""
     if not token:
         return ""
     try:
         digest, last = json.loads(base64.urlsafe_b64decode(token.encode("ascii")))
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise BadPageTokenError("page_token is not one of ours; start without one") from error
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+        raise BadPageTokenError("page_token is malformed; start without one") from error
     if digest != _digest(call) or not isinstance(last, str):
         raise BadPageTokenError("page_token is of another call; start without one")
     return last

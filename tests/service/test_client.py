@@ -11,10 +11,15 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
-from service.client import CallFailedError, ResightClient, ServerUnreachableError
+from service.client import BadAnswerError, CallFailedError, ResightClient, ServerUnreachableError
 from service.errors import BadImageError, OverloadedError, SiteNotFoundError
 from service.rpc import convert
-from service.rpc.pb.resight.v1 import gallery_pb2, gallery_pb2_grpc
+from service.rpc.pb.resight.v1 import (
+    embedding_pb2,
+    embedding_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+)
 from service.types import Enrolled, NewSighting
 
 
@@ -24,6 +29,7 @@ class FakeGallery(gallery_pb2_grpc.GalleryServiceServicer):
     def __init__(self) -> None:
         self.requests: list[gallery_pb2.EnrollSightingsRequest] = []
         self.errors: list[Any] = []
+        self.lost = 0
 
     def EnrollSightings(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.requests.append(request)
@@ -38,7 +44,28 @@ class FakeGallery(gallery_pb2_grpc.GalleryServiceServicer):
                         name=f"sites/a/sightings/{item.sighting_id}", camera=item.sighting.camera
                     )
                 )
-                for item in request.items
+                for item in request.items[self.lost :]
+            ]
+        )
+
+    def SearchSightings(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return gallery_pb2.SearchSightingsResponse(
+            results=[gallery_pb2.SearchResult() for _ in request.queries[self.lost :]],
+            model="models/m@1",
+        )
+
+
+class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """Gives a vector for each image but empty ones, and nothing for the first `lost`."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def Embed(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return embedding_pb2.EmbedResponse(
+            results=[
+                embedding_pb2.EmbedResult(vector=[1.0] if image else [])
+                for image in request.images[self.lost :]
             ]
         )
 
@@ -49,15 +76,23 @@ def gallery() -> FakeGallery:
 
 
 @pytest.fixture
+def embedding() -> FakeEmbedding:
+    return FakeEmbedding()
+
+
+@pytest.fixture
 def waits() -> list[float]:
     return []
 
 
 @pytest.fixture
-def client(gallery: FakeGallery, waits: list[float]) -> Iterator[ResightClient]:
+def client(
+    gallery: FakeGallery, embedding: FakeEmbedding, waits: list[float]
+) -> Iterator[ResightClient]:
     # The limit that gRPC has by default: what a plain proxy would let through.
     server = grpc.server(ThreadPoolExecutor(2))
     gallery_pb2_grpc.add_GalleryServiceServicer_to_server(gallery, server)
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with ResightClient(f"127.0.0.1:{port}", timeout_s=10, sleep=waits.append) as client:
@@ -114,6 +149,26 @@ def test_a_bad_item_is_given_with_its_reason(client: ResightClient) -> None:
     assert isinstance(good, Enrolled)
     assert isinstance(bad, CallFailedError)
     assert (bad.code, bad.reason, str(bad)) == ("INVALID_ARGUMENT", "BAD_IMAGE", "bad")
+
+
+def test_fewer_results_than_items_are_an_error(
+    client: ResightClient, gallery: FakeGallery, embedding: FakeEmbedding
+) -> None:
+    gallery.lost = embedding.lost = 1
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: list(client.enroll("a", make(3))),
+        lambda: client.search_many("a", [b"x", b"y", b"z"]),
+        lambda: client.embed([b"x", b"y", b"z"]),
+    )
+    for call in calls:
+        with pytest.raises(BadAnswerError, match="2 results for 3 items"):
+            call()
+
+
+def test_a_result_without_a_vector_is_an_error(client: ResightClient) -> None:
+    assert len(client.embed([b"x", b"y"])) == 2
+    with pytest.raises(BadAnswerError, match="without a vector"):
+        client.embed([b"x", b""])
 
 
 def test_nothing_to_enroll_calls_nobody(client: ResightClient, gallery: FakeGallery) -> None:

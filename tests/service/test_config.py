@@ -40,7 +40,7 @@ def test_environment_is_read_and_what_is_given_wins(
     assert settings.listen == "127.0.0.1:2"
 
 
-def test_folders_have_a_colon_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_separated_by_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings(data_dir=tmp_path, model="m").adapt_inits == ()
     folders = [tmp_path / name for name in ("b", "a")]
     for folder in folders:
@@ -51,6 +51,21 @@ def test_folders_have_a_colon_between(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = load_settings(data_dir=tmp_path, model="m")
     assert settings.adapt_inits == tuple(folders), "in the order given"
     assert settings.adapt_sources == (tmp_path / "a",)
+
+
+@pytest.mark.parametrize("name", ["DATA_DIR", "REGISTRY", "MAX_ITEMS", "KEEP_CROPS", "LISTEN"])
+def test_an_empty_variable_is_not_taken_for_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RESIGHT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv(f"RESIGHT_{name}", "")
+    with pytest.raises(SettingsError, match=name.lower()):
+        load_settings(model="m")
+
+
+def test_an_empty_list_of_folders_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESIGHT_ADAPT_INITS", "")
+    assert load_settings(data_dir=tmp_path, model="m").adapt_inits == ()
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
@@ -72,6 +87,11 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"color": "red"}, "color"),
         ({"max_batch": 0}, "max_batch"),
         ({"adapt_inits": "/nowhere/at/all"}, "adapt_inits: there is no folder /nowhere/at/all"),
+        # The current folder is not meant, nor one folder less.
+        ({"data_dir": ""}, "data_dir: is empty; give a folder"),
+        ({"registry": ""}, "registry: is empty; give a folder"),
+        ({"adapt_inits": "/:/nowhere:"}, "adapt_inits: .* has an empty folder"),
+        ({"adapt_sources": "/::/"}, "adapt_sources: .* has an empty folder"),
         ({"adapt_hold_back": 1.0}, "adapt_hold_back"),
         ({"adapt_device": "tpu"}, "adapt_device"),
         # What the client sends in one call must fit.
@@ -79,13 +99,13 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"max_message_bytes": 4_000_000, "max_image_bytes": 1024}, "max_message_bytes"),
     ],
 )
-def test_what_does_not_hold_is_named(given: dict[str, object], message: str) -> None:
+def test_an_invalid_setting_is_named(given: dict[str, object], message: str) -> None:
     fields = given if not given else {"data_dir": "d", "model": "m", **given}
     with pytest.raises(SettingsError, match=message):
         load_settings(**fields)
 
 
-def test_variables_that_are_no_settings_are_named() -> None:
+def test_variables_that_are_not_settings_are_named() -> None:
     environment = {
         "RESIGHT_MODEL": "m",
         "resight_max_items": "70",

@@ -468,6 +468,21 @@ async def test_calls_are_measured_by_method_and_code(running: Any) -> None:
     assert await running.metric("resight_rpc_in_flight") == 0
 
 
+async def test_a_damaged_row_fails_the_call(running: Any, raw: Raw, tmp_path: Path) -> None:
+    await running.ask(running.client.create_site, "lobby")
+    await running.ask(running.client.enroll, "lobby", sightings(2))
+    with closing(sqlite3.connect(tmp_path / "data" / "resight.db")) as connection, connection:
+        connection.execute("UPDATE sightings SET attributes = '{' WHERE sighting = 's01'")
+    damaged = ("INTERNAL", "ROW_DAMAGED")
+    listed = gallery_pb2.ListSightingsRequest(parent="sites/lobby")
+    assert await refusal(raw.gallery.ListSightings, listed) == damaged
+    query = gallery_pb2.SearchQuery(image=crop(0))
+    search = gallery_pb2.SearchSightingsRequest(parent="sites/lobby", queries=[query])
+    assert await refusal(raw.gallery.SearchSightings, search) == damaged
+    one = gallery_pb2.GetSightingRequest(name="sites/lobby/sightings/s01")
+    assert await refusal(raw.gallery.GetSighting, one) == damaged
+
+
 async def test_the_database_refuses(running: Any, raw: Raw, tmp_path: Path) -> None:
     await running.ask(running.client.create_site, "lobby")
     with closing(sqlite3.connect(tmp_path / "data" / "resight.db")) as connection:

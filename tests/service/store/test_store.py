@@ -464,14 +464,3 @@ def test_a_database_of_another_version_is_refused(database: Path, metrics: Metri
     connection.close()
     with pytest.raises(StoreUnusableError, match="schema version 99"):
         Store.open(database, new_metrics())
-
-
-def test_a_damaged_vector_is_an_error(
-    lobby: Store, database: Path, make_row: Callable[..., NewRow]
-) -> None:
-    enroll(lobby, make_row("a"))
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE embeddings SET vector = x'00000000'")
-    connection.close()
-    with pytest.raises(StoreUnusableError, match="sighting a of site lobby"):
-        list(lobby.index_entries("lobby", ONE, DIMENSION))
