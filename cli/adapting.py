@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.jobs.records import MAX_SEED, Adaptation, JobState, Round, Wish
 
@@ -30,7 +30,7 @@ def adaptations_start(
         typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of its randomness.")] = 1,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
     """Ask the server to adapt to a site's own crops; gives the adaptation's name."""
@@ -45,7 +45,7 @@ def adaptations_start(
 
 @adaptations.command("list")
 def adaptations_list(
-    site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+    site: SiteOption, server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False
 ) -> None:
     """List the adaptations of a site, oldest first."""
     with ResightClient(server) as client:
@@ -73,7 +73,10 @@ def adaptations_list(
 
 @adaptations.command("watch")
 def adaptations_watch(
-    adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+    adaptation: Name,
+    site: SiteOption,
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: AsJson = False,
 ) -> None:
     """Show each round as it is finished, until the adaptation is over; 1 if it did not succeed."""
     with ResightClient(server) as client:
@@ -88,7 +91,9 @@ def adaptations_watch(
 
 
 @adaptations.command("cancel")
-def adaptations_cancel(adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER) -> None:
+def adaptations_cancel(
+    adaptation: Name, site: SiteOption, server: ServerOption = DEFAULT_SERVER
+) -> None:
     """Cancel an adaptation that waits or runs."""
     with ResightClient(server) as client:
         job = client.cancel_adaptation(site, adaptation)
@@ -98,7 +103,10 @@ def adaptations_cancel(adaptation: Name, site: SiteOption, server: Server = DEFA
 
 @adaptations.command("report")
 def adaptations_report(
-    adaptation: Name, site: SiteOption, server: Server = DEFAULT_SERVER, as_json: AsJson = False
+    adaptation: Name,
+    site: SiteOption,
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: AsJson = False,
 ) -> None:
     """Say all that is known of an adaptation: settings, rounds, verdict, result."""
     with ResightClient(server) as client:

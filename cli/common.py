@@ -1,4 +1,4 @@
-"""What several commands share: options and printing."""
+"""Options and formatting that several commands share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _site_id(site: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
-Server = Annotated[
+ServerOption = Annotated[
     str, typer.Option(help="Address of the server, host:port.", envvar=SERVER_VARIABLE)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
@@ -30,8 +30,13 @@ SiteName = Annotated[str, typer.Argument(help="Name of the site.", callback=_sit
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout, in ASCII: file names may be no text."""
+    """Print one JSON value, in ASCII: file names may have bytes that are not text."""
     typer.echo(json.dumps(value))
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun: "1 cluster", "2 clusters"; nouns: an irregular plural."""
+    return f"{count} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def short_time(moment: datetime) -> str:
@@ -40,9 +45,9 @@ def short_time(moment: datetime) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Aligned columns below their names; columns without any content are left out.
+    """Aligned columns below their names, without the empty ones.
 
-    right: columns to align at the right.
+    right: columns that are aligned at the right.
     """
     columns = [i for i in range(len(header)) if any(row[i] for row in rows)]
     widths = {i: max(len(header[i]), *(len(row[i]) for row in rows)) for i in columns}

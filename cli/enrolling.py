@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from adapt.runtime.progress import progress
-from cli.common import AsJson, Server, SiteOption, print_json
+from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
 from cli.crop_files import CropFile, Found, find_crops
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.errors import CallError
@@ -28,12 +28,16 @@ def enroll(
             "the one named `camera`, is the camera."
         ),
     ] = None,
-    person: Annotated[str, typer.Option(help="Who is on all these crops, if known.")] = "",
-    track: Annotated[str, typer.Option(help="The track of all these crops, if they are one.")] = "",
+    person: Annotated[
+        str, typer.Option(help="Label of the person on all these crops, if known.")
+    ] = "",
+    track: Annotated[
+        str, typer.Option(help="The track of all these crops, if they are of one.")
+    ] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file was not enrolled.")
     ] = False,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
     """Enroll crops. A file that was enrolled before replaces its sighting.
@@ -60,8 +64,8 @@ def enroll(
         if not done:
             raise
         raise ClientError(
-            f"{error} ({done} of {len(found.crops)} files are enrolled; run the same command "
-            "again for the others)"
+            f"{error} (enrolled: {done} of {plural(len(found.crops), 'file')}; run the same "
+            "command again for the others)"
         ) from error
     _report_enrolled(site, found, outcomes, as_json)
     failed = [path for path, result in outcomes if not isinstance(result, Enrolled)]
@@ -115,10 +119,10 @@ def _report_enrolled(
         if not isinstance(result, Enrolled):
             typer.echo(f"not enrolled: {crop.path}: {result}", err=True)
     cameras = len({result.sighting.camera for result in enrolled})
-    parts = [f"enrolled {len(enrolled)} of {len(outcomes)} files in site {site}"]
-    parts.append(f"{cameras} camera{'' if cameras == 1 else 's'}")
-    parts += [f"{replaced} were there already"] if replaced else []
-    parts += [f"{found.ignored} other files ignored"] if found.ignored else []
+    parts = [f"enrolled {len(enrolled)} of {plural(len(outcomes), 'file')} in site {site}"]
+    parts.append(plural(cameras, "camera"))
+    parts += [f"{replaced} replaced"] if replaced else []
+    parts += [f"{plural(found.ignored, 'other file')} ignored"] if found.ignored else []
     typer.echo(", ".join(parts))
 
 

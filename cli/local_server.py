@@ -1,4 +1,4 @@
-"""Run `resight serve` as a process of its own on a free port, for the demo and benchmarks."""
+"""Run `resight serve` as a process on a free port, for the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STOP_SECONDS = 30
 
 
 class ServerDidNotStartError(ServiceError):
-    """The server ended before it was ready; its own log, on stderr, says why."""
+    """The server ended before it was ready; its log, on stderr, says why."""
 
 
 @contextmanager
@@ -35,7 +35,8 @@ def local_server(bundle: Path, data_dir: Path) -> Iterator[str]:
             line = process.stdout.readline() if process.stdout else ""
             match = _READY.search(line)
             if match is None:
-                raise ServerDidNotStartError(f"the server did not start: {line.strip()}")
+                said = line.strip() or "no output"
+                raise ServerDidNotStartError(f"the server did not start ({said}); see its log")
             yield match[1]
         finally:
             process.terminate()

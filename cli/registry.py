@@ -1,4 +1,4 @@
-"""Commands on registered models, and which of them a site uses."""
+"""Commands on registered models, and on the model of a site."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
 from cli.sites import DropUnusable, show_rollover
 from models.errors import ModelError
 from models.image import Interpolation
@@ -115,7 +115,9 @@ def models_verify(
 
     bundle = Registry(registry or default_registry()).verify(model)
     OnnxEngine.load(bundle, provider="cpu", threads=0)
-    typer.echo(f"{bundle.reference} holds: files and self-test are as recorded")
+    typer.echo(
+        f"{bundle.reference} is valid: its files match their hashes, and its self-test passed"
+    )
 
 
 @models.command("activate")
@@ -124,11 +126,11 @@ def models_activate(
     site: SiteOption,
     drop_unusable: DropUnusable = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also a model that the gate rejected.")
+        bool, typer.Option("--force", help="Activate a model that the gate rejected, too.")
     ] = False,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Embed a site's kept crops with a registered model, and use it for the site."""
+    """Re-embed a site's kept crops with a registered model, and use it for the site."""
     with ResightClient(server) as client:
         steps = client.activate_model(site, model, drop_unusable=drop_unusable, force=force)
         try:
@@ -138,7 +140,7 @@ def models_activate(
                 raise ClientError(f"{error} (--force)") from error
             raise
     if step.verdict:
-        of = f"{step.site.model} is of {step.adaptation or 'no known adaptation'}"
+        of = f"{step.site.model} is of {step.adaptation or 'an unknown adaptation'}"
         typer.echo(f"{of}; the gate's verdict: {step.verdict}")
     else:
         typer.echo(f"{step.site.model} was not judged by the gate")
@@ -146,9 +148,9 @@ def models_activate(
 
 @models.command("rollback")
 def models_rollback(
-    site: SiteOption, drop_unusable: DropUnusable = False, server: Server = DEFAULT_SERVER
+    site: SiteOption, drop_unusable: DropUnusable = False, server: ServerOption = DEFAULT_SERVER
 ) -> None:
-    """Use the model again that a site used before."""
+    """Roll a site back to the model that it used before."""
     with ResightClient(server) as client:
         show_rollover(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
 
@@ -166,19 +168,24 @@ def models_wrap(
         float, typer.Option(help="Factor on pixels of 0 to 255, before the mean.")
     ] = 1.0,
     mean: Annotated[
-        tuple[float, float, float], typer.Option(help="Subtracted, per channel, after the scale.")
+        tuple[float, float, float],
+        typer.Option(help="Subtracted from each channel, after the scale."),
     ] = (0.0, 0.0, 0.0),
     std: Annotated[
-        tuple[float, float, float], typer.Option(help="Divided by, per channel, after the mean.")
+        tuple[float, float, float], typer.Option(help="Divisor of each channel, after the mean.")
     ] = (1.0, 1.0, 1.0),
-    height: Annotated[int | None, typer.Option(help="If the graph leaves it open.")] = None,
-    width: Annotated[int | None, typer.Option(help="If the graph leaves it open.")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Input size, if the graph leaves it open.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Input size, if the graph leaves it open.")
+    ] = None,
     interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
     output: Annotated[
         str | None, typer.Option(help="Output to use, if the graph has several.")
     ] = None,
 ) -> None:
-    """Make a bundle of somebody else's ONNX model. Needs the package onnx."""
+    """Make a bundle from a foreign ONNX model. Needs the package onnx."""
     from models.foreign_graph import InputConvention
     from models.wrap import wrap_onnx
 

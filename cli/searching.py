@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import AsJson, Server, SiteOption, print_json, short_time, table
+from cli.common import (
+    AsJson,
+    ServerOption,
+    SiteOption,
+    plural,
+    print_json,
+    short_time,
+    table,
+)
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import Match, Sighting, SightingFilter
 
@@ -18,31 +26,33 @@ Cameras = Annotated[
     list[str] | None, typer.Option("--camera", help="Only this camera; repeatable.")
 ]
 From = Annotated[
-    str | None, typer.Option("--from", help="Not before: ISO 8601; UTC where no zone is given.")
+    str | None, typer.Option("--from", help="Start time, ISO 8601; UTC if no zone is given.")
 ]
-To = Annotated[str | None, typer.Option("--to", help="Before: ISO 8601.")]
+To = Annotated[str | None, typer.Option("--to", help="End time (exclusive), ISO 8601.")]
 
 sightings = typer.Typer(help="Sightings of a site.", no_args_is_help=True)
 
 
 def search(
-    image: Annotated[Path, typer.Argument(help="Image file of the one to look for.")],
+    image: Annotated[Path, typer.Argument(help="Query image.")],
     site: SiteOption,
-    limit: Annotated[int, typer.Option(min=1, help="Most matches.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of matches.")] = 10,
     camera: Cameras = None,
     exclude_camera: Annotated[
         list[str] | None,
-        typer.Option(help="Not this camera; repeatable. The query's own: cross-camera search."),
+        typer.Option(
+            help="Without this camera; repeatable. With the query's own: cross-camera search."
+        ),
     ] = None,
     exclude_track: Annotated[
-        list[str] | None, typer.Option(help="Not this track; repeatable.")
+        list[str] | None, typer.Option(help="Without this track; repeatable.")
     ] = None,
     start: From = None,
     end: To = None,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
-    """Find the sightings of a site that are most like an image."""
+    """Find the sightings of a site that are most similar to an image."""
     wanted = SightingFilter(
         cameras=tuple(camera or ()),
         exclude_cameras=tuple(exclude_camera or ()),
@@ -60,7 +70,7 @@ def search(
         matches = [_match_json(rank, match) for rank, match in enumerate(answer.matches, 1)]
         print_json({"site": site, "query": str(image), "model": answer.model, "matches": matches})
     elif not answer.matches:
-        typer.echo(f"no sightings in site {site} that pass the filter")
+        typer.echo(f"no sightings in site {site} pass the filter")
     else:
         typer.echo(f"site {site}, model {answer.model}, cosine similarity (1 = same)")
         typer.echo(_match_table(answer.matches))
@@ -83,8 +93,8 @@ def sighting_list(
     camera: Cameras = None,
     start: From = None,
     end: To = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most sightings; default: all.")] = None,
-    server: Server = DEFAULT_SERVER,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number; default: all.")] = None,
+    server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
     """List sightings, ordered by id."""
@@ -99,7 +109,7 @@ def sighting_list(
     if as_json:
         print_json([_sighting_json(sighting) for sighting in found])
     elif not found:
-        typer.echo(f"no sightings in site {site} that pass the filter")
+        typer.echo(f"no sightings in site {site} pass the filter")
     else:
         typer.echo(table(_SIGHTING_HEADER, [_sighting_cells(sighting) for sighting in found]))
 
@@ -108,11 +118,11 @@ def sighting_list(
 def sighting_delete(
     ids: Annotated[list[str], typer.Argument(help="Ids of the sightings.")],
     site: SiteOption,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Delete sightings with their crops and embeddings, for good.
+    """Delete sightings with their crops and embeddings, permanently.
 
-    Ids that are not there do not stop it; they are named at the end, with exit code 1.
+    Unknown ids are skipped, and named at the end, with exit code 1.
     """
     with ResightClient(server) as client:
         failed: list[CallFailedError] = []
@@ -127,7 +137,7 @@ def sighting_delete(
                 typer.echo(f"deleted sighting {sighting}")
     if failed:
         faults = "; ".join(map(str, failed))
-        raise ClientError(f"{len(failed)} of {len(ids)} sightings not deleted: {faults}")
+        raise ClientError(f"{len(failed)} of {plural(len(ids), 'sighting')} not deleted: {faults}")
 
 
 _SIGHTING_HEADER = ["camera", "time", "track", "person", "file", "sighting"]
@@ -166,6 +176,6 @@ def _parse_time(text: str | None, option: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(
-            f"{option} {text!r} is no ISO 8601 time, like 2026-01-31T18:00:00+01:00"
+            f"{option} {text!r} is not an ISO 8601 time; write it like 2026-01-31T18:00:00+01:00"
         ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adapt.runtime.progress import progress
-from cli.common import AsJson, Server, SiteName, print_json, short_time, table
+from cli.common import AsJson, ServerOption, SiteName, plural, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import RolloverProgress, Site
 
@@ -20,8 +20,10 @@ sites = typer.Typer(help="Sites: one gallery each.", no_args_is_help=True)
 
 
 @sites.command("create")
-def site_create(name: SiteName, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
-    """Make an empty site."""
+def site_create(
+    name: SiteName, server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False
+) -> None:
+    """Create an empty site."""
     with ResightClient(server) as client:
         site = client.create_site(name)
     if as_json:
@@ -31,14 +33,14 @@ def site_create(name: SiteName, server: Server = DEFAULT_SERVER, as_json: AsJson
 
 
 @sites.command("list")
-def site_list(server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+def site_list(server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False) -> None:
     """List the sites."""
     with ResightClient(server) as client:
         found = list(client.sites())
     if as_json:
         print_json([_site_json(site) for site in found])
     elif not found:
-        typer.echo("no sites; make one with `resight site create NAME`")
+        typer.echo("no sites; create one with `resight site create NAME`")
     else:
         rows = [
             [
@@ -57,7 +59,7 @@ def site_list(server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
 def site_delete(
     name: SiteName,
     force: Annotated[bool, typer.Option("--force", help="Delete its sightings, too.")] = False,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Delete a site; one with sightings only with --force."""
     with ResightClient(server) as client:
@@ -74,9 +76,9 @@ def site_delete(
 def site_reembed(
     name: SiteName,
     drop_unusable: DropUnusable = False,
-    server: Server = DEFAULT_SERVER,
+    server: ServerOption = DEFAULT_SERVER,
 ) -> None:
-    """Embed a site's kept crops with the server's own model, and use it."""
+    """Re-embed a site's kept crops with the server's own model, and use it."""
     with ResightClient(server) as client:
         show_rollover(client, name, client.reembed_site(name, drop_unusable=drop_unusable))
 
@@ -84,12 +86,12 @@ def site_reembed(
 def show_rollover(
     client: ResightClient, site: str, steps: Iterable[RolloverProgress]
 ) -> RolloverProgress:
-    """Show how a site moves to another model, and what came of it; gives its last step."""
+    """Show the progress of a rollover and its result; returns the last step."""
     with progress(f"re-embedding {site}", client.site(site).sightings) as report:
         for step in steps:
             report(step.embedded + step.dropped)
     dropped = f", {step.dropped} dropped" if step.dropped else ""
-    typer.echo(f"site {site} uses {step.site.model}: {step.embedded} sightings{dropped}")
+    typer.echo(f"site {site} uses {step.site.model}: {plural(step.embedded, 'sighting')}{dropped}")
     return step
 
 

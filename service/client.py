@@ -429,8 +429,8 @@ class ResightClient:
 def _one_for_each(results: Sequence[T], asked: Sequence[Any]) -> Sequence[T]:
     if len(results) != len(asked):
         raise BadAnswerError(
-            f"the server sent {len(results)} results for {len(asked)} items; check that client and "
-            "server are of the same version, and look at the server's log"
+            f"the server sent {len(results)} of {len(asked)} results; check that client and server "
+            "are of the same version, and look at the server's log"
         )
     return results
 

@@ -1,10 +1,10 @@
-"""From images of many callers to batches of one model.
+"""Batching: images of many callers become batches of one model.
 
     embed() -> admission -> decode (threads) -> queue -> batching task -> model (one thread)
 
-A call is admitted whole or refused at once. A batch runs as soon as the model is free, with what is
-there: nobody waits for company. While it runs, the next one is handed over early if it is full. An
-image whose caller has gone does not run. An image that cannot be embedded fails alone.
+A call is admitted whole or refused at once. A batch runs as soon as the model is free, with the
+images that are queued: none waits for a fuller batch. While it runs, a full next batch is submitted
+already. An image whose caller has left does not run. An image that cannot be embedded fails alone.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images that are decoded and wait for the model."""
+        """Decoded images that wait for the model."""
         return len(self._queue)
 
     async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
-        """One (D,) float32 vector of unit length, or what went wrong with it, per image.
+        """One (D,) float32 vector of unit length, or its error, per image.
 
         Raises:
             OverloadedError: too many images are waiting already; nothing was done.
@@ -105,18 +105,18 @@ class Batcher:
         return [self._outcome(next(vectors) if isinstance(i, np.ndarray) else i) for i in decoded]
 
     async def close(self, drain_s: float) -> None:
-        """Refuse new calls, wait for the admitted ones at most `drain_s` seconds, stop."""
+        """Refuse new calls, wait at most `drain_s` seconds for the admitted ones, stop."""
         self._closing = True
         try:
             await asyncio.wait_for(self._idle.wait(), drain_s)
         except TimeoutError:
-            log.warning("%d images were not embedded before the end of the drain", self._pending)
+            log.warning("images not embedded before the end of the drain: %d", self._pending)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         while self._queue:
             job = self._queue.popleft()
             if not job.future.done():
-                job.future.set_exception(ShuttingDownError("the server stopped; send it again"))
+                job.future.set_exception(ShuttingDownError("the server stopped; call again"))
         await asyncio.gather(*self._running)
         self._thread.shutdown(wait=True)
         self._decoder.close()
@@ -129,8 +129,8 @@ class Batcher:
             self._metrics.rejected.labels("queue").inc()
             wait = min(max(self._pending * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
-                f"{self._pending} images are waiting, no room for {images} more (at most "
-                f"{self._max_queue}); try again in {wait:.2f} s",
+                f"the queue has room for {self._max_queue - self._pending} of {images} images (its "
+                f"limit is {self._max_queue}); try again in {wait:.2f} s",
                 retry_after_s=wait,
             )
         self._pending += images
@@ -172,8 +172,8 @@ class Batcher:
                 task.add_done_callback(self._running.discard)
 
     def _next_batch(self) -> list[_Job]:
-        # At most one batch waits behind the running one, and only a full one: whatever arrives
-        # meanwhile shall still be able to join.
+        # At most one batch waits behind the running one, and only a full one: images that arrive
+        # meanwhile can still join.
         if self._in_flight > (1 if len(self._queue) >= self._max_batch else 0):
             return []
         batch: list[_Job] = []
@@ -213,11 +213,11 @@ class Batcher:
         except EngineError as error:
             if len(images) == 1:
                 return [error]
-            # One image may have spoiled the batch: none of the others shall pay for it.
+            # One image may have failed the batch: run each alone, so that the others do not fail.
             return [outcome for image in images for outcome in self._infer([image])]
         except Exception:
             log.exception("the engine failed on a batch of %d", len(images))
-            fault = "the engine failed for a fault of the server; see its log"
+            fault = "the engine failed with an internal error; see the server's log"
             return [EngineError(fault) for _ in images]
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         return [

@@ -1,4 +1,4 @@
-"""Image files -> model input, in threads: the decoders release the interpreter lock."""
+"""Decoding of image files in threads: the decoders release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from service.errors import BadImageError, ShuttingDownError
 from service.operations.metrics import Metrics
 
 _SLICE_S = 0.01
-"""How long a thread works for one call before it is the next one's turn."""
+"""Seconds that a thread works for one call before the next one has its turn."""
 
-# Of one call: what is left to do (number and bytes of each image), and what came of the rest.
+# Of one call: the images left to decode (number and bytes), and the results by number.
 _Todo: TypeAlias = deque[tuple[int, bytes]]
 _Results: TypeAlias = dict[int, NDArray[np.uint8] | BadImageError]
 
 
 class Decoder:
-    """Decodes and resizes as one model demands it.
+    """Decodes and resizes as one model requires.
 
     max_bytes: largest file. max_pixels: largest height x width.
     """
@@ -49,10 +49,9 @@ class Decoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resight-decode")
 
     async def decode(self, images: Sequence[bytes]) -> list[NDArray[np.uint8] | BadImageError]:
-        """One (H,W,3) uint8 RGB, or what is wrong with it, per image.
+        """One (H,W,3) uint8 RGB array, or its error, per image.
 
-        Calls take turns. Where the caller is cancelled, the call ends once no thread works for it
-        any more: that is, after the images in hand.
+        Calls take turns. A cancelled call ends once its threads have finished their current images.
 
         Raises:
             ShuttingDownError: the decoder was closed before the last image.
@@ -69,17 +68,17 @@ class Decoder:
                 await asyncio.wait([done])
                 raise
         if len(results) < len(images):
-            raise ShuttingDownError("the server stopped; send it again")
+            raise ShuttingDownError("the server stopped; send the call again")
         return [results[number] for number in range(len(images))]
 
     def close(self) -> None:
-        """Stop the threads after the images in hand; what waits is not decoded any more."""
+        """Stop the threads after their current images; the rest is not decoded."""
         self._closing = True
         self._pool.shutdown(wait=True)
 
     async def _work(self, todo: _Todo, results: _Results) -> None:
-        # A slice at a time, each at the end of the pool's queue: no call keeps others waiting for
-        # longer. Not an image at a time: handing over costs as much as a small crop.
+        # A slice at a time, each queued at the end of the pool: no call delays others for longer.
+        # Not an image at a time: queueing costs as much as decoding a small crop.
         loop = asyncio.get_running_loop()
         while todo and not self._closing:
             await loop.run_in_executor(self._pool, self._decode_slice, todo, results)

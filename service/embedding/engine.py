@@ -1,4 +1,4 @@
-"""The model at work: decoded crops in, embeddings out."""
+"""The engine: runs a model on decoded crops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CUDA = "CUDAExecutionProvider"
 
 
 class Engine(Protocol):
-    """What the batcher needs of a model."""
+    """A model as the batcher uses it."""
 
     @property
     def model(self) -> ModelInfo:
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """sha256 of what decides the vectors: the weights and the pre-processing.
+    """sha256 of what determines the vectors: the weights and the pre-processing.
 
     Two exports of the same weights have the same fingerprint, although the rest of their manifests
     (scores, time) may differ.
@@ -64,16 +64,16 @@ class OnnxEngine:
     def load(
         cls, bundle: Bundle, *, provider: Literal["auto", "cpu", "cuda"], threads: int
     ) -> OnnxEngine:
-        """Load a bundle and prove that it computes what its maker recorded, at batch 1 and n.
+        """Load a bundle, and check by its self-test that it gives the recorded vectors.
 
         Args:
             bundle: what to load.
-            provider: where; auto: CUDA if this build of the runtime has it, else CPU.
+            provider: auto: CUDA if this build of the runtime has it, else CPU.
             threads: of one run on the CPU; 0: one per core.
 
         Raises:
-            ModelLoadError: files differ from their hashes, the graph is not of the bundle's form,
-                it does not run where it should, or the self-test fails.
+            ModelLoadError: files differ from their hashes, the graph does not match the manifest,
+                the provider cannot be used, or the self-test fails.
         """
         try:
             bundle.verify()

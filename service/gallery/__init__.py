@@ -1,1 +1,1 @@
-"""The store and its index as one: enroll, list, search, delete."""
+"""Galleries: enroll, list, search and delete, with one index per site."""

@@ -1,4 +1,4 @@
-"""A lock that many readers or one writer may hold; a waiting writer goes before new readers."""
+"""A lock for many readers or one writer; a waiting writer has priority over new readers."""
 
 from __future__ import annotations
 

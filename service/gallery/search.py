@@ -1,8 +1,7 @@
-"""One search: which and how similar from the index, everything else from the store.
+"""One search: hits and scores from the index, sightings from the store.
 
-The store is ahead of the index for a moment after each commit. So a hit is looked up by the number
-of its row: of a sighting that was replaced meanwhile, no score or filter of the old crop can meet
-the metadata of the new one.
+After each commit the store is ahead of the index for a moment. So a hit is looked up by its row
+number: scores and filters of a replaced sighting never meet the metadata of the new one.
 """
 
 from __future__ import annotations
@@ -66,10 +65,10 @@ def _matches(
         attempt += 1
         hits = index.search(queries, limit, wanted, exclude)
         known = store.sightings_by_number(sorted({hit.number for row in hits for hit in row}))
-        # A hit that was deleted or replaced since leaves room for another one.
+        # A hit that was deleted or replaced meanwhile makes room for another one.
         if attempt == _ATTEMPTS or all(hit.number in known for row in hits for hit in row):
             return [
                 [Match(known[hit.number], hit.score) for hit in row if hit.number in known]
                 for row in hits
             ]
-        time.sleep(_PAUSE_S)  # for the index to follow
+        time.sleep(_PAUSE_S)  # until the index has followed

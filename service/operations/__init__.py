@@ -1,1 +1,1 @@
-"""What operators watch and own: metrics, the HTTP port, the data folder."""
+"""For operators: metrics, the HTTP port, the data folder."""

@@ -1,4 +1,4 @@
-"""The HTTP port: /metrics for Prometheus and /healthz for whoever cannot speak gRPC."""
+"""The HTTP port: /metrics for Prometheus, /healthz for checks without gRPC."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 5.0  # seconds; an idle connection must not hold its thread for ever
+    timeout = 5.0  # seconds; an idle connection must not block its thread
 
     def log_message(self, *args: Any) -> None:
         log.debug(*args)
 
 
 class Monitor:
-    """Serves from a thread of its own, so that it answers while the event loop is busy."""
+    """Serves from its own thread, so that it answers while the event loop is busy."""
 
     def __init__(self, server: WSGIServer, address: str) -> None:
         self._server = server

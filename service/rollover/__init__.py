@@ -1,1 +1,1 @@
-"""Rollover: a site gets another model, while it answers with the one before."""
+"""Rollover: a site gets another model, and answers with the one before until the end."""

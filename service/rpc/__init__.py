@@ -1,1 +1,1 @@
-"""The gRPC edge: requests in, answers out, nothing else."""
+"""The gRPC services."""

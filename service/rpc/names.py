@@ -1,4 +1,4 @@
-"""Resource names, as AIP-122 has them: made of ids and taken apart."""
+"""Resource names as of AIP-122: composed of ids, and parsed."""
 
 from __future__ import annotations
 

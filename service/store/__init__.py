@@ -1,1 +1,1 @@
-"""The truth: sites, sightings, crops and embeddings in a database."""
+"""The database of sites, sightings, crops and embeddings."""

@@ -305,7 +305,8 @@ class Store:
             ).scalar_one()
             if held and not force:
                 raise SiteNotEmptyError(
-                    f"site {site} has {held} sightings; delete it with force to delete them too"
+                    f"site {site} is not empty (sightings: {held}); delete it with force to delete "
+                    "them, too"
                 )
             refuse_unfinished(connection, site)
             ids = select(adaptations.c.adaptation).where(adaptations.c.site == site)

@@ -1,4 +1,4 @@
-"""Group commit: the writes of several callers share one transaction, and so one fsync."""
+"""Group commit: the writes of several callers share one transaction and one fsync."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 log = logging.getLogger("resight.store")
 
 _MAX_GROUP = 64
-"""Most writes in one transaction, so that the first one does not wait for a long queue."""
+"""Most writes of one transaction, which limits how long the first one waits."""
 
 
 class _Write:
@@ -54,8 +54,8 @@ class Writer:
     ) -> Future[T]:
         """Run `apply` in a transaction; the future is done after its commit.
 
-        apply: must do nothing but read and write the connection, as it may run twice. A
-            `CallError` that it raises undoes its own writes only, and is the future's.
+        apply: must only read and write the connection, because it may run twice. If it raises a
+            `CallError`, only its own writes are undone, and the future gets the error.
         after_commit: told the result, in the order of commits, before the future is done.
         """
         write = _Write(apply, after_commit)
@@ -77,7 +77,7 @@ class Writer:
             group = self._next_group()
             if group is None:
                 return
-            # A caller that has gone before its turn wants nothing any more.
+            # A write that was cancelled before its turn is skipped.
             group = [write for write in group if write.future.set_running_or_notify_cancel()]
             if group:
                 self._commit(group)
@@ -104,7 +104,7 @@ class Writer:
             with self._metrics.stage("commit"), self._engine.begin() as connection:
                 outcomes = [_apply(write, connection) for write in group]
         except Exception as error:
-            if len(group) > 1:  # one of them spoiled the transaction: each gets its own
+            if len(group) > 1:  # one of them failed the transaction: each gets its own
                 for write in group:
                     self._commit([write])
                 return
@@ -117,8 +117,8 @@ class Writer:
 
 
 def _apply(write: _Write, connection: Connection) -> Any:
-    # Any other error than ours ends the whole transaction; where the disk is full, the database has
-    # done so itself, and there is no savepoint any more to go back to.
+    # Any error but `CallError` ends the whole transaction. On a full disk the database has ended it
+    # already, and the savepoint is gone.
     savepoint = connection.begin_nested()
     try:
         result = write.apply(connection)
@@ -137,7 +137,7 @@ def _finish(write: _Write, outcome: Any) -> None:
         if write.after_commit is not None:
             write.after_commit(outcome)
     except Exception as error:
-        log.exception("a write is stored, but the index does not have it; restart the server")
+        log.exception("a write is stored, but not in the index; restart the server")
         write.future.set_exception(_as_call_error(error))
     else:
         write.future.set_result(outcome)
@@ -146,15 +146,15 @@ def _finish(write: _Write, outcome: Any) -> None:
 def _as_call_error(error: Exception) -> CallError:
     if isinstance(error, DBAPIError):
         return store_error(error)
-    return StoreError("the write failed for a fault of the server; see its log")
+    return StoreError("the write failed with an internal error; see the server's log")
 
 
 def store_error(error: DBAPIError) -> CallError:
-    """What a refusal by the database means to the caller."""
+    """The error for the caller where the database refuses."""
     text = str(error.orig)
     if "disk is full" in text or "No space left" in text:
         return StoreFullError(
-            "the server's disk is full; free space on it outside the database: deleting sightings "
-            "takes some, too"
+            "the server's disk is full; free space outside the database: deleting sightings needs "
+            "space, too"
         )
     return StoreError(f"the database refused ({text}); see the server's log")

@@ -47,7 +47,7 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     lines = run(app, registry, "list").stdout.splitlines()
     assert lines[0].split() == ["model", "dimension", "input", "backbone", "method", "created"]
     assert lines[2].split()[:4] == ["tiny@2", "24", "32x16", "block_means"]
-    assert run(app, registry, "verify", "tiny").stdout.startswith("tiny@2 holds")
+    assert run(app, registry, "verify", "tiny").stdout.startswith("tiny@2 is valid")
     report = b'{"verdict": "promote", "against": "tiny@2", "reasons": []}'
     judged = write_tiny_bundle(tmp_path / "3", version="3")
     Registry(registry).add(judged.path, verdict=report)

@@ -44,7 +44,7 @@ def test_from_create_to_delete(resight: Command, crops: Path) -> None:
     enrolled = resight("enroll", "--site", "door", crops)
     assert enrolled.returncode == 0
     assert enrolled.stdout == (
-        "enrolled 3 of 5 files in site door, 2 cameras, 1 other files ignored\n"
+        "enrolled 3 of 5 files in site door, 2 cameras, 1 other file ignored\n"
     )
     for bad in ("broken.jpg", "empty.png"):
         assert f"not enrolled: {crops / 'c2' / bad}: " in enrolled.stderr
@@ -80,7 +80,7 @@ def test_from_create_to_delete(resight: Command, crops: Path) -> None:
 
     refused = resight("site", "delete", "door")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: site door has 3 sightings")
+    assert refused.stderr.startswith("error: site door is not empty (sightings: 3)")
     assert "--force" in refused.stderr
     assert resight("site", "delete", "door", "--force").returncode == 0
     assert "error: there is no site door" in resight("enroll", "--site", "door", crops).stderr

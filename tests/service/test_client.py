@@ -161,7 +161,7 @@ def test_fewer_results_than_items_are_an_error(
         lambda: client.embed([b"x", b"y", b"z"]),
     )
     for call in calls:
-        with pytest.raises(BadAnswerError, match="2 results for 3 items"):
+        with pytest.raises(BadAnswerError, match="2 of 3 results"):
             call()
 
 

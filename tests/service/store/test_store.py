@@ -206,7 +206,7 @@ def test_errors_of_sites_and_sightings(lobby: Store, make_row: Callable[..., New
 
 def test_a_site_with_sightings_needs_force(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     enroll(lobby, make_row("a"), key=IdempotencyKey("r", "f"))
-    with pytest.raises(SiteNotEmptyError, match="1 sightings"):
+    with pytest.raises(SiteNotEmptyError, match="sightings: 1"):
         lobby.delete_site("lobby", force=False, then=ignore).result(10)
     lobby.delete_site("lobby", force=True, then=ignore).result(10)
     assert lobby.sites() == []
