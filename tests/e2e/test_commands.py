@@ -127,7 +127,7 @@ def test_exit_codes_of_enroll(resight: Command, crops: Path) -> None:
     assert resight("enroll", "--site", "codes", crops, "--strict").returncode == 1
     nothing = resight("enroll", "--site", "codes", "--camera", "c", crops / "c2" / "empty.png")
     assert nothing.returncode == 1
-    assert nothing.stdout == "enrolled 0 of 1 files in site codes, 0 cameras\n"
+    assert nothing.stdout == "enrolled 0 of 1 file in site codes, 0 cameras\n"
     wrong = resight("enroll", "--site", "codes", crops / "absent")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

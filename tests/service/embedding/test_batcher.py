@@ -135,7 +135,7 @@ async def test_what_does_not_fit_is_refused_at_once_and_whole(
     engine.gate.clear()
     waiting = asyncio.create_task(batcher.embed([crop(0)] * (MAX_QUEUE - 1)))
     await engine.has_entered()
-    with pytest.raises(OverloadedError, match="no room for 2 more") as refused:
+    with pytest.raises(OverloadedError, match="room for 1 of 2 images") as refused:
         await batcher.embed([crop(1), crop(2)])
     assert refused.value.retry_after_s is not None
     assert 0.05 <= refused.value.retry_after_s <= 10
