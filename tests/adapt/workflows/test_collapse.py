@@ -37,7 +37,7 @@ from adapt.workflows.fit import Machine, fit  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
-BACKBONE = "mobilenet_v2"
+BACKBONE = "resnet18"
 PEOPLE, EACH, P = 8, 6, 4
 Features = NDArray[np.float32]
 State = dict[str, torch.Tensor]
@@ -62,6 +62,15 @@ CLUSTERED = {"mmt": KMEANS, "hli": KMEANS, "nrmt": HDBSCAN, "aml": DBSCAN, "daal
 
 FEW = ("options.merge_nearest=1", "options.merge_cross_camera=2")
 """AML on few crops of each person."""
+
+ALL_THE_SAME = {
+    "aml": r"\(dbscan .*\): 1 clusters, but batches need 4",
+    "daal": r"\(dbscan .*\): 1 clusters, but batches need 2",  # it draws images, not identities
+    "hli": r"\(kmeans K=1 .*\): 1 clusters, but batches need 4",
+    "mmt": r"\(kmeans K=1 .*\): 1 clusters, but batches need 4",
+    "nrmt": r"\(hdbscan .*\): 100\.0% of 48 images are outliers",  # it never finds one cluster
+}
+"""What stops each method when no crop differs from another."""
 
 
 def all_apart(features: Features) -> Features:
@@ -227,14 +236,14 @@ def test_all_outliers(name: str, built: tuple[ReIDNet, ...], tmp_path: Path) -> 
     """K-means has none, so MMT and HLI are given DBSCAN."""
     case = Case(name, built, tmp_path / "run", *(DBSCAN if CLUSTERED[name] == KMEANS else ()))
     case.plan.collapse = all_apart
-    case.fails(ClusteringError, "images are outliers")
+    case.fails(ClusteringError, r"\): 100\.0% of 48 images are outliers")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_cluster(name: str, built: tuple[ReIDNet, ...], tmp_path: Path) -> None:
+def test_all_the_same(name: str, built: tuple[ReIDNet, ...], tmp_path: Path) -> None:
     case = Case(name, built, tmp_path / "run")
     case.plan.collapse = all_the_same
-    case.fails(ClusteringError, "cluster")
+    case.fails(ClusteringError, ALL_THE_SAME[name])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -256,7 +265,7 @@ def test_a_collapse_before_anything_is_learned_leaves_no_network(
 ) -> None:
     case = Case(name, built, tmp_path / "run")
     case.plan.after, case.plan.collapse = 0, all_the_same
-    case.fails(ClusteringError, "cluster", good_rounds=0)
+    case.fails(ClusteringError, ALL_THE_SAME[name], good_rounds=0)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -293,7 +302,7 @@ def test_attention_that_gets_stuck(built: tuple[ReIDNet, ...], tmp_path: Path) -
 
 def test_a_flat_map_is_no_failure(built: tuple[ReIDNet, ...], tmp_path: Path) -> None:
     """Crops so small that the map has one cell: HLI erases at random places and says so."""
-    for size, share in (((32, 16), 1.0), ((64, 32), 0.0)):
+    for size, share in (((16, 16), 1.0), ((32, 16), 0.0)):
         run = Case("hli", built, tmp_path / f"{size}", "options.erase=1", size=size).run()
         assert run.info.state == "finished"
         for row in run.metrics():

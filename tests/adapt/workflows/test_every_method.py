@@ -28,13 +28,17 @@ from adapt.workflows.training import adapt, pretrain  # noqa: E402
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from models.manifest import ModelCard  # noqa: E402
+from tests.support.graph_kinds import kinds  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
+
+BACKBONE = "resnet18_ibn_a"
+"""Its last stage is without IBN, so its blocks are of both kinds."""
 
 PEOPLE, CAMERAS, EACH = 8, 2, 4
 MACHINE = Machine(torch.device("cpu"), seed=1)
 SIZE = Preprocessing(height=32, width=16)
 TINY = (
-    *("schedule.iterations=1", "schedule.passes=0", "augment.pad=1"),
+    *("schedule.rounds=2", "schedule.iterations=1", "schedule.passes=0", "augment.pad=1"),
     *("batch.identities=4", "batch.instances=2", "batch.ghost=0"),
     *("clustering.k1=6", "clustering.k2=2", "clustering.min_samples=3"),
     "clustering.min_cluster_size=3",
@@ -65,9 +69,9 @@ class World:
         self.site = write_market(root / "site", persons=PEOPLE, cameras=CAMERAS, each=EACH, seed=2)
         self.scrambled = scramble(self.site, root / "scrambled")
 
-    def init(self, backbone: str, seed: int) -> Path:
+    def init(self, seed: int) -> Path:
         """A network pre-trained on the source."""
-        out = self.root / f"{backbone}-{seed}"
+        out = self.root / f"init-{seed}"
         if out.exists():
             return out
         recipe = Recipe(
@@ -79,7 +83,7 @@ class World:
         pretrain(
             [self.source],
             splits=("train",),
-            backbone=backbone,
+            backbone=BACKBONE,
             weights=None,
             preprocessing=SIZE,
             recipe=recipe,
@@ -89,18 +93,18 @@ class World:
         )
         return out
 
-    def adapted(self, name: str, site: Path, backbone: str = "resnet18", rounds: int = 2) -> Run:
+    def adapted(self, name: str, site: Path) -> Run:
         """A run of a method."""
-        out = self.root / f"{name}-{site.name}-{backbone}"
+        out = self.root / f"{name}-{site.name}"
         if out.exists():
             return Run.open(out)
-        given = (*TINY, f"schedule.rounds={rounds}", *OWN.get(name, ()))
+        given = (*TINY, *OWN.get(name, ()))
         recipe = load_recipe(f"{name}_small", method=name, overrides=given)
         inits = recipe.options.students_wanted(METHODS[name].students_wanted)
         adapt(
             site,
             camera_pattern=None,
-            inits=[self.init(backbone, n) for n in range(1, inits + 1)],
+            inits=[self.init(n) for n in range(1, inits + 1)],
             recipe=recipe,
             recipe_name="test",
             out=out,
@@ -143,7 +147,7 @@ def test_identities_of_the_site_are_never_read(name: str, world: World) -> None:
     assert figures(true) == figures(scrambled)
     assert kept(true) == kept(scrambled)
     assert len(figures(true)) == 2
-    start = Run.open(world.init("resnet18", 1)).network().state_dict()
+    start = Run.open(world.init(1)).network().state_dict()
     now = true.network().state_dict()
     assert not torch.equal(start["backbone.conv1.weight"], now["backbone.conv1.weight"])
 
@@ -167,15 +171,16 @@ def embedder(model: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     return lambda images: np.asarray(session.run(["embeddings"], {"images": images})[0])
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet18_ibn_a"])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_exported_network_equals_torchs(
-    name: str, backbone: str, world: World, tmp_path: Path
-) -> None:
+EXPORTED = {False: "mmt", True: "daal"}
+"""By whether there is attention: a method whose network is exported."""
+
+
+@pytest.mark.parametrize("name", EXPORTED.values())
+def test_the_exported_network_equals_torchs(name: str, world: World, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="export needs onnx")
     from adapt.workflows.export import export_run
 
-    run = world.adapted(name, world.site, backbone, rounds=2 if backbone == "resnet18" else 1)
+    run = world.adapted(name, world.site)
     bundle = export_run(run, tmp_path / "bundle", name=name, version="1")
     embed, images = embedder(bundle.model_path), pixels()
     with torch.no_grad():
@@ -186,6 +191,19 @@ def test_the_exported_network_equals_torchs(
         np.testing.assert_allclose(embed(images[:batch]), expected[:batch], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_a_network_of_a_kind_that_is_exported(name: str, world: World) -> None:
+    """An export reads a run's network and nothing else of its method."""
+    found = world.adapted(name, world.site).network()
+    assert (found.attention is not None) == (name == "daal")
+    exported = world.adapted(EXPORTED[found.attention is not None], world.site).network()
+    assert kinds(found) == kinds(exported)
+    with torch.no_grad():
+        vectors = found.embed(network_input(pixels())).numpy()
+    apart = np.linalg.norm(vectors[:, None] - vectors, axis=2)[np.triu_indices(5, 1)]
+    assert apart.min() > 1e-2, "it tells pictures apart"
+
+
 def test_of_daals_domain_branch_and_classifiers_nothing_is_exported(tmp_path: Path) -> None:
     """The branch at its largest, with an attention of its own."""
     onnx = pytest.importorskip("onnx", reason="export needs onnx")
@@ -194,7 +212,8 @@ def test_of_daals_domain_branch_and_classifiers_nothing_is_exported(tmp_path: Pa
     torch.manual_seed(0)
     clusterer = Clusterer(Clustering(clusters=4), identities_per_batch=2, seed=0)
     method = DAAL([ReIDNet("resnet18")], DAALOptions(attention="independent"), clusterer)
-    features = np.random.default_rng(0).normal(size=(24, 512)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(24, method.embedder().dimension))
+    features = rows.astype(np.float32)
     method.start_source(features[:5])
     method.relabel(FeatureTable((features,), np.zeros(24, np.int64)), RoundOf(0, 1))
     assert set(method.heads) == {"domain", "source", "target"}

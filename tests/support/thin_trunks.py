@@ -1,0 +1,62 @@
+"""Trunks of all their layers and an eighth of their channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from models.backbones import net, trunks
+from models.backbones.trunks import IBN
+
+SHARE = 8
+RGB = 3
+
+
+@contextmanager
+def thin_trunks() -> Iterator[None]:
+    """Give each `ReIDNet` that this process builds a thin trunk.
+
+    A run copies, checks and writes tens of megabytes for each network; most of the time of a test
+    on a few crops goes there. Whatever surrounds a trunk is the same at any number of channels.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(net, "build_backbone", thin_backbone)
+        yield
+
+
+def thin_backbone(name: str) -> tuple[nn.Sequential, int]:
+    """As `build_backbone`: the same names and layers, an eighth of the channels."""
+    with torch.device("meta"):
+        trunk, channels = trunks.build_backbone(name)
+    _make_thin(trunk)
+    return trunk, channels // SHARE
+
+
+def _make_thin(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            setattr(module, name, _thin_conv(child))
+        elif isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d):
+            setattr(module, name, type(child)(child.num_features // SHARE, affine=True))
+        else:
+            _make_thin(child)
+        if isinstance(child, IBN):
+            child.instance_channels //= SHARE
+
+
+def _thin_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    made = nn.Conv2d(
+        conv.in_channels if conv.in_channels == RGB else conv.in_channels // SHARE,
+        conv.out_channels // SHARE,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=max(conv.groups // SHARE, 1),
+        bias=False,
+    )
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made
