@@ -5,7 +5,15 @@ SERVE_VENV := .venv-serve
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # A file's tests share what they made, so they stay in one process; tiny networks need one thread.
-PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
+# Files run in the order given: at the end no process waits for another one's long file.
+PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Each file runs once, without torch where it can: one that cannot skips itself by the line that is
+# looked for here.
+SERVING_TESTS := tests/e2e tests/cli tests/service tests/models tests/contract
+SLOW_TESTS := tests/benchmarks tests/adapt/workflows
+TORCH_TESTS := $(shell grep -rl 'importorskip."torch"' $(SERVING_TESTS)) $(SLOW_TESTS) \
+	$(filter-out tests/support tests/adapt %.py $(SERVING_TESTS) $(SLOW_TESTS), \
+	$(wildcard tests/[a-z]* tests/adapt/[a-z]*)) $(wildcard tests/adapt/test_*.py)
 # Percent of the lines of adapt, cli, models and service that the tests of both environments run.
 COVERAGE_FLOOR := 90
 
@@ -42,20 +50,18 @@ check: setup
 
 test test-fast test-serving: export OMP_NUM_THREADS ?= 1
 
-# tests/service never meets torch: once is enough.
 test: setup test-serving
-	$(BIN)/$(PYTEST) --ignore tests/service --cov --cov-append --cov-report=term:skip-covered \
+	$(BIN)/$(PYTEST) $(TORCH_TESTS) --cov --cov-append --cov-report=term:skip-covered \
 		--cov-fail-under=$(COVERAGE_FLOOR)
 
 # For the inner loop: no training, no servers, no other processes.
 test-fast: setup
 	$(BIN)/$(PYTEST) -m "not slow"
 
-# What serves, again where torch cannot be imported.
+# What serves, where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready
 	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
-	$(SERVE_VENV)/bin/$(PYTEST) tests/models tests/service tests/contract tests/e2e tests/cli \
-		--cov --cov-report=
+	$(SERVE_VENV)/bin/$(PYTEST) $(SERVING_TESTS) --cov --cov-report=
 
 # Breaks the code in 72 places, drawn by a seed, and lists those that no test notices. Takes an hour.
 mutants: setup

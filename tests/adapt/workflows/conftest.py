@@ -1,4 +1,4 @@
-"""Thin networks for whole runs; a module whose tests need real ones has a fixture of this name."""
+"""Networks that cost little."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module", autouse=True)
-def trunks() -> Iterator[None]:
-    pytest.importorskip("torch", reason="training needs torch")
+@pytest.fixture(scope="module")
+def thin() -> Iterator[None]:
+    """Thin trunks for all tests of a module, by `pytestmark = pytest.mark.usefixtures("thin")`."""
     from tests.support.thin_trunks import thin_trunks
 
     with thin_trunks():

@@ -37,6 +37,8 @@ from adapt.workflows.fit import Machine, fit  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 BACKBONE = "resnet18"
 PEOPLE, EACH, P = 8, 6, 4
 Features = NDArray[np.float32]

@@ -31,6 +31,8 @@ from models.manifest import ModelCard  # noqa: E402
 from tests.support.graph_kinds import kinds  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 BACKBONE = "resnet18_ibn_a"
 """Its last stage is without IBN, so its blocks are of both kinds."""
 

@@ -38,23 +38,21 @@ EXPORTED = ("resnet18", "resnet18_ibn_a", "resnet50_mmt", "resnet50_ibn_a_fastre
 
 
 @pytest.fixture(scope="module", autouse=True)
-def trunks() -> None:
-    """Real ones: what is computed here has to be the same in two libraries."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_export_of_each_network(trunks: None) -> Iterator[None]:
-    """Torch's exporter takes seconds, and gives the same for the same weights."""
+def one_export_of_each_network() -> Iterator[None]:
+    """Torch's exporter takes seconds and gives the same for the same weights; the classifier
+    is not in the graph."""
     made: dict[str, bytes] = {}
     to_onnx = export._to_onnx
 
-    def remembered(deployed: torch.nn.Module, height: int, width: int) -> bytes:
-        digest = hashlib.sha256(f"{deployed} {height} {width}".encode())
-        for value in deployed.state_dict().values():
-            digest.update(value.numpy().tobytes())
+    def remembered(deployed: export._Deployed, height: int, width: int) -> bytes:
+        net = deployed.net
+        digest = hashlib.sha256(f"{net.backbone} {net.attention} {height} {width}".encode())
+        for name, value in deployed.state_dict().items():
+            if "classifier" not in name:
+                digest.update(value.numpy().tobytes())
         key = digest.hexdigest()
         if key not in made:
-            made[key] = to_onnx(deployed, height, width)  # type: ignore[arg-type]
+            made[key] = to_onnx(deployed, height, width)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -121,10 +119,10 @@ def embedder(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32
 
 def test_exported_backbones_have_every_kind_of_block() -> None:
     """The others repeat these blocks, and with them their operators of ONNX."""
-    found = {name: kinds(ReIDNet(name)) for name in BACKBONES}
-    assert set.union(*map(set, found.values())) == set.union(*(set(found[b]) for b in EXPORTED))
-    for name in EXPORTED:
-        assert kinds(shorten(ReIDNet(name))) == found[name]
+    with torch.device("meta"):
+        found = {name: kinds(ReIDNet(name)) for name in BACKBONES}
+        short = [kinds(shorten(ReIDNet(name))) for name in EXPORTED[1:]]
+    assert frozenset().union(*found.values()) == found[EXPORTED[0]].union(*short)
 
 
 @pytest.mark.parametrize("backbone", EXPORTED)
@@ -210,7 +208,7 @@ def test_an_onnx_file_that_differs_from_torch_is_not_written(
     other = copy.deepcopy(net)
     with torch.no_grad():
         next(other.backbone.parameters()).neg_()
-    with pytest.raises(ExportError, match="at batch 1 the ONNX file gives .* away from"):
+    with pytest.raises(ExportError, match=r"at batch 1 the ONNX file gives .* away from"):
         export_bundle(other, tmp_path / "bundle", card=CARD)
     assert not (tmp_path / "bundle").exists()
 
