@@ -1,8 +1,8 @@
 """A site learns itself while it is served: `python -m benchmarks.served_adaptation --data DIR ...`.
 
 A real server, started with a source network, gets a labelled set's crops without their labels. It
-adapts by MMT, is killed (SIGKILL) as a round ends and started again, goes on, gives a model; the
-site is moved to it, and back. mAP is of searches over gRPC: every crop as a query against those of
+adapts by MMT, is killed (SIGKILL) as a round ends and started again, continues, gives a model;
+the site is rolled over to it, and back. mAP is of searches over gRPC: every crop as a query against those of
 the other cameras; the labels are read for that alone.
 """
 
@@ -131,7 +131,7 @@ def adapt(server: Server, wish: Wish, kill_after: int) -> Adaptation:
                 print(f"  round {round_.number}", flush=True)
     if job.state is not JobState.SUCCEEDED:
         raise SystemExit(f"{job.state.value}: {job.reason}: {job.error}")
-    assert Run.open(folder / "run").info.started == started, "it went on, not anew"
+    assert Run.open(folder / "run").info.started == started, "it was resumed, not begun anew"
     return job
 
 

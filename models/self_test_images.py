@@ -1,4 +1,4 @@
-"""Pictures of nobody for the self-test of a bundle, which may travel further than its data."""
+"""Pictures without people for the self-test of a bundle, which travels further than its data."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class SiteResult:
-    """All networks of a site. kind: sites of one kind are no evidence for each other.
+    """All networks of a site. kind: sites of one kind are not evidence for each other.
 
     groups: (N,) of the crops that the proxies were measured on.
     """

@@ -43,7 +43,7 @@ def kept_networks(path: Path, rounds: Collection[int] | None = None) -> list[Kep
     """Every kept round's network of an adaptation, oldest first; else the last network alone.
 
     rounds: numbers to take beside the last one; None for all.
-    None where the run left no network. Raises RunError when `path` is no run folder.
+    None where the run left no network. Raises RunError when `path` is not a run folder.
     """
     run = Run.open(path)
     *before, last = run.kept_rounds() or (None,)

@@ -41,7 +41,7 @@ CHOSEN_BY: Asked = "replacing"
 """What rules are chosen by."""
 
 WITHOUT_INTERVAL = ("agreement", "effective_rank")
-"""Proxies that are no mean: every difference of theirs votes, so that no rule is made of them."""
+"""Proxies that are not means: every difference of theirs votes, so no rule is made of them."""
 
 
 ONE_WITNESS = ("silhouette", "clustered", "cross_camera", "stability")
@@ -49,7 +49,7 @@ ONE_WITNESS = ("silhouette", "clustered", "cross_camera", "stability")
 
 TOLERANCE = 0.02
 """Of the mean F-measure: rules this close to the best count as equally good, since so small a lead
-belongs to the sites at hand; the least harmful of them is chosen."""
+belongs to these sites; the least harmful of them is chosen."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def dense_dbscan(
 
 
 def dense_radius_by_rho(jaccard: NDArray[np.float32], rho: float) -> float:
-    """Average the smallest fraction rho of the pairs i < j that are no copies."""
+    """Average the smallest fraction rho of the pairs i < j that are not copies."""
     pairs = jaccard[np.triu_indices(len(jaccard), 1)]
     pairs = np.sort(pairs[pairs > ZERO])
     return float(pairs[: round(rho * len(pairs))].mean(dtype=np.float64))
@@ -179,7 +179,7 @@ def _public_function(file: Path, near: Neighbors | None) -> Callable[..., NDArra
     sys.modules |= {module.__name__: module for module in (package, helpers)}
     spec = importlib.util.spec_from_file_location("public_code.jaccard", file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found: Callable[..., NDArray[np.float32]] = module.compute_jaccard_distance

@@ -47,7 +47,7 @@ def _rival_points(
 
 
 def draw_scale(file: Path, title: str, ours: Points, rivals: Mapping[str, Points]) -> None:
-    """Log-log, medians; the dense line goes on dotted by N^2 to where only ours was measured."""
+    """Log-log, medians; the dense line continues dotted by N^2 to where only ours was measured."""
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, points in {"sparse (ours)": ours, **rivals}.items():

@@ -124,5 +124,5 @@ T = TypeVar("T")
 
 
 def chosen(table: Mapping[str, T], names: Sequence[str]) -> list[T]:
-    """Entries of some names, in the table's order; names that it lacks are no matter."""
+    """Entries of some names, in the table's order; names that it lacks are ignored."""
     return [entry for name, entry in table.items() if name in names]

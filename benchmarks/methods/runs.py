@@ -123,7 +123,7 @@ class Outcome:
 def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     """The run that is there, or `work` done in a fresh process, which leaves it there.
 
-    A run that was interrupted goes on. work: has to be picklable. Raises SystemExit when a run is
+    A run that was interrupted is resumed. work: has to be picklable. Raises SystemExit when a run is
     there that is another one.
     """
     there = (wanted.out / "run.json").exists()

@@ -95,7 +95,7 @@ def adapted(
 def kills(
     folder: Path, count: int, method: str, seed: int, checkpoint_seconds: float = SECONDS
 ) -> bool:
-    """Kill runs `count` times and go on with them; say where, and whether all end as one unbroken.
+    """Kill runs `count` times and resume them; say where, and whether all end as one unbroken.
 
     Moments are drawn from the seconds of the unbroken run. A run that ends before its moment
     is compared, and another one begun. checkpoint_seconds: how often the state is kept within a
@@ -135,7 +135,7 @@ def kills(
 
 
 def where(out: Path) -> str:
-    """The round that a killed run was in, and what it can go on from."""
+    """The round that a killed run was in, and what it can be resumed from."""
     if not (out / "run.json").exists():
         return "before there was a run"
     run = Run.open(out)

@@ -42,7 +42,7 @@ class PublicCode:
         """
         if not (clone / "mmt" / "trainers.py").is_file():
             raise SystemExit(
-                f"{clone} is no clone of github.com/yxgeee/MMT: clone it and give --public"
+                f"{clone} is not a clone of github.com/yxgeee/MMT: clone it and give --public"
             )
         for name, folder in {"mmt": "mmt", "mmt.models": "mmt/models"}.items():
             package = ModuleType(name)
@@ -90,7 +90,7 @@ class PublicMMT:
 
 
 class OneBatch:
-    """A loader that has its batch at hand."""
+    """A loader that has its batch already."""
 
     def __init__(self, first: Tensor, second: Tensor, label: Tensor) -> None:
         """Two views and their labels, on the device."""

@@ -89,7 +89,7 @@ BACKBONES = tuple(_BUILDERS)
 
 
 def stem_of(name: str) -> Stem:
-    """Stem of a backbone; of one that is no ResNet, `torchvision`."""
+    """Stem of a backbone; of one that is not a ResNet, `torchvision`."""
     last = name.rpartition("_")[2]
     return "mmt" if last == "mmt" else "fastreid" if last == "fastreid" else "torchvision"
 

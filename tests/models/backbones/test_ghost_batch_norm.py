@@ -113,7 +113,7 @@ def test_pinned() -> None:
 def test_eval_mode_is_batch_norm() -> None:
     plain, ghost = filled(nn.BatchNorm2d(3)).eval(), filled(GhostBatchNorm2d(3, group=4)).eval()
     x = maps(0, 5)
-    assert torch.equal(plain(x), ghost(x)), "also where the batch is no multiple of the group"
+    assert torch.equal(plain(x), ghost(x)), "also where the batch is not a multiple of the group"
     assert torch.equal(plain.running_mean, ghost.running_mean)
 
 
