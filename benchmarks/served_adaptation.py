@@ -2,8 +2,8 @@
 
 A real server, started with a source network, gets a labelled set's crops without their labels. It
 adapts by MMT, is killed (SIGKILL) as a round ends and started again, continues, gives a model;
-the site is rolled over to it, and back. mAP is of searches over gRPC: every crop as a query against those of
-the other cameras; the labels are read for that alone.
+the site is rolled over to it, and back. mAP is of searches over gRPC: every crop as a query against
+those of the other cameras; the labels are read for that alone.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ ablations  each paper's switches, on the sites of `synthetic`
 pictures   draws the figures in `--results` into `--pictures`
 
 Each run has a process of its own. What is there, finished or stopped by a collapse, is used again
-if it is the same run; what was interrupted is resumed. Tables are printed in Markdown after each run,
-and their figures kept in PART.json below `--out`. The site's labels are read only to score, and
-for the rows of true labels.
+if it is the same run; what was interrupted is resumed. Tables are printed in Markdown after each
+run, and their figures kept in PART.json below `--out`. The site's labels are read only to score,
+and for the rows of true labels.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ class Outcome:
 def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     """The run that is there, or `work` done in a fresh process, which leaves it there.
 
-    A run that was interrupted is resumed. work: has to be picklable. Raises SystemExit when a run is
-    there that is another one.
+    A run that was interrupted is resumed. work: has to be picklable. Raises SystemExit when
+    another run is there.
     """
     there = (wanted.out / "run.json").exists()
     if there and Run.open(wanted.out).can_continue:
