@@ -36,7 +36,7 @@ _PATIENCE_S = 600.0
 
 
 @dataclass
-class Server:
+class ServedProcess:
     """`resight serve` in a process of its own, on a free port, whose end a caller may choose."""
 
     out: Path
@@ -81,7 +81,7 @@ class Server:
             yield client
 
 
-def enroll(server: Server, listing: CropSet) -> None:
+def enroll(server: ServedProcess, listing: CropSet) -> None:
     """Make the site of all crops, by camera and number, without a label."""
     with server.client() as client:
         client.create_site(SITE)
@@ -94,7 +94,7 @@ def enroll(server: Server, listing: CropSet) -> None:
         raise failed[0]
 
 
-def score(server: Server, listing: CropSet) -> tuple[float, str]:
+def score(server: ServedProcess, listing: CropSet) -> tuple[float, str]:
     """mAP of all searches in the other cameras, and the model that they all were answered by."""
     persons = np.array([sample.person for sample in listing.samples])
     precisions, models = [], set()
@@ -111,7 +111,7 @@ def score(server: Server, listing: CropSet) -> tuple[float, str]:
     return float(np.mean(precisions)), model
 
 
-def adapt(server: Server, wish: Wish, kill_after: int) -> Adaptation:
+def adapt(server: ServedProcess, wish: Wish, kill_after: int) -> Adaptation:
     """Adapt the site; the server is killed after a round, and started again."""
     with server.client() as client:
         job = client.start_adaptation(SITE, wish)
@@ -153,7 +153,7 @@ def main() -> None:
     options.out.mkdir(parents=True)
     listing = read_labelled(options.data, ("train",))
     export_run(Run.open(options.inits[0]), options.out / "source", name="source", version="1")
-    server = Server(options.out, [path.resolve() for path in options.inits])
+    server = ServedProcess(options.out, [path.resolve() for path in options.inits])
     server.start()
     try:
         enroll(server, listing)

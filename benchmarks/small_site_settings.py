@@ -24,7 +24,7 @@ from adapt.runs.folder import Run
 from adapt.synthetic import SITE_B
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.real import SIZE, SPLITS, source_run
-from benchmarks.methods.runs import CPU, Site, adapted
+from benchmarks.methods.runs import CPU, BenchmarkSite, adapted
 from benchmarks.methods.synthetic import rendered
 
 CANDIDATES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -118,7 +118,7 @@ def main() -> None:
         root = site(arguments.out, number)
         crops = load_crops(read_market(root, ("train",)), SIZE)
         labelled = LabelledCrops(crops, crops)
-        place = Site(root, arguments.data / "viper", SPLITS, (first, second), labelled)
+        place = BenchmarkSite(root, arguments.data / "viper", SPLITS, (first, second), labelled)
         found["unadapted"].append(scores(first, labelled))
         for method, name, changes in wanted:
             folder = name.replace(" ", "-").replace(".", "")

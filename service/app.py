@@ -22,7 +22,7 @@ from models.errors import ModelError
 from models.registry import Registry
 from service.config import Settings, split_address, threads_or_cores, unknown_variables
 from service.embedding.batcher import Batcher
-from service.embedding.decode import Decoder
+from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine, OnnxEngine
 from service.embedding.model_pool import ModelPool
 from service.errors import CallError, ModelLoadError
@@ -175,21 +175,36 @@ async def bootstrap(
         rollovers = Rollovers(store, sites, batch=settings.max_items, clock=clock, metrics=metrics)
         activator = Activator(store, sites, pool, rollovers)
 
-        rows, setup = JobRows(store), _job_setup(settings, own.reference)
-        supervisor = Supervisor(
-            rows,
-            settings.data_dir / "adaptations",
-            registry,
-            setup,
-            in_use=site_models.in_use,
-            start=start_process,
-            clock=clock,
-            metrics=metrics,
+        adaptations = _new_adaptations(
+            settings, store, registry, site_models, start_process, clock, new_id, metrics
         )
-        adaptations = Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
         rpc = RpcServer(gallery, pool, site_models, activator, adaptations, settings, metrics)
         _warn_of_open_ports(settings)
         return Server(settings, metrics, gallery, pool, adaptations, rpc, cleanup.pop_all())
+
+
+def _new_adaptations(
+    settings: Settings,
+    store: Store,
+    registry: Registry,
+    site_models: SiteModels,
+    start_process: Starter,
+    clock: Callable[[], datetime],
+    new_id: Callable[[], str],
+    metrics: Metrics,
+) -> Adaptations:
+    rows, setup = JobRows(store), _job_setup(settings, site_models.own.reference)
+    supervisor = Supervisor(
+        rows,
+        settings.data_dir / "adaptations",
+        registry,
+        setup,
+        in_use=site_models.in_use,
+        start=start_process,
+        clock=clock,
+        metrics=metrics,
+    )
+    return Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
 
 
 def _gallery_settings(settings: Settings) -> GallerySettings:
@@ -228,7 +243,7 @@ async def _load_models_of_sites(store: Store, pool: ModelPool) -> list[ModelInfo
 def _new_batcher(bundle: Bundle, engine: Engine, settings: Settings, metrics: Metrics) -> Batcher:
     return Batcher(
         engine,
-        Decoder(
+        CropDecoder(
             bundle.manifest.preprocessing,
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,

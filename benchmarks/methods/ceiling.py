@@ -14,7 +14,7 @@ from adapt.types import CropSet
 from benchmarks.methods.arms import ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.real import SIZE, real_site
-from benchmarks.methods.runs import Site
+from benchmarks.methods.runs import BenchmarkSite
 from benchmarks.methods.tables import print_closed
 
 HALF_BATCHES = ("batch.identities=8",)
@@ -25,7 +25,7 @@ def ceiling(options: argparse.Namespace) -> None:
     """Adapt on half of PKU-Reid's people, with and without labels, and score on the others."""
     options.set = [*HALF_BATCHES, *options.set]
 
-    def site_of(split: int) -> Site:
+    def site_of(split: int) -> BenchmarkSite:
         learned, left_out = halves(options.data / "pku_a", options.out / f"split-{split}", split)
         return real_site(options, split, learned, LabelledCrops.read(left_out, SIZE))
 

@@ -16,7 +16,7 @@ from adapt.training.extraction import MIN_CAMERA_CROPS, with_statistics_of
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.clusters import last_labels
 from benchmarks.methods.results import CENTERED, PROTOCOLS, UNADAPTED, Results, write
-from benchmarks.methods.runs import CPU, Site, adapted
+from benchmarks.methods.runs import CPU, BenchmarkSite, adapted
 from benchmarks.methods.tables import print_differences, print_labels, print_runs, print_scores
 from models.backbones.net import ReIDNet
 
@@ -26,7 +26,7 @@ Table = NDArray[np.float32]
 def compare(
     file: Path,
     seeds: Sequence[int],
-    site_of: Callable[[int], Site],
+    site_of: Callable[[int], BenchmarkSite],
     arms: Sequence[Arm],
     *,
     more: Callable[[Results], None] = lambda results: None,
@@ -59,7 +59,7 @@ def compare(
     return results
 
 
-def add_controls(results: Results, site: Site, seed: int) -> None:
+def add_controls(results: Results, site: BenchmarkSite, seed: int) -> None:
     """Training-free models: the source network, with the site's statistics, and both together.
 
     Statistics are of the crops that methods adapt to, not of what is judged.

@@ -19,7 +19,7 @@ from adapt.workflows.fit import Machine
 from adapt.workflows.training import pretrain
 from benchmarks.methods.arms import ARMS, chosen
 from benchmarks.methods.compare import compare
-from benchmarks.methods.runs import CPU, Site, Wanted, adapted, made
+from benchmarks.methods.runs import CPU, BenchmarkSite, Wanted, adapted, made
 from benchmarks.served_ranking import compare_served
 from models.image import Preprocessing
 
@@ -52,14 +52,16 @@ def served(options: argparse.Namespace) -> None:
     print(compare_served(bundle, options.out / "service", judged))
 
 
-def real_site(options: argparse.Namespace, seed: int, target: Path, judged: LabelledCrops) -> Site:
+def real_site(
+    options: argparse.Namespace, seed: int, target: Path, judged: LabelledCrops
+) -> BenchmarkSite:
     """PKU-Reid, or a part of it, before the two source networks of a seed."""
     first, second = (
         source_run(options.data, (options.sources or options.out) / f"source-{n}", n)
         for n in (2 * seed - 1, 2 * seed)
     )
     source = options.data / "viper"
-    return Site(target, source, SPLITS, (first, second), judged, tuple(options.set))
+    return BenchmarkSite(target, source, SPLITS, (first, second), judged, tuple(options.set))
 
 
 def source_run(data: Path, out: Path, seed: int) -> Run:

@@ -51,7 +51,7 @@ COLLAPSE = (
 
 
 @dataclass(frozen=True)
-class Site:
+class BenchmarkSite:
     """Where methods are adapted and judged.
 
     target: folder to adapt to. source, splits: labelled crops that the source networks learned.
@@ -137,7 +137,7 @@ def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
     return Outcome(Run.open(wanted.out), peak)
 
 
-def adapted(arm: Arm, site: Site, out: Path, seed: int) -> Outcome:
+def adapted(arm: Arm, site: BenchmarkSite, out: Path, seed: int) -> Outcome:
     """One arm on one site; of the method `source` trained on the site's true labels."""
     recipe, name = arm.recipe(site.overrides)
     common: dict[str, Any] = {

@@ -15,7 +15,7 @@ from adapt.runs.folder import Run
 from adapt.synthetic import SiteSpec, render_site
 from benchmarks.methods.arms import ABLATIONS, ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
-from benchmarks.methods.runs import Site, Wanted, made
+from benchmarks.methods.runs import BenchmarkSite, Wanted, made
 from cli.demo import Plan, demo_plan, pretrain_source, site_specs, source_seed
 
 DEMO_IMAGES = ("augment.pad=3", "augment.erase=0.0")
@@ -34,12 +34,12 @@ def ablations(options: argparse.Namespace) -> None:
     compare(options.out / "ablations.json", options.seeds, partial(_site, options), arms)
 
 
-def _site(options: argparse.Namespace, seed: int) -> Site:
+def _site(options: argparse.Namespace, seed: int) -> BenchmarkSite:
     sources = options.sources or options.out
     return synthetic_site(demo_plan(), sources, seed, (*DEMO_IMAGES, *options.set))
 
 
-def synthetic_site(plan: Plan, out: Path, seed: int, overrides: tuple[str, ...]) -> Site:
+def synthetic_site(plan: Plan, out: Path, seed: int, overrides: tuple[str, ...]) -> BenchmarkSite:
     """A plan's site before its two source networks, all below `out`."""
     specs = site_specs(plan, seed)
     source, target = (
@@ -48,7 +48,7 @@ def synthetic_site(plan: Plan, out: Path, seed: int, overrides: tuple[str, ...])
     )
     first, second = (_source_run(plan, source, out, n, seed) for n in (1, 2))
     judged = LabelledCrops.read(target, plan.preprocessing)
-    return Site(target, source, ("train",), (first, second), judged, overrides)
+    return BenchmarkSite(target, source, ("train",), (first, second), judged, overrides)
 
 
 def rendered(spec: SiteSpec, root: Path) -> Path:

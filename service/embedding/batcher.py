@@ -20,7 +20,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from service.embedding.decode import Decoder
+from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine
 from service.errors import (
     BadImageError,
@@ -55,7 +55,7 @@ class Batcher:
     def __init__(
         self,
         engine: Engine,
-        decoder: Decoder,
+        decoder: CropDecoder,
         *,
         max_batch: int,
         max_queue: int,

@@ -25,7 +25,7 @@ _Todo: TypeAlias = deque[tuple[int, bytes]]
 _Results: TypeAlias = dict[int, NDArray[np.uint8] | BadImageError]
 
 
-class Decoder:
+class CropDecoder:
     """Decodes and resizes as one model requires.
 
     max_bytes: largest file. max_pixels: largest height x width.

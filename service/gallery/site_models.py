@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.embedding.model_pool import LoadedModel, ModelPool
 from service.gallery.gallery import Gallery
 from service.gallery.live_sites import LiveSites
-from service.types import ModelInUse
+from service.types import ModelInfo, ModelInUse
 
 
 class SiteModels:
@@ -15,6 +15,11 @@ class SiteModels:
         self._gallery = gallery
         self._sites = sites
         self._pool = pool
+
+    @property
+    def own(self) -> ModelInfo:
+        """The server's own model."""
+        return self._pool.own.info
 
     async def load(self, site: str) -> LoadedModel:
         """The model that a site uses, to embed with it; it stays loaded while a site uses it.

@@ -16,10 +16,10 @@ from service.store.records import KeptCrop
 from service.store.store import Store
 from service.types import Vector
 
-Embed = Callable[[Sequence[bytes]], Awaitable[list[Vector | CallError]]]
+EmbedCrops = Callable[[Sequence[bytes]], Awaitable[list[Vector | CallError]]]
 """Image files -> embedding or error, each."""
 
-_BUSY_S = 0.1
+_BUSY_PAUSE_S = 0.1
 """Seconds between two attempts where a busy server does not say how long to wait."""
 
 
@@ -35,7 +35,7 @@ class Reembedding:
         store: Store,
         site: str,
         model: str,
-        embed: Embed,
+        embed: EmbedCrops,
         *,
         batch: int,
         drop_unusable: bool,
@@ -54,7 +54,7 @@ class Reembedding:
         return self._unusable
 
     async def run(self) -> AsyncGenerator[int]:
-        """Embed the sightings that lack a vector of the model; each batch is stored at once.
+        """EmbedCrops the sightings that lack a vector of the model; each batch is stored at once.
 
         Yields:
             The number of sightings with a vector of the model, after each batch.
@@ -105,9 +105,9 @@ class Reembedding:
         return vectors
 
 
-async def _embed_when_free(images: Sequence[bytes], embed: Embed) -> list[Vector | CallError]:
+async def _embed_when_free(images: Sequence[bytes], embed: EmbedCrops) -> list[Vector | CallError]:
     while True:
         try:
             return await embed(images)
         except OverloadedError as error:
-            await asyncio.sleep(error.retry_after_s or _BUSY_S)
+            await asyncio.sleep(error.retry_after_s or _BUSY_PAUSE_S)

@@ -23,7 +23,7 @@ from typing import TypeVar
 from service.errors import RolloverRunningError
 from service.gallery.live_sites import LiveSites
 from service.operations.metrics import Metrics
-from service.rollover.reembed import Embed, Reembedding
+from service.rollover.reembed import EmbedCrops, Reembedding
 from service.store.statements import require_model
 from service.store.store import Store
 from service.types import ModelInfo, RolloverProgress, check_site_id
@@ -54,7 +54,7 @@ class Activation:
 
     site: str
     model: ModelInfo
-    embed: Embed
+    embed: EmbedCrops
     drop_unusable: bool
     undo: bool = False
 

@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store.damage import read_json
 
-_BUSY_S = 30.0
+_LOCK_TIMEOUT_S = 30.0
 
 
-def open_sqlite(path: Path, *, busy_s: float = _BUSY_S) -> tuple[Engine, Engine]:
+def open_sqlite(path: Path, *, busy_s: float = _LOCK_TIMEOUT_S) -> tuple[Engine, Engine]:
     """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power.
 
     busy_s: how long one connection waits for another.

@@ -12,7 +12,7 @@ import pytest
 from service.errors import CallError, SightingNotFoundError
 from service.gallery.gallery import Gallery
 from service.gallery.live_sites import LiveSites
-from service.rollover.reembed import Embed
+from service.rollover.reembed import EmbedCrops
 from service.rollover.rollover import Activation, Rollovers
 from service.store.store import Store
 from service.types import Match, ModelInfo, NewSighting, RolloverProgress, Vector
@@ -35,7 +35,7 @@ class Rooms:
     def roll_over(
         self,
         to: ModelInfo,
-        embed: Embed,
+        embed: EmbedCrops,
         *,
         site: str = "lobby",
         drop_unusable: bool = False,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from adapt.evaluation.proxies.sightings import Sightings
 from adapt.types import UNTRACKED
 
-Site = tuple[NDArray[np.float32], Sightings]
+FeatureSite = tuple[NDArray[np.float32], Sightings]
 
 
 def unit(rows: Sequence[Sequence[float]] | NDArray[np.floating]) -> NDArray[np.float32]:
@@ -35,7 +35,7 @@ def sightings(
 
 def people(
     *, noise: float, shift: float, count: int = 30, cameras: int = 3, each: int = 5, seed: int = 0
-) -> Site:
+) -> FeatureSite:
     """People seen by every camera on one track each, two at a time.
 
     noise: of a crop. shift: of a camera. Both spoil a model: larger is worse.

@@ -10,7 +10,7 @@ from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
 from adapt.workflows.fit import Machine
 from adapt.workflows.training import pretrain
-from benchmarks.methods.runs import CPU, Site
+from benchmarks.methods.runs import CPU, BenchmarkSite
 from models.image import Preprocessing
 from tests.support.tiny_sets import write_market
 
@@ -40,9 +40,9 @@ def source_run(data: Path, out: Path, seed: int, stop: StopRequest | None = None
     )
 
 
-def tiny_site(root: Path, *overrides: str) -> Site:
+def tiny_site(root: Path, *overrides: str) -> BenchmarkSite:
     source = write_market(root / "source", persons=3)
     target = write_market(root / "target", persons=6, seed=1)
     first, second = (source_run(source, root / f"source-{n}", n) for n in (1, 2))
     judged = LabelledCrops.read(target, SIZE)
-    return Site(target, source, ("train",), (first, second), judged, (*SHORT, *overrides))
+    return BenchmarkSite(target, source, ("train",), (first, second), judged, (*SHORT, *overrides))

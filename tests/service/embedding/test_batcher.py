@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.embedding.batcher import Batcher
-from service.embedding.decode import Decoder
+from service.embedding.decode import CropDecoder
 from service.errors import BadImageError, EngineError, OverloadedError, ShuttingDownError
 from service.operations.metrics import Metrics
 from tests.support.fake_engine import FakeEngine
@@ -26,7 +26,9 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def batcher(engine: FakeEngine, metrics: Metrics) -> AsyncIterator[Batcher]:
-    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=2, metrics=metrics)
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=2, metrics=metrics
+    )
     batcher = Batcher(engine, decoder, max_batch=MAX_BATCH, max_queue=MAX_QUEUE, metrics=metrics)
     yield batcher
     engine.gate.set()
@@ -170,7 +172,7 @@ async def test_a_caller_that_has_gone_keeps_its_room_until_no_thread_works_for_i
     engine: FakeEngine, metrics: Metrics
 ) -> None:
     held = HeldPreprocessing()
-    decoder = Decoder(held, max_bytes=100, max_pixels=1, threads=2, metrics=metrics)
+    decoder = CropDecoder(held, max_bytes=100, max_pixels=1, threads=2, metrics=metrics)
     batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
     gone = asyncio.create_task(batcher.embed([b"x"] * 8))
     await _until(lambda: len(held.seen) == 2)
@@ -206,7 +208,9 @@ async def test_a_full_batch_is_handed_over_early_and_no_other(
 async def test_close_lets_admitted_calls_end_and_refuses_new_ones(
     engine: FakeEngine, metrics: Metrics
 ) -> None:
-    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+    )
     batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
     engine.gate.clear()
     admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
@@ -223,7 +227,9 @@ async def test_close_lets_admitted_calls_end_and_refuses_new_ones(
 
 
 async def test_close_gives_up_after_the_drain(engine: FakeEngine, metrics: Metrics) -> None:
-    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+    )
     batcher = Batcher(engine, decoder, max_batch=1, max_queue=8, metrics=metrics)
     engine.gate.clear()
     admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
@@ -241,7 +247,9 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
 ) -> None:
     """Every reading of the clock is 1 s later: an image takes 1 s, so ten take the most advised."""
     seconds = iter(range(10_000))
-    decoder = Decoder(PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics)
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+    )
     batcher = Batcher(
         engine,
         decoder,

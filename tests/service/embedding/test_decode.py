@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
-from service.embedding.decode import Decoder
+from service.embedding.decode import CropDecoder
 from service.errors import BadImageError, ShuttingDownError
 from service.operations.metrics import Metrics
 from tests.support.held_preprocessing import HeldPreprocessing
@@ -14,15 +14,15 @@ from tests.support.tiny_model import HEIGHT, PREPROCESSING, WIDTH, crop
 
 
 @pytest.fixture
-async def decoder(metrics: Metrics) -> AsyncIterator[Decoder]:
-    decoder = Decoder(
+async def decoder(metrics: Metrics) -> AsyncIterator[CropDecoder]:
+    decoder = CropDecoder(
         PREPROCESSING, max_bytes=100_000, max_pixels=500 * 500, threads=2, metrics=metrics
     )
     yield decoder
     decoder.close()
 
 
-async def test_decodes_as_training_does_in_order(decoder: Decoder) -> None:
+async def test_decodes_as_training_does_in_order(decoder: CropDecoder) -> None:
     files = [crop(seed, suffix=(".png", ".jpg", ".bmp", ".webp")[seed % 4]) for seed in range(11)]
     images = await decoder.decode(files)
     for data, image in zip(files, images, strict=True):
@@ -32,7 +32,7 @@ async def test_decodes_as_training_does_in_order(decoder: Decoder) -> None:
         np.testing.assert_array_equal(image, PREPROCESSING.load(data))
 
 
-async def test_a_bad_image_is_its_own_error_only(decoder: Decoder, metrics: Metrics) -> None:
+async def test_a_bad_image_is_its_own_error_only(decoder: CropDecoder, metrics: Metrics) -> None:
     good, jpeg = crop(1), crop(2, suffix=".jpg")
     bad = {
         b"": "IMAGE_EMPTY",
@@ -53,12 +53,12 @@ async def test_a_bad_image_is_its_own_error_only(decoder: Decoder, metrics: Metr
     assert count("resight_bad_images_total", {"problem": "IMAGE_EMPTY"}) == 1
 
 
-async def test_no_images(decoder: Decoder) -> None:
+async def test_no_images(decoder: CropDecoder) -> None:
     assert await decoder.decode([]) == []
 
 
-def held_decoder(held: HeldPreprocessing, metrics: Metrics, threads: int = 2) -> Decoder:
-    return Decoder(held, max_bytes=100, max_pixels=1, threads=threads, metrics=metrics)
+def held_decoder(held: HeldPreprocessing, metrics: Metrics, threads: int = 2) -> CropDecoder:
+    return CropDecoder(held, max_bytes=100, max_pixels=1, threads=threads, metrics=metrics)
 
 
 async def until(condition: Callable[[], bool]) -> None:

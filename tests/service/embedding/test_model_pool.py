@@ -8,7 +8,7 @@ import pytest
 from models.bundle import Bundle
 from models.registry import Registry
 from service.embedding.batcher import Batcher
-from service.embedding.decode import Decoder
+from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine, OnnxEngine, fingerprint
 from service.embedding.model_pool import ModelPool
 from service.errors import BadNameError, ModelUnusableError, UnknownModelError
@@ -28,7 +28,7 @@ async def models(
     tiny_bundle: Bundle, registry: Registry, metrics: Metrics
 ) -> AsyncIterator[ModelPool]:
     def new_batcher(bundle: Bundle, engine: Engine) -> Batcher:
-        decoder = Decoder(
+        decoder = CropDecoder(
             bundle.manifest.preprocessing,
             max_bytes=10**6,
             max_pixels=10**6,
