@@ -17,6 +17,9 @@ from service.errors import PortError
 
 log = logging.getLogger("resight.monitor")
 
+_IDLE_S = 5.0
+"""Seconds after which an idle connection is closed: it occupies a thread."""
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
@@ -27,8 +30,6 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 5.0  # seconds; an idle connection must not block its thread
-
     def log_message(self, *args: Any) -> None:
         log.debug(*args)
 
@@ -46,9 +47,14 @@ class Monitor:
 
     @classmethod
     def start(
-        cls, address: str, registry: CollectorRegistry, is_serving: Callable[[], bool]
+        cls,
+        address: str,
+        registry: CollectorRegistry,
+        is_serving: Callable[[], bool],
+        *,
+        idle_s: float = _IDLE_S,
     ) -> Monitor:
-        """Listen and serve.
+        """Listen and serve; a connection without a request is closed after `idle_s` seconds.
 
         Raises:
             PortError: the address cannot be listened on.
@@ -60,7 +66,7 @@ class Monitor:
                 port,
                 _application(registry, is_serving),
                 server_class=_Server6 if ":" in host else _Server,
-                handler_class=_Handler,
+                handler_class=type("Handler", (_Handler,), {"timeout": idle_s}),
             )
         except OSError as error:
             raise PortError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import socket
 from collections.abc import Iterator
 from urllib.error import HTTPError
@@ -58,10 +59,18 @@ def test_a_taken_port_is_said(metrics: Metrics) -> None:
             Monitor.start(address, metrics.registry, lambda: True)
 
 
-def test_an_idle_connection_is_closed(monitor: Monitor) -> None:
-    host, port = split_address(monitor.address)
-    with socket.create_connection((host, port), timeout=15) as idle:
-        assert idle.recv(1) == b""
+def test_an_idle_connection_is_closed(metrics: Metrics) -> None:
+    monitor = Monitor.start("127.0.0.1:0", metrics.registry, lambda: True, idle_s=0.2)
+    try:
+        with socket.create_connection(split_address(monitor.address), timeout=15) as idle:
+            assert idle.recv(1) == b""
+    finally:
+        monitor.close()
+
+
+def test_by_default_an_idle_connection_is_closed_too() -> None:
+    idle_s = inspect.signature(Monitor.start).parameters["idle_s"].default
+    assert 0 < idle_s <= 10
 
 
 def test_ipv6(metrics: Metrics) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from service.app import bootstrap
 from service.client import CallFailedError, ResightClient
 from service.config import load_settings
 from service.types import Enrolled, NewSighting
+from tests.support.running_server import Running
 from tests.support.tiny_model import crop, embed_files, write_tiny_bundle
 
 SHIFTS = {"tiny@1": 0.0, "tiny@2": 40.0, "tiny@3": -40.0}
@@ -30,32 +30,11 @@ def registry(tmp_path: Path, other_bundle: Bundle) -> Registry:
     return registry
 
 
-class LocalServer:
-    """A server with real engines, in this process."""
-
-    def __init__(self, server: Any, address: str, http: str) -> None:
-        self.server = server
-        self.http = http
-        self.address = address
-        self.client = ResightClient(address, timeout_s=20)
-
-    async def ask(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        def work() -> Any:
-            answer = call(*args, **named)
-            return list(answer) if hasattr(answer, "__next__") else answer
-
-        return await asyncio.to_thread(work)
-
-    async def stop(self) -> None:
-        self.client.close()
-        await self.server.stop()
-
-
 @pytest.fixture
 async def serve(tiny_bundle: Bundle, registry: Registry, data_dir: Path) -> Any:
-    running: list[LocalServer] = []
+    running: list[Running] = []
 
-    async def served(model: Path | None = None, **settings: Any) -> LocalServer:
+    async def served(model: Path | None = None, **settings: Any) -> Running:
         server = await bootstrap(
             load_settings(
                 data_dir=data_dir,
@@ -66,8 +45,7 @@ async def serve(tiny_bundle: Bundle, registry: Registry, data_dir: Path) -> Any:
                 **settings,
             )
         )
-        ready = await server.start()
-        running.append(LocalServer(server, ready.grpc_address, ready.http_address))
+        running.append(Running(server, await server.start()))
         return running[-1]
 
     yield served
@@ -79,7 +57,7 @@ def people(*numbers: int) -> list[NewSighting]:
     return [NewSighting(image=crop(n), camera=f"c{n % 2}", id=f"s{n:04d}") for n in numbers]
 
 
-async def check_search(server: LocalServer, numbers: list[int], query: int) -> str:
+async def check_search(server: Running, numbers: list[int], query: int) -> str:
     """A search gives what one model gives, in full; the model's reference."""
     answer = await server.ask(server.client.search, "lobby", crop(query), limit=len(numbers))
     files = [crop(n) for n in numbers]
@@ -112,30 +90,34 @@ async def test_activate_and_roll_back(serve: Any) -> None:
     assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
 
 
-@pytest.mark.parametrize("verdict", ["promote", "hold", "reject", ""])
 async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
-    serve: Any, registry: Registry, tmp_path: Path, verdict: str
+    serve: Any, registry: Registry, tmp_path: Path
 ) -> None:
-    made_by = "sites/yard/adaptations/j1" if verdict else ""
-    told = f'{{"verdict": "{verdict}", "adaptation": "{made_by}"}}'.encode() if verdict else None
-    bundle = write_tiny_bundle(tmp_path / "adapted", name="yard", version="1", shift=40.0)
-    registry.add(bundle.path, verdict=told)
     server = await serve()
     client = server.client
-    await server.ask(client.create_site, "lobby")
-    await server.ask(client.enroll, "lobby", people(*range(3)))
-    if verdict == "reject":
-        for model in ("yard@1", "yard"):
-            with pytest.raises(CallFailedError, match=made_by) as error:
-                await server.ask(client.activate_model, "lobby", model)
-            refused = (error.value.code, error.value.reason)
-            assert refused == ("FAILED_PRECONDITION", "MODEL_REJECTED")
-        assert (await server.ask(client.site, "lobby")).model == "tiny@1"
-        assert [model.reference for model in await server.ask(client.models)] == ["tiny@1"]
-    force = verdict == "reject"
-    steps = await server.ask(client.activate_model, "lobby", "yard@1", force=force)
-    last = steps[-1]
-    assert (last.site.model, last.adaptation, last.verdict) == ("yard@1", made_by, verdict)
+    for number, verdict in enumerate(("reject", "promote", "hold", "")):
+        site = f"lobby-{verdict or 'none'}"
+        name = f"yard-{verdict or 'none'}"
+        made_by = f"sites/{name}/adaptations/j1" if verdict else ""
+        report = f'{{"verdict": "{verdict}", "adaptation": "{made_by}"}}'.encode()
+        shift = 50.0 + number  # the same weights would be the same model
+        bundle = write_tiny_bundle(tmp_path / name, name=name, version="1", shift=shift)
+        registry.add(bundle.path, verdict=report if verdict else None)
+        await server.ask(client.create_site, site)
+        await server.ask(client.enroll, site, people(*range(3)))
+        if verdict == "reject":
+            for model in (f"{name}@1", name):
+                with pytest.raises(CallFailedError, match=made_by) as error:
+                    await server.ask(client.activate_model, site, model)
+                refused = (error.value.code, error.value.reason)
+                assert refused == ("FAILED_PRECONDITION", "MODEL_REJECTED")
+            assert (await server.ask(client.site, site)).model == "tiny@1"
+            loaded = [model.reference for model in await server.ask(client.models)]
+            assert loaded == ["tiny@1"]
+        force = verdict == "reject"
+        steps = await server.ask(client.activate_model, site, f"{name}@1", force=force)
+        last = steps[-1]
+        assert (last.site.model, last.adaptation, last.verdict) == (f"{name}@1", made_by, verdict)
 
 
 async def test_models_that_no_site_uses_any_more_are_let_go(serve: Any) -> None:
@@ -213,7 +195,7 @@ async def test_searches_and_enrollments_during_rollovers(serve: Any) -> None:
     models: set[str] = set()
 
     def enroll() -> None:
-        with ResightClient(server.address, timeout_s=20) as own:
+        with ResightClient(server.ready.grpc_address, timeout_s=20) as own:
             number = 40
             while not stop.is_set() and number < 400:
                 (result,) = own.enroll("lobby", people(number))
@@ -224,7 +206,7 @@ async def test_searches_and_enrollments_during_rollovers(serve: Any) -> None:
                 number += 1
 
     def search() -> None:
-        with ResightClient(server.address, timeout_s=20) as own:
+        with ResightClient(server.ready.grpc_address, timeout_s=20) as own:
             while not stop.is_set():
                 sure = len(enrolled)
                 answer = own.search("lobby", crop(7), limit=1000)

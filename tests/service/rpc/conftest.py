@@ -1,54 +1,21 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+import pytest_asyncio
 
 from models.bundle import Bundle
-from service.app import Ready, Server, bootstrap
-from service.client import ResightClient
+from service.app import bootstrap
 from service.config import load_settings
 from service.jobs.process import Starter, start_python
 from tests.support.fake_engine import FakeEngine
-
-
-class Running:
-    """A server of this process, and a client of it."""
-
-    def __init__(self, server: Server, ready: Ready) -> None:
-        self.server = server
-        self.ready = ready
-        self.client = ResightClient(ready.grpc_address, timeout_s=10)
-
-    async def metric(self, name: str, **labels: str) -> float:
-        """A value of the server's metrics page, 0 where it is not there."""
-
-        def work() -> float:
-            with urlopen(f"http://{self.ready.http_address}/metrics", timeout=10) as page:
-                text = page.read().decode()
-            return sum(
-                sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-                if sample.name == name and labels.items() <= sample.labels.items()
-            )
-
-        return await asyncio.to_thread(work)
-
-    async def ask(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        """A call of the (blocking) client, in a thread; generators are read to their end."""
-
-        def work() -> Any:
-            answer = call(*args, **named)
-            return list(answer) if hasattr(answer, "__next__") else answer
-
-        return await asyncio.to_thread(work)
+from tests.support.raw_client import RawClient
+from tests.support.running_server import Running
 
 
 @pytest.fixture
@@ -56,38 +23,78 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+@pytest.fixture(scope="session")
+def shared_engine() -> FakeEngine:
+    """Of the shared server: to be looked at only."""
+    return FakeEngine()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_server(
+    tiny_bundle: Bundle, shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
+    """A server for the tests that need no settings of their own, and no state but a site.
+
+    It runs on the loop of the session, as all tests of this folder do.
+    """
+    running = await _run(
+        shared_engine,
+        data_dir=tmp_path_factory.mktemp("shared") / "data",
+        model=str(tiny_bundle.path),
+        max_items=64,
+    )
+    yield running
+    await running.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def site(shared_server: Running) -> str:
+    """A new, empty site of the shared server."""
+    created = await shared_server.ask(
+        shared_server.client.create_site, f"site-{uuid.uuid4().hex[:12]}"
+    )
+    return str(created.id)
+
+
 @pytest.fixture
+def raw(shared_server: Running) -> Iterator[RawClient]:
+    with RawClient(shared_server.ready.grpc_address) as raw:
+        yield raw
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def start(
     tiny_bundle: Bundle, engine: FakeEngine, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Any]]:
     """Start a server with settings of one's own; it stops at the end of the test."""
-    running: list[Running] = []
+    started: list[Running] = []
 
-    async def started(
+    async def start(
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         start_process: Starter = start_python,
         **settings: Any,
     ) -> Running:
-        given = {
-            "data_dir": tmp_path / "data",
-            "model": str(tiny_bundle.path),
-            "listen": "127.0.0.1:0",
-            "http": "127.0.0.1:0",
-            "drain_s": 5.0,
-            **settings,
-        }
-        server = await bootstrap(
-            load_settings(**given),
-            load_engine=lambda bundle, settings: (engine, False),
-            clock=clock,
-            start_process=start_process,
-        )
-        one = Running(server, await server.start())
-        running.append(one)
-        return one
+        given = {"data_dir": tmp_path / "data", "model": str(tiny_bundle.path), **settings}
+        started.append(await _run(engine, clock, start_process, **given))
+        return started[-1]
 
-    yield started
+    yield start
     engine.gate.set()
-    for one in running:
-        one.client.close()
-        await one.server.stop()
+    for running in started:
+        await running.stop()
+
+
+async def _run(
+    engine: FakeEngine,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    start_process: Starter = start_python,
+    **settings: Any,
+) -> Running:
+    local = {"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_s": 5.0}
+    server = await bootstrap(
+        load_settings(**local | settings),
+        load_engine=lambda bundle, settings: (engine, False),
+        clock=clock,
+        start_process=start_process,
+    )
+    return Running(server, await server.start())

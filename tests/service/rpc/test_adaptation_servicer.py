@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -19,6 +20,8 @@ from service.types import NewSighting
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.tiny_model import crop
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
 
 
@@ -27,7 +30,7 @@ def starter() -> FakeStarter:
     return FakeStarter()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def lobby(start: Any, starter: FakeStarter, tmp_path: Path) -> Any:
     """A server that can adapt, with a site of four crops."""
     (tmp_path / "init").mkdir()

@@ -18,6 +18,8 @@ from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny_model import crop
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
