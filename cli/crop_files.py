@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,18 +11,18 @@ from pathlib import Path
 
 import typer
 
-from adapt.data.catalog.folders import IMAGE_SUFFIXES
+from adapt.data.catalog.cameras import CameraPattern, cameras_by_path
+from adapt.data.catalog.image_files import image_files
+from adapt.errors import DataError
 from service.errors import BadSightingError
 from service.types import NewSighting
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Nothing above this can be a crop; it is not even read."""
 
-_MARKET_NAME = re.compile(r"-?\d+_c(?P<camera>\d+)")
-
 
 @dataclass(frozen=True, slots=True)
-class CropFile:
+class FileToEnroll:
     """One file to enroll. key: its path below the folder that was given, POSIX separators."""
 
     path: Path
@@ -71,91 +70,53 @@ def _time(seconds: float) -> datetime:
 class Found:
     """What is to be enrolled, and how many files below the folders are no images."""
 
-    crops: tuple[CropFile, ...]
+    crops: tuple[FileToEnroll, ...]
     ignored: int
 
 
 def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
     """The files given and the images below the folders given, in sorted order.
 
-    Cameras, by the first rule that applies: `camera`; `pattern`, a regular expression searched in
-    the path below the folder (its group `camera`, or its first group, is the camera); Market-1501
-    names (`PPPP_cC...`, all files of a folder: camera cC); the first folder below the one given.
+    Cameras, by the first rule that applies: `camera`; `pattern`, see
+    `adapt.data.catalog.cameras.CameraPattern`; Market-1501 names (`PPPP_cC...`, all files of a
+    folder: camera cC); the first folder below the one given.
 
     Raises:
-        typer.BadParameter: a path is not there, or no rule names a camera.
+        typer.BadParameter: a path does not exist, a folder cannot be read, or no rule names a
+            camera.
     """
-    regex = _compile(pattern)
-    crops: list[CropFile] = []
+    try:
+        return _find_crops(paths, camera, pattern)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
+    crops: list[FileToEnroll] = []
     ignored = 0
     for path in paths:
         if path.is_dir():
-            files, others = _images_below(path)
-            ignored += others
-            root = path
+            below = image_files(path)
+            ignored += len(below.others)
+            files, root = below.images, path
         elif path.exists():
-            files, root = [path], path.parent
+            files, root = (path,), path.parent
         else:
-            raise typer.BadParameter(f"there is no file or folder {path}")
+            raise DataError(f"there is no file or folder {path}")
         keys = [file.relative_to(root).as_posix() for file in files]
         crops += [
-            CropFile(file, key, name)
-            for file, key, name in zip(files, keys, _cameras(keys, camera, regex), strict=True)
+            FileToEnroll(file, key, name)
+            for file, key, name in zip(files, keys, _cameras(keys, camera, pattern), strict=True)
         ]
     # Links are not followed: the same file linked into the folders of two cameras is two crops.
     unique = {(crop.camera, crop.place): crop for crop in crops}
     return Found(tuple(unique.values()), ignored)
 
 
-def _compile(pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
-        return None
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise typer.BadParameter(f"--camera-pattern is no regular expression: {error}") from error
-    if not regex.groups:
-        raise typer.BadParameter("--camera-pattern needs a group, such as 'cam(\\d+)_'")
-    return regex
-
-
-def _images_below(folder: Path) -> tuple[list[Path], int]:
-    visible = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
-    return images, len(visible) - len(images)
-
-
-def _cameras(
-    keys: Sequence[str], camera: str | None, pattern: re.Pattern[str] | None
-) -> Sequence[str]:
+def _cameras(keys: Sequence[str], camera: str | None, pattern: str | None) -> Sequence[str]:
     if camera is not None:
         return [camera] * len(keys)
     if pattern is not None:
-        return [_matched(key, pattern) for key in keys]
-    market = [_MARKET_NAME.match(Path(key).name) for key in keys]
-    if all(market):
-        return [f"c{match['camera']}" for match in market if match]
-    return [_folder(key) for key in keys]
-
-
-def _matched(key: str, pattern: re.Pattern[str]) -> str:
-    match = pattern.search(key)
-    name = match and match["camera" if "camera" in pattern.groupindex else 1]
-    if not name:
-        raise typer.BadParameter(f"--camera-pattern finds no camera in {key}")
-    return name
-
-
-def _folder(key: str) -> str:
-    first, slash, _ = key.partition("/")
-    if not slash:
-        raise typer.BadParameter(
-            f"no camera is known for {key}: give --camera NAME or --camera-pattern REGEX, or put "
-            "the crops of each camera in a folder of its own"
-        )
-    return first
+        chosen = CameraPattern(pattern)
+        return [chosen.camera_of(key) for key in keys]
+    return cameras_by_path(keys, names_in_subfolders=True, outside_folders=None)

@@ -11,7 +11,7 @@ import typer
 
 from adapt.runtime.progress import progress
 from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
-from cli.crop_files import CropFile, Found, find_crops
+from cli.crop_files import FileToEnroll, Found, find_crops
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.errors import CallError
 from service.types import Enrolled, NewSighting
@@ -50,7 +50,7 @@ def enroll(
     found = find_crops(paths, camera, camera_pattern)
     if not found.crops:
         raise typer.BadParameter(f"no images in {', '.join(map(str, paths))}")
-    outcomes: list[tuple[CropFile, Enrolled | Exception]] = []
+    outcomes: list[tuple[FileToEnroll, Enrolled | Exception]] = []
     try:
         with (
             ResightClient(server) as client,
@@ -74,10 +74,10 @@ def enroll(
 
 
 def _enroll_files(
-    client: ResightClient, site: str, crops: Sequence[CropFile], person: str, track: str
-) -> Iterator[tuple[CropFile, Enrolled | Exception]]:
-    sent: list[CropFile] = []
-    unread: list[tuple[CropFile, Exception]] = []
+    client: ResightClient, site: str, crops: Sequence[FileToEnroll], person: str, track: str
+) -> Iterator[tuple[FileToEnroll, Enrolled | Exception]]:
+    sent: list[FileToEnroll] = []
+    unread: list[tuple[FileToEnroll, Exception]] = []
 
     def read() -> Iterator[NewSighting]:
         for crop in crops:
@@ -97,7 +97,7 @@ def _enroll_files(
 def _report_enrolled(
     site: str,
     found: Found,
-    outcomes: Sequence[tuple[CropFile, Enrolled | Exception]],
+    outcomes: Sequence[tuple[FileToEnroll, Enrolled | Exception]],
     as_json: bool,
 ) -> None:
     enrolled = [result for _, result in outcomes if isinstance(result, Enrolled)]
@@ -126,7 +126,7 @@ def _report_enrolled(
     typer.echo(", ".join(parts))
 
 
-def _outcome_json(crop: CropFile, result: Enrolled | Exception) -> dict[str, Any]:
+def _outcome_json(crop: FileToEnroll, result: Enrolled | Exception) -> dict[str, Any]:
     head = {"path": str(crop.path), "camera": crop.camera}
     if isinstance(result, Enrolled):
         return {**head, "sighting": result.sighting.id, "replaced": result.replaced}

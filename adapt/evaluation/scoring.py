@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.clustering.camera_centering import center_cameras
+from adapt.data.catalog.cameras import camera_numbers
 from adapt.data.catalog.folders import labelled_splits, read_labelled
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.data.decoding.loading import load_crops
@@ -194,6 +195,5 @@ def _center_together(
 
 
 def _camera_numbers(data: DecodedCrops) -> NDArray[np.int64]:
-    """Camera numbers that mean the same in every folder of a set, unlike codes."""
-    numbers = np.array([int(name.removeprefix("c")) for name in data.crops.cameras], np.int64)
-    return numbers[data.crops.camera_codes]
+    """(N,) camera numbers, which are the same in every folder of a set, unlike codes."""
+    return np.array(camera_numbers(data.crops.cameras), np.int64)[data.crops.camera_codes]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cli.crop_files import MAX_FILE_BYTES, CropFile, find_crops
+from cli.crop_files import MAX_FILE_BYTES, FileToEnroll, find_crops
 from service.errors import BadSightingError
 
 
@@ -70,10 +70,10 @@ def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:
     [
         (["a.png"], None, "no camera is known for a.png"),
         (["c/a.png", "b.png"], None, "no camera is known for b.png"),
-        (["c/a.png"], "(", "no regular expression"),
+        (["c/a.png"], "(", "not a valid regular expression"),
         (["c/a.png"], "c", "needs a group"),
-        (["c/a.png"], "(d)", "finds no camera in c/a.png"),
-        (["c/a.png"], "(d)?", "finds no camera in c/a.png"),
+        (["c/a.png"], "(d)", "finds no camera in 'c/a.png'"),
+        (["c/a.png"], "(d)?", "finds no camera in 'c/a.png'"),
     ],
 )
 def test_no_camera(tmp_path: Path, names: list[str], pattern: str | None, message: str) -> None:
@@ -90,22 +90,22 @@ def test_an_absent_path(tmp_path: Path) -> None:
 def test_the_sighting_of_a_file(tmp_path: Path) -> None:
     path = lay(tmp_path, "c/a.png") / "c" / "a.png"
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    new = CropFile(path, "c/a.png", "c1").read()
+    new = FileToEnroll(path, "c/a.png", "c1").read()
     assert (new.image, new.camera, new.attributes) == (b"c/a.png", "c1", {"file": "c/a.png"})
     assert new.time == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
 def test_the_id_is_of_camera_and_place(tmp_path: Path) -> None:
     path = lay(tmp_path, "a/x.png") / "a" / "x.png"
-    first = CropFile(path, "x.png", "c1").read().id
-    assert CropFile(path, "a/x.png", "c1").read().id == first
-    assert CropFile(tmp_path / "a" / ".." / "a" / "x.png", "k", "c1").read().id == first
-    assert CropFile(path, "x.png", "c2").read().id != first
+    first = FileToEnroll(path, "x.png", "c1").read().id
+    assert FileToEnroll(path, "a/x.png", "c1").read().id == first
+    assert FileToEnroll(tmp_path / "a" / ".." / "a" / "x.png", "k", "c1").read().id == first
+    assert FileToEnroll(path, "x.png", "c2").read().id != first
     copy = tmp_path / "x.png"
     copy.write_bytes(path.read_bytes())
-    assert CropFile(copy, "x.png", "c1").read().id != first
+    assert FileToEnroll(copy, "x.png", "c1").read().id != first
     path.write_bytes(b"other")
-    assert CropFile(path, "x.png", "c1").read().id == first
+    assert FileToEnroll(path, "x.png", "c1").read().id == first
 
 
 def test_a_link_in_the_folder_of_another_camera_counts(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_what_can_be_no_crop_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(BadSightingError, match="are no crop"):
-        CropFile(path, "film.png", "c").read()
+        FileToEnroll(path, "film.png", "c").read()

@@ -5,34 +5,35 @@ Nothing is decoded here; `adapt.data.decoding.decode` does that and leaves out w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapt.data.catalog.cameras import (
+    ONE_CAMERA,
+    CameraPattern,
+    camera_codes,
+    cameras_by_path,
+    market_name,
+)
+from adapt.data.catalog.image_files import IMAGE_SUFFIXES, image_files
 from adapt.data.catalog.manifest import (
-    Manifest,
     Problems,
+    SiteManifest,
     find_manifest,
     note_shared_tracks,
     read_manifest,
 )
 from adapt.data.catalog.msmt17 import LISTS, msmt17_splits, read_msmt17
-from adapt.data.catalog.splits import Split, camera_codes
+from adapt.data.catalog.splits import Split
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED, UNTRACKED, CropSet, Dropped, Sample
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 SPLIT_FOLDERS: dict[Split, str] = {
     "train": "bounding_box_train",
     "query": "query",
     "gallery": "bounding_box_test",
 }
-_MARKET_NAME = re.compile(r"^(?P<person>-?\d+)_c(?P<camera>\d+)")
-_MARKET_CAMERA = re.compile(r"^-?\d+_c(?P<camera>\d+)")
-ONE_CAMERA = "all"
-"""Name of the single camera of a folder that does not tell its cameras apart."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class _Found:
     images: tuple[Path, ...]
     ignored: tuple[Dropped, ...]
 
-    def key(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+    @property
+    def keys(self) -> list[str]:
+        """Paths of the images below `root`."""
+        return [path.relative_to(self.root).as_posix() for path in self.images]
 
 
 def labelled_splits(root: Path) -> set[Split]:
@@ -84,18 +87,18 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
     found = [_find(root / SPLIT_FOLDERS[split], root) for split in splits]
     images = [path for part in found for path in part.images]
     ignored = tuple(drop for part in found for drop in part.ignored)
-    matches = [_MARKET_NAME.match(path.name) for path in images]
-    wrong = [path for path, match in zip(images, matches, strict=True) if match is None]
-    if wrong:
+    named = [(path, name) for path in images if (name := market_name(path.name))]
+    if len(named) < len(images):
+        good = {path for path, _ in named}
+        wrong = [path for path in images if path not in good]
         raise DataError(
             f"{len(wrong)} of {len(images)} files below {root} are not named like Market-1501 "
             f"(PPPP_cC...), first: {wrong[0].name}; rename them or use a plain site folder"
         )
-    named = [(path, m, f"c{m['camera']}") for path, m in zip(images, matches, strict=True) if m]
-    cameras = camera_codes(camera for _, _, camera in named)
+    cameras = camera_codes(name.camera for _, name in named)
     samples = tuple(
-        Sample(path, path.relative_to(root).as_posix(), cameras[camera], int(m["person"]))
-        for path, m, camera in named
+        Sample(path, path.relative_to(root).as_posix(), cameras[name.camera], name.person)
+        for path, name in named
     )
     return CropSet(root, samples, tuple(cameras), ignored)
 
@@ -106,13 +109,13 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     root: a folder, or a manifest (`adapt.data.catalog.manifest`); a folder that holds one is read
     by it, and the manifest's crops have tracks and times. Of a labelled set (see `read_labelled`)
     the crops are those for training, with their cameras.
-    Cameras, by the manifest's column; else by the first rule that applies: `camera_pattern`
-    (regular expression searched in the path below `root`; its group `camera`, or its first group,
-    names the camera); Market-1501 file names (`PPPP_cC...`, all of them, in one folder); the first
-    folder below `root`; otherwise one camera for all.
-    Raises NoImagesError; DataError when the pattern is no regular expression, has no group or
-    does not match every file, when a folder has the name of the camera of crops outside
-    folders, or as `read_manifest`.
+    Cameras, by the first rule that applies: the manifest's column; `camera_pattern`
+    (`adapt.data.catalog.cameras.CameraPattern`, on paths below `root`); Market-1501 file names
+    (`PPPP_cC...`, all of them, in one folder); the first folder below `root`; otherwise one camera
+    for all.
+    Raises NoImagesError; DataError when the pattern is not a valid regular expression, has no group
+    or does not match every file, when a folder has the name of the camera of crops outside
+    folders, when a folder cannot be read, or as `read_manifest`.
     """
     file = find_manifest(root)
     if file is not None:
@@ -123,42 +126,42 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     else:
         base = market if market.is_dir() else root
         found = _find(base, root)
-        names = _camera_names(found, base, camera_pattern)
+        folder = f"{market.name}/" if base is market else ""
+        names = _camera_names(found.keys, folder, camera_pattern)
     cameras = camera_codes(names)
     samples = tuple(
-        Sample(path, found.key(path), cameras[name], UNLABELLED)
-        for path, name in zip(found.images, names, strict=True)
+        Sample(path, key, cameras[name], UNLABELLED)
+        for path, key, name in zip(found.images, found.keys, names, strict=True)
     )
     return CropSet(root, samples, tuple(cameras), found.ignored)
 
 
-def _manifest_site(manifest: Manifest, pattern: str | None) -> CropSet:
-    root, entries = manifest.file.parent, manifest.entries
+def _manifest_site(manifest: SiteManifest, pattern: str | None) -> CropSet:
+    root, rows = manifest.file.parent, manifest.rows
     if manifest.has_cameras and pattern is not None:
         raise DataError(
             f"{manifest.file} has a column 'camera', and --camera-pattern is given, too: leave out "
             "the one that is wrong"
         )
-    found = _Found(root, tuple(root / entry.path for entry in entries), ())
     if manifest.has_cameras:
-        names = [entry.camera for entry in entries]
+        names = [row.camera for row in rows]
     else:
-        names = _camera_names(found, root, pattern)
+        names = _camera_names([row.path for row in rows], "", pattern)
         problems = Problems(manifest.file)
-        rows = [(e.row, e.track, name) for e, name in zip(entries, names, strict=True)]
-        note_shared_tracks(rows, problems)
+        seen = [(row.number, row.track, name) for row, name in zip(rows, names, strict=True)]
+        note_shared_tracks(seen, problems)
         problems.refuse()
     cameras = camera_codes(names)
-    tracks = {name: code for code, name in enumerate(sorted({e.track for e in entries} - {""}))}
+    tracks = {name: code for code, name in enumerate(sorted({row.track for row in rows} - {""}))}
     samples = tuple(
         Sample(
-            root / entry.path,
-            entry.path,
+            root / row.path,
+            row.path,
             cameras[name],
-            track=tracks.get(entry.track, UNTRACKED),
-            time=entry.time,
+            track=tracks.get(row.track, UNTRACKED),
+            time=row.time,
         )
-        for entry, name in zip(entries, names, strict=True)
+        for row, name in zip(rows, names, strict=True)
     )
     return CropSet(root, samples, tuple(cameras), manifest=manifest.file.name)
 
@@ -167,67 +170,34 @@ def _listed_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:
     crops = read_msmt17(root, ("train",))
     found = _Found(root, tuple(sample.path for sample in crops.samples), ())
     if pattern is not None:
-        return found, _matched_cameras(found, pattern)
+        return found, _camera_names(found.keys, "", pattern)
     return found, [crops.cameras[sample.camera] for sample in crops.samples]
 
 
-def _camera_names(found: _Found, base: Path, pattern: str | None) -> list[str]:
+def _camera_names(keys: Sequence[str], folder: str, pattern: str | None) -> list[str]:
+    """Cameras of a site's crops. folder: the part of the keys that all crops share, or empty."""
     if pattern is not None:
-        return _matched_cameras(found, pattern)
-    parts = [path.relative_to(base).parts for path in found.images]
-    market = [_MARKET_CAMERA.match(path.name) for path in found.images]
-    if all(market) and all(len(p) == 1 for p in parts):
-        return [f"c{m['camera']}" for m in market if m]
-    if any(len(p) == 1 for p in parts) and any(len(p) > 1 and p[0] == ONE_CAMERA for p in parts):
-        raise DataError(
-            f"{found.root} has crops beside the folder {ONE_CAMERA!r}, and that is the name of the "
-            "camera of crops outside folders; rename the folder, or give each camera its own"
-        )
-    return [p[0] if len(p) > 1 else ONE_CAMERA for p in parts]
-
-
-def _matched_cameras(found: _Found, pattern: str) -> list[str]:
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--camera-pattern {pattern!r} is no regular expression: {error}") from None
-    if not regex.groups:
-        raise DataError(f"--camera-pattern {pattern!r} needs a group, such as 'cam(\\d+)_'")
-    group: str | int = "camera" if "camera" in regex.groupindex else 1
-    names: list[str] = []
-    for path in found.images:
-        match = regex.search(found.key(path))
-        if match is None or not match[group]:
-            raise DataError(
-                f"--camera-pattern {pattern!r} finds no camera in {found.key(path)!r}; "
-                "it has to match the path of every crop"
-            )
-        names.append(match[group])
-    return names
+        chosen = CameraPattern(pattern)
+        return [chosen.camera_of(key) for key in keys]
+    below = [key.removeprefix(folder) for key in keys]
+    return cameras_by_path(below, names_in_subfolders=False, outside_folders=ONE_CAMERA)
 
 
 def _find(folder: Path, root: Path) -> _Found:
     """All image files below `folder` in sorted order; other visible files are ignored by name."""
     if not folder.is_dir():
         raise NoImagesError(f"{folder} is not a folder; give the folder that holds the crops")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    images = tuple(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(folder)
     ignored = tuple(
         Dropped(
             path.relative_to(root).as_posix(),
-            f"file type {path.suffix or 'none'} is no image",
+            f"file type {path.suffix or 'none'} is not an image type",
             image=False,
         )
-        for path in files
-        if path.suffix.lower() not in IMAGE_SUFFIXES
+        for path in files.others
     )
-    if not images:
+    if not files.images:
         raise NoImagesError(
             f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return _Found(root, images, ignored)
+    return _Found(root, files.images, ignored)

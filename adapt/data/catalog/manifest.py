@@ -38,16 +38,16 @@ _Row = tuple[int, Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestRow:
     """One row.
 
-    row: its number, as a spreadsheet shows it: the header is row 1.
+    number: as a spreadsheet shows it; the header is row 1.
     path: below the manifest's folder, POSIX separators, without `.` and `..`.
     camera, track: names; empty where the column is not there, or the cell of a track is empty.
     time: seconds since 1970-01-01 UTC, or None.
     """
 
-    row: int
+    number: int
     path: str
     camera: str
     track: str
@@ -55,14 +55,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A manifest without faults, whose every file is there.
+class SiteManifest:
+    """A manifest without faults, whose every file exists.
 
     has_cameras: whether there is a column `camera`.
     """
 
     file: Path
-    entries: tuple[Entry, ...]
+    rows: tuple[ManifestRow, ...]
     has_cameras: bool
 
 
@@ -86,7 +86,7 @@ def find_manifest(target: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Path) -> SiteManifest:
     """Read and check a manifest; crops are looked for, not opened.
 
     Raises NoImagesError when it has no rows; DataError that counts every kind of problem and names
@@ -98,7 +98,7 @@ def read_manifest(file: Path) -> Manifest:
     header, rows = _parquet_rows(file) if parquet else _csv_rows(file)
     _check_header(file, header)
     problems = Problems(file)
-    entries: list[Entry] = []
+    entries: list[ManifestRow] = []
     first: dict[str, tuple[int, Sequence[object]]] = {}
     for number, row in rows:
         if len(row) != len(header):
@@ -110,11 +110,11 @@ def read_manifest(file: Path) -> Manifest:
             _note_again(entry, row, *first[entry.path], problems)
         elif entry.path:
             first[entry.path] = number, row
-    note_shared_tracks([(e.row, e.track, e.camera) for e in entries], problems)
+    note_shared_tracks([(e.number, e.track, e.camera) for e in entries], problems)
     problems.refuse()
     if not entries:
         raise NoImagesError(f"{file} lists no crops: write a row for each")
-    return Manifest(file, tuple(entries), "camera" in header)
+    return SiteManifest(file, tuple(entries), "camera" in header)
 
 
 class Problems:
@@ -251,7 +251,9 @@ def _parquet_rows(file: Path) -> tuple[list[str], list[_Row]]:
     return list(table.column_names), list(enumerate(zip(*columns, strict=True), start=2))
 
 
-def _entry(number: int, cells: Mapping[str, object], folder: Path, problems: Problems) -> Entry:
+def _entry(
+    number: int, cells: Mapping[str, object], folder: Path, problems: Problems
+) -> ManifestRow:
     """Read one row; what is wrong with it goes to `problems`, and a wrong path is empty."""
     camera = _text(cells.get("camera"))
     if "camera" in cells and not camera:
@@ -263,7 +265,7 @@ def _entry(number: int, cells: Mapping[str, object], folder: Path, problems: Pro
     except ValueError as error:
         problems.add("impossible times", number, f"{moment} is {error}")
     path = _path(number, _text(cells["path"]), folder, problems)
-    return Entry(number, path, camera, _text(cells.get("track")), time)
+    return ManifestRow(number, path, camera, _text(cells.get("track")), time)
 
 
 def _path(number: int, text: str, folder: Path, problems: Problems) -> str:
@@ -287,13 +289,17 @@ def _is_file(path: Path) -> bool:
 
 
 def _note_again(
-    entry: Entry, row: Sequence[object], number: int, before: Sequence[object], problems: Problems
+    entry: ManifestRow,
+    row: Sequence[object],
+    number: int,
+    before: Sequence[object],
+    problems: Problems,
 ) -> None:
     if row == before:
-        problems.add("rows given twice (remove one)", entry.row, f"is row {number}")
+        problems.add("rows given twice (remove one)", entry.number, f"is row {number}")
     else:
         what = f"{entry.path} is in row {number} with other cells"
-        problems.add("files given twice (keep the right row)", entry.row, what)
+        problems.add("files given twice (keep the right row)", entry.number, what)
 
 
 def _text(cell: object) -> str:

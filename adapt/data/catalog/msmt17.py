@@ -10,12 +10,12 @@ Re-Identification, CVPR 2018.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt.data.catalog.splits import Split, camera_codes
+from adapt.data.catalog.cameras import camera_codes, msmt17_camera
+from adapt.data.catalog.splits import Split
 from adapt.errors import DataError, NoImagesError
 from adapt.types import CropSet, Sample
 
@@ -31,7 +31,6 @@ _FOLDERS: dict[Split, tuple[str, str]] = {
     "query": ("test", "mask_test_v2"),
     "gallery": ("test", "mask_test_v2"),
 }
-_CAMERA = re.compile(r"^\d+_\d+_(?P<camera>\d+)_")
 _TEST_PEOPLE = 100_000
 """Added to test identities: both halves count their people from 0, and none is in both."""
 
@@ -85,7 +84,7 @@ def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
         raise NoImagesError(f"{root / file} is empty: restore MSMT17's list")
     for number, line in enumerate(lines, start=1):
         path, _, person = line.strip().rpartition(" ")
-        camera = _CAMERA.match(path.rpartition("/")[2])
+        camera = msmt17_camera(path.rpartition("/")[2])
         if camera is None or not person.isdecimal():
             raise DataError(
                 f"{root / file}, line {number}: {line!r} is not "
@@ -94,6 +93,6 @@ def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
         yield _Listed(
             root / folder / path,
             f"{folder}/{path}",
-            f"c{int(camera['camera'])}",
+            camera,
             int(person) + shift,
         )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adapt.data.catalog.folders import ONE_CAMERA, read_market, read_site
+from adapt.data.catalog.cameras import ONE_CAMERA
+from adapt.data.catalog.folders import read_market, read_site
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED
 
@@ -88,7 +89,7 @@ def test_pattern_names_the_camera(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("cam(\\d+", "no regular expression"),
+        ("cam(\\d+", "not a valid regular expression"),
         ("cam", "needs a group"),
         ("gate(\\d)", "finds no camera"),
     ],
