@@ -73,7 +73,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LossComparison:
     """One loss in both codes, as functions of what is differentiated and of the rest."""
 
     name: str
@@ -117,7 +117,7 @@ class Public:
         return cls(_module(folder / "crossentropy.py"), _module(folder / "triplet.py"))
 
 
-def comparisons(public: Public) -> list[Comparison]:
+def comparisons(public: Public) -> list[LossComparison]:
     """Equations (1), (2), (5), (6) and (8)."""
     smooth = public.crossentropy.CrossEntropyLabelSmooth(CLUSTERS, epsilon=SMOOTHING)
     soft = public.crossentropy.SoftEntropy()
@@ -138,35 +138,35 @@ def comparisons(public: Public) -> list[Comparison]:
         return soft_softmax_triplet(dist_BB, pairwise_distance(trial.teacher_feat), hard)
 
     return [
-        Comparison(
+        LossComparison(
             "(1) `cross_entropy`, smoothing 0.1",
             "`CrossEntropyLabelSmooth`",
             "logits",
             lambda logits_BK, t: cross_entropy(logits_BK, t.cluster, SMOOTHING),
             lambda logits_BK, t: smooth(logits_BK, t.cluster),
         ),
-        Comparison(
+        LossComparison(
             "(2) `margin_triplet`, margin 0.5",
             "`TripletLoss`",
             "feat",
             triplet(margin_triplet, MARGIN),
             lambda feat_BD, t: margin(feat_BD, t.person)[0],
         ),
-        Comparison(
+        LossComparison(
             "(5) `soft_cross_entropy`",
             "`SoftEntropy`",
             "logits",
             lambda logits_BK, t: soft_cross_entropy(logits_BK, t.teacher_logits),
             lambda logits_BK, t: soft(logits_BK, t.teacher_logits),
         ),
-        Comparison(
+        LossComparison(
             "(6) `softmax_triplet`",
             "`SoftTripletLoss(margin=0.0)`",
             "feat",
             triplet(softmax_triplet),
             lambda feat_BD, t: hard_triplet(feat_BD, feat_BD, t.person),
         ),
-        Comparison(
+        LossComparison(
             "(8) `soft_softmax_triplet`",
             "`SoftTripletLoss(margin=None)`",
             "feat",

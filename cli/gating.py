@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adapt.data.decoding.decode import CropAllocator
-    from adapt.evaluation.gate import Comparison, GateReport
+    from adapt.evaluation.gate import GateReport, ProxyComparison
     from adapt.evaluation.scoring import Embed
     from adapt.types import CropSet
     from models.image import Preprocessing
@@ -53,7 +53,7 @@ def gate(
     """Compare two models on a site without labels: promote, hold or reject the new one."""
     from adapt.data.catalog.folders import read_site
     from adapt.data.catalog.holdback import only_held_back
-    from adapt.data.decoding.mapped_file import CropFile
+    from adapt.data.decoding.mapped_file import MappedCrops
     from adapt.evaluation.gate import compare
     from adapt.evaluation.proxies.sightings import Sightings
     from adapt.evaluation.scoring import open_model
@@ -65,7 +65,7 @@ def gate(
     listing = read_site(target, camera_pattern)
     if hold_back is not None:
         listing = only_held_back(listing, hold_back)
-    allocate = CropFile(
+    allocate = MappedCrops(
         Path(tempfile.gettempdir()) if json_file is None else json_file.parent
     ).allocate
     crops, (old_ND, new_NE) = _embedded(listing, models, allocate)
@@ -123,7 +123,7 @@ def _described(report: GateReport) -> str:
     return "\n".join(lines + [f"  {reason}" for reason in report.reasons])
 
 
-def _row(each: Comparison) -> tuple[str, ...]:
+def _row(each: ProxyComparison) -> tuple[str, ...]:
     def figure(value: float | None, form: str = ".3f") -> str:
         return "" if value is None else format(value, form)
 

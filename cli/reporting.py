@@ -33,7 +33,7 @@ def report(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Write one HTML page about a run that needs no other file."""
-    from adapt.data.decoding.mapped_file import CropFile
+    from adapt.data.decoding.mapped_file import MappedCrops
     from adapt.errors import RunError
     from adapt.report.material import gather
     from adapt.report.page import render
@@ -48,7 +48,7 @@ def report(
     _refuse_loss(file)
     verdict = None if gate is None else read_gate(gate)
     before = None if old is None else Run.open(old)
-    room = CropFile(file.parent).allocate
+    room = MappedCrops(file.parent).allocate
     material = gather(opened, target, before, pick_device(device), room)
     page = render(run_page(opened, material, verdict))
     try:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from adapt.errors import NonFiniteFeaturesError
 from adapt.types import FloatAllocator, allocate_floats
 
-SHORTEST = 1e-6
+MIN_CENTERED_LENGTH = 1e-6
 """A difference from the mean shorter than this has no direction worth keeping."""
 
-BLOCK_ROWS = 4096
+CENTERING_ROWS = 4096
 """Rows held in float64 at a time: features may be gigabytes, and lie on disk."""
 
 
@@ -49,7 +49,7 @@ def center_cameras(
     for rows in _blocks(len(features)):
         original = features[rows].astype(np.float64)
         block = original - means[codes[rows]]
-        still = np.linalg.norm(block, axis=1) < SHORTEST
+        still = np.linalg.norm(block, axis=1) < MIN_CENTERED_LENGTH
         block[still] = original[still]
         centered[rows] = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
     return centered
@@ -75,4 +75,4 @@ def _means(features: NDArray[np.floating], codes: NDArray[np.int64]) -> NDArray[
 
 
 def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK_ROWS) for start in range(0, rows, BLOCK_ROWS))
+    return (slice(start, start + CENTERING_ROWS) for start in range(0, rows, CENTERING_ROWS))

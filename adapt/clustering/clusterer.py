@@ -18,7 +18,7 @@ from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
 from adapt.clustering.graph.radius import LARGEST, radius_by_pairs, radius_by_rho
 from adapt.clustering.graph.rows import DistanceGraph
 from adapt.clustering.labels.auto_radius import auto_radius
-from adapt.clustering.labels.dbscan import ROUNDING, cluster_dbscan
+from adapt.clustering.labels.dbscan import RADIUS_ROUNDING, cluster_dbscan
 from adapt.clustering.labels.hdbscan import REACH, cluster_hdbscan
 from adapt.clustering.labels.kmeans import auto_clusters, cluster_kmeans
 from adapt.config import Clustering
@@ -34,7 +34,7 @@ BIAS_NEIGHBORS = 11
 MIN_BIAS = 0.1
 """Camera bias from which on `auto` centers."""
 
-MIN_CAMERA_CROPS = 32
+MIN_CROPS_TO_CENTER = 32
 """Crops that two cameras need before `auto` trusts their means."""
 
 
@@ -136,7 +136,7 @@ class Clusterer:
         if self.radius is None:
             with self.stages("radius"):
                 self.radius, warnings = self._find_radius(graph)
-        distances = graph.distances(self.radius + ROUNDING)
+        distances = graph.distances(self.radius + RADIUS_ROUNDING)
         with self.stages("clusters"):
             labels = cluster_dbscan(distances, self.radius, self._settings.min_samples)
         rule = f"{labels.rule} ({self._radius_rule()})"
@@ -187,7 +187,7 @@ def _check(features: NDArray[np.float32], cameras: NDArray[np.int64]) -> None:
 
 
 def _several(cameras: NDArray[np.int64]) -> bool:
-    return int((np.bincount(cameras) >= MIN_CAMERA_CROPS).sum()) >= 2
+    return int((np.bincount(cameras) >= MIN_CROPS_TO_CENTER).sum()) >= 2
 
 
 def _cameras_show(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from adapt.errors import ConfigError, NonFiniteFeaturesError
 from adapt.evaluation.bootstrap import percentile_interval, resampled_means
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 
 Verdict = Literal["promote", "hold", "reject"]
 
@@ -64,7 +64,7 @@ DEFAULT_RULE = Rule(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ProxyComparison:
     """One proxy of both models.
 
     old, new, difference: None where the site does not allow the proxy. difference: new minus old.
@@ -95,7 +95,7 @@ class GateReport:
     crops: int
     groups: int
     rule: Rule
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[ProxyComparison, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """What `resight gate --json` writes."""
@@ -179,7 +179,7 @@ def collapse(figures: ModelFigures, rule: Rule) -> str:
 
 def compare_figures(
     old: ModelFigures, new: ModelFigures, sightings: Sightings, *, rule: Rule, seed: int = 0
-) -> tuple[Comparison, ...]:
+) -> tuple[ProxyComparison, ...]:
     """Compare every proxy of two models of one site, in the order of `PROXIES`."""
     return tuple(
         _comparison(name, old.proxies[name], new.proxies[name], sightings, rule, seed)
@@ -187,7 +187,7 @@ def compare_figures(
     )
 
 
-def decide(comparisons: tuple[Comparison, ...], rule: Rule) -> tuple[Verdict, tuple[str, ...]]:
+def decide(comparisons: tuple[ProxyComparison, ...], rule: Rule) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict that the votes make, and its reasons."""
     voters = [each for each in comparisons if each.voter and each.difference is not None]
     if len(voters) < rule.min_votes:
@@ -238,24 +238,24 @@ def _measured(
 
 def _comparison(
     name: str,
-    old: Measured | None,
-    new: Measured | None,
+    old: ProxyValue | None,
+    new: ProxyValue | None,
     sightings: Sightings,
     rule: Rule,
     seed: int,
-) -> Comparison:
+) -> ProxyComparison:
     voter = name in rule.proxies
     if old is None or new is None:
         before, after = (None if each is None else each.value for each in (old, new))
-        return Comparison(name, before, after, None, None, None, voter, 0)
+        return ProxyComparison(name, before, after, None, None, None, voter, 0)
     difference = new.value - old.value
     low, high = _interval(old, new, sightings, rule.confidence, seed)
     cast = vote(low, high, PROXIES[name].sign)
-    return Comparison(name, old.value, new.value, difference, low, high, voter, cast)
+    return ProxyComparison(name, old.value, new.value, difference, low, high, voter, cast)
 
 
 def _interval(
-    old: Measured, new: Measured, sightings: Sightings, confidence: float, seed: int
+    old: ProxyValue, new: ProxyValue, sightings: Sightings, confidence: float, seed: int
 ) -> tuple[float, float]:
     """Of new minus old."""
     if old.part is None or new.part is None or new.row is None:
@@ -268,7 +268,7 @@ def _interval(
     return percentile_interval(means[:, 0], confidence)
 
 
-def _in_words(each: Comparison) -> str:
+def _in_words(each: ProxyComparison) -> str:
     better = "better" if each.vote > 0 else "worse"
     return (
         f"{better}: {PROXIES[each.name].title}, {each.old:.3f} to {each.new:.3f} "

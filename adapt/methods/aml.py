@@ -65,7 +65,7 @@ from adapt.methods.parts.classifiers import start_from_centers
 from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 
-ONE_CAMERA = (
+ONE_CAMERA_WARNING = (
     "without cameras AML lists the {listed} nearest crops of any: people with more crops than that "
     "are hardly merged, strangers are where people have fewer; tell cameras apart by "
     "--camera-pattern, list fewer (options.merge_cross_camera), or set options.labels=original"
@@ -128,7 +128,7 @@ class AML(ClusteringMethod[AMLOptions]):
         if o.labels != "original":
             alone = bool((table.cameras == table.cameras[0]).all())
             if alone and when.number == 0:
-                warning = ONE_CAMERA.format(listed=o.merge_nearest + o.merge_cross_camera)
+                warning = ONE_CAMERA_WARNING.format(listed=o.merge_nearest + o.merge_cross_camera)
                 original = replace(original, warnings=(*original.warnings, warning))
             lists = self._lists(graphs, average, table.cameras, alone=alone)
             merged = self._merged(original, lists)

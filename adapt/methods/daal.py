@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from adapt.clustering.clusterer import Clusterer
 from adapt.clustering.labels.centers import cluster_centers
 from adapt.clustering.labels.soft_weights import (
-    MIN_SQUARED,
+    MIN_SQUARED_TO_CENTER,
     one_hot_weights,
     soft_weights,
     weight_figures,
@@ -174,10 +174,11 @@ class DAAL(ClusteringMethod[DAALOptions]):
         total = figures.get("weight_sum", 0.0)
         if total < HEAVY:
             return ()
+        clusters = len(self._center_KD)
         return (
             f"the soft labels of a crop sum to {total:.1f} on average, usual is 1.5: its features "
-            f"lie on cluster centers, and with {len(self._center_KD)} clusters a weight reaches "
-            f"{1 / (MIN_SQUARED * len(self._center_KD)):.0f}, so that the source's loss and the "
+            f"lie on cluster centers, and with {clusters} clusters a weight reaches "
+            f"{1 / (MIN_SQUARED_TO_CENTER * clusters):.0f}, so that the source's loss and the "
             "domain loss hardly count; set options.normalize=true",
         )
 

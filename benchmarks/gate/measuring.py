@@ -16,11 +16,11 @@ from adapt.data.catalog.holdback import held_back
 from adapt.errors import NonFiniteFeaturesError
 from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.runtime.device import pick_device
 from adapt.types import CropSet
-from benchmarks.gate.networks import KeptNetwork, Stage
+from benchmarks.gate.networks import KeptNetwork, NetworkStage
 from benchmarks.gate.simulated import simulated_tracks
 from benchmarks.methods.results import PROTOCOLS
 from models.files import sha256_file, write_atomically
@@ -36,7 +36,7 @@ class ModelResult:
     """One network on a site. scores: mAP by protocol, from the labels."""
 
     name: str
-    stage: Stage
+    stage: NetworkStage
     scores: Mapping[str, float]
     figures: ModelFigures
 
@@ -195,14 +195,14 @@ def read_site_result(folder: Path) -> SiteResult:
 def _read_result(file: Path) -> ModelResult:
     content = json.loads(file.read_text())
     with np.load(file.with_suffix(".npz"), allow_pickle=False) as parts:
-        proxies: dict[str, Measured | None] = {}
+        proxies: dict[str, ProxyValue | None] = {}
         for name in PROXIES:
             value = content["proxies"][name]
             if value is None:
                 proxies[name] = None
             elif name in parts:
-                proxies[name] = Measured(value, parts[name], parts[f"{name}.row"])
+                proxies[name] = ProxyValue(value, parts[name], parts[f"{name}.row"])
             else:
-                proxies[name] = Measured(value)
+                proxies[name] = ProxyValue(value)
     figures = ModelFigures(proxies, content["largest_cluster"], content["dimension"])
     return ModelResult(content["name"], content["stage"], content["mAP"], figures)

@@ -10,7 +10,7 @@ from typing import Literal
 from adapt.runs.folder import Run
 from models.backbones.net import ReIDNet
 
-Stage = Literal["source", "round", "last"]
+NetworkStage = Literal["source", "round", "last"]
 """What a network is to a site: what adaptation began with, one of its rounds, or its end."""
 
 
@@ -20,7 +20,7 @@ class KeptNetwork:
 
     run: Run
     round: int | None
-    stage: Stage
+    stage: NetworkStage
 
     @property
     def name(self) -> str:

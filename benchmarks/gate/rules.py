@@ -19,7 +19,7 @@ from adapt.evaluation.bootstrap import resampled_means
 from adapt.evaluation.gate import RESAMPLES, Rule, collapse
 from adapt.evaluation.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
-from benchmarks.gate.networks import Stage
+from benchmarks.gate.networks import NetworkStage
 
 MAX_PROXIES = 5
 """Of a rule: more are hard to explain, and fit the sites they were chosen on."""
@@ -203,7 +203,7 @@ def rejections(votes: Votes, proxies: Sequence[str], min_votes: int) -> NDArray[
 
 
 def pairs_asked(
-    stages: Sequence[Stage], collapsed: NDArray[np.bool_], asked: Asked
+    stages: Sequence[NetworkStage], collapsed: NDArray[np.bool_], asked: Asked
 ) -> NDArray[np.bool_]:
     """(M, M) pairs (old, new) to look at."""
     count = len(stages)
@@ -262,7 +262,7 @@ class Case:
     kind: str
     votes: Votes
     true: NDArray[np.float64]
-    stages: tuple[Stage, ...]
+    stages: tuple[NetworkStage, ...]
 
     def judge(self, rule: Candidate, margin: float, asked: Asked) -> Judged:
         """How often the rule is right here."""

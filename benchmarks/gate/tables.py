@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.evaluation.proxies.measure import PROXIES
 from benchmarks.gate.measuring import SiteResult
-from benchmarks.gate.networks import Stage
+from benchmarks.gate.networks import NetworkStage
 from benchmarks.gate.rules import (
     CHOSEN_BY,
     Asked,
@@ -290,7 +290,7 @@ def table(title: str, header: Sequence[str], rows: Rows) -> str:
     return "\n".join([f"{title}\n", *(f"| {' | '.join(cells)} |" for cells in lines), ""])
 
 
-MARKERS: Mapping[Stage, str] = {"source": "^", "round": ".", "last": "o"}
+MARKERS: Mapping[NetworkStage, str] = {"source": "^", "round": ".", "last": "o"}
 
 
 def draw(file: Path, sites: Sequence[SiteResult]) -> None:

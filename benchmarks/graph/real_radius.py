@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.clustering.clusterer import BIAS_NEIGHBORS, MIN_BIAS, MIN_CAMERA_CROPS
+from adapt.clustering.clusterer import BIAS_NEIGHBORS, MIN_BIAS, MIN_CROPS_TO_CENTER
 from adapt.clustering.graph.camera_bias import camera_bias
 from adapt.clustering.graph.jaccard import JaccardGraph, Variant
 from adapt.clustering.graph.neighbors import UnitRows, nearest_neighbors
@@ -94,7 +94,7 @@ def print_centering(
             continue
         near = nearest_neighbors(UnitRows(data.features), BIAS_NEIGHBORS)
         bias = camera_bias(near.rank, data.cameras)
-        large = (np.bincount(data.cameras) >= MIN_CAMERA_CROPS).sum()
+        large = (np.bincount(data.cameras) >= MIN_CROPS_TO_CENTER).sum()
         auto = "centers" if large >= 2 and bias > MIN_BIAS else "leaves"
         for variant in K1:
             best = (rules[name, way][variant]["best"].ari for way in _ways(data))

@@ -23,7 +23,7 @@ from adapt.clustering.labels.centers import cluster_centers
 from adapt.clustering.labels.kmeans import cluster_kmeans
 from adapt.config import Augmentation, BatchShape
 from adapt.data.decoding.decode import DecodedCrops
-from adapt.data.decoding.mapped_file import CropFile
+from adapt.data.decoding.mapped_file import MappedCrops
 from adapt.errors import AdaptError
 from adapt.methods import METHODS
 from adapt.runtime.disk_arrays import Scratch
@@ -114,7 +114,7 @@ def _stages(folder: Path, crops: int) -> list[tuple[str, int]]:
     start = memory("RssAnon")
     stages = []
     with watched(start) as peak:
-        images = CropFile(folder).allocate((crops, HEIGHT, WIDTH, 3))
+        images = MappedCrops(folder).allocate((crops, HEIGHT, WIDTH, 3))
         rng = np.random.default_rng(0)
         for first in range(0, crops, AT_ONCE):
             block = images[first : first + AT_ONCE]

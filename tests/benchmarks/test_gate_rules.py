@@ -14,9 +14,9 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.evaluation.gate import DEFAULT_RULE, Rule, compare
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from benchmarks.gate.measuring import ModelResult, SiteResult
-from benchmarks.gate.networks import Stage
+from benchmarks.gate.networks import NetworkStage
 from benchmarks.gate.rules import (
     WITHOUT_INTERVAL,
     Candidate,
@@ -88,7 +88,7 @@ def test_rejections_by_hand() -> None:
 
 
 def test_pairs_asked_by_hand() -> None:
-    stages: tuple[Stage, ...] = ("source", "round", "last", "last")
+    stages: tuple[NetworkStage, ...] = ("source", "round", "last", "last")
     sound = np.zeros(4, bool)
     assert np.argwhere(pairs_asked(stages, sound, "first")).tolist() == [[0, 2], [0, 3]]
     assert np.argwhere(pairs_asked(stages, sound, "next")).tolist() == [[2, 3], [3, 2]]
@@ -158,7 +158,7 @@ def test_a_rule_has_one_proxy_of_the_clusters() -> None:
 
 
 def case(name: str, kind: str, true: list[float], **of: list[list[int]]) -> Case:
-    stages: tuple[Stage, ...] = ("source", "round", "last")
+    stages: tuple[NetworkStage, ...] = ("source", "round", "last")
     return Case(name, kind, votes(**of), np.array(true), stages)
 
 
@@ -274,8 +274,8 @@ def test_votes_are_those_of_the_gate() -> None:
 
 
 def figures(**values: float) -> ModelFigures:
-    proxies: dict[str, Measured | None] = dict.fromkeys(PROXIES)
-    return ModelFigures(proxies | {n: Measured(v) for n, v in values.items()}, 0.1, 8)
+    proxies: dict[str, ProxyValue | None] = dict.fromkeys(PROXIES)
+    return ModelFigures(proxies | {n: ProxyValue(v) for n, v in values.items()}, 0.1, 8)
 
 
 def test_correlation_by_hand() -> None:

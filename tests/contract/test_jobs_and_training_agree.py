@@ -112,7 +112,7 @@ def test_cameras_and_tracks_of_a_manifest_stay_apart_when_it_is_read(tmp_path: P
     both = [(camera, track) for camera in names for track in names]
     crops = [SeenCrop(n, *each, NOW, b"BM") for n, each in enumerate(both)]
     folder.prepare([crops], {})
-    entries = read_manifest(folder.crops / "manifest.csv").entries
+    entries = read_manifest(folder.crops / "manifest.csv").rows
     assert len({entry.camera for entry in entries}) == len(names)
     assert len({entry.track for entry in entries}) == len(both)
 

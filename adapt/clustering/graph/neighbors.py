@@ -26,7 +26,7 @@ MARGIN = 8
 RESOLUTION = 1e-6
 """Squared distances below this are float32 rounding, and counted as 0."""
 
-SHORTEST = 1e-30
+MIN_ROW_LENGTH = 1e-30
 """Rows shorter than this are zero rows: they have no direction in float32."""
 
 PAIR_BLOCK = 4096
@@ -61,7 +61,7 @@ class UnitRows:
                 # beyond float32 is infinity, too: rows are handed out as float32
                 finite = np.isfinite(block.astype(np.float32)).all(axis=1)
                 bad.extend(rows.start + np.flatnonzero(~finite))
-                self._scale[rows] = 1 / np.maximum(np.linalg.norm(block, axis=1), SHORTEST)
+                self._scale[rows] = 1 / np.maximum(np.linalg.norm(block, axis=1), MIN_ROW_LENGTH)
         if bad:
             raise NonFiniteFeaturesError(int(bad[0]), len(bad))
 

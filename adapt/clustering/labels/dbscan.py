@@ -10,7 +10,7 @@ from sklearn.neighbors import sort_graph_by_row_values
 from adapt.errors import ClusteringError
 from adapt.types import PseudoLabels
 
-ROUNDING = 1e-6
+RADIUS_ROUNDING = 1e-6
 """Added to the radius. Images whose query expansions share 4 of 6 rows are at 1/2 exactly, and
 rounding, which differs from code to code, would decide about them."""
 
@@ -45,7 +45,7 @@ def cluster_dbscan(distances: csr_array, radius: float, min_samples: int) -> Pse
             f"DBSCAN's radius must be in (0, 1), got {radius}: at 1 every image reaches every other"
         )
     graph = sort_graph_by_row_values(distances, copy=True, warn_when_not_sorted=False)
-    estimator = DBSCAN(eps=radius + ROUNDING, min_samples=min_samples, metric="precomputed")
+    estimator = DBSCAN(eps=radius + RADIUS_ROUNDING, min_samples=min_samples, metric="precomputed")
     labels = estimator.fit_predict(graph)
     return PseudoLabels(
         labels.astype(np.int64), f"dbscan eps={radius:.3f} min_samples={min_samples}"

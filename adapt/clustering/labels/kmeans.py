@@ -18,7 +18,7 @@ IMAGES_PER_IDENTITY = 20
 MIN_IMAGES_PER_CLUSTER = 4
 """`auto_clusters` never asks for smaller clusters on average."""
 
-BLOCK_ROWS = 4096
+KMEANS_ROWS = 4096
 """Rows looked at and copied at a time."""
 
 
@@ -85,8 +85,8 @@ def cluster_kmeans(
 
 def _refuse_non_finite(features: NDArray[np.floating]) -> None:
     bad: list[np.integer] = []
-    for start in range(0, len(features), BLOCK_ROWS):
-        block = features[start : start + BLOCK_ROWS]
+    for start in range(0, len(features), KMEANS_ROWS):
+        block = features[start : start + KMEANS_ROWS]
         with np.errstate(over="ignore"):  # beyond float32 is infinity, too, as for the graph
             finite = np.isfinite(block.astype(np.float32, copy=False)).all(axis=1)
         bad.extend(start + np.flatnonzero(~finite))
@@ -102,8 +102,8 @@ def _in_float64(features: NDArray[np.floating], allocate: FloatAllocator) -> NDA
     """
     rows, columns = features.shape
     copy = allocate((rows, 2 * columns)).view(np.float64)  # two of a room's float32 hold a float64
-    for start in range(0, rows, BLOCK_ROWS):
-        copy[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS]
+    for start in range(0, rows, KMEANS_ROWS):
+        copy[start : start + KMEANS_ROWS] = features[start : start + KMEANS_ROWS]
     return copy
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adapt.types import OUTLIER
 
-MIN_SQUARED = 1e-3
+MIN_SQUARED_TO_CENTER = 1e-3
 """Squared distances are clamped here: an image on its center would weigh infinitely much."""
 
 
@@ -50,7 +50,7 @@ def soft_weights(
     if len(own_BK) != len(feat_BD):
         raise ValueError(f"{len(label_B)} labels do not fit {len(feat_BD)} features")
     lengths = (feat_BD**2).sum(1)[:, None] + (center_KD**2).sum(1)
-    squared_BK = np.maximum(lengths - 2 * feat_BD @ center_KD.T, MIN_SQUARED)
+    squared_BK = np.maximum(lengths - 2 * feat_BD @ center_KD.T, MIN_SQUARED_TO_CENTER)
     weight_BK = 1 / (len(center_KD) * squared_BK) + epsilon * own_BK
     if normalize:
         weight_BK /= weight_BK.sum(axis=1, keepdims=True)

@@ -30,7 +30,7 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 _OTHER_SEPARATORS = (";", "\t", "|")
 _IDENTITIES = frozenset({"person", "identity", "id", "pid", "label"})
-_NAMED = 3
+_MAX_NAMED_ROWS = 3
 """Rows that are named of each kind of problem."""
 
 _Row = tuple[int, Sequence[object]]
@@ -135,8 +135,8 @@ class Problems:
             return
         parts = []
         for kind, places in self._places.items():
-            more = ", ..." if len(places) > _NAMED else ""
-            parts.append(f"{kind}: {len(places)} ({', '.join(places[:_NAMED])}{more})")
+            more = ", ..." if len(places) > _MAX_NAMED_ROWS else ""
+            parts.append(f"{kind}: {len(places)} ({', '.join(places[:_MAX_NAMED_ROWS])}{more})")
         raise DataError(f"{self._file} cannot be used: {'; '.join(parts)}")
 
 

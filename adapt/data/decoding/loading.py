@@ -10,7 +10,7 @@ from adapt.types import CropSet
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
-_NAMED = 10
+_MAX_NAMED_FILES = 10
 
 
 def load_crops(
@@ -32,10 +32,10 @@ def load_crops(
     more = ", ..." if len(counts) > 12 else ""
     log.info("%s: %d crops (by camera: %s%s)", listing.root, len(data), seen, more)
     unreadable = data.crops.dropped[len(listing.dropped) :]
-    for drop in unreadable[:_NAMED]:
+    for drop in unreadable[:_MAX_NAMED_FILES]:
         log.warning("left out %s: %s", drop.key, drop.reason)
-    if len(unreadable) > _NAMED:
-        log.warning("... and %d more", len(unreadable) - _NAMED)
+    if len(unreadable) > _MAX_NAMED_FILES:
+        log.warning("... and %d more", len(unreadable) - _MAX_NAMED_FILES)
     if unreadable:
         log.warning("%d of %d crops cannot be read", len(unreadable), len(listing))
     if listing.dropped:

@@ -29,7 +29,7 @@ log = logging.getLogger("resight")
 _LENGTH = 8
 
 
-class CropFile:
+class MappedCrops:
     """CropAllocator on disk for one set of crops while it is read, and its name afterwards."""
 
     def __init__(self, out: Path) -> None:
@@ -90,7 +90,7 @@ class CropFile:
 
 
 def kept_crops(path: Path, listing: CropSet, made_by: Mapping[str, Any]) -> DecodedCrops | None:
-    """The crops that `CropFile.keep` named, read-only, if they are what reading would give.
+    """The crops that `MappedCrops.keep` named, read-only, if they are what reading would give.
 
     Every file of the listing is read and hashed, none is decoded but those that could not be.
     listing: in which the crops were found. made_by: has to be as it was.

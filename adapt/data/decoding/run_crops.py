@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops
-from adapt.data.decoding.mapped_file import CropFile, kept_crops
+from adapt.data.decoding.mapped_file import MappedCrops, kept_crops
 from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.types import CropSet
 
@@ -19,7 +19,7 @@ class RunCrops:
         """group: the processes of the run; each has to read the same sets in the same order."""
         self._folder = folder
         self._group = group
-        self._decoded: dict[str, CropFile] = {}
+        self._decoded: dict[str, MappedCrops] = {}
 
     def read(
         self,
@@ -60,6 +60,6 @@ class RunCrops:
     def _decode(
         self, name: str, made_by: Mapping[str, Any], decode: Callable[[CropAllocator], DecodedCrops]
     ) -> tuple[DecodedCrops, str]:
-        file = self._decoded[name] = CropFile(self._folder)
+        file = self._decoded[name] = MappedCrops(self._folder)
         data = decode(file.allocate)
         return data, str(file.describe(data, made_by))

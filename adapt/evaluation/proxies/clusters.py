@@ -19,7 +19,7 @@ from adapt.clustering.labels.guards import label_agreement
 from adapt.clustering.labels.silhouette import silhouette_of_each
 from adapt.config import Clustering
 from adapt.errors import ClusteringError
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.types import OUTLIER
 
 SETTINGS = Clustering(algorithm="dbscan", camera_centering=False)
@@ -86,7 +86,7 @@ def cluster_site(
     return SiteClusters(labels, silhouettes, common, found[0][1][common], found[1][1][common])
 
 
-def cluster_proxies(found: SiteClusters, sightings: Sightings) -> Mapping[str, Measured | None]:
+def cluster_proxies(found: SiteClusters, sightings: Sightings) -> Mapping[str, ProxyValue | None]:
     """Figures of a site's clusters, by name.
 
         silhouette    mean silhouette, 0 for outliers
@@ -108,15 +108,15 @@ def cluster_proxies(found: SiteClusters, sightings: Sightings) -> Mapping[str, M
     agreement = label_agreement(found.first, found.second)
     several = sightings.camera_count > 1
     return {
-        "silhouette": Measured.mean_of(found.silhouettes, crops),
-        "clustered": Measured.mean_of((found.labels != OUTLIER).astype(np.float64), crops),
-        "cross_camera": Measured.mean_of(_cross_camera(found.labels, sightings.cameras), crops)
+        "silhouette": ProxyValue.mean_of(found.silhouettes, crops),
+        "clustered": ProxyValue.mean_of((found.labels != OUTLIER).astype(np.float64), crops),
+        "cross_camera": ProxyValue.mean_of(_cross_camera(found.labels, sightings.cameras), crops)
         if several
         else None,
-        "stability": Measured.mean_of(shared_share(found.first, found.second), found.common)
+        "stability": ProxyValue.mean_of(shared_share(found.first, found.second), found.common)
         if len(found.common)
         else None,
-        "agreement": None if agreement is None else Measured(agreement),
+        "agreement": None if agreement is None else ProxyValue(agreement),
     }
 
 

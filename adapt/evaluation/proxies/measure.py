@@ -17,7 +17,7 @@ from adapt.evaluation.proxies.neighborhood import (
     neighborhood,
     neighborhood_density,
 )
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.evaluation.proxies.spread import effective_rank, spread
 from adapt.evaluation.proxies.tracks import track_retrieval
 
@@ -59,7 +59,7 @@ class ModelFigures:
     crops in the largest cluster. dimension: D.
     """
 
-    proxies: Mapping[str, Measured | None]
+    proxies: Mapping[str, ProxyValue | None]
     largest_cluster: float
     dimension: int
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.camera_bias import camera_bias_of_each
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 
 TEMPERATURE = 0.05
 """Of the softmax over similarities (Saito et al., section 4)."""
@@ -71,7 +71,7 @@ def neighborhood(
     return Neighborhood(entropy, nearest, across)
 
 
-def neighborhood_density(found: Neighborhood) -> Measured:
+def neighborhood_density(found: Neighborhood) -> ProxyValue:
     """Soft neighborhood density: how many others a crop is close to.
 
         P_ij = softmax over j of f_i . f_j / 0.05,    H_i = - sum_j P_ij ln P_ij,    mean of H_i
@@ -89,10 +89,10 @@ def neighborhood_density(found: Neighborhood) -> Measured:
         Soft Neighborhood Density, ICCV 2021, equations 1 to 3; there f are the outputs of a
         classifier, which a re-identification model lacks, here its embeddings.
     """
-    return Measured.mean_of(found.entropy, np.arange(len(found.entropy)))
+    return ProxyValue.mean_of(found.entropy, np.arange(len(found.entropy)))
 
 
-def mutual_neighbors(found: Neighborhood, sightings: Sightings) -> Measured | None:
+def mutual_neighbors(found: Neighborhood, sightings: Sightings) -> ProxyValue | None:
     """Share of crops whose nearest crop in another camera finds them back.
 
         j = most similar to i in cameras other than c_i,    k = most similar to j other than c_j
@@ -108,10 +108,10 @@ def mutual_neighbors(found: Neighborhood, sightings: Sightings) -> Measured | No
         return None
     groups, across = sightings.groups, found.cross_camera
     mutual = groups[across[across]] == groups
-    return Measured.mean_of(mutual.astype(np.float64), np.arange(len(sightings)))
+    return ProxyValue.mean_of(mutual.astype(np.float64), np.arange(len(sightings)))
 
 
-def nearest_camera_bias(found: Neighborhood, sightings: Sightings) -> Measured | None:
+def nearest_camera_bias(found: Neighborhood, sightings: Sightings) -> ProxyValue | None:
     """How much oftener than by chance the nearest crop is of the same camera.
 
         part: 1 where c_nearest(i) = c_i, else 0, less (n_{c_i} - l_i) / (N - l_i)
@@ -128,7 +128,7 @@ def nearest_camera_bias(found: Neighborhood, sightings: Sightings) -> Measured |
     crops = np.arange(len(sightings))
     own = np.bincount(sightings.groups)[sightings.groups]
     rank = np.stack([crops, found.nearest], axis=1)
-    return Measured.mean_of(camera_bias_of_each(rank, sightings.cameras, own), crops)
+    return ProxyValue.mean_of(camera_bias_of_each(rank, sightings.cameras, own), crops)
 
 
 def _entropy(logit_BN: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ class Sightings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProxyValue:
     """A figure of one model on a site.
 
     value: the figure. part: (M,) float64 whose mean it is, one for each of `row`, so that two
@@ -81,7 +81,7 @@ class Measured:
     row: NDArray[np.int64] | None = None
 
     @classmethod
-    def mean_of(cls, part: NDArray[np.float64], row: NDArray[np.int64]) -> Measured:
+    def mean_of(cls, part: NDArray[np.float64], row: NDArray[np.int64]) -> ProxyValue:
         """The mean of parts (M,), M >= 1, of some crops (M,)."""
         if part.shape != row.shape or not len(part):
             raise ValueError(f"parts {part.shape} and rows {row.shape} must be (M,), M >= 1")

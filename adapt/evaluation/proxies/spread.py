@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.evaluation.proxies.sightings import Measured
+from adapt.evaluation.proxies.sightings import ProxyValue
 
 
-def spread(feature_ND: NDArray[np.float32]) -> Measured:
+def spread(feature_ND: NDArray[np.float32]) -> ProxyValue:
     """One minus the mean cosine similarity of all pairs.
 
         m = mean of f_j,    part: 1 - f_i . m
@@ -23,10 +23,10 @@ def spread(feature_ND: NDArray[np.float32]) -> Measured:
         In [0, 1]; 0 where all embeddings are alike. A part for each crop.
     """
     mean_D = feature_ND.mean(axis=0, dtype=np.float64)
-    return Measured.mean_of(1 - feature_ND @ mean_D, np.arange(len(feature_ND)))
+    return ProxyValue.mean_of(1 - feature_ND @ mean_D, np.arange(len(feature_ND)))
 
 
-def effective_rank(feature_ND: NDArray[np.float32]) -> Measured:
+def effective_rank(feature_ND: NDArray[np.float32]) -> ProxyValue:
     """How many dimensions embeddings use.
 
         p_k = s_k / sum of s,    exp(- sum_k p_k ln p_k),    s the singular values of the features
@@ -47,4 +47,4 @@ def effective_rank(feature_ND: NDArray[np.float32]) -> Measured:
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     share = singular / max(singular.sum(), 1e-12)
     share = share[share > 0]
-    return Measured(float(np.exp(-(share * np.log(share)).sum())))
+    return ProxyValue(float(np.exp(-(share * np.log(share)).sum())))

@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.evaluation.proxies.neighborhood import BLOCK_ENTRIES
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.types import UNTRACKED
 
 MIN_SECONDS = 2.0
 """A crop of the same track that is nearer in time is nearly the same picture and no test."""
 
-ROUNDING = 1e-6
+SIMILARITY_ROUNDING = 1e-6
 """Similarities this close count as equal: it is what matrix products round by."""
 
 
 def track_retrieval(
     feature_ND: NDArray[np.float32], sightings: Sightings, *, block_entries: int = BLOCK_ENTRIES
-) -> Measured | None:
+) -> ProxyValue | None:
     """Mean reciprocal rank of a crop's own track among people seen beside it.
 
         query i, of track t;    match m: the crop of t farthest from i in time, >= 2 s away
@@ -69,12 +69,12 @@ def track_retrieval(
             block = slice(start, start + rows)
             asked = feature_ND[query[block]]
             to_match = np.einsum("qd,qd->q", asked, feature_ND[match[block]])
-            nearer = asked @ feature_ND[others].T >= to_match[:, None] - ROUNDING
+            nearer = asked @ feature_ND[others].T >= to_match[:, None] - SIMILARITY_ROUNDING
             parts.append(1 / (1 + nearer.sum(axis=1)))
     if not queries:
         return None
     row = np.concatenate(queries)
-    return Measured.mean_of(np.concatenate(parts).astype(np.float64), row)
+    return ProxyValue.mean_of(np.concatenate(parts).astype(np.float64), row)
 
 
 def _farthest_in_time(

@@ -9,7 +9,7 @@ from adapt.errors import AttentionError
 STUCK = 1e-3
 """Attention whose spread, or whose mean's distance from 0 or 1, is below this is stuck..."""
 
-PATIENCE = 10
+MAX_STUCK_STEPS = 10
 """... and stops the run after so many steps without a break."""
 
 
@@ -32,10 +32,10 @@ class AttentionWatch:
         mean, std = float(attention.mean()), float(attention.std())
         stuck = std < STUCK or not STUCK < mean < 1 - STUCK
         self.stuck_steps = self.stuck_steps + 1 if stuck else 0
-        if self.stuck_steps == PATIENCE:
+        if self.stuck_steps == MAX_STUCK_STEPS:
             raise AttentionError(
-                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {PATIENCE} steps: it "
-                "weights all channels and places alike; set options.attention_start nearer to 0.5, "
-                "another optimizer.new_layers, or options.attention=none"
+                f"attention stuck at mean {mean:.4f}, std {std:.4f} for {MAX_STUCK_STEPS} steps: "
+                "it weights all channels and places alike; set options.attention_start nearer to "
+                "0.5, another optimizer.new_layers, or options.attention=none"
             )
         return {"attention_mean": mean, "attention_std": std}

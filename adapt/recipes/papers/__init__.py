@@ -20,18 +20,18 @@ from models.validation import explain
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Record(BaseModel):
+class _PaperRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Stage(_Record):
+class StageRecipe(_PaperRecord):
     """A recipe that comes with resight, and what it is changed to (`--set` of that stage)."""
 
     recipe: str
     set: tuple[str, ...] = ()
 
 
-class Figures(_Record):
+class Figures(_PaperRecord):
     """A row of a table in a paper, in per cent; None where the paper has no such column."""
 
     table: int = Field(ge=1)
@@ -78,7 +78,7 @@ class Task(Figures):
         return f"{self.source}-{self.target}-{self.backbone}{clusters}"
 
 
-class Paper(_Record):
+class Paper(_PaperRecord):
     """A file of this folder; its name is the method's.
 
     citation, note: for people; note is on how its figures were made. height, width: of the input.
@@ -89,8 +89,8 @@ class Paper(_Record):
     note: str = ""
     height: int = Field(256, ge=8)
     width: int = Field(128, ge=8)
-    pretrain: Stage = Stage(recipe="source")
-    adapt: Stage
+    pretrain: StageRecipe = StageRecipe(recipe="source")
+    adapt: StageRecipe
     unadapted: tuple[Figures, ...] = ()
     task: tuple[Task, ...]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from adapt.clustering.camera_centering import BLOCK_ROWS, center_cameras
+from adapt.clustering.camera_centering import CENTERING_ROWS, center_cameras
 from adapt.errors import NonFiniteFeaturesError
 
 
@@ -111,8 +111,8 @@ def test_input_is_left_alone_and_may_be_empty() -> None:
 
 
 def test_blocks_make_no_difference() -> None:
-    features = unit(3, rows=2 * BLOCK_ROWS + 5)
-    cameras = np.where(np.arange(len(features)) < BLOCK_ROWS + 2, 4, 1)
+    features = unit(3, rows=2 * CENTERING_ROWS + 5)
+    cameras = np.where(np.arange(len(features)) < CENTERING_ROWS + 2, 4, 1)
     means = np.array([features[cameras == c].mean(axis=0, dtype=np.float64) for c in (1, 4)])
     expected = features - means[(cameras == 4).astype(int)]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -123,11 +123,11 @@ def test_blocks_make_no_difference() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
 def test_values_without_a_mean_are_refused(value: float) -> None:
-    features = unit(0, rows=BLOCK_ROWS + 12).astype(np.float64)
-    features[[BLOCK_ROWS + 3, BLOCK_ROWS + 7], 1] = value
+    features = unit(0, rows=CENTERING_ROWS + 12).astype(np.float64)
+    features[[CENTERING_ROWS + 3, CENTERING_ROWS + 7], 1] = value
     with pytest.raises(NonFiniteFeaturesError) as error:
         center_cameras(features, np.zeros(len(features), np.int64))
-    assert (error.value.first_row, error.value.rows) == (BLOCK_ROWS + 3, 2)
+    assert (error.value.first_row, error.value.rows) == (CENTERING_ROWS + 3, 2)
 
 
 def test_lengths_that_differ_are_refused() -> None:

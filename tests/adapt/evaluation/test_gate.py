@@ -14,7 +14,15 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import ConfigError, DataError
 from adapt.evaluation.bootstrap import resampled_means
-from adapt.evaluation.gate import DEFAULT_RULE, Comparison, GateReport, Rule, compare, decide, vote
+from adapt.evaluation.gate import (
+    DEFAULT_RULE,
+    GateReport,
+    ProxyComparison,
+    Rule,
+    compare,
+    decide,
+    vote,
+)
 from adapt.evaluation.proxies.measure import PROXIES, measure
 from adapt.evaluation.proxies.sightings import Sightings
 from tests.support.numbered_sites import people, sightings
@@ -160,8 +168,8 @@ def test_embeddings_of_other_crops_are_refused() -> None:
         judged(GOOD, GOOD[:-1])
 
 
-def comparison(name: str, cast: int, *, voter: bool = True) -> Comparison:
-    return Comparison(name, 0.5, 0.5 + cast / 10, cast / 10, cast / 10, cast / 10, voter, cast)
+def comparison(name: str, cast: int, *, voter: bool = True) -> ProxyComparison:
+    return ProxyComparison(name, 0.5, 0.5 + cast / 10, cast / 10, cast / 10, cast / 10, voter, cast)
 
 
 NAMES = list(PROXIES)[:5]
@@ -191,7 +199,7 @@ def test_votes_by_hand(votes: tuple[int, ...], least: int, verdict: str) -> None
 
 
 def test_reasons_are_in_words() -> None:
-    worse = Comparison("camera_bias", 0.1, 0.3, 0.2, 0.15, 0.25, True, -1)
+    worse = ProxyComparison("camera_bias", 0.1, 0.3, 0.2, 0.15, 0.25, True, -1)
     _, (reason, short) = decide((worse, comparison("silhouette", 0)), Rule(tuple(NAMES), 2))
     assert reason == (
         "worse: nearest neighbor in the same camera, beyond chance, 0.100 to 0.300 "

@@ -26,7 +26,7 @@ from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import AttentionError, ClusteringError, ConfigError  # noqa: E402
 from adapt.methods import DAAL, METHODS, MMT, SourceMethod  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
-from adapt.methods.parts.attention_watch import PATIENCE  # noqa: E402
+from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS  # noqa: E402
 from adapt.runs.tensor_files import load_network, save_network  # noqa: E402
 from adapt.runtime.timing import Stages  # noqa: E402
 from adapt.training.extraction import extract  # noqa: E402
@@ -382,7 +382,7 @@ def test_same_seed_same_network() -> None:
 def test_stuck_attention_ends_the_run_after_its_last_good_round() -> None:
     """A is 1 everywhere: the specific branch starves. The first round is done before it is sure."""
     method = DAAL([net()], DAALOptions(attention_start=0.9999), clusterer())
-    rounds = loop(method, lr=1e-9, iterations=PATIENCE - 2)
+    rounds = loop(method, lr=1e-9, iterations=MAX_STUCK_STEPS - 2)
     first = next(rounds)
     assert first.metrics["attention_mean"] > 0.999
     with pytest.raises(AttentionError, match=r"mean 0\.9999.*attention_start"):
@@ -440,9 +440,9 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     for name, module in other.networks().items():
         module.load_state_dict(one.networks()[name].state_dict())
         module.train()
-    assert steps(other, PATIENCE - 4) == steps(one, PATIENCE - 4)
+    assert steps(other, MAX_STUCK_STEPS - 4) == steps(one, MAX_STUCK_STEPS - 4)
     for method in (one, other):
-        with pytest.raises(AttentionError, match=f"for {PATIENCE} steps"):
+        with pytest.raises(AttentionError, match=f"for {MAX_STUCK_STEPS} steps"):
             method.step(batches(labels))
     later = people(0.8, seed=4)
     rules = [m.relabel(later, RoundOf(1, 2))[0].rule for m in (one, other, fresh())]

@@ -14,7 +14,7 @@ from adapt.recipes import load_recipe
 from adapt.recipes.papers import (
     Figures,
     Paper,
-    Stage,
+    StageRecipe,
     Task,
     find_task,
     load_paper,
@@ -134,7 +134,7 @@ def test_impossible_rows_are_refused(change: dict[str, object], message: str) ->
 def test_a_task_is_given_once() -> None:
     task = Task.model_validate({**ROW, "mAP": 70, "top1": 90, "clusters": 500})
     other = task.model_copy(update={"clusters": 700})
-    stage = Stage(recipe="mmt")
+    stage = StageRecipe(recipe="mmt")
     assert len(Paper(citation="x", adapt=stage, task=(task, other)).task) == 2
     with pytest.raises(ValidationError, match="two rows for duke-market-resnet50-500"):
         Paper(citation="x", adapt=stage, task=(task, task))

@@ -28,7 +28,7 @@ from adapt.errors import (  # noqa: E402
     RunError,
 )
 from adapt.methods import METHODS, SourceMethod  # noqa: E402
-from adapt.methods.parts.attention_watch import PATIENCE  # noqa: E402
+from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.info import RunInfo  # noqa: E402
@@ -290,7 +290,11 @@ def test_no_kept_triplet(rounds: int, built: tuple[ReIDNet, ...], tmp_path: Path
 
 
 def test_attention_that_gets_stuck(built: tuple[ReIDNet, ...], tmp_path: Path) -> None:
-    still = ("optimizer.lr=1e-12", "optimizer.weight_decay=0", f"schedule.iterations={PATIENCE}")
+    still = (
+        "optimizer.lr=1e-12",
+        "optimizer.weight_decay=0",
+        f"schedule.iterations={MAX_STUCK_STEPS}",
+    )
     case = Case("daal", built, tmp_path / "run", *still)
 
     def flatten() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt.clustering.labels.soft_weights import (
-    MIN_SQUARED,
+    MIN_SQUARED_TO_CENTER,
     one_hot_weights,
     soft_weights,
     weight_figures,
@@ -27,7 +27,9 @@ def reference(feat, center, label, epsilon):  # type: ignore[no-untyped-def]
         for k in range(len(center)):
             if y == -1:
                 continue
-            squared = max(sum((feat[i].astype(float) - center[k].astype(float)) ** 2), MIN_SQUARED)
+            squared = max(
+                sum((feat[i].astype(float) - center[k].astype(float)) ** 2), MIN_SQUARED_TO_CENTER
+            )
             weight[i, k] = 1 / (len(center) * squared)
             if k == y:
                 weight[i, k] += epsilon
@@ -84,7 +86,7 @@ def test_normalized_weights_sum_to_one_and_keep_their_ratios() -> None:
 def test_an_image_on_its_center_has_a_finite_weight() -> None:
     center = np.array([[1, 0], [0, 1]], np.float32)
     weight = soft_weights(center, center, np.array([0, 1]), epsilon=0.9)
-    assert weight[0, 0] == pytest.approx(0.9 + 1 / (2 * MIN_SQUARED))
+    assert weight[0, 0] == pytest.approx(0.9 + 1 / (2 * MIN_SQUARED_TO_CENTER))
 
 
 def test_soft_labels_are_not_hard_ones() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt.data.catalog.folders import ONE_CAMERA, read_site
+from adapt.data.catalog.cameras import ONE_CAMERA
+from adapt.data.catalog.folders import read_site
 from adapt.data.catalog.manifest import LATEST, parse_time, read_manifest
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNTRACKED

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.config import Recipe
 from adapt.data.catalog.folders import read_site
 from adapt.data.decoding.decode import DecodedCrops, decode_crops, fingerprint_of
-from adapt.data.decoding.mapped_file import CropFile, kept_crops
+from adapt.data.decoding.mapped_file import MappedCrops, kept_crops
 from adapt.data.decoding.thinning import thin_crops
 from adapt.errors import RunError
 from adapt.types import CropSet
@@ -43,7 +43,7 @@ def decoded(site: Path, allocate: Callable[..., np.ndarray] | None = None) -> De
 
 
 def kept(site: Path, folder: Path) -> Path:
-    file = CropFile(folder)
+    file = MappedCrops(folder)
     file.describe(decoded(site, file.allocate), HOW)
     file.keep(folder / "target.crops")
     return folder / "target.crops"
@@ -55,7 +55,7 @@ def same(one: DecodedCrops | None, other: DecodedCrops) -> bool:
 
 
 def test_a_mapped_set_is_the_one_in_memory(site: Path, tmp_path: Path) -> None:
-    file = CropFile(tmp_path / "not" / "there" / "yet")
+    file = MappedCrops(tmp_path / "not" / "there" / "yet")
     assert same(decoded(site, file.allocate), decoded(site))
     assert not [p for p in tmp_path.iterdir() if p.name != "set"], "it has no name"
 
@@ -77,7 +77,7 @@ def test_thinned_crops_are_kept_thinned(site: Path, tmp_path: Path) -> None:
             ),
         }
     )
-    file = CropFile(tmp_path)
+    file = MappedCrops(tmp_path)
     data = thin_crops(
         decode_crops(tracked, SIZE, forget_names=True, allocate=file.allocate),
         difference=0,
@@ -145,7 +145,7 @@ def test_a_full_disk_is_said_before_anything_is_decoded(site: Path, tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
         with pytest.raises(RunError, match=r"has no room for .* GB .*: make room there"):
-            decoded(site, CropFile(tmp_path / "run").allocate)
+            decoded(site, MappedCrops(tmp_path / "run").allocate)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert not (tmp_path / "run").exists()
@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_before_anything_is_decoded(site: Path, tmp_path: Pa
 def test_a_file_that_cannot_be_named_is_done_without(
     site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = CropFile(tmp_path)
+    file = MappedCrops(tmp_path)
     data = decoded(site, file.allocate)
     file.describe(data, HOW)
     file.keep(tmp_path / "gone" / "target.crops")
@@ -165,5 +165,5 @@ def test_a_file_that_cannot_be_named_is_done_without(
 def test_reading_a_site_leaves_no_open_files(site: Path, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
-        read_crops(listed(site), Recipe(method="mmt"), SIZE, CropFile(tmp_path).allocate)
+        read_crops(listed(site), Recipe(method="mmt"), SIZE, MappedCrops(tmp_path).allocate)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1

@@ -16,7 +16,7 @@ from adapt.evaluation.proxies.neighborhood import (
     neighborhood,
     neighborhood_density,
 )
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from tests.support.numbered_sites import people, sightings, unit
 
 ANGLES = np.radians([0, 10, 30, 100])
@@ -25,7 +25,7 @@ CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
 
 def all_three(
     feature: NDArray[np.float32], of: Sightings
-) -> tuple[Measured, Measured | None, Measured | None]:
+) -> tuple[ProxyValue, ProxyValue | None, ProxyValue | None]:
     near = neighborhood(feature, of)
     return (
         neighborhood_density(near),

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import DataError
-from adapt.evaluation.proxies.sightings import Measured, Sightings
+from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.types import CropSet, Sample
 from tests.support.numbered_sites import sightings
 
@@ -48,6 +48,6 @@ def test_lengths_have_to_fit() -> None:
     with pytest.raises(ValueError, match="same crops"):
         Sightings(np.zeros(2, np.int64), np.zeros(3, np.int64), np.zeros(2))
     with pytest.raises(ValueError, match="must be"):
-        Measured.mean_of(np.zeros(2), np.arange(3))
+        ProxyValue.mean_of(np.zeros(2), np.arange(3))
     with pytest.raises(ValueError, match="must be"):
-        Measured.mean_of(np.zeros(0), np.arange(0))
+        ProxyValue.mean_of(np.zeros(0), np.arange(0))

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import AttentionError  # noqa: E402
-from adapt.methods.parts.attention_watch import PATIENCE, STUCK, AttentionWatch  # noqa: E402
+from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS, STUCK, AttentionWatch  # noqa: E402
 
 
 def attention(mean: float, spread: float) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_figures_by_hand() -> None:
 )
 def test_what_is_stuck(mean: float, spread: float, stuck: bool) -> None:
     watch = AttentionWatch()
-    for _ in range(PATIENCE - 1):
+    for _ in range(MAX_STUCK_STEPS - 1):
         watch(attention(mean, spread))
     if not stuck:
         watch(attention(mean, spread))
@@ -47,7 +47,7 @@ def test_what_is_stuck(mean: float, spread: float, stuck: bool) -> None:
 def test_a_break_starts_the_count_anew() -> None:
     watch = AttentionWatch()
     flat, lively = attention(0.5, 0), attention(0.5, 0.1)
-    for each in [flat] * (PATIENCE - 1) + [lively] + [flat] * (PATIENCE - 1):
+    for each in [flat] * (MAX_STUCK_STEPS - 1) + [lively] + [flat] * (MAX_STUCK_STEPS - 1):
         watch(each)
     with pytest.raises(AttentionError, match=r"std 0\.0000"):
         watch(flat)
