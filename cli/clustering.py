@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -14,6 +13,9 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from adapt.config import Clustering
+    from adapt.types import PseudoLabels
 
 log = logging.getLogger("resight")
 
@@ -53,6 +55,32 @@ def cluster(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
+    settings = _settings(
+        algorithm=method,
+        camera_centering={"on": True, "off": False, "auto": "auto"}[camera_centering],
+        clusters=_number(clusters, "--clusters", ("auto",)),
+        k1=k1,
+        k2=k2,
+        variant=variant,
+        radius=_number(radius, "--radius", ("auto", "pairs", "rho")),
+        pairs_per_image=pairs_per_image,
+        rho=rho,
+        min_samples=min_samples,
+        min_cluster_size=min_cluster_size,
+    )
+    _cluster(features, cameras, out, settings, seed=seed, device=device)
+
+
+def _cluster(
+    features: Path,
+    cameras: Path | None,
+    out: Path,
+    settings: Clustering,
+    *,
+    seed: int,
+    device: str,
+) -> None:
+    """Read features, cluster them, write labels and print the figures."""
     from adapt.clustering.clusterer import Clusterer
     from adapt.clustering.labels.array_files import (
         check_place,
@@ -60,34 +88,13 @@ def cluster(
         read_features,
         write_labels,
     )
-    from adapt.clustering.labels.guards import check_labels, cross_camera_share
-    from adapt.config import Clustering
-    from adapt.errors import ClusteringError
-    from adapt.runtime.device import pick_device
+    from adapt.runtime.device import peak_rss_bytes, pick_device
     from adapt.runtime.disk_arrays import Scratch
 
     check_place(out, features, cameras)
     table = read_features(features)
     codes = read_cameras(cameras, len(table))
     chosen = pick_device(device)
-    try:
-        settings = Clustering(
-            algorithm=method,
-            camera_centering={"on": True, "off": False, "auto": "auto"}[camera_centering],
-            clusters=_number(clusters, "--clusters", ("auto",)),
-            k1=k1,
-            k2=k2,
-            variant=variant,
-            radius=_number(radius, "--radius", ("auto", "pairs", "rho")),
-            pairs_per_image=pairs_per_image,
-            rho=rho,
-            min_samples=min_samples,
-            min_cluster_size=min_cluster_size,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise typer.BadParameter(f"--{option} {first['input']}: {first['msg']}") from None
     clusterer = Clusterer(
         settings,
         identities_per_batch=2,
@@ -97,25 +104,43 @@ def cluster(
     )
     labels = clusterer(table, codes)
     write_labels(out, labels)
+    _report(labels, codes, clusterer.stages.seconds)
+    typer.echo(f"  peak memory {peak_rss_bytes() / 2**20:.0f} MB; written {out}")
+
+
+def _settings(**chosen: Any) -> Clustering:
+    """The settings of a recipe. Raises BadParameter that names the option."""
+    from adapt.config import Clustering
+
     try:
-        report = check_labels(labels, codes, identities_per_batch=2)
-        warnings = report.warnings
+        return Clustering(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise typer.BadParameter(f"--{option} {first['input']}: {first['msg']}") from None
+
+
+def _report(labels: PseudoLabels, cameras: NDArray[np.int64], seconds: Mapping[str, float]) -> None:
+    """Warn of what is odd, and print the figures."""
+    from adapt.clustering.labels.guards import check_labels, cross_camera_share
+    from adapt.errors import ClusteringError
+
+    try:
+        warnings = check_labels(labels, cameras, identities_per_batch=2).warnings
     except ClusteringError as error:
         warnings = (*labels.warnings, str(error))
     for warning in warnings:
         log.warning("%s", warning)
     typer.echo(labels.rule)
-    typer.echo(f"  images      {len(table)}")
+    typer.echo(f"  images      {len(labels.labels)}")
     typer.echo(f"  clusters    {labels.clusters}{_sizes(labels.sizes)}")
     typer.echo(f"  outliers    {labels.outlier_share:.1%}")
-    if codes.any():
+    if cameras.any():
         typer.echo(
-            f"  in cameras  {cross_camera_share(labels, codes):.0%} of the clusters in several"
+            f"  in cameras  {cross_camera_share(labels, cameras):.0%} of the clusters in several"
         )
-    stages = ", ".join(f"{stage} {s:.1f}" for stage, s in clusterer.stages.seconds.items())
+    stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in seconds.items())
     typer.echo(f"  seconds     {stages}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    typer.echo(f"  peak memory {peak:.0f} MB; written {out}")
 
 
 def _sizes(sizes: NDArray[np.int64]) -> str:

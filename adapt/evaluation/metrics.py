@@ -113,47 +113,84 @@ def evaluate_ranking(
     """
     if protocol not in ("market", "other-camera"):
         raise ValueError(f"protocol must be market or other-camera, got {protocol!r}")
-    _check_set("query", query_features, query_ids, query_cameras)
-    _check_set("gallery", gallery_features, gallery_ids, gallery_cameras)
-    if query_features.shape[1] != gallery_features.shape[1]:
-        raise DataError(
-            f"query features have {query_features.shape[1]} dimensions, gallery features "
-            f"{gallery_features.shape[1]}: extract both with the same model"
-        )
-    query_QD, gallery_GD = _unit("query", query_features), _unit("gallery", gallery_features)
-    kept = gallery_ids != JUNK
-    gallery_GD, gallery_ids, gallery_cameras = (
-        gallery_GD[kept],
-        gallery_ids[kept],
-        gallery_cameras[kept],
-    )
-    total = len(query_ids)
-    average_precision, first_hit = np.zeros(total), np.zeros(total, np.int64)
-    rows = max(1, BLOCK_ENTRIES // max(1, len(gallery_ids)))
-    for start in range(0, total, rows):
-        part = slice(start, start + rows)
-        same_id = query_ids[part, None] == gallery_ids
-        aside = query_cameras[part, None] == gallery_cameras
-        if protocol == "market":
-            aside &= same_id
-        average_precision[part], first_hit[part] = _score(
-            query_QD[part] @ gallery_GD.T, same_id & ~aside, aside
-        )
+    query = _Labelled.of("query", query_features, query_ids, query_cameras)
+    gallery = _Labelled.of("gallery", gallery_features, gallery_ids, gallery_cameras)
+    gallery = gallery.without_junk()
+    average_precision, first_hit = _score_all(query, gallery, protocol)
     scored = np.flatnonzero(first_hit)
-    if not len(scored):
-        raise DataError(
-            f"none of {total} queries has a match among {len(gallery_ids)} gallery images under "
-            f"the protocol {protocol}: a match shows the query's identity in another camera; check "
-            "that query and gallery share identities and that camera codes are right"
-        )
     return RetrievalScores(
         protocol=protocol,
-        gallery=len(gallery_ids),
-        skipped_queries=total - len(scored),
+        gallery=len(gallery.ids),
+        skipped_queries=len(query.ids) - len(scored),
         query_row=scored,
         average_precision=average_precision[scored],
         first_hit=first_hit[scored],
     )
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A checked set: (N, D) rows of length 1, (N,) ids and cameras."""
+
+    unit: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    cameras: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        features: NDArray[np.floating],
+        ids: NDArray[np.int64],
+        cameras: NDArray[np.int64],
+    ) -> _Labelled:
+        """Raises DataError that calls the set by its name."""
+        if features.ndim != 2 or ids.shape != features.shape[:1] or cameras.shape != ids.shape:
+            raise DataError(
+                f"{name} features {features.shape}, ids {ids.shape} and cameras {cameras.shape} "
+                "must be (N, D), (N,) and (N,)"
+            )
+        if not len(ids) or (name == "gallery" and (ids == JUNK).all()):
+            raise DataError(f"the {name} holds no usable image: add labelled crops to it")
+        return cls(_unit(name, features), ids, cameras)
+
+    def without_junk(self) -> _Labelled:
+        """The images that are not junk."""
+        kept = self.ids != JUNK
+        return _Labelled(self.unit[kept], self.ids[kept], self.cameras[kept])
+
+
+def _score_all(
+    query: _Labelled, gallery: _Labelled, protocol: ProtocolName
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(Q,) AP and rank of the first match of each query, 0 without one; by blocks of queries.
+
+    Raises DataError: the sets have other dimensions, or no query has a match.
+    """
+    if query.unit.shape[1] != gallery.unit.shape[1]:
+        raise DataError(
+            f"query features have {query.unit.shape[1]} dimensions, gallery features "
+            f"{gallery.unit.shape[1]}: extract both with the same model"
+        )
+    total = len(query.ids)
+    average_precision, first_hit = np.zeros(total), np.zeros(total, np.int64)
+    rows = max(1, BLOCK_ENTRIES // max(1, len(gallery.ids)))
+    for start in range(0, total, rows):
+        part = slice(start, start + rows)
+        same_id = query.ids[part, None] == gallery.ids
+        aside = query.cameras[part, None] == gallery.cameras
+        if protocol == "market":
+            aside &= same_id
+        average_precision[part], first_hit[part] = _score(
+            query.unit[part] @ gallery.unit.T, same_id & ~aside, aside
+        )
+    if not first_hit.any():
+        raise DataError(
+            f"none of {total} queries has a match among {len(gallery.ids)} gallery images under "
+            f"the protocol {protocol}: a match shows the query's identity in another camera; check "
+            "that query and gallery share identities and that camera codes are right"
+        )
+    return average_precision, first_hit
 
 
 def _score(
@@ -170,21 +207,6 @@ def _score(
     precision = np.bincount(row, weights=nth_match / (place + 1), minlength=len(hit))
     first_hit = np.where(matches > 0, hit.argmax(axis=1) + 1, 0)
     return precision / np.maximum(matches, 1), first_hit
-
-
-def _check_set(
-    name: str,
-    features: NDArray[np.floating],
-    ids: NDArray[np.int64],
-    cameras: NDArray[np.int64],
-) -> None:
-    if features.ndim != 2 or ids.shape != features.shape[:1] or cameras.shape != ids.shape:
-        raise DataError(
-            f"{name} features {features.shape}, ids {ids.shape} and cameras {cameras.shape} must "
-            "be (N, D), (N,) and (N,)"
-        )
-    if not len(ids) or (name == "gallery" and (ids == JUNK).all()):
-        raise DataError(f"the {name} holds no usable image: add labelled crops to it")
 
 
 def _unit(name: str, features: NDArray[np.floating]) -> NDArray[np.float32]:

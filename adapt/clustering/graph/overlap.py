@@ -60,13 +60,12 @@ def overlap_rows(rows: csr_array, least: float) -> Iterator[Overlaps]:
     renamed[np.argsort(count, kind="stable")] = np.arange(total, dtype=np.int32)
     column, value = renamed[rows.indices], rows.data.astype(np.float32)
     prefix, suffix = _sort_and_split(start, column, value, least - SLACK)
+    sorted_rows = (start, column, value, prefix, suffix)
     lists = _lists(start, prefix, column, value)
 
     def find(first: int) -> Overlaps:
         stop = min(first + ROW_BLOCK, total)
-        counts, other, shared = _overlaps(
-            start, column, value, prefix, suffix, *lists, least - SLACK, first, stop
-        )
+        counts, other, shared = _overlaps(sorted_rows, lists, least - SLACK, first, stop)
         return Overlaps(
             first, stop - first, np.repeat(np.arange(stop - first), counts), other, shared
         )
@@ -115,9 +114,14 @@ def _lists(start, prefix, column, value):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _overlaps(  # type: ignore[no-untyped-def]
-    start, column, value, prefix, suffix, list_start, list_row, list_value, least, first, stop
-):
+def _overlaps(rows, lists, least, first, stop):  # type: ignore[no-untyped-def]
+    """Count, for the rows first..stop - 1, who overlaps with them, and by how much.
+
+    rows: start, column and value as CSR, prefix and suffix, see `_sort_and_split`. lists: see
+    `_lists`.
+    """
+    start, column, value, prefix, suffix = rows
+    list_start, list_row, list_value = lists
     total = len(prefix)
     shared = np.zeros(total, np.float64)
     own = np.zeros(total, np.float32)  # row i, dense

@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.camera_bias import camera_bias_of_each
+from adapt.evaluation.metrics import BLOCK_ENTRIES
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 
 TEMPERATURE = 0.05
 """Of the softmax over similarities (Saito et al., section 4)."""
-
-BLOCK_ENTRIES = 4_000_000
-"""Similarities held at a time (about 100 MB with what is derived from them)."""
 
 NONE = -1
 """Neighbor of a crop that has none."""

@@ -27,9 +27,8 @@ def reference(feat, center, label, epsilon):  # type: ignore[no-untyped-def]
         for k in range(len(center)):
             if y == -1:
                 continue
-            squared = max(
-                sum((feat[i].astype(float) - center[k].astype(float)) ** 2), MIN_SQUARED_TO_CENTER
-            )
+            difference = feat[i].astype(float) - center[k].astype(float)
+            squared = max(sum(difference**2), MIN_SQUARED_TO_CENTER)
             weight[i, k] = 1 / (len(center) * squared)
             if k == y:
                 weight[i, k] += epsilon
