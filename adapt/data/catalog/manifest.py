@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ class SiteManifest:
 def find_manifest(target: Path) -> Path | None:
     """The manifest that `--target` names or holds, or None for a plain folder.
 
-    Raises DataError when a folder holds two, or a file is neither CSV nor Parquet by its name.
+    Raises DataError when a folder holds two or one that cannot be read, or a file is neither CSV
+    nor Parquet by its name.
     """
     if target.is_file():
         if target.suffix.lower() not in (".csv", ".parquet"):
@@ -78,7 +80,13 @@ def find_manifest(target: Path) -> Path | None:
                 ".csv or .parquet file that lists them"
             )
         return target
-    found = [target / name for name in MANIFEST_NAMES if (target / name).is_file()]
+    found = [path for name in MANIFEST_NAMES if os.path.lexists(path := target / name)]
+    for path in found:
+        if not path.is_file():
+            raise DataError(
+                f"{path} is a broken link or not a file, so the manifest cannot be read: restore "
+                "it, or remove it to read the folder without tracks and times"
+            )
     if len(found) > 1:
         raise DataError(
             f"{target} holds {' and '.join(MANIFEST_NAMES)}: give the one to read as --target"
@@ -180,7 +188,7 @@ def parse_time(value: object) -> float | None:
             raise ValueError("without a time zone, such as Z or +02:00")
         moment = moment.timestamp()
     if isinstance(moment, bool) or not isinstance(moment, int | float):
-        raise ValueError(f"a {type(value).__name__} is no time")
+        raise ValueError(f"a {type(value).__name__}, not a time")
     if not math.isfinite(moment):
         raise ValueError("not finite; leave the cell empty where no time is known")
     if moment < 0:
@@ -222,7 +230,7 @@ def _csv_rows(file: Path) -> tuple[list[str], list[_Row]]:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is no CSV in UTF-8: {error}; export it again") from None
+        raise DataError(f"{file} is not CSV in UTF-8: {error}; export it again") from None
     rows = [(number, row) for number, row in table if row]
     if not rows:
         raise NoImagesError(f"{file} is empty: write the columns {', '.join(COLUMNS)} and the rows")
@@ -241,8 +249,8 @@ def _parquet_rows(file: Path) -> tuple[list[str], list[_Row]]:
         ) from None
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file} is no Parquet file: {error}; export it again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file} is not a valid Parquet file: {error}; export it again") from None
     columns = []
     for column in table.columns:
         if pa.types.is_timestamp(column.type):  # nanoseconds would come as pandas' own type
@@ -274,18 +282,14 @@ def _path(number: int, text: str, folder: Path, problems: Problems) -> str:
         problems.add("empty paths", number)
     elif text.startswith("/") or ".." in parts:
         problems.add("paths out of the manifest's folder (give them below it)", number, text)
-    elif not _is_file(folder / text):
-        problems.add("files that are not there", number, text)
     else:
-        return "/".join(parts)
+        try:
+            if (folder / text).is_file():
+                return "/".join(parts)
+            problems.add("files that are not there", number, text)
+        except OSError as error:  # a name too long, or a folder that may not be entered
+            problems.add("files that cannot be read", number, f"{text} ({error.strerror})")
     return ""
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file system takes, or a folder that may not be entered
-        return False
 
 
 def _note_again(

@@ -1,9 +1,9 @@
 """Decoded crops in a file: mapped into memory instead of held there, and found by --resume.
 
 A file holds the pixels of all crops, then a description in JSON, then its length in 8 bytes. It
-has no name until it is whole, so that nothing is left of what dies before; then it lies in the
-run folder, and belongs to that run alone. The system keeps as much of it in memory as there is
-room for.
+has no name until it is complete, so that a process that crashes leaves nothing behind; then it is
+in the run folder, and belongs to that run alone. The system keeps as much of it in memory as there
+is room for.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class MappedCrops:
     """CropAllocator on disk for one set of crops while it is read, and its name afterwards."""
 
     def __init__(self, out: Path) -> None:
-        """out: run folder, which need not be there yet."""
+        """out: run folder, which need not exist yet."""
         self._disk = Scratch(out)
         self._file: BinaryIO | None = None
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """An array of uint8 in a file without name; gone with the process unless it is kept.
+        """An array of uint8 in a file without a name; it ends with the process unless it is kept.
 
         Raises RunError when the disk has no room for all of it.
         """
@@ -49,12 +49,12 @@ class MappedCrops:
         return np.asarray(np.memmap(self._file, np.uint8, "r+", shape=shape))
 
     def describe(self, data: DecodedCrops, made_by: Mapping[str, Any]) -> Path:
-        """Write behind the pixels what they are; the place where other processes find them.
+        """Write the description behind the pixels; returns a path for other processes.
 
-        That holds as long as this process has the file open. Without room nothing is written, and
-        neither they nor --resume find anything.
-        data: crops whose pixels lie at the start of `allocate`. made_by: what they follow from
-        besides the crops, see `kept_crops`.
+        The path is valid as long as this process has the file open. On a full disk nothing is
+        written: the path is then the null device, and --resume decodes again.
+        data: crops whose pixels are at the start of `allocate`. made_by: the settings they were
+        made with, see `kept_crops`.
         """
         if self._file is None:
             return Path(os.devnull)
@@ -78,7 +78,7 @@ class MappedCrops:
         return Path(f"/proc/{os.getpid()}/fd/{file}")
 
     def keep(self, path: Path) -> None:
-        """Give the file a name; on a system that cannot, the run goes on alike."""
+        """Give the file a name; where the system cannot, the run continues without it."""
         if self._file is None:
             return
         try:
@@ -90,17 +90,19 @@ class MappedCrops:
 
 
 def kept_crops(path: Path, listing: CropSet, made_by: Mapping[str, Any]) -> DecodedCrops | None:
-    """The crops that `MappedCrops.keep` named, read-only, if they are what reading would give.
+    """The crops that `MappedCrops.keep` named, read-only, if decoding would give the same.
 
-    Every file of the listing is read and hashed, none is decoded but those that could not be.
-    listing: in which the crops were found. made_by: has to be as it was.
-    Returns None when there is no such file, it is damaged, or anything has changed.
+    Every file of the listing is read and hashed; only those that could not be decoded are decoded.
+    listing: in which the crops were found. made_by: has to be equal.
+    Returns None when there is no such file, when anything has changed, or, with a warning, when it
+    is damaged: the crops can be decoded again.
     """
     try:
         told, start = _description(path)
         shape = tuple(told["shape"])
-        whole = int(np.prod(shape)) == start and len(told["keys"]) == shape[0]
-        if not whole or told["made_by"] != json.loads(json.dumps(made_by)):
+        if int(np.prod(shape)) != start or len(told["keys"]) != shape[0]:
+            raise ValueError(f"{start} bytes of pixels, {len(told['keys'])} names, shape {shape}")
+        if told["made_by"] != json.loads(json.dumps(made_by)):
             return None
         dropped = tuple(Dropped(*each) for each in told["dropped"])
         size = Preprocessing(**made_by["preprocessing"])
@@ -115,14 +117,18 @@ def kept_crops(path: Path, listing: CropSet, made_by: Mapping[str, Any]) -> Deco
             thinned=told["thinned"],
         )
         images = np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if path != Path(os.devnull):
+            log.warning("%s is damaged (%s): decoding the crops again", path, error)
         return None
     log.info("%s: %d crops as they were decoded", listing.root, len(crops))
     return DecodedCrops(crops, images)
 
 
 def _description(path: Path) -> tuple[dict[str, Any], int]:
-    """What stands behind the pixels, and where. Raises OSError, ValueError."""
+    """The description, and where it begins. Raises OSError, ValueError."""
     with path.open("rb") as file:
         end = file.seek(-_LENGTH, os.SEEK_END)
         start = end - int.from_bytes(file.read(_LENGTH))

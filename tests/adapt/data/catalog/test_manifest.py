@@ -51,6 +51,33 @@ def good(tmp_path: Path) -> Path:
     return site(tmp_path, GOOD)
 
 
+@pytest.mark.parametrize("target", ["gone.csv", "folder"])
+def test_a_folder_whose_manifest_cannot_be_read_is_not_read_without_it(
+    tmp_path: Path, target: str
+) -> None:
+    touch(tmp_path, "door/1.jpg")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "manifest.csv").symlink_to(target)
+    with pytest.raises(DataError, match=r"manifest\.csv is a broken link or not a file"):
+        read_site(tmp_path)
+
+
+def test_a_file_that_may_not_be_looked_at_is_named_with_the_reason(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "lift":
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked_at(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    wanted = r"files that cannot be read: 1 \(row 4: lift/1\.jpg \(Permission denied\)\)"
+    with pytest.raises(DataError, match=wanted):
+        read_site(good)
+
+
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_manifest_is_read_by_its_name_or_in_its_folder(good: Path, folder: bool) -> None:
     crops = read_site(good.parent if folder else good)
@@ -90,7 +117,7 @@ def test_spelling(tmp_path: Path) -> None:
 BAD_ROWS = {
     "absent": (("gone.jpg", "a", "", ""), r"files that are not there: 1 \(row 5: gone\.jpg\)"),
     "folder": (("door", "a", "", ""), r"files that are not there: 1 \(row 5: door\)"),
-    "too long": (("x" * 300, "a", "", ""), "files that are not there: 1"),
+    "too long": (("x" * 300, "a", "", ""), r"files that cannot be read: 1 .*File name too long"),
     "no path": (("", "a", "", ""), r"empty paths: 1 \(row 5\)"),
     "absolute": (("/etc/passwd", "a", "", ""), r"out of the manifest's folder .*/etc/passwd"),
     "dots": (("door/../../x.jpg", "a", "", ""), r"out of the manifest's folder"),
@@ -158,7 +185,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(NoImagesError, match="is empty"):
         read_site(tmp_path)
     (tmp_path / "manifest.csv").write_bytes(b"path\n\xff\xfe\n")
-    with pytest.raises(DataError, match="no CSV in UTF-8"):
+    with pytest.raises(DataError, match="not CSV in UTF-8"):
         read_site(tmp_path)
     (tmp_path / "manifest.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds manifest\.csv and manifest\.parquet"):
@@ -228,5 +255,5 @@ def test_parquet_says_what_csv_says(good: Path) -> None:
     by_csv, by_parquet = read_site(good), read_site(good.with_name("site.parquet"))
     assert by_parquet.samples == by_csv.samples
     good.with_name("site.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match="no Parquet file"):
+    with pytest.raises(DataError, match="not a valid Parquet file"):
         read_site(good.with_name("site.parquet"))

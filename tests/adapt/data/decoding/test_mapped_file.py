@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -129,10 +130,28 @@ def test_another_size_or_thinning_is_another_set(site: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("end", [0, 5, 100, -1, -300])
-def test_half_a_file_is_none(site: Path, tmp_path: Path, end: int) -> None:
+def test_half_a_file_is_not_used_and_said_to_be_damaged(
+    site: Path, tmp_path: Path, end: int, caplog: pytest.LogCaptureFixture
+) -> None:
     path = kept(site, tmp_path)
     path.write_bytes(path.read_bytes()[:end])
     assert kept_crops(path, listed(site), HOW) is None
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_a_file_whose_pixels_do_not_fit_its_description_is_damaged(
+    site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = kept(site, tmp_path)
+    path.write_bytes(path.read_bytes()[1:])
+    assert kept_crops(path, listed(site), HOW) is None
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_no_file_is_no_damage(site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert kept_crops(tmp_path / "target.crops", listed(site), HOW) is None
+    assert kept_crops(Path(os.devnull), listed(site), HOW) is None
+    assert not caplog.text
 
 
 def test_the_fingerprint_is_found_without_decoding(site: Path) -> None:
