@@ -106,7 +106,7 @@ def read_table(path: Path = TABLE) -> Table:
             raise ValueError(f"{path}: row {row}: unknown keys {sorted(unknown)} or kinds {kinds}")
         words.append(
             Word(
-                pattern=re.compile(row["pattern"]),
+                pattern=re.compile(row["pattern"], re.MULTILINE),
                 better=row["better"],
                 kinds=kinds,
                 under=tuple(row.get("under", ())),
@@ -229,15 +229,28 @@ def check_text(path: str, text: str, words: Sequence[Word]) -> list[Finding]:
     if path == "CHANGELOG.md":
         text = _unreleased(text)
     findings = []
-    for passage in passages(path, text):
-        joined, starts, numbers = passage.joined()
-        for word in words:
-            if not word.applies(path, passage.kind):
-                continue
+    found = list(passages(path, text))
+    for kind in KINDS:
+        rows = [word for word in words if word.applies(path, kind)]
+        joined, starts, numbers = _join([each for each in found if each.kind == kind])
+        for word in rows:
             for match in word.pattern.finditer(joined):
                 line = numbers[bisect_right(starts, match.start()) - 1]
                 findings.append(Finding(path, line, f"{match[0]!r}: write {word.better}"))
     return sorted(findings, key=lambda finding: finding.line)
+
+
+def _join(several: Iterable[Passage]) -> tuple[str, list[int], list[int]]:
+    """Passages a line each, so that no phrase spans two: as `Passage.joined`."""
+    texts, starts, numbers = [], [], []
+    end = 0
+    for passage in several:
+        text, within, lines = passage.joined()
+        texts.append(text)
+        starts += [end + start for start in within]
+        numbers += lines
+        end += len(text) + 1
+    return "\n".join(texts), starts, numbers
 
 
 def _unreleased(text: str) -> str:
