@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cli.common import plural
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -142,7 +144,7 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "searches over gRPC": f"{served.same_ranking} of {served.searches} gave the same "
         f"{served.answers} answers as the evaluation; {served.first_right:.0%} found the person "
         "first",
-        "enrolled": f"{served.enrolled} crops",
+        "enrolled": plural(served.enrolled, "crop"),
         "backbone": f"{info.backbone}, {size.height}x{size.width}",
         "recipes": f"{outcome.source.info.recipe_name}, {info.recipe_name}",
         "labels in the last round": str(outcome.adapted.metrics()[-1]["labels"]),
@@ -160,7 +162,7 @@ def tell(out: Path, outcome: Outcome) -> None:
     for name, s in outcome.scores.items():
         typer.echo(f"  {name:<42} {s.mAP:.3f}   {s.cmc(1):.3f}")
     typer.echo(
-        f"served: {served.enrolled} crops enrolled over gRPC, {served.same_ranking} of "
+        f"served: {plural(served.enrolled, 'crop')} enrolled over gRPC, {served.same_ranking} of "
         f"{served.searches} searches rank as evaluated"
     )
     typer.echo(f"{sum(outcome.seconds.values()):.0f} s in all; open {out / 'report.html'}")

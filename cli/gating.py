@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import table
+from cli.common import plural, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ def _described(report: GateReport) -> str:
     if report.comparisons:
         header = ("proxy", "old", "new", "new - old", "interval", "vote")
         lines.append(table(header, [_row(each) for each in report.comparisons], (1, 2, 3)))
-    lines.append(f"{report.crops} crops, {report.groups} tracks and crops without one")
+    lines.append(f"{plural(report.crops, 'crop')}, {report.groups} tracks and crops without one")
     lines.append(f"verdict: {report.verdict}")
     return "\n".join(lines + [f"  {reason}" for reason in report.reasons])
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from adapt.types import UNTRACKED
+from cli.common import plural
 
 if TYPE_CHECKING:
     from adapt.types import CropSet
@@ -22,11 +23,11 @@ def plan_text(plan: AdaptationPlan) -> str:
         "crops": _crops(plan.crops),
         "cameras": _cameras(plan.crops),
         "tracks": _tracks(plan.crops),
-        "source": f"{plan.source_crops} labelled crops" if plan.source_crops else "",
+        "source": plural(plan.source_crops, "labelled crop") if plan.source_crops else "",
         "networks": f"{plan.backbone} at {size.height}x{size.width}: {', '.join(plan.networks)}; "
         f"{plan.trained} trained",
-        "batches": f"{batch.size} crops ({batch.identities} x {batch.instances}), {plan.views} "
-        f"view{'s' * (plan.views > 1)} of each",
+        "batches": f"{plural(batch.size, 'crop')} ({batch.identities} x {batch.instances}), "
+        f"{plural(plan.views, 'view')} of each",
         "rounds": f"{rounds} x {_steps(plan)}",
         "time": f"about {duration(plan.total_seconds)} on {plan.device}; a round: "
         f"extract {duration(seconds.extract)}, label {duration(seconds.label)}, "
@@ -85,14 +86,15 @@ def _tracks(crops: CropSet) -> str:
     alone = counts.pop(UNTRACKED, 0)
     if not counts:
         return ""
-    return f"{len(counts)}, and {alone} crops without" if alone else f"{len(counts)}"
+    return f"{len(counts)}, and {plural(alone, 'crop')} without" if alone else f"{len(counts)}"
 
 
 def _steps(plan: AdaptationPlan) -> str:
     passes = plan.recipe.schedule.passes
     if not passes:
-        return f"{plan.steps} steps"
-    return f"about {plan.steps} steps ({passes} passes; {plan.clusters} clusters supposed)"
+        return plural(plan.steps, "step")
+    steps, clusters = plural(plan.steps, "step"), plural(plan.clusters, "cluster")
+    return f"about {steps} ({plural(passes, 'pass', 'passes')}; {clusters} supposed)"
 
 
 def _memory(memory: Memory) -> str:

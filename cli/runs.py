@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import AsJson, print_json, short_time, table
+from cli.common import AsJson, plural, print_json, short_time, table
 
 if TYPE_CHECKING:
     from adapt.runs.listing import RunLine
@@ -92,7 +92,7 @@ def show_run(
         ("minutes", f"{line.minutes:.1f}"),
         ("started", short_time(info.started)),
         *(
-            (d.role, f"{d.crops} crops of {len(d.cameras)} cameras, {d.root}")
+            (d.role, f"{plural(d.crops, 'crop')} of {plural(len(d.cameras), 'camera')}, {d.root}")
             for d in info.data
         ),
         ("camera pattern", info.camera_pattern or ""),

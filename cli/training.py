@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapt.evaluation.metrics import ProtocolName
+from cli.common import plural
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
@@ -238,7 +239,8 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scores.to_dict()))
         return
-    typer.echo(f"protocol {scores.protocol}: {scores.queries} queries, {scores.gallery} in gallery")
+    queries = plural(scores.queries, "query", "queries")
+    typer.echo(f"protocol {scores.protocol}: {queries}, {scores.gallery} in gallery")
     for label in ("mAP", "cmc1", "cmc5", "cmc10"):
         typer.echo(f"  {label:<6}{scores.to_dict()[label]:.4f}")
 
@@ -312,7 +314,8 @@ def _warned(run: Run) -> str:
     warned = [row["round"] for row in rounds if row["warnings"]]
     if not warned:
         return ""
-    return f", warnings in {len(warned)} of {len(rounds)} rounds, the last one in {warned[-1]}"
+    of_rounds = f"{len(warned)} of {plural(len(rounds), 'round')}"
+    return f", warnings in {of_rounds}, the last one in {warned[-1]}"
 
 
 def _splits(everything: bool) -> tuple[Split, ...]:
