@@ -1,53 +1,80 @@
-"""`python -m adapt FOLDER`: do the job of a folder (`adapt.workflows.job`), for a server.
+"""One task of a server's adaptation (`models.job_contract`), as a process.
 
-On SIGTERM it keeps its state and ends. Exit codes: 0 finished, 1 failed, 75 stopped: started again
-it goes on. Several processes (`torchrun --standalone --nproc-per-node N -m adapt FOLDER`) do one
-job together.
+    python -m adapt train FOLDER
+    python -m adapt gate FOLDER --old BUNDLE --device DEVICE
+
+`train` saves its state and ends on SIGTERM. Exit codes are those of `EXIT_CODES`: 0 finished,
+1 failed, 75 stopped: started again with the same arguments it continues. Several processes train
+together with `torchrun --standalone --nproc-per-node N -m adapt train FOLDER`.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-_EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 75}
+from models.job_contract import EXIT_CODES, GATE, TRAIN, WORKER, JobOutcome
 
 
-def main(folder: Path) -> int:
-    """Do the job and write down how it ended; the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Do the task and write outcome.json; returns the exit code."""
+    given = _parsed(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("resight").setLevel(logging.INFO)
     try:
-        return _do(folder)
+        outcome = _train(given.folder) if given.task == TRAIN else _judge(given)
     except ModuleNotFoundError as error:
-        # Plain, as what would write it properly may be what is missing.
-        said = f"the server's installation lacks {error.name}: pip install 'resight[adapt]'"
-        failed = {"state": "failed", "reason": "NOT_INSTALLED", "error": said}
-        (folder / "outcome.json").write_text(json.dumps(failed))
-        print(f"error: {said}", file=sys.stderr)
-        return 1
+        outcome = JobOutcome(
+            state="failed",
+            reason="NOT_INSTALLED",
+            error=f"the server's installation lacks {error.name}: pip install 'resight[adapt]'",
+        )
+    if os.environ.get("RANK", "0") == "0":  # the other processes of torchrun end alike
+        outcome.write(given.folder)
+    if outcome.error:
+        print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
+    return EXIT_CODES[outcome.state]
 
 
-def _do(folder: Path) -> int:
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {WORKER}", description="Tasks of a server.")
+    tasks = parser.add_subparsers(dest="task", required=True)
+    train = tasks.add_parser(TRAIN, help="Do what is left of a job: train and export.")
+    gate = tasks.add_parser(GATE, help="Compare the new model of a job with one in use.")
+    for task in (train, gate):
+        task.add_argument("folder", type=Path, help="Folder of the job.")
+    gate.add_argument("--old", type=Path, required=True, help="Bundle of the model in use.")
+    gate.add_argument("--device", required=True, help="auto, cpu, cuda or cuda:N.")
+    return parser.parse_args(arguments)
+
+
+def _train(folder: Path) -> JobOutcome:
     from adapt.errors import AdaptError
     from adapt.runs.checkpoints import stopped_by_sigterm
-    from adapt.workflows.job import Outcome, run_job
+    from adapt.workflows.job import outcome_of, run_job
     from models.errors import ModelError
 
     try:
         with stopped_by_sigterm() as stop:
-            outcome = run_job(folder, stop)
+            return run_job(folder, stop)
     except (AdaptError, ModelError) as error:
-        outcome = Outcome.of(error, folder)
-    if os.environ.get("RANK", "0") == "0":  # the others end alike
-        outcome.write(folder)
-    if outcome.error:
-        print(f"{outcome.state}: {outcome.error}", file=sys.stderr)
-    return _EXIT_CODES[outcome.state]
+        return outcome_of(error, folder)
+
+
+def _judge(given: argparse.Namespace) -> JobOutcome:
+    from adapt.errors import AdaptError
+    from adapt.workflows.job import gate_outcome_of, judge_job
+    from models.errors import ModelError
+
+    try:
+        return judge_job(given.folder, given.old, given.device)
+    except (AdaptError, ModelError, OSError) as error:
+        return gate_outcome_of(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +10,7 @@ import typer
 from cli.common import plural, table
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from adapt.data.decoding.decode import CropAllocator
     from adapt.evaluation.gate import GateReport, ProxyComparison
-    from adapt.evaluation.scoring import Embed
-    from adapt.types import CropSet
-    from models.image import Preprocessing
-
-    Opened = tuple[Embed, Preprocessing]
 
 EXIT_CODES = {"promote": 0, "hold": 3, "reject": 4}
 """1 is an error and 2 wrong usage, as everywhere."""
@@ -51,27 +40,13 @@ def gate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Compare two models on a site without labels: promote, hold or reject the new one."""
-    from adapt.data.catalog.folders import read_site
-    from adapt.data.catalog.holdback import only_held_back
-    from adapt.data.decoding.mapped_file import MappedCrops
-    from adapt.evaluation.gate import compare
-    from adapt.evaluation.proxies.sightings import Sightings
-    from adapt.evaluation.scoring import open_model
-    from models.files import write_atomically
+    from adapt.workflows.gate import GateRequest, run_gate
 
     if json_file is not None:
         _refuse_loss(json_file)
-    models = [open_model(path, device) for path in (old, new)]
-    listing = read_site(target, camera_pattern)
-    if hold_back is not None:
-        listing = only_held_back(listing, hold_back)
-    allocate = MappedCrops(
-        Path(tempfile.gettempdir()) if json_file is None else json_file.parent
-    ).allocate
-    crops, (old_ND, new_NE) = _embedded(listing, models, allocate)
-    report = compare(old_ND, new_NE, Sightings.of(crops), seed=seed)
-    if json_file is not None:
-        write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
+    report = run_gate(
+        GateRequest(old, new, target, hold_back, camera_pattern, seed, device), json_file
+    )
     typer.echo(_described(report))
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -96,21 +71,6 @@ def _refuse_loss(file: Path) -> None:
             f"--json {file} is there and is no verdict of a gate: give a new file, or an earlier "
             "verdict that ends in .json"
         )
-
-
-def _embedded(
-    listing: CropSet, models: list[Opened], allocate: CropAllocator
-) -> tuple[CropSet, list[NDArray[np.float32]]]:
-    """The readable crops, and each model's embeddings; pixels are kept for one input size only."""
-    from adapt.data.decoding.loading import load_crops
-
-    (embed_old, size), (embed_new, new_size) = models
-    data = load_crops(listing, size, allocate=allocate)
-    tables = [embed_old(data.images)]
-    if new_size != size:
-        del data
-        data = load_crops(listing, new_size, allocate=allocate)
-    return data.crops, [*tables, embed_new(data.images)]
 
 
 def _described(report: GateReport) -> str:

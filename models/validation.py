@@ -1,13 +1,18 @@
-"""Validation errors of pydantic as one line for people. No torch."""
+"""Validation errors of pydantic as one line for people, and files of one record. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from models.errors import DamagedFileError
+
+R = TypeVar("R", bound=BaseModel)
 
 MAX_FAULTS = 10
 """Faults that are named; the others are counted."""
@@ -65,3 +70,22 @@ def _unknown(path: list[str], known: list[str]) -> str:
     guess = f", did you mean {near[0]}?" if near else ";"
     where = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "there are"
     return f"unknown{guess} {where} {', '.join(known) or 'nothing'}"
+
+
+def read_record(file: Path, record: type[R]) -> R:
+    """Read a JSON file of one record.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: the file cannot be read, or is no such record.
+    """
+    try:
+        return record.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise DamagedFileError(
+            f"{file} is damaged ({explain(error)}); restore it from a copy"
+        ) from None

@@ -10,7 +10,6 @@ Each proxy of the rule compares both models on the same crops and votes; the vot
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ from adapt.errors import ConfigError, NonFiniteFeaturesError
 from adapt.evaluation.bootstrap import percentile_interval, resampled_means
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
-
-Verdict = Literal["promote", "hold", "reject"]
+from models.job_contract import MIN_GATE_CROPS, Verdict
 
 RESAMPLES = 2000
 
@@ -37,7 +35,7 @@ class Rule:
     proxies: tuple[str, ...]
     min_votes: int
     confidence: float = 0.95
-    min_crops: int = 100
+    min_crops: int = MIN_GATE_CROPS
     min_groups: int = 30
     min_spread: float = 0.001
     max_cluster_share: float = 0.5

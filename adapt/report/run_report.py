@@ -28,7 +28,7 @@ from adapt.report.page import (
 )
 from adapt.report.pictures import jpeg_uri, png_uri
 from adapt.report.rankings import compare_answers
-from adapt.report.verdict import GateVerdict, in_words
+from adapt.report.verdict import in_words
 from adapt.runs.folder import Run
 from adapt.runs.info import DataInfo, RunInfo
 from adapt.runs.listing import flatten

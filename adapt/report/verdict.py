@@ -5,18 +5,17 @@ Whether the new model is better than the old one no figure of a run says; that i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.errors import DataError
 from adapt.report.page import Mark, Point
 from adapt.runs.info import RESUMABLE_REASONS, RunInfo
 from adapt.runs.listing import series
+from models.errors import DamagedFileError
+from models.job_contract import GateVerdict
 
 SETTLED, UNSETTLED = 0.9, 0.7
 """Agreement of two rounds' clusters from which they have settled, below which they have not."""
@@ -28,27 +27,14 @@ FEW_OUTLIERS = 0.3
 MANY_UNREADABLE = 0.01
 
 
-class GateVerdict(BaseModel):
-    """What the label-free comparison with the old model said; further fields are not read."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    verdict: Literal["promote", "hold", "reject"]
-    reasons: tuple[str, ...] = ()
-
-
 def read_gate(path: Path) -> GateVerdict:
-    """Read a gate's JSON. Raises DataError when it is missing or none."""
+    """Read a gate's JSON. Raises DataError when it is missing or cannot be read."""
     try:
-        return GateVerdict.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, ValidationError) as error:
-        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise DataError(
-            f"{path} is no verdict of a gate ({first}): it needs `verdict` (promote, hold or "
-            "reject) and `reasons`, a list of texts"
-        ) from None
+        return GateVerdict.read(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} cannot be read: there is no such file") from None
+    except DamagedFileError as error:
+        raise DataError(f"{error}; `resight gate --json` writes such a file") from None
 
 
 def in_words(

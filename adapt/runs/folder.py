@@ -40,15 +40,16 @@ from adapt.runs.tensor_files import (
     save_network,
     save_tensors,
 )
+from models import job_contract
 from models.backbones.net import ReIDNet
 from models.errors import DamagedFileError
 from models.files import FileLock, read_json_lines, write_atomically
 from models.validation import explain
 
 log = logging.getLogger("resight")
-_NETWORK, _METRICS, _INFO = "model.safetensors", "metrics.jsonl", "run.json"
-TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
-_ROUNDS, _CHECKPOINT, _LABELS = "rounds", "checkpoint.safetensors", "labels.safetensors"
+_NETWORK, _METRICS, _INFO = "model.safetensors", job_contract.METRICS_FILE, "run.json"
+TARGET_CROPS, SOURCE_CROPS = job_contract.TARGET_CROPS, job_contract.SOURCE_CROPS
+_ROUNDS, _CHECKPOINT, _LABELS = "rounds", job_contract.CHECKPOINT_FILE, "labels.safetensors"
 REPORT = "report.html"
 """A page about the run that may lie in its folder; it goes with what it tells of."""
 

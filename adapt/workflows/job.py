@@ -1,24 +1,16 @@
-"""One adaptation that a server asked for, as a folder: from a site's crops to a bundle.
+"""One adaptation that a server asked for, as a folder (`models.job_contract`).
 
-FOLDER/job.json        what to do (`Job`), written by the server
-FOLDER/crops           the site's crops, see `adapt.data.catalog.folders.read_site`
-FOLDER/run             the run folder
-FOLDER/bundle          the model
-FOLDER/outcome.json    how it ended (`Outcome`)
-
-Whatever is done already is not done again, so that a job that was stopped or died is started again
-in the same way.
+What is done already is not done again: a job that was stopped, or whose process crashed, is started
+again with the same arguments.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from adapt.errors import AdaptError, ConfigError, RunError
+from adapt.errors import AdaptError, ConfigError, RunError, WriteError
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe, recipe_label
 from adapt.runs.checkpoints import StopRequest
@@ -27,108 +19,103 @@ from adapt.runs.info import RESUMABLE_REASONS, TRANSIENT_REASONS
 from adapt.runtime.distributed import ProcessGroup, join
 from adapt.workflows.export import export_run
 from adapt.workflows.fit import Machine
+from adapt.workflows.gate import GateRequest, run_gate
 from adapt.workflows.resume import resume
 from adapt.workflows.training import adapt
-from models.errors import ModelError
-from models.files import FileLock, write_atomically
-from models.validation import explain
-
-_JOB, _OUTCOME, _CROPS, _RUN, _BUNDLE = "job.json", "outcome.json", "crops", "run", "bundle"
-
-
-class Job(BaseModel):
-    """Contents of job.json.
-
-    recipe, overrides: as `--recipe` and `--set`. inits: run folders of pre-trained networks; a
-    method takes as many as it wants, from the first on. sources: labelled crops, for methods that
-    learn from them. hold_back: share of the crops to leave out. name, version: of the bundle.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str
-    recipe: str
-    overrides: tuple[str, ...]
-    seed: int
-    device: str
-    inits: tuple[Path, ...]
-    sources: tuple[Path, ...]
-    hold_back: float
-    name: str
-    version: str
-
-    @classmethod
-    def read(cls, folder: Path) -> Job:
-        """Read the job of a folder. Raises ConfigError."""
-        try:
-            job = cls.model_validate_json((folder / _JOB).read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{folder / _JOB} cannot be read: {error.strerror}") from None
-        except ValidationError as error:
-            raise ConfigError(f"{folder / _JOB} is invalid: {explain(error, cls)}") from None
-        if job.method not in METHODS:
-            raise ConfigError(f"no method {job.method!r}; choose one of: {', '.join(METHODS)}")
-        return job
+from models.errors import DamagedFileError, ModelError
+from models.files import FileLock
+from models.job_contract import (
+    BUNDLE_FOLDER,
+    CROPS_FOLDER,
+    GATE_FILE,
+    JOB_FILE,
+    RUN_FOLDER,
+    Job,
+    JobOutcome,
+)
 
 
-class Outcome(BaseModel):
-    """Contents of outcome.json.
-
-    state: `stopped` is a job that goes on when it is started again in the same way: it was asked to
-    stop, or met what may pass, as a full disk. reason, error: as in run.json; empty where it is
-    finished.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    state: Literal["finished", "failed", "stopped"]
-    reason: str = ""
-    error: str = ""
-
-    @classmethod
-    def of(cls, error: AdaptError | ModelError, folder: Path) -> Outcome:
-        """What becomes of the job of a folder that ended with an error."""
-        goes_on = error.reason in TRANSIENT_REASONS and _can_go_on(folder / _RUN)
-        return cls(state="stopped" if goes_on else "failed", reason=error.reason, error=str(error))
-
-    def write(self, folder: Path) -> None:
-        """Replace outcome.json."""
-        write_atomically(folder / _OUTCOME, self.model_dump_json(indent=1).encode())
+def outcome_of(error: AdaptError | ModelError, folder: Path) -> JobOutcome:
+    """How the training of a job ended with an error: stopped where it can continue, else failed."""
+    if error.reason in TRANSIENT_REASONS and _is_unfinished(folder / RUN_FOLDER):
+        return JobOutcome(state="stopped", reason=error.reason, error=str(error))
+    return JobOutcome(state="failed", reason=error.reason, error=str(error))
 
 
-def run_job(folder: Path, stop: StopRequest) -> Outcome:
-    """Do what is left of a job; how it ended, `finished` or as the run failed before.
+def gate_outcome_of(error: AdaptError | ModelError | OSError) -> JobOutcome:
+    """How the gate of a job ended with an error: stopped where another try may succeed."""
+    if isinstance(error, OSError):
+        return JobOutcome(state="stopped", reason=WriteError.reason, error=str(error))
+    if error.reason in TRANSIENT_REASONS:
+        return JobOutcome(state="stopped", reason=error.reason, error=str(error))
+    return JobOutcome(state="failed", reason=error.reason, error=str(error))
 
-    Processes that `torchrun` started do it together; the first one alone exports.
+
+def run_job(folder: Path, stop: StopRequest) -> JobOutcome:
+    """Do what is left of a job: train and export. Returns `finished`, or how the run failed before.
+
+    Processes that `torchrun` started do it together; the main one alone exports.
     Raises AdaptError and ModelError as `adapt`, `resume` and `export_run`, StoppedError when it was
-    asked to stop; `Outcome.of` says whether it can be started again.
+    asked to stop; `outcome_of` says whether it can be started again.
     """
-    job = Job.read(folder)
+    job = read_job(folder)
     device, group = join(job.device)
     machine = Machine(device, job.seed, group)
-    # A killed server leaves an earlier process of this job for some seconds: wait for its end.
-    with FileLock(folder / _JOB, wait=True) if group.is_main else nullcontext():
+    with _only_process(folder) if group.is_main else nullcontext():
         outcome = _done_by(machine, folder, job, stop)
     group.shutdown()
     return outcome
 
 
-def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Outcome:
+def judge_job(folder: Path, old: Path, device: str) -> JobOutcome:
+    """Compare the new model of a job with a bundle; the verdict is in `GATE_FILE`.
+
+    Raises as `run_gate`.
+    """
+    job = read_job(folder)
+    request = GateRequest(
+        old=old,
+        new=folder / BUNDLE_FOLDER,
+        target=folder / CROPS_FOLDER,
+        hold_back=job.hold_back or None,
+        device=device,
+    )
+    with _only_process(folder):
+        run_gate(request, folder / GATE_FILE)
+    return JobOutcome(state="finished")
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a folder. Raises ConfigError."""
+    try:
+        return Job.read(folder)
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is not the folder of a job: no {JOB_FILE}") from None
+    except DamagedFileError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _only_process(folder: Path) -> FileLock:
+    """Wait for the end of an earlier process: a killed server leaves one for some seconds."""
+    return FileLock(folder / JOB_FILE, wait=True)
+
+
+def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> JobOutcome:
     group = machine.group
-    run = _earlier_run(folder / _RUN) if group.is_main else None
+    run = _earlier_run(folder / RUN_FOLDER) if group.is_main else None
     left = _told(group, _what_is_left(run))
     if left == "nothing":
-        info = cast(Run, run or _earlier_run(folder / _RUN)).info
+        info = cast(Run, run or _earlier_run(folder / RUN_FOLDER)).info
         if info.state == "failed":
-            return Outcome(state="failed", reason=info.reason, error=info.error)
+            return JobOutcome(state="failed", reason=info.reason, error=info.error)
     elif left == "the rest":
-        # Not where they lay when it began: the folder of a server may be moved.
-        run = resume(folder / _RUN, machine.device, stop, group, target=folder / _CROPS)
+        # The crops of this folder: it may have been moved since the run began.
+        run = resume(folder / RUN_FOLDER, machine.device, stop, group, target=folder / CROPS_FOLDER)
     else:
         run = _new_run(folder, job, machine, stop)
-    if group.is_main and not (folder / _BUNDLE).exists():
-        export_run(cast(Run, run), folder / _BUNDLE, name=job.name, version=job.version)
-    return Outcome(state="finished")
+    if group.is_main and not (folder / BUNDLE_FOLDER).exists():
+        export_run(cast(Run, run), folder / BUNDLE_FOLDER, name=job.name, version=job.version)
+    return JobOutcome(state="finished")
 
 
 def _what_is_left(run: Run | None) -> str:
@@ -144,7 +131,7 @@ def _what_is_left(run: Run | None) -> str:
     return "nothing" if over else "all"
 
 
-def _can_go_on(path: Path) -> bool:
+def _is_unfinished(path: Path) -> bool:
     """Whether the run of this folder is not over; it need not have begun."""
     try:
         return _what_is_left(_earlier_run(path)) != "nothing"
@@ -153,7 +140,7 @@ def _can_go_on(path: Path) -> bool:
 
 
 def _told(group: ProcessGroup, left: str) -> str:
-    """What the first process found; the others may look later, when the folder has changed."""
+    """What the main process found; the others may look later, when the folder has changed."""
     if group.size == 1:
         return left
     notes = group.broadcast(({}, {"left": left}) if group.is_main else None)[1]
@@ -168,12 +155,12 @@ def _new_run(folder: Path, job: Job, machine: Machine, stop: StopRequest) -> Run
     recipe = load_recipe(job.recipe, method=job.method, overrides=job.overrides)
     wanted = recipe.options.students_wanted(METHODS[job.method].students_wanted)
     return adapt(
-        folder / _CROPS,
+        folder / CROPS_FOLDER,
         camera_pattern=None,
         inits=job.inits[:wanted],
         recipe=recipe,
         recipe_name=recipe_label(job.recipe, job.overrides),
-        out=folder / _RUN,
+        out=folder / RUN_FOLDER,
         machine=machine,
         sources=job.sources if recipe.options.source_wanted() else (),
         stop=stop,

@@ -1,0 +1,200 @@
+"""The contract of one adaptation between the server and its processes. No torch.
+
+The server writes a folder and starts processes on it; a process reads the folder and leaves its
+results there. `service.jobs` and `adapt` both import what follows, and never each other.
+
+    python -m adapt train FOLDER                               crops -> run -> bundle
+    python -m adapt gate FOLDER --old BUNDLE --device DEVICE   both bundles -> gate.json
+
+    FOLDER/job.json        server     what to do (`Job`)
+    FOLDER/crops/          server     the site's crops, and manifest.csv
+    FOLDER/run/            train      the run folder, with metrics.jsonl (`AdaptationRound`)
+    FOLDER/bundle/         train      the model
+    FOLDER/outcome.json    both       how the process ended (`JobOutcome`)
+    FOLDER/gate.json       gate       whether the model should replace the old one (`GateVerdict`)
+    FOLDER/log.txt         server     what the processes print
+
+Each JSON file is written whole or not at all (`models.files.write_atomically`), so that one that
+cannot be read is damaged, not unfinished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from models.errors import DamagedFileError
+from models.files import read_json_lines, write_atomically
+from models.validation import read_record
+
+METHODS = ("aml", "daal", "hli", "mmt", "nrmt")
+"""Methods of adaptation."""
+
+NEEDS_SOURCES = frozenset({"daal"})
+"""Methods that also learn from labelled source crops."""
+
+MIN_GATE_CROPS = 100
+"""The gate's verdict on fewer crops is `hold` (docs/gate.md)."""
+
+WORKER = "adapt"
+"""The module that does the work: `python -m adapt`."""
+
+TRAIN, GATE = "train", "gate"
+
+JOB_FILE = "job.json"
+CROPS_FOLDER = "crops"
+RUN_FOLDER = "run"
+BUNDLE_FOLDER = "bundle"
+OUTCOME_FILE = "outcome.json"
+GATE_FILE = "gate.json"
+LOG_FILE = "log.txt"
+
+METRICS_FILE = "metrics.jsonl"
+"""Of a run folder: one line for each finished round."""
+
+CHECKPOINT_FILE, TARGET_CROPS, SOURCE_CROPS = (
+    "checkpoint.safetensors",
+    "target.crops",
+    "source.crops",
+)
+RESUME_FILES = (CHECKPOINT_FILE, TARGET_CROPS, SOURCE_CROPS)
+"""Of a run folder: what it is resumed from, the last state and the decoded crops."""
+
+EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 75}
+"""Exit code of a process by `JobOutcome.state`; 75 is EX_TEMPFAIL of sysexits.h."""
+
+Verdict = Literal["promote", "hold", "reject"]
+
+
+def train_arguments(folder: Path) -> list[str]:
+    """Arguments of `WORKER` to do what is left of a job."""
+    return [TRAIN, str(folder)]
+
+
+def gate_arguments(folder: Path, old: Path, device: str) -> list[str]:
+    """Arguments of `WORKER` to compare a job's new model with a bundle.
+
+    old: bundle of the model in use. device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+    return [GATE, str(folder), "--old", str(old), "--device", device]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Job(_Record):
+    """Contents of job.json.
+
+    method: one of `METHODS`. recipe, overrides: as `--recipe` and `--set` of `resight adapt`.
+    device: `auto`, `cpu`, `cuda` or `cuda:N`. inits: run folders of pre-trained networks; a method
+    takes as many as it needs, from the first on. sources: folders of labelled crops, for methods
+    that learn from them. hold_back: share of the crops in [0, 1) that is kept from training and
+    given to the gate; with 0 both see all crops. name, version: of the bundle.
+    """
+
+    method: str
+    recipe: str
+    overrides: tuple[str, ...]
+    seed: int
+    device: str
+    inits: tuple[Path, ...]
+    sources: tuple[Path, ...]
+    hold_back: float
+    name: str
+    version: str
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
+        return method
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The job of a folder. Raises FileNotFoundError, DamagedFileError."""
+        return read_record(folder / JOB_FILE, cls)
+
+    def write(self, folder: Path) -> None:
+        """Replace job.json. Raises OSError."""
+        write_atomically(folder / JOB_FILE, self.model_dump_json(indent=1).encode())
+
+
+class JobOutcome(_Record):
+    """Contents of outcome.json: how the last process of a job ended.
+
+    state: `stopped` when the process was asked to stop, or met a transient condition, e.g. a full
+    disk: started again with the same arguments it continues. reason, error: why it failed or
+    stopped, for programs (as in run.json) and for people; empty where it finished.
+    """
+
+    state: Literal["finished", "failed", "stopped"]
+    reason: str = ""
+    error: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The outcome in a folder. Raises FileNotFoundError, DamagedFileError."""
+        return read_record(folder / OUTCOME_FILE, cls)
+
+    def write(self, folder: Path) -> None:
+        """Replace outcome.json. Raises OSError."""
+        write_atomically(folder / OUTCOME_FILE, self.model_dump_json(indent=1).encode())
+
+
+class GateVerdict(BaseModel):
+    """What the gate says of a new model; its further figures in the same file are not read.
+
+    verdict: on the new model beside the one in use. reasons: for people. adaptation: that made the
+    new model, "sites/{site}/adaptations/{adaptation}"; empty where it is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    adaptation: str = ""
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The verdict in a file that the gate wrote. Raises FileNotFoundError, DamagedFileError."""
+        return read_record(file, cls)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationRound:
+    """A finished round of a run; figures by name, as in the run folder's metrics.jsonl."""
+
+    number: int
+    labels: str
+    warnings: tuple[str, ...]
+    figures: Mapping[str, float]
+
+
+def read_rounds(file: Path) -> list[AdaptationRound]:
+    """The rounds of a metrics.jsonl, oldest first. Raises FileNotFoundError, DamagedFileError."""
+    return [_round(file, number, raw) for number, raw in enumerate(read_json_lines(file), start=1)]
+
+
+def _round(file: Path, line: int, raw: Mapping[str, Any]) -> AdaptationRound:
+    labels, warnings = raw.get("labels", ""), raw.get("warnings", [])
+    if (
+        type(raw.get("round")) is not int
+        or not isinstance(labels, str)
+        or not isinstance(warnings, list)
+    ):
+        raise DamagedFileError(
+            f"{file} is damaged in line {line} (no round with labels and warnings); restore it "
+            "from a copy"
+        )
+    figures = {
+        name: float(value)
+        for name, value in raw.items()
+        if name != "round" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return AdaptationRound(raw["round"], labels, tuple(map(str, warnings)), figures)
