@@ -27,7 +27,7 @@ from adapt.runs.folder import Run
 from adapt.types import CropSet
 from adapt.workflows.export import export_run
 from service.client import CallFailedError, ResightClient
-from service.jobs.records import Adaptation, JobState, Wish
+from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.types import NewSighting, SightingFilter
 
 SITE = "site"
@@ -111,10 +111,10 @@ def score(server: ServedProcess, listing: CropSet) -> tuple[float, str]:
     return float(np.mean(precisions)), model
 
 
-def adapt(server: ServedProcess, wish: Wish, kill_after: int) -> Adaptation:
+def adapt(server: ServedProcess, spec: AdaptationSpec, kill_after: int) -> Adaptation:
     """Adapt the site; the server is killed after a round, and started again."""
     with server.client() as client:
-        job = client.start_adaptation(SITE, wish)
+        job = client.start_adaptation(SITE, spec)
         for _, round_ in client.watch_adaptation(SITE, job.id):
             if round_ is not None:
                 print(f"  round {round_.number}", flush=True)
@@ -159,15 +159,18 @@ def main() -> None:
         enroll(server, listing)
         rows = [("enrolled", *score(server, listing))]
         began = time.monotonic()
-        job = adapt(server, Wish("mmt", options.recipe, tuple(options.set)), options.kill_after)
+        job = adapt(
+            server, AdaptationSpec("mmt", options.recipe, tuple(options.set)), options.kill_after
+        )
         minutes = (time.monotonic() - began) / 60
         with server.client() as client:
             list(client.activate_model(SITE, job.model))
             rows.append(("activated", *score(server, listing)))
             list(client.rollback_model(SITE))
             rows.append(("rolled back", *score(server, listing)))
-        print(f"{len(listing.samples)} crops, {minutes:.0f} minutes; gate: {job.judgment.verdict}")
-        print("\n".join(f"  {reason}" for reason in job.judgment.reasons))
+        verdict = job.gate.verdict if job.gate else "no verdict"
+        print(f"{len(listing.samples)} crops, {minutes:.0f} minutes; gate: {verdict}")
+        print("\n".join(f"  {reason}" for reason in (job.gate.reasons if job.gate else ())))
         print("| | model | other-camera mAP over the wire |\n|---|---|---|")
         for what, mean, model in rows:
             print(f"| {what} | {model} | {mean:.3f} |")

@@ -1,4 +1,4 @@
-"""The commands `adaptations`: training runs of a server on its own sites."""
+"""The commands `adaptations`: training runs by a server on its own sites."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
+from models.job_contract import AdaptationRound
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
-from service.jobs.records import MAX_SEED, Adaptation, JobState, Round, Wish
+from service.jobs.records import MAX_SEED, Adaptation, AdaptationSpec, JobState
 
 adaptations = typer.Typer(help="Adaptations of sites, by the server.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="ADAPTATION", help="As `adaptations list` gives it.")]
+Name = Annotated[str, typer.Argument(metavar="ADAPTATION", help="Id, as in `adaptations list`.")]
 
 _FIGURES = ("clusters", "outlier_share", "loss")
-"""Those of a round that are shown first, or alone; `report` shows all."""
+"""Figures of a round that are shown first, or alone; `report` shows all."""
 
 
 @adaptations.command("start")
@@ -23,20 +24,21 @@ def adaptations_start(
     site: SiteOption,
     method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe that comes with resight; default: as the method.")
+        str | None,
+        typer.Option(help="Recipe that comes with resight; default: the method's."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of its randomness.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 1,
     server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the server to adapt to a site's own crops; gives the adaptation's name."""
-    wish = Wish(method, recipe or method, tuple(overrides or ()), seed)
+    """Start an adaptation to a site's own crops on the server; prints its id."""
+    spec = AdaptationSpec(method, recipe or method, tuple(overrides or ()), seed)
     with ResightClient(server) as client:
-        job = client.start_adaptation(site, wish)
+        job = client.start_adaptation(site, spec)
     if as_json:
         print_json(_job_json(job))
     else:
@@ -53,17 +55,17 @@ def adaptations_list(
     if as_json:
         print_json([_job_json(job) for job in found])
     elif not found:
-        typer.echo(f"no adaptations of site {site}; ask for one with `resight adaptations start`")
+        typer.echo(f"no adaptations of site {site}; start one with `resight adaptations start`")
     else:
         header = ["adaptation", "method", "state", "created", "model", "verdict", "reason"]
         rows = [
             [
                 job.id,
-                job.wish.method,
+                job.spec.method,
                 job.state.value,
                 short_time(job.created),
                 job.model,
-                job.judgment.verdict,
+                _verdict(job),
                 job.reason,
             ]
             for job in found
@@ -78,7 +80,7 @@ def adaptations_watch(
     server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
-    """Show each round as it is finished, until the adaptation is over; 1 if it did not succeed."""
+    """Show each round when it is finished, until the adaptation is over; exit code 1 on failure."""
     with ResightClient(server) as client:
         for job, round_ in client.watch_adaptation(site, adaptation):
             if as_json:
@@ -97,7 +99,7 @@ def adaptations_cancel(
     """Cancel an adaptation that waits or runs."""
     with ResightClient(server) as client:
         job = client.cancel_adaptation(site, adaptation)
-    ending = "is cancelled" if job.state.over else "is asked to end"
+    ending = "is cancelled" if job.state.over else "is being cancelled"
     typer.echo(f"adaptation {adaptation} of site {site} {ending}")
 
 
@@ -108,7 +110,7 @@ def adaptations_report(
     server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that is known of an adaptation: settings, rounds, verdict, result."""
+    """Show an adaptation in full: settings, rounds, verdict, result."""
     with ResightClient(server) as client:
         job, rounds = client.adaptation(site, adaptation)
     if as_json:
@@ -128,14 +130,14 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
     def time(moment: Any) -> str:
         return "" if moment is None else short_time(moment)
 
-    verdict = job.judgment.verdict or ("not judged" if job.model else "")
+    verdict = _verdict(job) or ("not judged" if job.model else "")
     return [
         ("site", job.site),
         ("adaptation", job.id),
-        ("method", job.wish.method),
-        ("recipe", job.wish.recipe),
-        ("changed", ", ".join(job.wish.overrides)),
-        ("seed", str(job.wish.seed)),
+        ("method", job.spec.method),
+        ("recipe", job.spec.recipe),
+        ("changed", ", ".join(job.spec.overrides)),
+        ("seed", str(job.spec.seed)),
         ("state", job.state.value),
         ("reason", job.reason),
         ("error", job.error),
@@ -144,11 +146,19 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
         ("ended", time(job.ended)),
         ("model", job.model),
         ("verdict", verdict),
-        *(("", reason) for reason in job.judgment.reasons),
+        *(("", reason) for reason in _verdict_reasons(job)),
     ]
 
 
-def _rounds_table(rounds: list[Round]) -> str:
+def _verdict(job: Adaptation) -> str:
+    return job.gate.verdict if job.gate else ""
+
+
+def _verdict_reasons(job: Adaptation) -> list[str]:
+    return list(job.gate.reasons) if job.gate else []
+
+
+def _rounds_table(rounds: list[AdaptationRound]) -> str:
     """A row for each round, a column for each figure that any of them has."""
     known = {name for round_ in rounds for name in round_.figures}
     names = [name for name in _FIGURES if name in known] + sorted(known - set(_FIGURES))
@@ -161,11 +171,11 @@ def _rounds_table(rounds: list[Round]) -> str:
 
 def _state_line(job: Adaptation) -> str:
     result = f": {job.model}" if job.model else ""
-    verdict = f" ({job.judgment.verdict})" if job.judgment.verdict else ""
+    verdict = f" ({_verdict(job)})" if _verdict(job) else ""
     return f"{job.state.value}{result}{verdict}"
 
 
-def _round_line(round_: Round) -> str:
+def _round_line(round_: AdaptationRound) -> str:
     shown = [f"{name} {round_.figures[name]:.4g}" for name in _FIGURES if name in round_.figures]
     warned = "".join(f"; {warning}" for warning in round_.warnings)
     return f"round {round_.number}: {round_.labels}; {', '.join(shown)}{warned}"
@@ -178,10 +188,10 @@ def _job_json(job: Adaptation) -> dict[str, Any]:
     return {
         "adaptation": job.id,
         "site": job.site,
-        "method": job.wish.method,
-        "recipe": job.wish.recipe,
-        "overrides": list(job.wish.overrides),
-        "seed": job.wish.seed,
+        "method": job.spec.method,
+        "recipe": job.spec.recipe,
+        "overrides": list(job.spec.overrides),
+        "seed": job.spec.seed,
         "state": job.state.value,
         "reason": job.reason,
         "error": job.error,
@@ -189,12 +199,12 @@ def _job_json(job: Adaptation) -> dict[str, Any]:
         "started": time(job.started),
         "ended": time(job.ended),
         "model": job.model,
-        "verdict": job.judgment.verdict,
-        "verdict_reasons": list(job.judgment.reasons),
+        "verdict": _verdict(job),
+        "verdict_reasons": _verdict_reasons(job),
     }
 
 
-def _round_json(round_: Round) -> dict[str, Any]:
+def _round_json(round_: AdaptationRound) -> dict[str, Any]:
     return {
         "round": round_.number,
         "labels": round_.labels,

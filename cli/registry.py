@@ -39,6 +39,8 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
         except ModelError as error:
             found.append((reference, error))
             typer.echo(f"damaged: {reference}: {error}", err=True)
+        if problem := known.origin(reference).problem:
+            typer.echo(f"damaged: verdict on {reference}: {problem}", err=True)
     found.sort(key=lambda pair: isinstance(pair[1], ModelError))  # sound ones first
     if as_json:
         print_json([_model_json(each, of, known.verdict(each)) for each, of in found])
@@ -126,7 +128,11 @@ def models_activate(
     site: SiteOption,
     drop_unusable: DropUnusable = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Activate a model that the gate rejected, too.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Activate a model that the gate rejected, or whose verdict is damaged, too.",
+        ),
     ] = False,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:

@@ -56,11 +56,8 @@ LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 """Of a run folder: one line for each finished round."""
 
-CHECKPOINT_FILE, TARGET_CROPS, SOURCE_CROPS = (
-    "checkpoint.safetensors",
-    "target.crops",
-    "source.crops",
-)
+CHECKPOINT_FILE = "checkpoint.safetensors"
+TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
 RESUME_FILES = (CHECKPOINT_FILE, TARGET_CROPS, SOURCE_CROPS)
 """Of a run folder: what it is resumed from, the last state and the decoded crops."""
 

@@ -7,7 +7,6 @@ by a rename and never changes afterwards.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,14 +17,19 @@ from pathlib import Path
 from models.bundle import Bundle
 from models.errors import (
     BundleHashMismatchError,
+    DamagedFileError,
     ModelConflictError,
     ModelNotFoundError,
     ModelReferenceError,
 )
 from models.files import FileLock, atomic_folder, sync_directory, write_synced
+from models.job_contract import GateVerdict
 from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
 
 _LOCK_FILE = ".lock"
+
+DAMAGED = "damaged"
+"""Stands for a verdict that cannot be read. It may have been a rejection, so it blocks like one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,22 @@ def version_key(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What stands beside a model that was judged; empty where nothing does.
+    """Where a model comes from, as the gate's report beside it says.
 
-    verdict: of the gate, `promote`, `hold` or `reject`. adaptation: that gave the model,
-    "sites/{site}/adaptations/{adaptation}".
+    verdict: the gate's, `promote`, `hold` or `reject`; `DAMAGED` where the report cannot be read;
+    empty where there is none. adaptation: that made the model,
+    "sites/{site}/adaptations/{adaptation}"; empty where it is not known. problem: why the report
+    cannot be read, for people.
     """
 
     verdict: str = ""
     adaptation: str = ""
+    problem: str = ""
+
+    @property
+    def blocks_activation(self) -> bool:
+        """Whether a site may use the model only by force: rejected, or the report is damaged."""
+        return self.verdict in ("reject", DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -120,17 +132,20 @@ class Registry:
         return Bundle.open(target)
 
     def verdict(self, reference: ModelReference) -> str:
-        """The gate's verdict on "name@version": `promote`, `hold` or `reject`; "" if unknown."""
+        """The gate's verdict on "name@version"; see `Origin.verdict`."""
         return self.origin(reference).verdict
 
     def origin(self, reference: ModelReference) -> Origin:
         """Where "name@version" comes from, as far as it is known."""
-        file = _verdict_file(self._folder(reference.name, str(reference.version)))
         try:
-            raw = json.loads(file.read_bytes())
-            return Origin(str(raw["verdict"]), str(raw.get("adaptation", "")))
-        except (OSError, ValueError, KeyError, TypeError):
+            gate = GateVerdict.read(
+                _verdict_file(self._folder(reference.name, str(reference.version)))
+            )
+        except FileNotFoundError:
             return Origin()
+        except DamagedFileError as error:
+            return Origin(DAMAGED, problem=str(error))
+        return Origin(gate.verdict, gate.adaptation)
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest."""

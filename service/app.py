@@ -263,7 +263,7 @@ def _job_setup(settings: Settings, own: str) -> JobSetup:
         device=settings.adapt_device,
         hold_back=settings.adapt_hold_back,
         stop_s=settings.adapt_stop_s,
-        own=own,
+        own_model=own,
     )
 
 

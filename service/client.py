@@ -28,9 +28,10 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from models.job_contract import AdaptationRound
 from service.config import CLIENT_CHUNK_BYTES, CLIENT_CHUNK_ITEMS
 from service.errors import ServiceError
-from service.jobs.records import Adaptation, Round, Wish
+from service.jobs.records import Adaptation, AdaptationSpec
 from service.rpc import convert, names
 from service.rpc.convert_adaptation import adaptation_from_wire, round_from_wire
 from service.rpc.pb.resight.v1 import (
@@ -211,18 +212,18 @@ class ResightClient:
 
     # --- adaptations
 
-    def start_adaptation(self, site: str, wish: Wish) -> Adaptation:
+    def start_adaptation(self, site: str, spec: AdaptationSpec) -> Adaptation:
         """Start an adaptation of a site."""
         request = adaptation_pb2.StartAdaptationRequest(
             parent=names.site_name(site),
-            method=wish.method,
-            recipe=wish.recipe,
-            overrides=wish.overrides,
-            seed=wish.seed,
+            method=spec.method,
+            recipe=spec.recipe,
+            overrides=spec.overrides,
+            seed=spec.seed,
         )
         return adaptation_from_wire(self._call(self._adaptations.StartAdaptation, request))[0]
 
-    def adaptation(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
+    def adaptation(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
         """One adaptation and its rounds so far."""
         request = adaptation_pb2.GetAdaptationRequest(name=names.adaptation_name(site, adaptation))
         return adaptation_from_wire(self._call(self._adaptations.GetAdaptation, request))
@@ -246,7 +247,7 @@ class ResightClient:
 
     def watch_adaptation(
         self, site: str, adaptation: str
-    ) -> Iterator[tuple[Adaptation, Round | None]]:
+    ) -> Iterator[tuple[Adaptation, AdaptationRound | None]]:
         """Each finished round (None: the state changed), until the adaptation is over."""
         request = adaptation_pb2.WatchAdaptationRequest(
             name=names.adaptation_name(site, adaptation)

@@ -33,6 +33,7 @@ from adapt.runs.folder import Run
 from adapt.runs.info import DataInfo, RunInfo
 from adapt.runs.listing import flatten
 from adapt.types import OUTLIER
+from models.job_contract import GateVerdict
 
 HEADINGS = (
     "Over the rounds",

@@ -34,7 +34,7 @@ def read_gate(path: Path) -> GateVerdict:
     except FileNotFoundError:
         raise DataError(f"{path} cannot be read: there is no such file") from None
     except DamagedFileError as error:
-        raise DataError(f"{error}; `resight gate --json` writes such a file") from None
+        raise DataError(f"{path} is not a verdict of the gate: {error}") from None
 
 
 def in_words(

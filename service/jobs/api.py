@@ -1,4 +1,4 @@
-"""Adaptations as a caller sees them: to be asked for, looked at, watched and cancelled."""
+"""Adaptations for callers: start, get, list, watch, cancel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from service.errors import NotConfiguredError, ShuttingDownError
-from service.jobs.records import NEEDS_SOURCES, Adaptation, JobState, Round, Wish
+from models.errors import DamagedFileError
+from models.job_contract import NEEDS_SOURCES, AdaptationRound
+from service.errors import InternalError, NotConfiguredError, ShuttingDownError
+from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
@@ -18,8 +20,8 @@ from service.types import check_adaptation_id, check_site_id
 class Adaptations:
     """All adaptations of a server. Belongs to one event loop.
 
-    clock: the time, aware. new_id: some random characters. poll_s: seconds between two looks at
-    what a watched adaptation did.
+    clock: the time, aware. new_id: gives random characters. poll_s: seconds between two reads of a
+    watched adaptation.
     """
 
     def __init__(
@@ -41,16 +43,16 @@ class Adaptations:
         self._stopping = asyncio.Event()
 
     def begin(self) -> None:
-        """Work on what is not over, also from before a restart."""
+        """Run the adaptations that are not over, also those from before a restart."""
         self._supervisor.begin()
 
     async def stop(self) -> None:
-        """End all watches and the work; what is not over goes on with the next start."""
+        """End all watches and processes; the next start continues what is not over."""
         self._stopping.set()
         await self._supervisor.stop()
 
-    async def ask(self, site: str, wish: Wish) -> Adaptation:
-        """Ask for an adaptation of a site.
+    async def start(self, site: str, spec: AdaptationSpec) -> Adaptation:
+        """Add an adaptation of a site; it runs when its turn comes.
 
         Raises:
             NotConfiguredError: the server lacks what it would start from.
@@ -60,27 +62,35 @@ class Adaptations:
         if not self._setup.inits:
             raise NotConfiguredError(
                 "this server has no networks to start from; set RESIGHT_ADAPT_INITS to the run "
-                "folders of `resight pretrain` and start it again"
+                "folders of `resight pretrain` and restart it"
             )
-        if wish.method in NEEDS_SOURCES and not self._setup.sources:
+        if spec.method in NEEDS_SOURCES and not self._setup.sources:
             raise NotConfiguredError(
-                f"{wish.method} learns from labelled crops, too, and this server has none; set "
+                f"{spec.method} also learns from labelled crops, and this server has none; set "
                 "RESIGHT_ADAPT_SOURCES to the folder that its networks were pre-trained on"
             )
         now = self._clock()
         name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{self._new_id()[:6]}"
-        job = await asyncio.wrap_future(self._rows.add(name, site, wish, now))
+        job = await asyncio.wrap_future(self._rows.add(name, site, spec, now))
         self._supervisor.changed()
         await self._supervisor.count()
         return job
 
-    async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[Round]]:
-        """One adaptation and its rounds so far; `AdaptationNotFoundError`."""
+    async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
+        """One adaptation and its rounds so far.
+
+        Raises:
+            SiteNotFoundError, AdaptationNotFoundError
+            InternalError: its figures are damaged.
+        """
         check_site_id(site)
         check_adaptation_id(adaptation)
         job = await asyncio.to_thread(self._rows.get, site, adaptation)
-        # After the row: of one that is over these are all rounds.
-        rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
+        # After the row: if that says it is over, these are all rounds.
+        try:
+            rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
+        except DamagedFileError as error:
+            raise InternalError(str(error)) from error
         return job, rounds
 
     async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
@@ -89,7 +99,7 @@ class Adaptations:
         return await asyncio.to_thread(self._rows.page, site, after=after, limit=limit)
 
     async def cancel(self, site: str, adaptation: str) -> Adaptation:
-        """Cancel an adaptation; one that runs is over when its process has ended.
+        """Cancel an adaptation; one that runs is CANCELLED once its process has ended.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError, AdaptationOverError
@@ -102,26 +112,26 @@ class Adaptations:
         return job
 
     def site_is_gone(self) -> None:
-        """A site was deleted: what its adaptations left goes, too."""
+        """A site was deleted: the folders of its adaptations are removed."""
         self._supervisor.changed()
 
     async def watch(
         self, site: str, adaptation: str
-    ) -> AsyncGenerator[tuple[Adaptation, Round | None]]:
+    ) -> AsyncGenerator[tuple[Adaptation, AdaptationRound | None]]:
         """Each round once, as soon as it is finished, and each state, until it is over.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError, ShuttingDownError
         """
         seen = 0
-        told: JobState | None = None
+        sent: JobState | None = None
         while True:
             job, rounds = await self.get(site, adaptation)
             for round_ in rounds[seen:]:
                 yield job, round_
             seen = max(seen, len(rounds))
-            if job.state is not told:
-                told = job.state
+            if job.state is not sent:
+                sent = job.state
                 yield job, None
             if job.state.over:
                 return
@@ -129,5 +139,5 @@ class Adaptations:
                 await asyncio.wait_for(self._stopping.wait(), self._poll_s)
             if self._stopping.is_set():
                 raise ShuttingDownError(
-                    "the server is stopping; the adaptation goes on with its next start"
+                    "the server is stopping; its next start continues the adaptation"
                 )

@@ -1,19 +1,14 @@
-"""The folder of one adaptation: what the server writes for its process, and what that leaves.
+"""The folder of one adaptation on the server's side; `models.job_contract` says what is in it.
 
-crops/0001/00000017.jpg ...    the site's kept crops, a folder for each camera; until it is over
-crops/manifest.csv             path, camera, track and time of each
-job.json                       what the process is to do
-run/                           the run folder, with metrics.jsonl
-bundle/                        the model
-outcome.json                   how the process ended
-gate.json                      what the gate says
-log.txt                        what the processes said
+The crops of a site are written as follows, until the adaptation is over:
+
+    crops/0001/00000017.jpg ...    a folder for each camera
+    crops/manifest.csv             path, camera, track and time of each crop
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -22,8 +17,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.files import read_json_lines, write_atomically
-from service.jobs.records import NOT_JUDGED, JobState, Judgment, Round
+from models.job_contract import (
+    BUNDLE_FOLDER,
+    CROPS_FOLDER,
+    GATE_FILE,
+    JOB_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    OUTCOME_FILE,
+    RESUME_FILES,
+    RUN_FOLDER,
+    AdaptationRound,
+    GateVerdict,
+    Job,
+    JobOutcome,
+    read_rounds,
+)
+from service.jobs.records import JobState
 from service.store.records import SeenCrop
 
 log = logging.getLogger("resight.jobs")
@@ -35,22 +45,8 @@ _SUFFIXES = (
     (b"RIFF", ".webp"),
 )
 _DATES = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-_GOING_ON = ("checkpoint.safetensors", "target.crops", "source.crops")
-"""Files of the run folder to go on with: where the run stands, and the crops, decoded."""
-_LAST_WORDS = 2000
-"""Bytes of the log's end that are looked at for what a dead process said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the process ended by its own word: `finished`, `failed`, or `stopped`, which can go on.
-
-    reason, error: why it failed or stopped, for programs and for people.
-    """
-
-    state: str
-    reason: str
-    error: str
+_LOG_TAIL_BYTES = 2000
+"""Bytes at the end of the log that are searched for its last line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,98 +57,101 @@ class JobFolder:
 
     @property
     def crops(self) -> Path:
-        """The site's crops; there until the adaptation is over."""
-        return self.path / "crops"
+        """The site's crops; present until the adaptation is over."""
+        return self.path / CROPS_FOLDER
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.path / RUN_FOLDER
 
     @property
     def bundle(self) -> Path:
-        """The model that the process exported."""
-        return self.path / "bundle"
+        """The model that training exported."""
+        return self.path / BUNDLE_FOLDER
 
     @property
-    def verdict(self) -> Path:
-        """What the gate writes."""
-        return self.path / "gate.json"
+    def gate_file(self) -> Path:
+        """The gate's verdict and figures."""
+        return self.path / GATE_FILE
 
     @property
     def log(self) -> Path:
-        """What the processes said."""
-        return self.path / "log.txt"
+        """The output of the processes."""
+        return self.path / LOG_FILE
 
     @property
     def prepared(self) -> bool:
         """Whether crops and job are written completely."""
-        return (self.path / "job.json").exists()
+        return (self.path / JOB_FILE).exists()
 
-    def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Mapping[str, object]) -> int:
-        """Write crops and job, for the owner of the server only; how many crops. Raises OSError."""
-        shutil.rmtree(self.path, ignore_errors=True)  # what a crash left half written
+    def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Job) -> int:
+        """Write crops and job, readable by the server's user only; returns the number of crops.
+
+        Raises OSError.
+        """
+        if self.path.exists():
+            shutil.rmtree(self.path)  # a crash left it half written
         self.path.mkdir(mode=0o700, parents=True)
         number = self._write_crops(crops)
-        # Last: it says that all is there.
-        write_atomically(self.path / "job.json", json.dumps(job, indent=1).encode())
+        job.write(self.path)  # last: it says that everything is written
         return number
 
-    def hold_back(self) -> float:
-        """The share of the crops that the adaptation was begun without; raises OSError."""
-        return float(json.loads((self.path / "job.json").read_bytes())["hold_back"])
-
     def tidy(self, state: JobState) -> None:
-        """Of an adaptation that is over, remove the crops, as files and decoded, so that a person
-        who is to be forgotten is not left in a copy, and what is large and of no more use; what
-        tells of it stays."""
+        """Remove the crops of an adaptation that is over, as files and decoded, and large files.
+
+        Crops must not outlive the adaptation: they may be of a person whose sightings are deleted.
+        Log, run and verdict stay, and the bundle of a failed adaptation.
+        """
         shutil.rmtree(self.crops, ignore_errors=True)
-        for name in _GOING_ON:  # a run that ended before it was done leaves them
-            (self.path / "run" / name).unlink(missing_ok=True)
-        if state is not JobState.FAILED:  # it is in the registry, or nobody wants it
+        for name in RESUME_FILES:  # left where the run was not over
+            (self.run / name).unlink(missing_ok=True)
+        if state is not JobState.FAILED:  # it is in the registry, or was cancelled
             shutil.rmtree(self.bundle, ignore_errors=True)
 
-    def forget_outcome(self) -> None:
-        """Remove what an earlier process said at its end."""
-        (self.path / "outcome.json").unlink(missing_ok=True)
+    def discard_outcome(self) -> None:
+        """Remove the outcome of an earlier process."""
+        (self.path / OUTCOME_FILE).unlink(missing_ok=True)
 
-    def forget_judgment(self) -> None:
-        """Remove what the gate said before."""
-        self.verdict.unlink(missing_ok=True)
+    def discard_verdict(self) -> None:
+        """Remove the verdict of an earlier gate."""
+        self.gate_file.unlink(missing_ok=True)
 
-    def outcome(self) -> Outcome | None:
-        """How the last process ended, None if it did not get to say so."""
+    def outcome(self) -> JobOutcome | None:
+        """How the last process ended; None where it wrote no outcome. Raises DamagedFileError."""
         try:
-            raw = json.loads((self.path / "outcome.json").read_bytes())
-            return Outcome(str(raw["state"]), str(raw["reason"]), str(raw["error"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            return JobOutcome.read(self.path)
+        except FileNotFoundError:
             return None
 
-    def judgment(self) -> Judgment:
-        """What the gate said, `NOT_JUDGED` if it did not."""
+    def verdict(self) -> GateVerdict | None:
+        """The gate's verdict; None where it gave none. Raises DamagedFileError."""
         try:
-            raw = json.loads(self.verdict.read_bytes())
-            return Judgment(str(raw["verdict"]), tuple(map(str, raw["reasons"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            return NOT_JUDGED
+            return GateVerdict.read(self.gate_file)
+        except FileNotFoundError:
+            return None
 
-    def rounds(self) -> list[Round]:
-        """The finished rounds so far; a line that is still being written is none."""
+    def rounds(self) -> list[AdaptationRound]:
+        """The rounds finished so far. Raises DamagedFileError."""
         try:
-            lines = read_json_lines(self.path / "run" / "metrics.jsonl")
+            return read_rounds(self.run / METRICS_FILE)
         except FileNotFoundError:
             return []
-        return [_round(line) for line in lines]
 
-    def last_words(self) -> str:
-        """The last line of the log, empty if there is none."""
+    def last_log_line(self) -> str:
+        """The last line of the log that is not blank; empty where there is none. Raises OSError."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - _LAST_WORDS, 0))
+                file.seek(max(file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES, 0))
                 text = file.read().decode("utf-8", "replace")
-        except OSError:
+        except FileNotFoundError:
             return ""
         return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
     def _write_crops(self, crops: Iterable[Sequence[SeenCrop]]) -> int:
         self.crops.mkdir()
         number = 0
-        # Cameras may have any name, files and folders may not.
+        # Names of cameras are not always valid names of folders.
         folders: dict[str, str] = {}
         with (self.crops / "manifest.csv").open("w", encoding="utf-8", newline="") as stream:
             table = csv.writer(stream)
@@ -164,7 +163,7 @@ class JobFolder:
                     (self.crops / folder).mkdir()
                 path = f"{folder}/{crop.row:08d}{_suffix(crop.image)}"
                 (self.crops / path).write_bytes(crop.image)
-                # Trackers count for themselves: the same track of two cameras is two.
+                # Each camera numbers its own tracks: the same name at two cameras is two tracks.
                 track = f"{folder}-{_cell(crop.track)}" if crop.track else ""
                 table.writerow([path, _cell(crop.camera), track, _time(crop.time)])
                 number += 1
@@ -172,7 +171,7 @@ class JobFolder:
 
 
 def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
-    """Tidy up after adaptations that are over; the names of what lies there of nobody.
+    """Tidy the folders of adaptations that are over; returns the names of unowned entries.
 
     states: of all adaptations, by id.
     """
@@ -184,7 +183,7 @@ def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
 
 
 def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
-    """Remove the folders of adaptations whose site is no more; those whose folder is no more."""
+    """Remove the folders of adaptations of deleted sites; returns the ids whose folder is gone."""
     removed = []
     for adaptation in adaptations:
         folder = root / adaptation
@@ -203,27 +202,13 @@ def _suffix(image: bytes) -> str:
 
 
 def _cell(name: str) -> str:
-    """A name, quoted if readers of manifests would strip it: galleries may hold "c1" and "c1 ".
+    """A name as a cell of the manifest, quoted where a reader would strip it: "c1", "c1 ".
 
-    So is one that begins with a quotation mark: no two names share a cell.
+    A name that begins with a quotation mark is quoted, too, so that no two names share a cell.
     """
     return f'"{name}"' if name != name.strip() or name.startswith('"') else name
 
 
 def _time(moment: datetime) -> str:
-    """Empty for a time that nobody can have seen somebody at."""
+    """ISO 8601; empty for a time outside `_DATES`, at which no camera can have seen anybody."""
     return moment.isoformat() if _DATES[0] <= moment < _DATES[1] else ""
-
-
-def _round(raw: Mapping[str, object]) -> Round:
-    warnings = raw.get("warnings")
-    return Round(
-        number=int(str(raw["round"])),
-        labels=str(raw.get("labels", "")),
-        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
-        figures={
-            name: float(value)
-            for name, value in raw.items()
-            if name != "round" and isinstance(value, int | float) and not isinstance(value, bool)
-        },
-    )

@@ -1,4 +1,4 @@
-"""Processes of adaptations, and how they are started and ended."""
+"""Starting and ending the processes of adaptations."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Process(Protocol):
         ...
 
     def terminate(self) -> None:
-        """Ask it to keep its state and end."""
+        """Ask it to save its state and end."""
         ...
 
     def kill(self) -> None:
-        """End it and all that it started."""
+        """Kill it and all that it started."""
         ...
 
 
@@ -39,7 +39,7 @@ class Starter(Protocol):
     """Starts Python modules as processes."""
 
     async def __call__(self, module: str, arguments: Sequence[str], log: Path) -> Process:
-        """Run `python -m module arguments`; what it says is appended to `log`. Raises OSError."""
+        """Run `python -m module arguments`; its output is appended to `log`. Raises OSError."""
         ...
 
 
@@ -73,10 +73,10 @@ class _Subprocess:
 async def start_python(module: str, arguments: Sequence[str], log: Path) -> Process:
     """`Starter` of real processes.
 
-    Each leads a process group of its own: Ctrl-C for the server is not for it, and it can be ended
-    with all that it started. Its standard input is a pipe that nobody writes to: it ends with the
-    server, however that ends (`service.jobs.watchdog`). It runs the same installation as the
-    server, whatever lies in the working folder.
+    Each leads a process group of its own: Ctrl-C for the server does not reach it, and it can be
+    killed with all that it started. Its standard input is a pipe that is never written to: when the
+    server ends, for whatever reason, it ends, too (`service.jobs.watchdog`). It runs the same
+    installation as the server, whatever the working folder contains.
     """
     return _Subprocess(await asyncio.to_thread(_popen, module, arguments, log))
 
@@ -86,14 +86,10 @@ def _popen(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen
     # become another program. `subprocess` takes vfork, which knows no handlers of forks.
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - all of it is ours
-            [sys.executable, "-P", "-m", watchdog.__name__, module, *arguments],
+            [sys.executable, "-P", watchdog.__file__, str(_ROOT), module, *arguments],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-
-
-def _python_path() -> str:
-    return os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH")) if part)

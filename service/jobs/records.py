@@ -1,21 +1,15 @@
-"""What travels between the rooms about adaptations."""
+"""Records of adaptations, as the server keeps them and as clients see them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from models.job_contract import METHODS, GateVerdict
 from service.errors import BadAdaptationError
-
-METHODS = ("aml", "daal", "hli", "mmt", "nrmt")
-"""Methods of adaptation."""
-
-NEEDS_SOURCES = frozenset({"daal"})
-"""Methods that learn from labelled source crops, too."""
 
 MAX_OVERRIDES = 64
 MAX_OVERRIDE = 200
@@ -25,16 +19,16 @@ MAX_SEED = 2**31 - 1
 _RECIPE = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.ASCII)
 _OVERRIDE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=[^\x00-\x1f\x7f]+", re.ASCII)
 
-
 _LONGEST, _DIGITS = 63, 12
 _ENDS_IN_DIGITS = re.compile(rf"-[0-9a-f]{{{_DIGITS}}}$", re.ASCII)
 
 
 def model_name(site: str) -> str:
-    """The name of a site's models, its own to the site: names of models know no capitals.
+    """The name of a site's models, different for each site.
 
-    A site in lower case gives it its name. Any other is told apart by digits of its hash: `Lobby`
-    is `lobby-4c97a9ef95cd`; so is one in lower case whose name ends as if it had them.
+    Names of models have no capitals. A site in lower case gives its models its own name. Any other
+    site's name gets digits of its hash: `Lobby` gives `lobby-4c97a9ef95cd`. So does a name in lower
+    case that already ends in such digits.
     """
     lower = site.lower()
     if site == lower and not _ENDS_IN_DIGITS.search(site):
@@ -44,7 +38,7 @@ def model_name(site: str) -> str:
 
 
 class JobState(StrEnum):
-    """Where an adaptation stands."""
+    """State of an adaptation."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -54,12 +48,12 @@ class JobState(StrEnum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether this state is final."""
         return self not in (JobState.PENDING, JobState.RUNNING)
 
 
 class JobReason(StrEnum):
-    """Why an adaptation failed that its run does not know of; docs/service.md explains them."""
+    """Why an adaptation failed, where the run itself has no reason; see docs/service.md."""
 
     PROCESS_DIED = "PROCESS_DIED"
     JOB_FOLDER_UNUSABLE = "JOB_FOLDER_UNUSABLE"
@@ -68,11 +62,11 @@ class JobReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class AdaptationSpec:
     """What an adaptation is asked to do.
 
-    method: one of `METHODS`. recipe: name of a recipe.
-    overrides: `section.name=value`, what to change in it. seed: 0 to `MAX_SEED`.
+    method: one of `METHODS`. recipe: name of a recipe that comes with resight.
+    overrides: changes to the recipe as `section.name=value`. seed: 0 to `MAX_SEED`.
     Raises `BadAdaptationError`.
     """
 
@@ -84,11 +78,11 @@ class Wish:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise BadAdaptationError(
-                f"there is no method {self.method[:64]!r}; choose one of {', '.join(METHODS)}"
+                f"no method {self.method[:64]!r}; choose one of {', '.join(METHODS)}"
             )
         if not _RECIPE.fullmatch(self.recipe):
             raise BadAdaptationError(
-                f"{self.recipe[:80]!r} is no name of a recipe; `resight recipes` lists them"
+                f"{self.recipe[:80]!r} is not a name of a recipe; `resight recipes` lists them"
             )
         if len(self.overrides) > MAX_OVERRIDES:
             raise BadAdaptationError(f"more than {MAX_OVERRIDES} overrides; send fewer")
@@ -103,27 +97,28 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgment:
-    """What the gate says of a new model; verdict is empty where it did not judge."""
+class JobResult:
+    """How an adaptation ended; the fields are those of `Adaptation`."""
 
-    verdict: str = ""
-    reasons: tuple[str, ...] = ()
-
-
-NOT_JUDGED = Judgment()
+    state: JobState
+    reason: str = ""
+    error: str = ""
+    model: str = ""
+    gate: GateVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
     """One row of the job table.
 
-    cancel: whether somebody cancelled it. reason, error: why it failed, for programs and for
-    people. model: reference of the model that it gave; empty unless it succeeded.
+    cancel: whether a caller cancelled it. reason, error: why it failed, for programs and for
+    people. model: reference of the new model; empty unless it succeeded. gate: the gate's verdict
+    on that model; None where there is none.
     """
 
     id: str
     site: str
-    wish: Wish
+    spec: AdaptationSpec
     state: JobState
     created: datetime
     started: datetime | None = None
@@ -132,14 +127,4 @@ class Adaptation:
     reason: str = ""
     error: str = ""
     model: str = ""
-    judgment: Judgment = NOT_JUDGED
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """A finished round; figures by name, as in the run folder's metrics.jsonl."""
-
-    number: int
-    labels: str
-    warnings: tuple[str, ...]
-    figures: Mapping[str, float]
+    gate: GateVerdict | None = None

@@ -1,4 +1,4 @@
-"""Adaptations in the store: one row each, so that none is forgotten by a restart.
+"""Adaptations in the store, one row each: they survive a restart of the server.
 
 PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
 """
@@ -12,12 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, insert, select, update
 
+from models.job_contract import GateVerdict
 from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
     NoCropsError,
 )
-from service.jobs.records import Adaptation, JobState, Judgment, Wish
+from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.store.records import SeenCrop
 from service.store.statements import refuse_unfinished, require_site
 from service.store.store import Store
@@ -76,7 +77,7 @@ class JobRows:
         return self._store.submit(apply)
 
     def unfinished(self) -> list[Adaptation]:
-        """Those that run or wait, in the order in which they are worked on."""
+        """Adaptations that run or wait, in the order in which the server runs them."""
         waits = case((adaptations.c.state == JobState.PENDING.value, 1), else_=0)
         query = (
             select(adaptations)
@@ -87,9 +88,9 @@ class JobRows:
             return [_from_row(row) for row in connection.execute(query)]
 
     def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
-        """The kept crops of a site in the order of enrolment, some dozens at a time.
+        """The kept crops of a site in the order of enrolment, `_CROPS_AT_A_TIME` in each list.
 
-        What comes with them is what a camera knows: no identity, no id, no attributes.
+        They come with what a camera knows: no identity, no sighting id, no attributes.
         """
         after = 0
         while True:
@@ -116,8 +117,10 @@ class JobRows:
             ]
             after = rows[-1].row
 
-    def add(self, adaptation: str, site: str, wish: Wish, now: datetime) -> Future[Adaptation]:
-        """A new adaptation that waits.
+    def add(
+        self, adaptation: str, site: str, spec: AdaptationSpec, now: datetime
+    ) -> Future[Adaptation]:
+        """Add an adaptation in state PENDING.
 
         Raises (in the future): `SiteNotFoundError`, `AdaptationUnfinishedError`, `NoCropsError`.
         """
@@ -135,10 +138,10 @@ class JobRows:
                 insert(adaptations).values(
                     adaptation=adaptation,
                     site=site,
-                    method=wish.method,
-                    recipe=wish.recipe,
-                    overrides=list(wish.overrides),
-                    seed=wish.seed,
+                    method=spec.method,
+                    recipe=spec.recipe,
+                    overrides=list(spec.overrides),
+                    seed=spec.seed,
                     state=JobState.PENDING.value,
                     cancel=False,
                     reason="",
@@ -154,7 +157,7 @@ class JobRows:
         return self._store.submit(apply)
 
     def cancel(self, site: str, adaptation: str, now: datetime) -> Future[Adaptation]:
-        """End an adaptation that waits; note of one that runs that it is to end.
+        """Cancel an adaptation that waits; mark one that runs to be cancelled by its runner.
 
         Raises (in the future): `SiteNotFoundError`, `AdaptationNotFoundError`,
         `AdaptationOverError`.
@@ -178,7 +181,7 @@ class JobRows:
         return self._store.submit(apply)
 
     def begin(self, job: Adaptation, now: datetime) -> Future[Adaptation]:
-        """Mark as running; the row as it is then, over if it was cancelled meanwhile."""
+        """Mark as running. Returns the new row, which is over if it was cancelled meanwhile."""
 
         def apply(connection: Connection) -> Adaptation:
             found = _one(connection, job.site, job.id)
@@ -190,32 +193,22 @@ class JobRows:
 
         return self._store.submit(apply)
 
-    def finish(
-        self,
-        job: Adaptation,
-        state: JobState,
-        now: datetime,
-        *,
-        reason: str = "",
-        error: str = "",
-        model: str = "",
-        judgment: Judgment | None = None,
-    ) -> Future[None]:
-        """Write down how an adaptation ended."""
-        judged = judgment or Judgment()
+    def finish(self, job: Adaptation, result: JobResult, now: datetime) -> Future[None]:
+        """Store how an adaptation ended."""
+        gate = result.gate
 
         def apply(connection: Connection) -> None:
             _change(
                 connection,
                 job.id,
                 {
-                    "state": state.value,
-                    "reason": reason,
-                    "error": error,
+                    "state": result.state.value,
+                    "reason": result.reason,
+                    "error": result.error,
                     "ended_us": to_us(now),
-                    "model": model,
-                    "verdict": judged.verdict,
-                    "verdict_reasons": list(judged.reasons),
+                    "model": result.model,
+                    "verdict": gate.verdict if gate else "",
+                    "verdict_reasons": list(gate.reasons) if gate else [],
                 },
             )
 
@@ -237,7 +230,7 @@ def _one(connection: Connection, site: str, adaptation: str) -> Adaptation:
     if found is None:
         raise AdaptationNotFoundError(
             f"site {site} has no adaptation {adaptation}; `resight adaptations list --site {site}` "
-            "names those it has"
+            "shows those it has"
         )
     return _from_row(found)
 
@@ -246,7 +239,7 @@ def _from_row(row: Any) -> Adaptation:
     return Adaptation(
         id=row.adaptation,
         site=row.site,
-        wish=Wish(row.method, row.recipe, tuple(row.overrides), row.seed),
+        spec=AdaptationSpec(row.method, row.recipe, tuple(row.overrides), row.seed),
         state=JobState(row.state),
         created=from_us(row.created_us),
         started=None if row.started_us is None else from_us(row.started_us),
@@ -255,5 +248,5 @@ def _from_row(row: Any) -> Adaptation:
         reason=row.reason,
         error=row.error,
         model=row.model,
-        judgment=Judgment(row.verdict, tuple(row.verdict_reasons)),
+        gate=GateVerdict(verdict=row.verdict, reasons=row.verdict_reasons) if row.verdict else None,
     )

@@ -1,8 +1,8 @@
-"""One adaptation: what is left to be done of it.
+"""Runs one adaptation: what is left of it, after a stop or a crash of the server, too.
 
-    crops of the site -> python -m adapt FOLDER -> gate -> registry
+    crops of the site -> python -m adapt train -> python -m adapt gate -> registry
 
-What stands in its folder decides, so that the work goes on after a stop or a crash of the server.
+The files in its folder decide what is left (`models.job_contract`).
 """
 
 from __future__ import annotations
@@ -15,41 +15,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.errors import ModelConflictError, ModelError
-from models.registry import Registry
-from service.jobs.folder import JobFolder, Outcome
-from service.jobs.records import (
+from models.errors import DamagedFileError, ModelConflictError, ModelError
+from models.job_contract import (
+    MIN_GATE_CROPS,
     NEEDS_SOURCES,
-    NOT_JUDGED,
-    Adaptation,
-    JobReason,
-    JobState,
-    Judgment,
-    model_name,
+    WORKER,
+    GateVerdict,
+    Job,
+    JobOutcome,
+    gate_arguments,
+    train_arguments,
 )
+from models.registry import Registry
+from service.jobs.folder import JobFolder
+from service.jobs.records import Adaptation, JobReason, JobResult, JobState, model_name
 from service.store.records import SeenCrop
 from service.types import ModelInUse
 
 log = logging.getLogger("resight.jobs")
 
-PAUSES_S = (10.0, 60.0, 600.0, 3600.0)
-"""Time for memory or a disk to become free again: long enough to be noticed and mended."""
-
-MIN_JUDGED = 100
-"""The gate does not judge by fewer crops (docs/gate.md)."""
+RESTART_DELAYS_S = (10.0, 60.0, 600.0, 3600.0)
+"""Long enough for memory or a disk to become free, or for an operator to notice."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSetup:
-    """What adaptations of this server start from.
+    """Settings of all adaptations of a server.
 
     inits: run folders of pre-trained networks. sources: folders of labelled crops. device: `auto`,
-    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops that those which begin do not learn
-    from, and that the gate judges by, in [0, 1); with 0 it judges by all. stop_s: how long a
-    process may take to keep its state, in seconds. own: reference of the server's own model, which
-    no new one may have. pauses_s: before each further start of a process that ended before it was
-    done, in seconds; one more in a row may end so, with no round finished meanwhile, until the
-    adaptation fails.
+    `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops in [0, 1) that new adaptations do not
+    train on, and that the gate judges by; with 0 it judges by all. stop_s: seconds that a process
+    may take to save its state. own_model: reference of the server's own model, which no new model
+    may have. restart_delays_s: seconds before each further start of a process that ended early;
+    the adaptation fails when one more in a row ends early with no round finished meanwhile.
     """
 
     inits: tuple[Path, ...]
@@ -57,22 +55,11 @@ class JobSetup:
     device: str
     hold_back: float
     stop_s: float
-    own: str
-    pauses_s: tuple[float, ...] = PAUSES_S
+    own_model: str
+    restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an adaptation ends; see `Adaptation`."""
-
-    state: JobState
-    reason: str = ""
-    error: str = ""
-    model: str = ""
-    judgment: Judgment = NOT_JUDGED
-
-
-class WorkInterruptedError(Exception):
+class JobInterruptedError(Exception):
     """The adaptation was cancelled, or the server stops."""
 
 
@@ -84,169 +71,166 @@ class Crops(Protocol):
         ...
 
 
-class Work:
-    """The work on one adaptation.
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What a runner needs from the server.
 
-    in_use: the model that a site answers with, None if it does not. run: runs a Python module with
-    arguments to its end and gives its exit code; pause: lets so many seconds pass; both raise
-    `WorkInterruptedError`. interrupted: whether to give up.
+    in_use: the model that a site answers with, None if it answers with none. run_process: runs
+    `python -m` with a module and arguments to its end and returns its exit code; raises OSError.
+    pause: waits so many seconds. Both raise `JobInterruptedError`. interrupted: whether to give up.
     """
 
-    def __init__(
-        self,
-        job: Adaptation,
-        folder: JobFolder,
-        setup: JobSetup,
-        *,
-        crops: Crops,
-        registry: Registry,
-        in_use: Callable[[str], ModelInUse | None],
-        run: Callable[[str, Sequence[str]], Awaitable[int]],
-        pause: Callable[[float], Awaitable[None]],
-        interrupted: Callable[[], bool],
-    ) -> None:
+    setup: JobSetup
+    crops: Crops
+    registry: Registry
+    in_use: Callable[[str], ModelInUse | None]
+    run_process: Callable[[str, Sequence[str]], Awaitable[int]]
+    pause: Callable[[float], Awaitable[None]]
+    interrupted: Callable[[], bool]
+
+
+class JobRunner:
+    """Runs one adaptation."""
+
+    def __init__(self, job: Adaptation, folder: JobFolder, context: JobContext) -> None:
         self._job = job
         self._folder = folder
-        self._setup = setup
-        self._crops = crops
-        self._registry = registry
-        self._in_use = in_use
-        self._run = run
-        self._pause = pause
-        self._interrupted = interrupted
+        self._context = context
+        self._setup = context.setup
 
-    async def do(self) -> Ending:
-        """Do all of it; raises `WorkInterruptedError`, and what the store raises."""
+    async def run(self) -> JobResult:
+        """Do all that is left; raises `JobInterruptedError`, and errors of the store."""
         try:
             if not self._folder.prepared:
                 # Now, not after hours of training.
-                await asyncio.to_thread(self._registry.root.mkdir, parents=True, exist_ok=True)
+                registry = self._context.registry.root
+                await asyncio.to_thread(registry.mkdir, parents=True, exist_ok=True)
                 await asyncio.to_thread(self.prepare)
             failed = await self._train()
             return failed or await self._deliver()
-        except OSError as error:
-            return Ending(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
+        except (OSError, DamagedFileError) as error:
+            return JobResult(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
 
     def prepare(self) -> None:
-        """Write the folder; raises OSError and `WorkInterruptedError`."""
-        job, wish, name = self._job, self._job.wish, model_name(self._job.site)
-        sources = self._setup.sources if wish.method in NEEDS_SOURCES else ()
+        """Write the folder; raises OSError and `JobInterruptedError`."""
+        job, spec, name = self._job, self._job.spec, model_name(self._job.site)
         crops = self._folder.prepare(
-            self._unless_interrupted(self._crops.kept_crops(job.site)),
-            {
-                "method": wish.method,
-                "recipe": wish.recipe,
-                "overrides": list(wish.overrides),
-                "seed": wish.seed,
-                "device": self._setup.device,
-                "hold_back": self._setup.hold_back,
-                "inits": [str(path) for path in self._setup.inits],
-                "sources": [str(path) for path in sources],
-                "name": name,
-                "version": self._registry.next_version(name, self._setup.own),
-            },
+            self._until_interrupted(self._context.crops.kept_crops(job.site)),
+            Job(
+                method=spec.method,
+                recipe=spec.recipe,
+                overrides=spec.overrides,
+                seed=spec.seed,
+                device=self._setup.device,
+                inits=self._setup.inits,
+                sources=self._setup.sources if spec.method in NEEDS_SOURCES else (),
+                hold_back=self._setup.hold_back,
+                name=name,
+                version=self._context.registry.next_version(name, self._setup.own_model),
+            ),
         )
         judged = int(crops * (self._setup.hold_back or 1.0))
-        if judged < MIN_JUDGED:
-            said = "adaptation %s: of %d crops the gate sees some %d; below %d it says hold"
-            log.warning(said, job.id, crops, judged, MIN_JUDGED)
+        if judged < MIN_GATE_CROPS:
+            message = "adaptation %s: of %d crops the gate sees some %d; below %d it says hold"
+            log.warning(message, job.id, crops, judged, MIN_GATE_CROPS)
 
-    def _unless_interrupted(
+    def _until_interrupted(
         self, chunks: Iterable[Sequence[SeenCrop]]
     ) -> Iterator[Sequence[SeenCrop]]:
         for chunk in chunks:
-            if self._interrupted():
-                raise WorkInterruptedError
+            if self._context.interrupted():
+                raise JobInterruptedError
             yield chunk
 
-    async def _train(self) -> Ending | None:
-        """Let it learn, and export; how it ends if there is no model."""
-        folder, pauses = self._folder, self._setup.pauses_s
+    async def _train(self) -> JobResult | None:
+        """Train and export, with restarts; the result if there is no model."""
+        folder, delays = self._folder, self._setup.restart_delays_s
         rounds, in_row = len(folder.rounds()), 0
         while True:
-            folder.forget_outcome()
-            ended = await self._ended("adapt", [str(folder.path)])
+            folder.discard_outcome()
+            ended = await self._run(train_arguments(folder.path))
             outcome = folder.outcome()
             if outcome is not None and outcome.state == "finished":
                 return None
             if outcome is not None and outcome.state == "failed":
-                return Ending(JobState.FAILED, outcome.reason, outcome.error)
+                return JobResult(JobState.FAILED, outcome.reason, outcome.error)
             finished = len(folder.rounds())
             in_row = in_row + 1 if finished <= rounds else 0
             rounds = max(rounds, finished)
-            if in_row > len(pauses):
+            if in_row > len(delays):
                 return self._given_up(outcome, ended, in_row)
-            pause = pauses[max(in_row - 1, 0)]
-            why = outcome.error if outcome is not None else "it did not say why"
-            said = "adaptation %s goes on in %.0f s; its process %s: %s"
-            log.warning(said, self._job.id, pause, ended, why)
-            await self._pause(pause)
+            delay = delays[max(in_row - 1, 0)]
+            why = outcome.error if outcome is not None else "it gave no reason"
+            message = "adaptation %s continues in %.0f s; its process %s: %s"
+            log.warning(message, self._job.id, delay, ended, why)
+            await self._context.pause(delay)
 
-    async def _ended(self, module: str, arguments: Sequence[str]) -> str:
-        """How a process ended, for people; also one that the system had no room to start."""
+    async def _run(self, arguments: Sequence[str]) -> str:
+        """Run a process of the job; returns how it ended, for people."""
         try:
-            return f"ended with exit code {await self._run(module, arguments)}"
-        except OSError as error:
+            return f"ended with exit code {await self._context.run_process(WORKER, arguments)}"
+        except OSError as error:  # no memory, no descriptor: as transient as a killed process
             return f"could not be started ({error})"
 
-    def _given_up(self, outcome: Outcome | None, ended: str, starts: int) -> Ending:
-        """What its processes say that ended before it was done, or that they did not."""
+    def _given_up(self, outcome: JobOutcome | None, ended: str, starts: int) -> JobResult:
+        """The result after too many processes in a row that ended early."""
         folder = self._folder
         in_row = f"{starts} processes in a row finished no round"
         if outcome is not None:
             error = f"{outcome.error} ({in_row}); when that is mended, start another adaptation"
-            return Ending(JobState.FAILED, outcome.reason, error)
-        return Ending(
+            return JobResult(JobState.FAILED, outcome.reason, error)
+        return JobResult(
             JobState.FAILED,
             JobReason.PROCESS_DIED,
-            f"{in_row}, the last one {ended} "
-            f"({folder.last_words() or 'without a word'}); see {folder.log}, make room in memory "
-            "and on the disk, and start another adaptation",
+            f"{in_row}, the last one {ended} ({folder.last_log_line() or 'no output'}); see "
+            f"{folder.log}, make room in memory and on the disk, and start another adaptation",
         )
 
-    async def _deliver(self) -> Ending:
-        """Have the new model judged, and register it with the verdict."""
+    async def _deliver(self) -> JobResult:
+        """Run the gate, and register the model with its verdict."""
         folder = self._folder
-        verdict = await self._judge()
+        gate, report = await self._judge()
         try:
-            bundle = await asyncio.to_thread(self._registry.add, folder.bundle, verdict=verdict)
+            bundle = await asyncio.to_thread(
+                self._context.registry.add, folder.bundle, verdict=report
+            )
         except ModelConflictError:
-            where = folder.path / "run"
-            return Ending(
+            return JobResult(
                 JobState.FAILED,
                 JobReason.REGISTRY_REFUSED,
-                "somebody registered another model under its name and version meanwhile; export it "
-                f"under another version with `resight export --run {where}`, and add that",
+                "another model was registered under its name and version meanwhile; export it "
+                f"under another version with `resight export --run {folder.run}`, and add that",
             )
         except (ModelError, OSError) as error:
-            return Ending(
+            return JobResult(
                 JobState.FAILED,
                 JobReason.REGISTRY_REFUSED,
-                f"the model cannot be registered ({error}); it lies in {folder.bundle}: add it "
+                f"the model cannot be registered ({error}); it is in {folder.bundle}: add it "
                 "with `resight models add`",
             )
-        judgment = folder.judgment()
-        return Ending(JobState.SUCCEEDED, model=bundle.reference, judgment=judgment)
+        return JobResult(JobState.SUCCEEDED, model=bundle.reference, gate=gate)
 
-    async def _judge(self) -> bytes | None:
-        """What `resight gate` writes of the new model, and of which one it compared it with; None
-        where it ends without a verdict: the log of the adaptation says why."""
+    async def _judge(self) -> tuple[GateVerdict, bytes] | tuple[None, None]:
+        """The gate's verdict on the new model, and its report for the registry.
+
+        None where the site answers with no model, or the gate ended without a verdict. Raises
+        DamagedFileError: a verdict that cannot be read is not the same as none.
+        """
         folder = self._folder
-        folder.forget_judgment()
-        old = self._in_use(self._job.site)
+        folder.discard_outcome()
+        folder.discard_verdict()
+        old = self._context.in_use(self._job.site)
         if old is None:
-            return None
-        pair = ["--old", str(old.bundle), "--new", str(folder.bundle)]
-        crops = ["--target", str(folder.crops)]
-        # What it did not learn from: the setting may be another one since it began.
-        if hold_back := folder.hold_back():
-            crops += ["--hold-back", str(hold_back)]
-        rest = ["--json", str(folder.verdict), "--device", self._setup.device]
-        ended = await self._ended("cli.main", ["gate", *pair, *crops, *rest])
-        if folder.judgment() == NOT_JUDGED:
-            log.warning("adaptation %s has no verdict; its gate %s", self._job.id, ended)
-            return None
+            return None, None
+        ended = await self._run(gate_arguments(folder.path, old.bundle, self._setup.device))
+        verdict = folder.verdict()
+        if verdict is None:
+            outcome = folder.outcome()
+            why = outcome.error if outcome is not None else folder.last_log_line()
+            message = "adaptation %s has no verdict; its gate %s: %s"
+            log.warning(message, self._job.id, ended, why or "no output")
+            return None, None
         adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"
-        told = {"adaptation": adaptation, "against": old.reference}
-        report = told | json.loads(folder.verdict.read_bytes())
-        return json.dumps(report, indent=1).encode() + b"\n"
+        origin = {"adaptation": adaptation, "against": old.reference}
+        report = origin | json.loads(folder.gate_file.read_bytes())
+        return verdict, json.dumps(report, indent=1).encode() + b"\n"

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from models.registry import DAMAGED, Origin
 from service.embedding.model_pool import LoadedModel, ModelPool
 from service.errors import CallError, ModelRejectedError, NoEarlierModelError
 from service.gallery.live_sites import LiveSites
@@ -35,7 +36,7 @@ class Activator:
     ) -> AsyncGenerator[RolloverProgress]:
         """Roll a site over to a model of the registry, `name` or `name@version`.
 
-        force: also to a model that the gate rejected.
+        force: also to a model that the gate rejected, or whose verdict is damaged.
 
         Raises:
             UnknownModelError, ModelUnusableError, ModelRejectedError, and as `Rollovers.run`.
@@ -44,11 +45,8 @@ class Activator:
         loaded = await self._pool.load(reference)
         try:
             origin = await self._pool.origin(loaded)
-            if origin.verdict == "reject" and not force:
-                raise ModelRejectedError(
-                    f"the gate rejected {loaded.info.reference} "
-                    f"({origin.adaptation or 'unknown'}); activate another model, or force this one"
-                )
+            if origin.blocks_activation and not force:
+                raise ModelRejectedError(_refusal(loaded.info.reference, origin))
         except CallError:
             self._release_unused()
             raise
@@ -84,3 +82,11 @@ class Activator:
 
     def _release_unused(self) -> None:
         self._pool.release(self._sites.models() | self._rollovers.models())
+
+
+def _refusal(reference: str, origin: Origin) -> str:
+    if origin.verdict == DAMAGED:
+        why = f"the gate's verdict on {reference} is damaged: {origin.problem}"
+    else:
+        why = f"the gate rejected {reference} ({origin.adaptation or 'unknown'})"
+    return f"{why}; activate another model, or force this one"

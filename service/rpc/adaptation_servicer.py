@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from service.jobs.api import Adaptations
 from service.rpc.calls import Context
-from service.rpc.convert_adaptation import adaptation_to_wire, round_to_wire, wish_from_wire
+from service.rpc.convert_adaptation import adaptation_to_wire, round_to_wire, spec_from_wire
 from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
@@ -23,7 +23,7 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
         self, request: adaptation_pb2.StartAdaptationRequest, context: Context
     ) -> adaptation_pb2.Adaptation:
         site = parse_site(request.parent)
-        return adaptation_to_wire(await self._adaptations.ask(site, wish_from_wire(request)))
+        return adaptation_to_wire(await self._adaptations.start(site, spec_from_wire(request)))
 
     async def GetAdaptation(  # noqa: N802
         self, request: adaptation_pb2.GetAdaptationRequest, context: Context

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from service.jobs.records import Adaptation, JobState, Judgment, Round, Wish
+from models.job_contract import AdaptationRound, GateVerdict
+from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.rpc.convert import moment, timestamp
 from service.rpc.names import adaptation_name, model_name, parse_adaptation, parse_model
 from service.rpc.pb.resight.v1 import adaptation_pb2
@@ -12,9 +13,9 @@ from service.rpc.pb.resight.v1 import adaptation_pb2
 _STATES = adaptation_pb2.Adaptation.State
 
 
-def wish_from_wire(request: adaptation_pb2.StartAdaptationRequest) -> Wish:
+def spec_from_wire(request: adaptation_pb2.StartAdaptationRequest) -> AdaptationSpec:
     """What is asked for, as it was received; raises `BadAdaptationError`."""
-    return Wish(
+    return AdaptationSpec(
         method=request.method,
         recipe=request.recipe or request.method,
         overrides=tuple(request.overrides),
@@ -23,15 +24,15 @@ def wish_from_wire(request: adaptation_pb2.StartAdaptationRequest) -> Wish:
 
 
 def adaptation_to_wire(
-    job: Adaptation, rounds: list[Round] | None = None
+    job: Adaptation, rounds: list[AdaptationRound] | None = None
 ) -> adaptation_pb2.Adaptation:
     """An adaptation as it is sent."""
     return adaptation_pb2.Adaptation(
         name=adaptation_name(job.site, job.id),
-        method=job.wish.method,
-        recipe=job.wish.recipe,
-        overrides=job.wish.overrides,
-        seed=job.wish.seed,
+        method=job.spec.method,
+        recipe=job.spec.recipe,
+        overrides=job.spec.overrides,
+        seed=job.spec.seed,
         state=_STATES.Value(f"STATE_{job.state.value}"),
         reason=job.reason,
         error=job.error,
@@ -39,13 +40,15 @@ def adaptation_to_wire(
         start_time=None if job.started is None else timestamp(job.started),
         end_time=None if job.ended is None else timestamp(job.ended),
         model=model_name(job.model) if job.model else "",
-        verdict=job.judgment.verdict,
-        verdict_reasons=job.judgment.reasons,
+        verdict=job.gate.verdict if job.gate else "",
+        verdict_reasons=job.gate.reasons if job.gate else (),
         rounds=[round_to_wire(round_) for round_ in rounds or ()],
     )
 
 
-def adaptation_from_wire(message: adaptation_pb2.Adaptation) -> tuple[Adaptation, list[Round]]:
+def adaptation_from_wire(
+    message: adaptation_pb2.Adaptation,
+) -> tuple[Adaptation, list[AdaptationRound]]:
     """An adaptation and its rounds as they were received."""
 
     def time(field: str) -> datetime | None:
@@ -55,7 +58,7 @@ def adaptation_from_wire(message: adaptation_pb2.Adaptation) -> tuple[Adaptation
     job = Adaptation(
         id=adaptation,
         site=site,
-        wish=Wish(message.method, message.recipe, tuple(message.overrides), message.seed),
+        spec=AdaptationSpec(message.method, message.recipe, tuple(message.overrides), message.seed),
         state=JobState(_STATES.Name(message.state).removeprefix("STATE_")),
         created=moment(message.create_time),
         started=time("start_time"),
@@ -63,12 +66,19 @@ def adaptation_from_wire(message: adaptation_pb2.Adaptation) -> tuple[Adaptation
         reason=message.reason,
         error=message.error,
         model=parse_model(message.model) if message.model else "",
-        judgment=Judgment(message.verdict, tuple(message.verdict_reasons)),
+        gate=_gate_from_wire(message),
     )
     return job, [round_from_wire(round_) for round_ in message.rounds]
 
 
-def round_to_wire(round_: Round) -> adaptation_pb2.AdaptationRound:
+def _gate_from_wire(message: adaptation_pb2.Adaptation) -> GateVerdict | None:
+    if not message.verdict:
+        return None
+    fields = {"verdict": message.verdict, "reasons": tuple(message.verdict_reasons)}
+    return GateVerdict.model_validate(fields)
+
+
+def round_to_wire(round_: AdaptationRound) -> adaptation_pb2.AdaptationRound:
     """A round as it is sent."""
     return adaptation_pb2.AdaptationRound(
         number=round_.number,
@@ -78,6 +88,8 @@ def round_to_wire(round_: Round) -> adaptation_pb2.AdaptationRound:
     )
 
 
-def round_from_wire(message: adaptation_pb2.AdaptationRound) -> Round:
+def round_from_wire(message: adaptation_pb2.AdaptationRound) -> AdaptationRound:
     """A round as it was received."""
-    return Round(message.number, message.labels, tuple(message.warnings), dict(message.figures))
+    return AdaptationRound(
+        message.number, message.labels, tuple(message.warnings), dict(message.figures)
+    )

@@ -5,14 +5,14 @@ from typer.testing import CliRunner
 
 import cli.serving
 from cli.adapting import _rounds_table
+from models.job_contract import AdaptationRound
 from service.errors import BadAdaptationError
-from service.jobs.records import Round
 
 
 def test_rounds_in_a_table() -> None:
     rounds = [
-        Round(1, "x", (), {"zeta": 1.0, "loss": 2.5, "clusters": 7.0}),
-        Round(2, "x", (), {"alpha": 0.125, "loss": 1.0, "clusters": 12.0}),
+        AdaptationRound(1, "x", (), {"zeta": 1.0, "loss": 2.5, "clusters": 7.0}),
+        AdaptationRound(2, "x", (), {"alpha": 0.125, "loss": 1.0, "clusters": 12.0}),
     ]
     lines = [line.split() for line in _rounds_table(rounds).splitlines()]
     assert lines == [

@@ -56,6 +56,10 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     listed = json.loads(run(app, registry, "list", "--json").stdout)
     assert [m["verdict"] for m in listed] == ["", "", "promote"]
     run(app, registry, "verify", "tiny@3")
+    (registry / "tiny" / "3.gate.json").write_bytes(report[:20])
+    told = run(app, registry, "list")
+    assert told.stdout.splitlines()[3].split()[-1] == "damaged"
+    assert f"damaged: verdict on tiny@3: {registry / 'tiny' / '3.gate.json'}" in told.stderr
     shutil.rmtree(registry / "tiny" / "3")
     damaged = registry / "tiny" / "2" / "model.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1])

@@ -82,7 +82,7 @@ def test_enroll_adapt_crash_go_on_activate(
     assert Run.open(folder / "run").info.started == started, "it went on, not anew"
     assert done.model == "lobby@1"
     # 24 crops are too few to judge by, and the gate says so.
-    assert (done.judgment.verdict, bool(done.judgment.reasons)) == ("hold", True)
+    assert (done.gate.verdict, bool(done.gate.reasons)) == ("hold", True)
 
     # Nothing of what adaptation saw names a person, and no crop is left behind.
     eventually(lambda: not (folder / "crops").exists() and not (folder / "bundle").exists())

@@ -18,7 +18,7 @@ from models.errors import (
     ModelNotFoundError,
     ModelReferenceError,
 )
-from models.registry import ModelReference, Origin, Registry, version_key
+from models.registry import DAMAGED, ModelReference, Origin, Registry, version_key
 
 MakeBundle = Callable[..., Bundle]
 
@@ -57,7 +57,6 @@ def test_where_a_model_comes_from(
         ("1", b'{"verdict": "reject", "adaptation": "sites/a/adaptations/b"}',
          Origin("reject", "sites/a/adaptations/b")),
         ("2", b'{"verdict": "hold"}', Origin("hold")),
-        ("3", b"{", Origin()),
         ("4", None, Origin()),
     ):  # fmt: skip
         registry.add(make_bundle(tmp_path / version, version=version).path, verdict=told)
@@ -84,8 +83,30 @@ def test_the_verdict_is_kept_beside_the_model(
     shutil.rmtree(registry.root / "toy" / "1")
     registry.add(other.path)
     assert registry.verdict(one) == ""
-    (registry.root / "toy" / "1.gate.json").write_text("damaged")
-    assert registry.verdict(one) == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b'{"verdict": "REJECT"}', b'{"verdict": "rej',
+     b'{"reasons": []}', b'{"verdict": ["reject"]}', b'{"verdict":' + b"[" * 100_000, None],
+)  # fmt: skip
+def test_a_verdict_that_cannot_be_read_blocks_as_a_rejection_does(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, content: bytes | None
+) -> None:
+    registry.add(make_bundle(tmp_path / "one", version="1").path)
+    file = registry.root / "toy" / "1.gate.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    origin = registry.origin(ModelReference("toy", "1"))
+    assert (origin.verdict, origin.blocks_activation) == (DAMAGED, True)
+    assert str(file) in origin.problem
+
+
+def test_which_verdicts_block() -> None:
+    blocking = {v for v in ("", "promote", "hold", "reject") if Origin(v).blocks_activation}
+    assert blocking == {"reject"}
 
 
 def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:

@@ -6,11 +6,19 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from models.job_contract import (
+    EXIT_CODES,
+    GATE_FILE,
+    METRICS_FILE,
+    RESUME_FILES,
+    RUN_FOLDER,
+    JobOutcome,
+)
 from tests.support.tiny_model import write_tiny_bundle
 
-TERMINATED, KILLED = 75, -9
+KILLED = -9
 
 
 class FakeProcess:
@@ -43,7 +51,7 @@ class FakeProcess:
     def terminate(self) -> None:
         self.said.append("terminate")
         if not self.deaf:
-            self.end(TERMINATED)
+            self.end(EXIT_CODES["stopped"])
 
     def kill(self) -> None:
         self.said.append("kill")
@@ -55,17 +63,17 @@ class FakeProcess:
         self._ended.set()
 
     def finish_round(self, number: int, **figures: float) -> None:
-        """Write down a round, as a run does."""
-        (self.folder / "run").mkdir(exist_ok=True)
+        """Write the line of a round, as a run does."""
+        (self.folder / RUN_FOLDER).mkdir(exist_ok=True)
         raw = {"round": number, "labels": "dbscan", "warnings": [], **figures}
-        with (self.folder / "run" / "metrics.jsonl").open("a") as file:
+        with (self.folder / RUN_FOLDER / METRICS_FILE).open("a") as file:
             file.write(json.dumps(raw) + "\n")
 
     def keep_state(self) -> None:
-        """Leave what a run leaves that can go on."""
-        (self.folder / "run").mkdir(exist_ok=True)
-        for name in ("checkpoint.safetensors", "target.crops", "source.crops"):
-            (self.folder / "run" / name).write_bytes(b"x")
+        """Leave what a run is resumed from."""
+        (self.folder / RUN_FOLDER).mkdir(exist_ok=True)
+        for name in RESUME_FILES:
+            (self.folder / RUN_FOLDER / name).write_bytes(b"x")
 
     def succeed(self) -> None:
         """Export a bundle and end."""
@@ -74,28 +82,27 @@ class FakeProcess:
             write_tiny_bundle(
                 self.folder / "bundle", name=job["name"], version=job["version"], shift=40.0
             )
-        self._say("finished")
-        self.end(0)
+        self._leave("finished")
 
     def fail(self, reason: str, error: str) -> None:
         """End with a reason."""
-        self._say("failed", reason, error)
-        self.end(1)
+        self._leave("failed", reason, error)
 
     def stop(self, reason: str, error: str) -> None:
-        """End before it is done, able to go on."""
-        self._say("stopped", reason, error)
-        self.end(TERMINATED)
+        """End early, for a transient reason."""
+        self._leave("stopped", reason, error)
 
     def judge(self, verdict: str, *reasons: str) -> None:
         """End as the gate does."""
-        file = Path(self.arguments[self.arguments.index("--json") + 1])
-        file.write_text(json.dumps({"verdict": verdict, "reasons": reasons}))
-        self.end({"promote": 0, "hold": 3, "reject": 4}[verdict])
+        report = {"verdict": verdict, "reasons": reasons}
+        (self.folder / GATE_FILE).write_text(json.dumps(report))
+        self._leave("finished")
 
-    def _say(self, state: str, reason: str = "", error: str = "") -> None:
-        outcome = {"state": state, "reason": reason, "error": error}
-        (self.folder / "outcome.json").write_text(json.dumps(outcome))
+    def _leave(
+        self, state: Literal["finished", "failed", "stopped"], reason: str = "", error: str = ""
+    ) -> None:
+        JobOutcome(state=state, reason=reason, error=error).write(self.folder)
+        self.end(EXIT_CODES[state])
 
 
 class FakeStarter:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from models.job_contract import Job
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import KMEANS, SHORT, source_run
 
@@ -30,17 +30,17 @@ def write_crops(folder: Path) -> Path:
 def write_job(folder: Path, inits: list[Path]) -> Path:
     """A folder as the server prepares it; gives `folder`."""
     write_crops(folder / "crops")
-    job = {
-        "method": "mmt",
-        "recipe": "mmt_small",
-        "overrides": OVERRIDES,
-        "seed": 3,
-        "device": "cpu",
-        "inits": [str(path) for path in inits],
-        "sources": [],
-        "hold_back": 0.1,
-        "name": "lobby",
-        "version": "2",
-    }
-    (folder / "job.json").write_text(json.dumps(job))
+    job = Job(
+        method="mmt",
+        recipe="mmt_small",
+        overrides=OVERRIDES,
+        seed=3,
+        device="cpu",
+        inits=tuple(inits),
+        sources=(),
+        hold_back=0.1,
+        name="lobby",
+        version="2",
+    )
+    job.write(folder)
     return folder

@@ -134,7 +134,7 @@ def test_a_gate_is_read_whatever_else_it_says(tmp_path: Path) -> None:
 def test_what_is_no_gate_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "gate.json"
     file.write_text(content)
-    with pytest.raises(DataError, match=r"gate\.json is no verdict of a gate"):
+    with pytest.raises(DataError, match=r"gate\.json is not a verdict of the gate"):
         read_gate(file)
     with pytest.raises(DataError, match="cannot be read"):
         read_gate(tmp_path / "none.json")

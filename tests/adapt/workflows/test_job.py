@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,15 +18,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from adapt.__main__ import main  # noqa: E402
+from adapt import __main__ as worker  # noqa: E402
 from adapt.errors import ConfigError, StoppedError, WriteError  # noqa: E402
 from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.lock import locked  # noqa: E402
-from adapt.workflows.job import Job, Outcome, run_job  # noqa: E402
+from adapt.workflows.job import gate_outcome_of, outcome_of, read_job, run_job  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.files import FileLock  # noqa: E402
+from models.job_contract import GateVerdict, gate_arguments, train_arguments  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
+from tests.support.tiny_model import write_tiny_bundle  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.two_processes import environment, free_port  # noqa: E402
 
@@ -51,10 +54,15 @@ def changed(folder: Path, **fields: Any) -> Path:
 def start(folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "adapt", str(folder)],
+            [sys.executable, "-m", "adapt", *train_arguments(folder)],
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+
+
+def main(folder: Path) -> int:
+    """The exit code of training the job in this process."""
+    return worker.main(train_arguments(folder))
 
 
 def exported(folder: Path) -> Path:
@@ -158,7 +166,7 @@ def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path, reason: str
     info = json.loads(file.read_text())
     info |= {"state": "failed", "reason": reason, "error": "full"}
     file.write_text(json.dumps(info))
-    assert Outcome.of(WriteError("full"), folder).state == "stopped"
+    assert outcome_of(WriteError("full"), folder).state == "stopped"
     assert run_job(folder, StopRequest()).state == "finished"
 
 
@@ -210,9 +218,9 @@ def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"method": "source"}, {"method": "nothing"}, {"surprise": 1}, {"seed": "x"}]
 )
-def test_a_job_that_does_not_hold(folder: Path, fields: dict[str, Any]) -> None:
+def test_an_invalid_job(folder: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        Job.read(changed(folder, **fields))
+        read_job(changed(folder, **fields))
 
 
 def test_the_process_says_how_it_ended(folder: Path) -> None:
@@ -286,7 +294,7 @@ def test_two_processes_do_one_job_together(folder: Path) -> None:
     port = free_port()
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "adapt", str(folder)],
+            [sys.executable, "-m", "adapt", *train_arguments(folder)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, 2, port)},
@@ -299,5 +307,76 @@ def test_two_processes_do_one_job_together(folder: Path) -> None:
     info = Run.open(folder / "run").info
     assert (info.state, info.processes, info.rounds) == ("finished", 2, 1)
     assert Bundle.open(folder / "bundle").reference == "lobby@2"
-    again = subprocess.run([sys.executable, "-m", "adapt", str(folder)], timeout=ENOUGH_S)
+    again = subprocess.run(
+        [sys.executable, "-m", "adapt", *train_arguments(folder)], timeout=ENOUGH_S
+    )
     assert again.returncode == 0, "one process finds it done"
+
+
+def judge(folder: Path, old: Path) -> int:
+    """The exit code of the job's gate in this process."""
+    return worker.main(gate_arguments(folder, old, "cpu"))
+
+
+@pytest.fixture
+def judged(tmp_path: Path, inits: list[Path]) -> tuple[Path, Path]:
+    """A job with a bundle as training leaves it, and a bundle of the model in use."""
+    folder = write_job(tmp_path / "job", inits)
+    write_tiny_bundle(folder / "bundle", name="lobby", version="2", shift=40.0)
+    return folder, write_tiny_bundle(tmp_path / "old", name="lobby", version="1").path
+
+
+def test_the_gate_of_a_job_judges_by_the_crops_that_training_left_out(
+    judged: tuple[Path, Path],
+) -> None:
+    folder, old = judged
+    assert judge(folder, old) == 0
+    assert outcome(folder) == {"state": "finished", "reason": "", "error": ""}
+    assert GateVerdict.read(folder / "gate.json").verdict == "hold"
+    crops = json.loads((folder / "gate.json").read_text())["crops"]
+    assert judge(changed(folder, hold_back=0.0), old) == 0
+    assert crops < json.loads((folder / "gate.json").read_text())["crops"] == 24
+
+
+def test_a_gate_whose_model_is_damaged_fails_and_gives_no_verdict(
+    judged: tuple[Path, Path],
+) -> None:
+    folder, old = judged
+    (folder / "bundle" / "model.onnx").write_bytes(b"damaged")
+    assert judge(folder, old) == 1
+    assert outcome(folder)["reason"] == "BUNDLE_HASH_MISMATCH"
+    assert not (folder / "gate.json").exists()
+
+
+def test_a_gate_that_meets_a_full_disk_can_be_tried_again(judged: tuple[Path, Path]) -> None:
+    folder, old = judged
+    with no_file_above(1000):  # the decoded crops have no room
+        assert judge(folder, old) == 75
+    assert outcome(folder)["state"] == "stopped"
+    assert not (folder / "gate.json").exists()
+    assert judge(folder, old) == 0
+    assert gate_outcome_of(OSError("full")).state == "stopped"
+    assert gate_outcome_of(ConfigError("no such device")).state == "failed"
+
+
+def test_a_gate_waits_for_an_earlier_process_of_its_job(judged: tuple[Path, Path]) -> None:
+    folder, old = judged
+    codes: list[int] = []
+    with FileLock(folder / "job.json"):
+        gate = threading.Thread(target=lambda: codes.append(judge(folder, old)), daemon=True)
+        gate.start()
+        gate.join(3)
+        assert gate.is_alive()
+        assert not (folder / "gate.json").exists()
+    gate.join(ENOUGH_S)
+    assert codes == [0]
+
+
+def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
+    lacking = "import sys; sys.modules['torch'] = None; import adapt.__main__ as worker; "
+    lacking += "sys.exit(worker.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", lacking, *train_arguments(tmp_path)], check=False)
+    assert done.returncode == 1
+    said = outcome(tmp_path)
+    assert (said["state"], said["reason"]) == ("failed", "NOT_INSTALLED")
+    assert "lacks torch: pip install 'resight[adapt]'" in said["error"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.job_contract import Job
 from service.jobs.rows import JobRows
 from service.operations.metrics import Metrics
 from service.store.records import NewRow
@@ -15,6 +16,18 @@ from service.types import Sighting
 
 ONE = "1" * 64
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+JOB = Job(
+    method="mmt",
+    recipe="mmt_small",
+    overrides=("optimizer.lr=1e-4",),
+    seed=1,
+    device="cpu",
+    inits=(Path("/init"),),
+    sources=(),
+    hold_back=0.2,
+    name="lobby",
+    version="1",
+)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from models.registry import Registry
+from service.errors import InternalError
 from service.jobs.api import Adaptations
 from service.jobs.folder import JobFolder
-from service.jobs.records import JobState, Wish
+from service.jobs.records import AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
@@ -25,7 +26,12 @@ POLL_S = 0.002
 def adaptations(rows: JobRows, metrics: Metrics, tmp_path: Path) -> Adaptations:
     """None is worked on: what is in their folders is what a test writes there."""
     setup = JobSetup(
-        inits=(tmp_path / "init",), sources=(), device="cpu", hold_back=0.0, stop_s=1.0, own="a@1"
+        inits=(tmp_path / "init",),
+        sources=(),
+        device="cpu",
+        hold_back=0.0,
+        stop_s=1.0,
+        own_model="a@1",
     )
     supervisor = Supervisor(
         rows,
@@ -51,10 +57,19 @@ def write_rounds(folder: JobFolder, numbers: Sequence[int]) -> None:
     hidden.rename(folder.path / "run" / "metrics.jsonl")
 
 
+async def test_damaged_figures_are_an_error(adaptations: Adaptations, tmp_path: Path) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    folder = JobFolder(tmp_path / "jobs" / job.id)
+    write_rounds(folder, [1, 2])
+    (folder.run / "metrics.jsonl").write_text('{"round": 1}\n{"rou\n{"round": 3}\n')
+    with pytest.raises(InternalError, match=r"metrics\.jsonl is damaged in line 2"):
+        await adaptations.get("lobby", job.id)
+
+
 async def test_a_round_that_is_done_over_again_is_told_once(
     adaptations: Adaptations, rows: JobRows, tmp_path: Path
 ) -> None:
-    job = await adaptations.ask("lobby", Wish("mmt", "mmt_small"))
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
     folder = JobFolder(tmp_path / "jobs" / job.id)
     write_rounds(folder, [1, 2])
     told: list[int] = []
@@ -71,6 +86,6 @@ async def test_a_round_that_is_done_over_again_is_told_once(
         for rounds in ([1], [1, 2], [1, 2, 3]):  # it died in round 3, and went on from round 1
             write_rounds(folder, rounds)
             await asyncio.sleep(0.2)
-        rows.finish(job, JobState.FAILED, NOW).result(10)
+        rows.finish(job, JobResult(JobState.FAILED), NOW).result(10)
         await watching
     assert told == [1, 2, 3]

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs.folder import JobFolder, Outcome, remove_folders, tidy_all
-from service.jobs.records import NOT_JUDGED, JobState, Judgment, Round
+from models.errors import DamagedFileError
+from models.job_contract import AdaptationRound, GateVerdict, Job, JobOutcome
+from service.jobs.folder import JobFolder, remove_folders, tidy_all
+from service.jobs.records import JobState
 from service.store.records import SeenCrop
+from tests.service.jobs.conftest import JOB
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -30,7 +33,7 @@ def manifest(folder: JobFolder) -> list[dict[str, str]]:
 
 def test_crops_lie_by_camera_with_a_manifest(folder: JobFolder) -> None:
     assert not folder.prepared
-    folder.prepare([[seen(7, "door")], [seen(9, "yard", b"\x89PNG"), seen(12, "door")]], {"a": 1})
+    folder.prepare([[seen(7, "door")], [seen(9, "yard", b"\x89PNG"), seen(12, "door")]], JOB)
     assert folder.prepared
     files = sorted(p.relative_to(folder.crops).as_posix() for p in folder.crops.rglob("*.*"))
     assert files == ["0001/00000007.jpg", "0001/00000012.jpg", "0002/00000009.png", "manifest.csv"]
@@ -42,13 +45,13 @@ def test_crops_lie_by_camera_with_a_manifest(folder: JobFolder) -> None:
     ]
     assert list(manifest(folder)[0]) == ["path", "camera", "track", "time"]
     assert datetime.fromisoformat(manifest(folder)[0]["time"]) == NOON
-    assert json.loads((folder.path / "job.json").read_text()) == {"a": 1}
+    assert Job.read(folder.path) == JOB
     assert folder.path.stat().st_mode & 0o077 == 0
 
 
 def test_no_name_of_a_camera_leaves_the_folder(folder: JobFolder) -> None:
     names = ["../../x", "/etc", ".", "..", 'a,"b"', "x" * 128, "C", "c", "all"]
-    folder.prepare([[seen(n, name) for n, name in enumerate(names)]], {})
+    folder.prepare([[seen(n, name) for n, name in enumerate(names)]], JOB)
     rows = manifest(folder)
     assert [row["camera"] for row in rows] == names
     assert len({Path(row["path"]).parent for row in rows}) == len(names)
@@ -58,7 +61,7 @@ def test_no_name_of_a_camera_leaves_the_folder(folder: JobFolder) -> None:
 
 
 def test_the_same_track_of_two_cameras_is_two(folder: JobFolder) -> None:
-    folder.prepare([[seen(1, "door", track="4"), seen(2, "yard", track="4"), seen(3, "yard")]], {})
+    folder.prepare([[seen(1, "door", track="4"), seen(2, "yard", track="4"), seen(3, "yard")]], JOB)
     tracks = [row["track"] for row in manifest(folder)]
     assert len(set(tracks)) == 3
     assert tracks[2] == ""
@@ -67,10 +70,10 @@ def test_the_same_track_of_two_cameras_is_two(folder: JobFolder) -> None:
 def test_names_that_differ_in_blanks_only_stay_apart(folder: JobFolder) -> None:
     """Enrolled before such names were refused; whoever reads a manifest strips its cells."""
     names = ["c1", "c1 ", " ", '"c1 "', '"', "\u3000c1", "c 1"]
-    folder.prepare([[seen(n, name, track=name) for n, name in enumerate(names)]], {})
+    folder.prepare([[seen(n, name, track=name) for n, name in enumerate(names)]], JOB)
     cameras = [row["camera"].strip() for row in manifest(folder)]
     assert cameras == ["c1", '"c1 "', '" "', '""c1 ""', '"""', '"\u3000c1"', "c 1"]
-    folder.prepare([[seen(n, "door", track=name) for n, name in enumerate(names)]], {})
+    folder.prepare([[seen(n, "door", track=name) for n, name in enumerate(names)]], JOB)
     tracks = [row["track"].strip() for row in manifest(folder)]
     assert tracks == [f"0001-{camera}" for camera in cameras]
 
@@ -78,19 +81,19 @@ def test_names_that_differ_in_blanks_only_stay_apart(folder: JobFolder) -> None:
 @pytest.mark.parametrize("year", [1969, 2100])
 def test_impossible_times_are_left_out(folder: JobFolder, year: int) -> None:
     crop = SeenCrop(1, "door", "", datetime(year, 6, 1, tzinfo=UTC), b"BM")
-    folder.prepare([[crop]], {})
+    folder.prepare([[crop]], JOB)
     assert manifest(folder)[0]["time"] == ""
 
 
 def test_what_a_crash_left_half_written_is_replaced(folder: JobFolder) -> None:
     (folder.crops / "0009").mkdir(parents=True)
-    folder.prepare([[seen(1, "door")]], {})
+    folder.prepare([[seen(1, "door")]], JOB)
     assert sorted(path.name for path in folder.crops.iterdir()) == ["0001", "manifest.csv"]
 
 
 def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
     assert folder.rounds() == []
-    (folder.path / "run").mkdir(parents=True)
+    folder.run.mkdir(parents=True)
     raw = {
         "round": 1,
         "labels": "dbscan",
@@ -99,37 +102,54 @@ def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
         "note": "x",
         "ok": True,
     }
-    (folder.path / "run" / "metrics.jsonl").write_text(json.dumps(raw) + "\n" + '{"round": 2, "lo')
-    assert folder.rounds() == [Round(1, "dbscan", ("odd",), {"loss": 1.5})]
+    (folder.run / "metrics.jsonl").write_text(json.dumps(raw) + "\n" + '{"round": 2, "lo')
+    assert folder.rounds() == [AdaptationRound(1, "dbscan", ("odd",), {"loss": 1.5})]
 
 
 def test_how_a_process_ended(folder: JobFolder) -> None:
     folder.path.mkdir(parents=True)
     assert folder.outcome() is None
-    file = folder.path / "outcome.json"
-    for broken in ("", "{", "[]", '{"state": "failed"}'):
-        file.write_text(broken)
-        assert folder.outcome() is None
-    file.write_text(json.dumps({"state": "failed", "reason": "DIVERGED", "error": "nan"}))
-    assert folder.outcome() == Outcome("failed", "DIVERGED", "nan")
-    folder.forget_outcome()
+    outcome = JobOutcome(state="failed", reason="DIVERGED", error="nan")
+    outcome.write(folder.path)
+    assert folder.outcome() == outcome
+    folder.discard_outcome()
     assert folder.outcome() is None
 
 
 def test_what_the_gate_said(folder: JobFolder) -> None:
     folder.path.mkdir(parents=True)
-    assert folder.judgment() == NOT_JUDGED
-    folder.verdict.write_text(json.dumps({"verdict": "hold", "reasons": ["few"], "crops": 3}))
-    assert folder.judgment() == Judgment("hold", ("few",))
+    assert folder.verdict() is None
+    folder.gate_file.write_text(json.dumps({"verdict": "hold", "reasons": ["few"], "crops": 3}))
+    assert folder.verdict() == GateVerdict(verdict="hold", reasons=("few",))
+    folder.discard_verdict()
+    assert folder.verdict() is None
 
 
-def test_last_words(folder: JobFolder) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"state": "gone"}', None])
+def test_a_damaged_file_is_an_error_not_an_absent_one(
+    folder: JobFolder, content: bytes | None
+) -> None:
+    folder.run.mkdir(parents=True)
+    for name, read in (
+        ("outcome.json", folder.outcome),
+        ("gate.json", folder.verdict),
+        ("run/metrics.jsonl", folder.rounds),
+    ):
+        if content is None:
+            (folder.path / name).mkdir()
+        else:
+            (folder.path / name).write_bytes(content + b"\n")
+        with pytest.raises(DamagedFileError, match=str(folder.path / name)):
+            read()
+
+
+def test_the_last_line_of_the_log(folder: JobFolder) -> None:
     folder.path.mkdir(parents=True)
-    assert folder.last_words() == ""
+    assert folder.last_log_line() == ""
     folder.log.write_bytes(b"first\nMemoryError: \xff\n\n")
-    assert folder.last_words() == "MemoryError: \ufffd"
+    assert folder.last_log_line() == "MemoryError: \ufffd"
     folder.log.write_bytes(b"long\n" * 10_000 + b"the end\n")
-    assert folder.last_words() == "the end"
+    assert folder.last_log_line() == "the end"
 
 
 def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
@@ -137,7 +157,7 @@ def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
     going_on = {"checkpoint.safetensors", "target.crops", "source.crops"}
     for name in ("runs", "done", "failed", "cancelled", "copy"):
         job = JobFolder(root / name)
-        job.prepare([[seen(1, "door")]], {})
+        job.prepare([[seen(1, "door")]], JOB)
         (job.path / "run").mkdir()
         for file in ("metrics.jsonl", *going_on):
             (job.path / "run" / file).write_bytes(b"")
@@ -170,7 +190,7 @@ def test_only_folders_that_are_named_are_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("gone", "stays"):
-        JobFolder(tmp_path / name).prepare([[seen(1, "door")]], {})
+        JobFolder(tmp_path / name).prepare([[seen(1, "door")]], JOB)
     (tmp_path / "link").symlink_to("stays")
     with caplog.at_level("INFO"):
         assert remove_folders(tmp_path, ["gone", "never there", "link"]) == ["gone", "never there"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +121,34 @@ async def test_it_is_killed_even_if_it_does_not_listen(log: Path) -> None:
         await asyncio.wait_for(process.wait(), 0.5)
     process.kill()
     assert await process.wait() == -signal.SIGKILL
+
+
+INSTALLED = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from service.jobs.process import start_python
+
+async def main():
+    process = await start_python("probe", [], Path(sys.argv[2]))
+    sys.exit(await process.wait())
+
+asyncio.run(main())
+"""
+
+
+def test_an_installation_does_not_replace_the_standard_library(tmp_path: Path) -> None:
+    """Some packages bring modules with names of the standard library."""
+    site, log = tmp_path / "site-packages", tmp_path / "log.txt"
+    for room in ("service", "models"):
+        shutil.copytree(ROOT / room, site / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "colorsys.py").write_text("raise SystemExit(66)")
+    (site / "probe.py").write_text("import colorsys, service; print(service.__file__)")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", INSTALLED, str(site), str(log)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, log.read_text()
+    assert log.read_text() == f"{site / 'service' / '__init__.py'}\n"
 
 
 def _lives(pid: int) -> bool:

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.job_contract import METHODS
 from models.manifest import NAME_PATTERN
 from service.errors import BadAdaptationError
-from service.jobs.records import MAX_OVERRIDES, MAX_SEED, METHODS, JobState, Wish, model_name
+from service.jobs.records import MAX_OVERRIDES, MAX_SEED, AdaptationSpec, JobState, model_name
 from service.types import SITE_ID
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "spec",
     [
         {},
         {"recipe": "mmt_small"},
@@ -22,13 +23,13 @@ from service.types import SITE_ID
         {"seed": MAX_SEED},
     ],
 )
-def test_what_may_be_asked_for(wish: dict[str, Any]) -> None:
+def test_valid_specs(spec: dict[str, Any]) -> None:
     for method in METHODS:
-        Wish(method, **({"recipe": method} | wish))
+        AdaptationSpec(method, **({"recipe": method} | spec))
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "spec",
     [
         {"method": "source"},
         {"method": ""},
@@ -45,15 +46,15 @@ def test_what_may_be_asked_for(wish: dict[str, Any]) -> None:
         {"seed": MAX_SEED + 1},
     ],
 )
-def test_what_may_not(wish: dict[str, Any]) -> None:
+def test_invalid_specs(spec: dict[str, Any]) -> None:
     with pytest.raises(BadAdaptationError):
-        Wish(**({"method": "mmt", "recipe": "mmt"} | wish))
+        AdaptationSpec(**({"method": "mmt", "recipe": "mmt"} | spec))
 
 
 @given(st.text())
 def test_no_recipe_is_a_path(name: str) -> None:
     try:
-        Wish("mmt", name)
+        AdaptationSpec("mmt", name)
     except BadAdaptationError:
         return
     assert not set(name) & set("./\\\0")

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from models.job_contract import GateVerdict
 from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
@@ -12,17 +13,17 @@ from service.errors import (
     NoCropsError,
     SiteNotFoundError,
 )
-from service.jobs.records import JobState, Judgment, Wish
+from service.jobs.records import AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.store.store import Store
 from tests.service.jobs.conftest import NOW, ONE
 
-WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+SPEC = AdaptationSpec("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
 
 
 def test_an_adaptation_comes_back_as_it_went(rows: JobRows) -> None:
-    added = rows.add("j1", "lobby", WISH, NOW).result(10)
-    assert (added.id, added.site, added.wish, added.created) == ("j1", "lobby", WISH, NOW)
+    added = rows.add("j1", "lobby", SPEC, NOW).result(10)
+    assert (added.id, added.site, added.spec, added.created) == ("j1", "lobby", SPEC, NOW)
     assert (added.state, added.started, added.cancel) == (JobState.PENDING, None, False)
     assert rows.get("lobby", "j1") == added
     later = NOW + timedelta(minutes=1)
@@ -30,22 +31,22 @@ def test_an_adaptation_comes_back_as_it_went(rows: JobRows) -> None:
     # Begun again after a restart: what counts is the first time.
     running = rows.begin(added, later + timedelta(hours=1)).result(10)
     assert (running.state, running.started) == (JobState.RUNNING, later)
-    judged = Judgment("promote", ("better", "in all"))
-    rows.finish(added, JobState.SUCCEEDED, later, model="lobby@2", judgment=judged).result(10)
+    gate = GateVerdict(verdict="promote", reasons=("better", "in all"))
+    rows.finish(added, JobResult(JobState.SUCCEEDED, model="lobby@2", gate=gate), later).result(10)
     done = rows.get("lobby", "j1")
-    assert (done.state, done.model, done.judgment) == (JobState.SUCCEEDED, "lobby@2", judged)
+    assert (done.state, done.model, done.gate) == (JobState.SUCCEEDED, "lobby@2", gate)
     assert done.ended == later
     assert rows.states() == {"j1": JobState.SUCCEEDED}
 
 
 def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> None:
-    job = rows.add("j1", "lobby", WISH, NOW).result(10)
+    job = rows.add("j1", "lobby", SPEC, NOW).result(10)
     with pytest.raises(AdaptationUnfinishedError, match="j1"):
-        rows.add("j2", "lobby", WISH, NOW).result(10)
+        rows.add("j2", "lobby", SPEC, NOW).result(10)
     with pytest.raises(AdaptationUnfinishedError, match="j1"):
         store.delete_site("lobby", force=True, then=lambda _: None).result(10)
-    rows.finish(job, JobState.FAILED, NOW, reason="X", error="x").result(10)
-    rows.add("j2", "lobby", WISH, NOW).result(10)
+    rows.finish(job, JobResult(JobState.FAILED, "X", "x"), NOW).result(10)
+    rows.add("j2", "lobby", SPEC, NOW).result(10)
     assert [job.id for job in rows.page("lobby", after="", limit=9)] == ["j1", "j2"]
     assert [job.id for job in rows.page("lobby", after="j1", limit=9)] == ["j2"]
     rows.cancel("lobby", "j2", NOW).result(10)
@@ -57,7 +58,7 @@ def test_of_a_deleted_site_is_known_which_folders_are_to_be_removed(
     rows: JobRows, store: Store
 ) -> None:
     for job in ("j1", "j2"):
-        rows.add(job, "lobby", WISH, NOW).result(10)
+        rows.add(job, "lobby", SPEC, NOW).result(10)
         rows.cancel("lobby", job, NOW).result(10)
     assert rows.pending_folder_deletions() == []
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
@@ -72,26 +73,26 @@ def test_what_runs_is_worked_on_first_then_the_oldest(
     for site in ("empty", "s1", "s2"):
         store.create_site(site, ONE, NOW, lambda _: None).result(10)
     with pytest.raises(NoCropsError):
-        rows.add("none", "empty", WISH, NOW).result(10)
+        rows.add("none", "empty", SPEC, NOW).result(10)
     for minutes, site in ((3, "s1"), (2, "s2"), (1, "lobby")):
         enroll("x", site=site)
-        rows.add(f"of-{site}", site, WISH, NOW + timedelta(minutes=minutes)).result(10)
+        rows.add(f"of-{site}", site, SPEC, NOW + timedelta(minutes=minutes)).result(10)
     assert [job.id for job in rows.unfinished()] == ["of-lobby", "of-s2", "of-s1"]
     rows.begin(rows.get("s1", "of-s1"), NOW).result(10)
     assert [job.id for job in rows.unfinished()] == ["of-s1", "of-lobby", "of-s2"]
 
 
 def test_cancelling(rows: JobRows) -> None:
-    rows.add("waits", "lobby", WISH, NOW).result(10)
+    rows.add("waits", "lobby", SPEC, NOW).result(10)
     gone = rows.cancel("lobby", "waits", NOW).result(10)
     assert (gone.state, gone.ended) == (JobState.CANCELLED, NOW)
     assert rows.cancel("lobby", "waits", NOW).result(10) == gone
     assert rows.begin(gone, NOW).result(10).state is JobState.CANCELLED
-    job = rows.add("runs", "lobby", WISH, NOW).result(10)
+    job = rows.add("runs", "lobby", SPEC, NOW).result(10)
     rows.begin(job, NOW).result(10)
     asked = rows.cancel("lobby", "runs", NOW).result(10)
     assert (asked.state, asked.cancel) == (JobState.RUNNING, True)
-    rows.finish(job, JobState.SUCCEEDED, NOW, model="lobby@1").result(10)
+    rows.finish(job, JobResult(JobState.SUCCEEDED, model="lobby@1"), NOW).result(10)
     with pytest.raises(AdaptationOverError):
         rows.cancel("lobby", "runs", NOW).result(10)
 
@@ -106,7 +107,7 @@ def test_what_is_not_there(rows: JobRows) -> None:
     for call in (
         lambda: rows.get("nowhere", "none"),
         lambda: rows.page("nowhere", after="", limit=1),
-        lambda: rows.add("j", "nowhere", WISH, NOW).result(10),
+        lambda: rows.add("j", "nowhere", SPEC, NOW).result(10),
     ):
         with pytest.raises(SiteNotFoundError):
             call()

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle
+from models.job_contract import GateVerdict
 from models.registry import ModelReference, Registry
-from service.jobs.records import Adaptation, JobState, Judgment, Wish
+from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
@@ -27,7 +28,7 @@ from tests.service.jobs.conftest import NOW, ONE
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.tiny_model import write_tiny_bundle
 
-WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+SPEC = AdaptationSpec("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def start(
         hold_back: float = 0.2,
         own: str = "source@1",
         rows: JobRows = rows,
-        pauses_s: tuple[float, ...] = (0.0, 0.0),
+        restart_delays_s: tuple[float, ...] = (0.0, 0.0),
     ) -> Supervisor:
         setup = JobSetup(
             inits=(tmp_path / "init",),
@@ -61,8 +62,8 @@ async def start(
             device="cpu",
             hold_back=hold_back,
             stop_s=stop_s,
-            own=own,
-            pauses_s=pauses_s,
+            own_model=own,
+            restart_delays_s=restart_delays_s,
         )
         supervisor = Supervisor(
             rows,
@@ -83,8 +84,10 @@ async def start(
         await supervisor.stop()
 
 
-def add(rows: JobRows, job: str = "j1", wish: Wish = WISH, site: str = "lobby") -> Adaptation:
-    return rows.add(job, site, wish, NOW).result(10)
+def add(
+    rows: JobRows, job: str = "j1", spec: AdaptationSpec = SPEC, site: str = "lobby"
+) -> Adaptation:
+    return rows.add(job, site, spec, NOW).result(10)
 
 
 async def over(rows: JobRows, job: str = "j1", site: str = "lobby") -> Adaptation:
@@ -113,7 +116,10 @@ async def test_from_crops_to_a_registered_model(
     add(rows)
     supervisor.changed()
     process = await starter.number(1)
-    assert (process.module, process.arguments) == ("adapt", [str(tmp_path / "jobs" / "j1")])
+    assert (process.module, process.arguments) == (
+        "adapt",
+        ["train", str(tmp_path / "jobs" / "j1")],
+    )
     assert process.job == {
         "method": "mmt",
         "recipe": "mmt_small",
@@ -131,10 +137,10 @@ async def test_from_crops_to_a_registered_model(
     assert value(metrics, "resight_adaptations", state="running") == 1
     process.succeed()
     done = await over(rows)
-    assert (done.state, done.model, done.judgment) == (
+    assert (done.state, done.model, done.gate) == (
         JobState.SUCCEEDED,
         "lobby@1",
-        Judgment(),
+        None,
     )
     assert registry.resolve("lobby@1").reference == "lobby@1"
     await eventually(lambda: not (process.folder / "crops").exists())
@@ -151,16 +157,15 @@ async def test_the_gate_compares_with_the_model_in_use(
     process = await starter.number(1)
     process.succeed()
     gate = await starter.number(2)
-    assert gate.module == "cli.main"
+    assert gate.module == "adapt"
     assert gate.arguments == [
-        *("gate", "--old", str(tiny_bundle.path), "--new", str(process.folder / "bundle")),
-        *("--target", str(process.folder / "crops"), "--hold-back", "0.2"),
-        *("--json", str(process.folder / "gate.json"), "--device", "cpu"),
+        *("gate", str(process.folder)),
+        *("--old", str(tiny_bundle.path), "--device", "cpu"),
     ]
     gate.judge("reject", "worse in all")
     done = await over(rows)
     assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
-    assert done.judgment == Judgment("reject", ("worse in all",))
+    assert done.gate == GateVerdict(verdict="reject", reasons=("worse in all",))
     kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
     assert kept == {
         "adaptation": "sites/lobby/adaptations/j1",
@@ -170,7 +175,7 @@ async def test_the_gate_compares_with_the_model_in_use(
     }
 
 
-async def test_without_crops_held_back_the_gate_looks_at_all(
+async def test_a_setting_without_crops_held_back_reaches_the_job(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
 ) -> None:
     add(rows)
@@ -179,9 +184,8 @@ async def test_without_crops_held_back_the_gate_looks_at_all(
     assert process.job["hold_back"] == 0
     process.succeed()
     gate = await starter.number(2)
-    assert "--hold-back" not in gate.arguments
     gate.judge("promote")
-    assert (await over(rows)).judgment == Judgment("promote")
+    assert (await over(rows)).gate == GateVerdict(verdict="promote")
 
 
 @pytest.mark.parametrize(("crops", "hold_back", "seen"),
@@ -209,8 +213,7 @@ async def test_the_gate_judges_by_what_was_held_back_when_it_began(
     start(bundle=tiny_bundle.path, hold_back=now)
     (await starter.number(2)).succeed()
     gate = await starter.number(3)
-    held_back = ["--hold-back", str(begun)] if begun else []
-    assert gate.arguments[5:-4] == ["--target", str(gate.folder / "crops"), *held_back]
+    assert gate.job["hold_back"] == begun, "the gate reads it there"
     gate.judge("promote")
 
 
@@ -222,8 +225,28 @@ async def test_a_gate_that_fails_has_not_judged(
     (await starter.number(1)).succeed()
     (await starter.number(2)).end(2)
     done = await over(rows)
-    assert (done.state, done.judgment.verdict) == (JobState.SUCCEEDED, "")
+    assert (done.state, done.gate) == (JobState.SUCCEEDED, None)
     assert registry.verdict(ModelReference("lobby", "1")) == ""
+
+
+@pytest.mark.parametrize("file", ["gate.json", "outcome.json", "run/metrics.jsonl"])
+async def test_a_damaged_file_is_not_taken_for_an_absent_one(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry,
+    file: str,
+) -> None:  # fmt: skip
+    add(rows)
+    start(bundle=tiny_bundle.path, restart_delays_s=(0.0,))
+    process = await starter.number(1)
+    if file == "gate.json":
+        process.succeed()
+        process = await starter.number(2)
+    (process.folder / file).parent.mkdir(exist_ok=True)
+    (process.folder / file).write_text('{"verdict": "rej\n')
+    process.end(0)
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "JOB_FOLDER_UNUSABLE")
+    assert f"{process.folder / file} is damaged" in done.error
+    assert registry.references() == (), "a model without a verdict needs no force"
 
 
 async def test_what_an_earlier_gate_said_does_not_count(
@@ -240,7 +263,7 @@ async def test_what_an_earlier_gate_said_does_not_count(
     start(bundle=tiny_bundle.path)
     (await starter.number(3)).succeed()
     (await starter.number(4)).end(1)
-    assert (await over(rows)).judgment == Judgment()
+    assert (await over(rows)).gate is None
 
 
 async def test_versions_go_on(
@@ -266,7 +289,7 @@ async def test_a_model_never_goes_by_the_name_of_the_servers_own(
 async def test_sources_are_for_methods_that_learn_from_them(
     rows: JobRows, starter: FakeStarter, start: Any, tmp_path: Path
 ) -> None:
-    add(rows, wish=Wish("daal", "daal"))
+    add(rows, spec=AdaptationSpec("daal", "daal"))
     start()
     process = await starter.number(1)
     assert process.job["sources"] == [str(tmp_path / "source")]
@@ -290,7 +313,7 @@ async def test_a_process_that_dies_is_started_again_but_not_for_ever(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.0, 0.0))
+    start(restart_delays_s=(0.0, 0.0))
     for number in (1, 2, 3):
         process = await starter.number(number)
         process.log.write_text("starting\nKilled: out of memory\n")
@@ -306,7 +329,7 @@ async def test_a_process_that_can_go_on_is_started_again_but_not_for_ever(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.0, 0.0))
+    start(restart_delays_s=(0.0, 0.0))
     for number in (1, 2, 3):
         process = await starter.number(number)
         process.stop("RUN_FOLDER_UNWRITABLE", "the disk is full; make room there")
@@ -321,7 +344,7 @@ async def test_what_does_not_mend_itself_is_not_tried_again(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.0, 0.0))
+    start(restart_delays_s=(0.0, 0.0))
     process = await starter.number(1)
     process.keep_state()
     process.fail("RUN_FOLDER_UNUSABLE", "the checkpoint is damaged")
@@ -333,7 +356,7 @@ async def test_a_disk_that_was_full_for_a_moment_ends_nothing(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.05,))
+    start(restart_delays_s=(0.05,))
     process = await starter.number(1)
     process.keep_state()
     process.stop("RUN_FOLDER_UNWRITABLE", "the disk is full")
@@ -354,7 +377,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again(
     starter.refusals = [NO_ROOM]
     starter.script = FakeProcess.succeed
     add(rows)
-    start(pauses_s=(0.0,))
+    start(restart_delays_s=(0.0,))
     assert (await over(rows)).model == "lobby@1"
     assert "its process could not be started ([Errno 11] Resource temporarily" in caplog.text
 
@@ -364,7 +387,7 @@ async def test_a_process_that_cannot_be_started_is_not_tried_for_ever(
 ) -> None:
     starter.refusals = [NO_ROOM] * 2
     add(rows)
-    start(pauses_s=(0.0,))
+    start(restart_delays_s=(0.0,))
     done = await over(rows)
     assert (done.state, done.reason) == (JobState.FAILED, "PROCESS_DIED")
     assert "2 processes in a row finished no round, the last one could not be started" in done.error
@@ -381,10 +404,10 @@ async def test_a_gate_that_cannot_be_started_has_not_judged(
     starter.refusals = [NO_ROOM]
     process.succeed()
     done = await over(rows)
-    assert (done.state, done.model, done.judgment) == (
+    assert (done.state, done.model, done.gate) == (
         JobState.SUCCEEDED,
         "lobby@1",
-        Judgment(),
+        None,
     )
     assert "adaptation j1 has no verdict; its gate could not be started" in caplog.text
 
@@ -397,7 +420,7 @@ async def test_rounds_of_before_a_restart_are_no_step_forward(
     process = await starter.number(1)
     process.finish_round(1)
     await first.stop()
-    start(pauses_s=(0.0,))
+    start(restart_delays_s=(0.0,))
     for number in (2, 3):
         (await starter.number(number)).end(-9)
     assert (await over(rows)).reason == "PROCESS_DIED"
@@ -408,7 +431,7 @@ async def test_who_finishes_rounds_may_die_more_often(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.0,))
+    start(restart_delays_s=(0.0,))
     for number in (1, 2, 3, 4):
         process = await starter.number(number)
         process.finish_round(number)
@@ -424,7 +447,7 @@ async def test_a_round_that_is_done_over_again_is_no_step_forward(
     rows: JobRows, starter: FakeStarter, start: Any
 ) -> None:
     add(rows)
-    start(pauses_s=(0.0,))
+    start(restart_delays_s=(0.0,))
     process = await starter.number(1)
     process.finish_round(1)
     process.finish_round(2)
@@ -444,7 +467,7 @@ async def test_nobody_waits_for_a_pause(
     rows: JobRows, starter: FakeStarter, start: Any, cancel: bool
 ) -> None:
     add(rows)
-    supervisor = start(pauses_s=(3600.0,))
+    supervisor = start(restart_delays_s=(3600.0,))
     process = await starter.number(1)
     process.end(-9)
     await asyncio.sleep(0.05)
@@ -636,7 +659,7 @@ async def test_crops_of_a_site_that_was_deleted_before_a_crash_are_removed(
     first = start()
     process = await starter.number(1)
     await first.stop()
-    rows.finish(rows.get("lobby", "j1"), JobState.CANCELLED, NOW).result(10)
+    rows.finish(rows.get("lobby", "j1"), JobResult(JobState.CANCELLED), NOW).result(10)
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
     store.create_site("lobby", ONE, NOW, lambda _: None).result(10)
     assert list((process.folder / "crops").rglob("*.jpg"))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from service.jobs import watchdog
+
 ROOT = Path(__file__).parents[3]
 ENOUGH_S = 30.0
 
@@ -35,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def start(path: Path, word: str, *command: str) -> subprocess.Popen[str]:
-    command = command or ("-m", "service.jobs.watchdog", "helper", word, str(os.nice(0)))
+    command = command or (watchdog.__file__, str(ROOT), "helper", word, str(os.nice(0)))
     return subprocess.Popen(
         [sys.executable, *command],
         stdin=subprocess.PIPE,
@@ -90,7 +92,7 @@ def test_it_ends_with_the_server_and_all_that_it_started(path: Path) -> None:
 
 def test_what_does_not_listen_is_killed(path: Path) -> None:
     call = "from service.jobs import watchdog; "
-    call += f"watchdog.run('helper', ['deaf', '{os.nice(0)}'], grace_s=0.5)"
+    call += f"watchdog.run({str(ROOT)!r}, 'helper', ['deaf', '{os.nice(0)}'], grace_s=0.5)"
     with start(path, "deaf", "-c", call) as process:
         line(process)
         child = int(line(process))

@@ -95,26 +95,28 @@ async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
 ) -> None:
     server = await serve()
     client = server.client
-    for number, verdict in enumerate(("reject", "promote", "hold", "")):
+    for number, verdict in enumerate(("reject", "damaged", "promote", "hold", "")):
         site = f"lobby-{verdict or 'none'}"
         name = f"yard-{verdict or 'none'}"
-        made_by = f"sites/{name}/adaptations/j1" if verdict else ""
+        known = verdict in ("reject", "promote", "hold")
+        made_by = f"sites/{name}/adaptations/j1" if known else ""
         report = f'{{"verdict": "{verdict}", "adaptation": "{made_by}"}}'.encode()
         shift = 50.0 + number  # the same weights would be the same model
         bundle = write_tiny_bundle(tmp_path / name, name=name, version="1", shift=shift)
         registry.add(bundle.path, verdict=report if verdict else None)
         await server.ask(client.create_site, site)
         await server.ask(client.enroll, site, people(*range(3)))
-        if verdict == "reject":
+        force = verdict in ("reject", "damaged")
+        if force:
+            message = made_by or str(registry.root / name / "1.gate.json")
             for model in (f"{name}@1", name):
-                with pytest.raises(CallFailedError, match=made_by) as error:
+                with pytest.raises(CallFailedError, match=message) as error:
                     await server.ask(client.activate_model, site, model)
                 refused = (error.value.code, error.value.reason)
                 assert refused == ("FAILED_PRECONDITION", "MODEL_REJECTED")
             assert (await server.ask(client.site, site)).model == "tiny@1"
             loaded = [model.reference for model in await server.ask(client.models)]
-            assert loaded == ["tiny@1"]
-        force = verdict == "reject"
+            assert f"{name}@1" not in loaded
         steps = await server.ask(client.activate_model, site, f"{name}@1", force=force)
         last = steps[-1]
         assert (last.site.model, last.adaptation, last.verdict) == (f"{name}@1", made_by, verdict)

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from service.client import CallFailedError
-from service.jobs.records import JobState, Wish
+from service.jobs.records import AdaptationSpec, JobState
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 from service.types import NewSighting
 from tests.support.fake_process import FakeProcess, FakeStarter
@@ -22,7 +22,7 @@ from tests.support.tiny_model import crop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-WISH = Wish("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
+SPEC = AdaptationSpec("mmt", "mmt_small", ("optimizer.lr=1e-4",), 7)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ async def reason(running: Any, call: Callable[..., Any], *arguments: Any) -> tup
 
 async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
     client = lobby.client
-    job = await lobby.ask(client.start_adaptation, "lobby", WISH)
-    assert (job.site, job.wish, job.state) == ("lobby", WISH, JobState.PENDING)
+    job = await lobby.ask(client.start_adaptation, "lobby", SPEC)
+    assert (job.site, job.spec, job.state) == ("lobby", SPEC, JobState.PENDING)
     watching = asyncio.create_task(lobby.ask(client.watch_adaptation, "lobby", job.id))
     process = await starter.number(1)
     process.finish_round(1, loss=2.0)
@@ -67,7 +67,7 @@ async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
     assert len(set(states)) == len(states)
     done, rounds = await lobby.ask(client.adaptation, "lobby", job.id)
     assert done == seen[-1][0]
-    assert (done.model, done.judgment.verdict, done.judgment.reasons) == (
+    assert (done.model, done.gate.verdict, done.gate.reasons) == (
         "lobby@1",
         "promote",
         ("better",),
@@ -82,12 +82,12 @@ async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
 
 async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
     client = lobby.client
-    job = await lobby.ask(client.start_adaptation, "lobby", WISH)
+    job = await lobby.ask(client.start_adaptation, "lobby", SPEC)
     process = await starter.number(1)
     assert await lobby.metric("resight_adaptations", state="running") == 1
     await lobby.ask(client.create_site, "yard")
     await lobby.ask(client.enroll, "yard", [NewSighting(image=crop(1), camera="c")])
-    waiting = await lobby.ask(client.start_adaptation, "yard", WISH)
+    waiting = await lobby.ask(client.start_adaptation, "yard", SPEC)
     assert await lobby.metric("resight_adaptations", state="pending") == 1
     gone = await lobby.ask(client.cancel_adaptation, "yard", waiting.id)
     assert gone.state is JobState.CANCELLED
@@ -104,14 +104,14 @@ async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
 async def test_what_is_refused(lobby: Any, starter: FakeStarter) -> None:
     client = lobby.client
     start = client.start_adaptation
-    assert await reason(lobby, start, "nowhere", WISH) == ("NOT_FOUND", "SITE_NOT_FOUND")
+    assert await reason(lobby, start, "nowhere", SPEC) == ("NOT_FOUND", "SITE_NOT_FOUND")
     not_configured = ("FAILED_PRECONDITION", "ADAPTATION_NOT_CONFIGURED")
-    assert await reason(lobby, start, "lobby", Wish("daal", "daal")) == not_configured
+    assert await reason(lobby, start, "lobby", AdaptationSpec("daal", "daal")) == not_configured
     await lobby.ask(client.create_site, "empty")
-    assert await reason(lobby, start, "empty", WISH) == ("FAILED_PRECONDITION", "NO_CROPS")
-    job = await lobby.ask(start, "lobby", WISH)
+    assert await reason(lobby, start, "empty", SPEC) == ("FAILED_PRECONDITION", "NO_CROPS")
+    job = await lobby.ask(start, "lobby", SPEC)
     unfinished = ("FAILED_PRECONDITION", "ADAPTATION_UNFINISHED")
-    assert await reason(lobby, start, "lobby", WISH) == unfinished
+    assert await reason(lobby, start, "lobby", SPEC) == unfinished
     assert await reason(lobby, lambda: client.delete_site("lobby", force=True)) == unfinished
     (await starter.number(1)).fail("DIVERGED", "nan")
     await lobby.ask(client.watch_adaptation, "lobby", job.id)
@@ -160,7 +160,7 @@ async def test_what_is_not_well_formed(lobby: Any) -> None:
 async def test_a_server_without_networks_says_so(start: Any) -> None:
     running = await start()
     await running.ask(running.client.create_site, "lobby")
-    refused = await reason(running, running.client.start_adaptation, "lobby", WISH)
+    refused = await reason(running, running.client.start_adaptation, "lobby", SPEC)
     assert refused == ("FAILED_PRECONDITION", "ADAPTATION_NOT_CONFIGURED")
 
 
@@ -168,7 +168,7 @@ async def test_pages(lobby: Any, starter: FakeStarter) -> None:
     starter.script = FakeProcess.succeed
     names = []
     for _ in range(3):
-        job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+        job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
         await lobby.ask(lobby.client.watch_adaptation, "lobby", job.id)
         names.append(f"sites/lobby/adaptations/{job.id}")
 
@@ -190,7 +190,7 @@ async def test_pages(lobby: Any, starter: FakeStarter) -> None:
 
 
 async def test_a_watch_does_not_hold_up_a_stop(lobby: Any, starter: FakeStarter) -> None:
-    job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
     await starter.number(1)
     watching = asyncio.create_task(lobby.ask(lobby.client.watch_adaptation, "lobby", job.id))
     await asyncio.sleep(0.1)
@@ -204,7 +204,7 @@ async def test_a_watch_does_not_hold_up_a_stop(lobby: Any, starter: FakeStarter)
 async def test_a_watch_ends_with_the_client_who_asked_for_it(
     lobby: Any, starter: FakeStarter
 ) -> None:
-    job = await lobby.ask(lobby.client.start_adaptation, "lobby", WISH)
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
     await starter.number(1)
     async with grpc.aio.insecure_channel(lobby.ready.grpc_address) as channel:
         stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)

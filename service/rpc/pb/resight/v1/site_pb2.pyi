@@ -252,7 +252,7 @@ class ActivateModelRequest(_message.Message):
     drop_unusable: _builtins.bool
     """As in ReembedSiteRequest."""
     force: _builtins.bool
-    """Activate the model also where the gate's verdict on it is "reject"."""
+    """Activate the model also where the gate's verdict on it is "reject" or "damaged"."""
     def __init__(
         self,
         *,
@@ -320,8 +320,8 @@ class ReembedSiteResponse(_message.Message):
     Empty where the gate did not judge it.
     """
     verdict: _builtins.str
-    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject". Empty where it
-    did not judge it.
+    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject"; "damaged" where
+    the verdict cannot be read. Empty where the gate did not judge the model.
     """
     @_builtins.property
     def site(self) -> Global___Site:

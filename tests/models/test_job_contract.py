@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import DamagedFileError
+from models.job_contract import AdaptationRound, GateVerdict, Job, JobOutcome, read_rounds
+
+JOB: dict[str, Any] = {
+    "method": "daal",
+    "recipe": "daal_small",
+    "overrides": ("optimizer.lr=1e-4",),
+    "seed": 7,
+    "device": "cpu",
+    "inits": (Path("/a"), Path("/b")),
+    "sources": (Path("/s"),),
+    "hold_back": 0.2,
+    "name": "lobby",
+    "version": "1",
+}
+
+
+def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    job = Job(**JOB)
+    job.write(tmp_path)
+    assert Job.read(tmp_path) == job
+    assert json.loads((tmp_path / "job.json").read_text())["inits"] == ["/a", "/b"]
+
+
+@pytest.mark.parametrize("fields", [{"method": "source"}, {"seed": "x"}, {"surprise": 1}])
+def test_a_job_with_an_invalid_field_is_an_error(tmp_path: Path, fields: dict[str, Any]) -> None:
+    Job(**JOB).write(tmp_path)
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(DamagedFileError, match=rf"{file} is damaged \({next(iter(fields))}: "):
+        Job.read(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
+def test_an_outcome_comes_back_as_it_was_written(tmp_path: Path, state: Any) -> None:
+    outcome = JobOutcome(state=state, reason="X", error="why")
+    outcome.write(tmp_path)
+    assert JobOutcome.read(tmp_path) == outcome
+
+
+def test_an_absent_file_is_not_a_damaged_one(tmp_path: Path) -> None:
+    for read in (Job.read, JobOutcome.read, GateVerdict.read):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError):
+        read_rounds(tmp_path / "nothing")
+
+
+def test_a_verdict_is_read_without_the_figures_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "gate.json"
+    file.write_text(
+        json.dumps({"verdict": "hold", "reasons": ["few"], "crops": 3, "against": "a@1"})
+    )
+    assert GateVerdict.read(file) == GateVerdict(verdict="hold", reasons=("few",))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{}, {"round": "1"}, {"round": True}, {"round": 1, "labels": 3}, {"round": 1, "warnings": "x"}],
+)
+def test_a_line_that_is_no_round_is_an_error(tmp_path: Path, row: dict[str, object]) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(json.dumps({"round": 1}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2"):
+        read_rounds(file)
+
+
+def test_figures_of_a_round_are_its_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    row = {"round": 2, "labels": "dbscan", "warnings": ["odd"], "loss": 1.5, "n": 3, "ok": True}
+    file.write_text(json.dumps(row) + "\n")
+    expected = AdaptationRound(2, "dbscan", ("odd",), {"loss": 1.5, "n": 3.0})
+    assert read_rounds(file) == [expected]
