@@ -21,6 +21,8 @@ from cli.demo import Plan
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import KMEANS, SHORT, SIZE, tiny_site
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 PEOPLE = {"train_identities": 3, "test_identities": 2, "cameras": 2, "images_per_camera": 2}
 SMALL = {**PEOPLE, "height": 32, "width": 16}
 PLAN = Plan(

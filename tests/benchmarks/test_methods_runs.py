@@ -17,18 +17,26 @@ from adapt.recipes import load_recipe
 from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
 from benchmarks.methods.arms import ARMS, SUPERVISED
-from benchmarks.methods.runs import Wanted, adapted, differences, made, same_recipe
+from benchmarks.methods.runs import BenchmarkSite, Wanted, adapted, differences, made, same_recipe
 from models.image import Preprocessing
+from tests.support.thin_trunks import thin_trunks
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import KMEANS, SHORT, SIZE, source_run, tiny_site
 
 RECIPE = load_recipe("source_small", method="source", overrides=SHORT)
 
 
+@pytest.fixture(scope="module")
+def thin_site(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkSite:
+    with thin_trunks():
+        return tiny_site(tmp_path_factory.mktemp("site"), *KMEANS)
+
+
 def nothing() -> None:
     """Work that must not be called for, or leaves nothing: then opening the run fails."""
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) -> None:
     sets = [write_market(tmp_path / name, persons=3, seed=n) for n, name in enumerate("ab")]
     (own,), (other,) = ((merge_sources([read_market(root, ("train",))]),) for root in sets)
@@ -56,6 +64,7 @@ def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) 
             made(wanted, nothing)
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     data = write_market(tmp_path / "a", persons=3, seed=0)
     crops = merge_sources([read_market(data, ("train",))])
@@ -87,6 +96,7 @@ def test_fields_that_came_after_a_run_count_as_their_defaults() -> None:
 
 
 def test_a_run_is_measured_beside_its_folder_and_used_again(tmp_path: Path) -> None:
+    """In a process of its own, whose memory nobody else holds."""
     site = tiny_site(tmp_path, *KMEANS)
     out = tmp_path / "plain-1"
     outcome = adapted(ARMS["plain"], site, out, 1)
@@ -99,8 +109,9 @@ def test_a_run_is_measured_beside_its_folder_and_used_again(tmp_path: Path) -> N
     assert adapted(ARMS["plain"], site, out, 1).peak == 7, "not made again"
 
 
-def test_a_collapse_is_an_outcome_and_stays_one(tmp_path: Path) -> None:
-    site = tiny_site(tmp_path, *KMEANS, "batch.identities=5")
+@pytest.mark.usefixtures("quick")
+def test_a_collapse_is_an_outcome_and_stays_one(thin_site: BenchmarkSite, tmp_path: Path) -> None:
+    site = replace(thin_site, overrides=(*thin_site.overrides, "batch.identities=5"))
     first = adapted(ARMS["mmt"], site, tmp_path / "mmt-1", 1)
     assert first.ended == "stopped in round 1 (CLUSTERS_COLLAPSED)"
     assert "batches need 5" in first.run.info.error
@@ -111,15 +122,18 @@ def test_a_collapse_is_an_outcome_and_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "mmt-1" / "run.json").stat().st_mtime_ns == stamp, "not made again"
 
 
-def test_source_crops_go_where_they_are_wanted(tmp_path: Path) -> None:
-    site = tiny_site(tmp_path, *KMEANS)
-    run = adapted(ARMS["daal"], site, tmp_path / "daal-1", 1).run
+@pytest.mark.usefixtures("quick")
+def test_source_crops_go_where_they_are_wanted(thin_site: BenchmarkSite, tmp_path: Path) -> None:
+    run = adapted(ARMS["daal"], thin_site, tmp_path / "daal-1", 1).run
     assert run.info.method == "daal"
     assert "loss_id_source" in run.metrics()[0]
 
 
-def test_the_ceiling_learns_the_sites_labels_from_the_source_network(tmp_path: Path) -> None:
-    site = tiny_site(tmp_path)
+@pytest.mark.usefixtures("quick")
+def test_the_ceiling_learns_the_sites_labels_from_the_source_network(
+    thin_site: BenchmarkSite, tmp_path: Path
+) -> None:
+    site = thin_site
     ceiling = adapted(SUPERVISED, site, tmp_path / "supervised-1", 1).run.info
     first = site.inits[0]
     assert ceiling.weights is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import cli.clustering
 from adapt.clustering.clusterer import Clusterer
 from adapt.config import Clustering
 from adapt.errors import ClusteringError, ConfigError, DataError, NonFiniteFeaturesError
+from tests.support.command_line import resight
 
 PEOPLE, EACH = 12, 16
 TRUTH = np.repeat(np.arange(PEOPLE), EACH)
@@ -277,14 +276,8 @@ def test_labels_that_cannot_be_trained_on_leave_a_warning(
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cli.main", "cluster", "--features", tmp_path / "absent.npy"]
-    done = subprocess.run(
-        [*map(str, command), "--method", "dbscan", "--out", str(tmp_path / "labels.npy")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    files = ("--features", tmp_path / "absent.npy", "--out", tmp_path / "labels.npy")
+    done = resight("cluster", *files, "--method", "dbscan")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

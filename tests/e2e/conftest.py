@@ -16,9 +16,10 @@ import pytest
 
 from models.bundle import Bundle
 from service.client import ResightClient
+from tests.support import command_line
 from tests.support.tiny_model import write_tiny_bundle
 
-START_S = 30.0
+START_S = 120.0
 """How long anything may take before a test gives up; a busy machine needs seconds, not this."""
 
 
@@ -131,7 +132,13 @@ def shared_server(
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `resight` to its end."""
+    """Run `resight` to its end, in the test's process; RESIGHT_ variables by their names."""
+    return command_line.resight
+
+
+@pytest.fixture
+def command_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `command`, in a process of its own."""
 
     def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}

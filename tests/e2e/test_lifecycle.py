@@ -142,12 +142,13 @@ def test_health_says_not_serving_while_a_call_still_runs(
 
 
 def test_a_second_server_is_refused(
-    start: Start, command: Command, tiny_bundle: Bundle, tmp_path: Path
+    start: Start, command_process: Command, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     server = start()
     serve = ["serve", "--model", tiny_bundle.path, "--http", "127.0.0.1:0"]
-    same_folder = command(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
-    same_port = command(*serve, "--data-dir", tmp_path / "other", "--listen", server.address)
+    same_folder = command_process(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
+    other = tmp_path / "other"
+    same_port = command_process(*serve, "--data-dir", other, "--listen", server.address)
     for refused, message in (
         (same_folder, f"another server (process {server.process.pid}) uses the data folder"),
         (same_port, f"cannot listen on {server.address}"),
@@ -224,12 +225,12 @@ def check_ranking(client: ResightClient, numbers: range, model: str, shift: floa
 
 
 def test_a_bundle_that_was_tampered_with(
-    command: Command, tiny_bundle: Bundle, tmp_path: Path
+    command_process: Command, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
     with (copy / "model.onnx").open("ab") as file:
         file.write(b"\0")
-    done = command("serve", "--data-dir", tmp_path / "data", "--model", copy)
+    done = command_process("serve", "--data-dir", tmp_path / "data", "--model", copy)
     assert done.returncode == 1
     assert "model.onnx" in done.stderr
     assert "Traceback" not in done.stderr

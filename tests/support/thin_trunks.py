@@ -28,6 +28,14 @@ def thin_trunks() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def real_trunks() -> Iterator[None]:
+    """Within `thin_trunks`, for networks that another process reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(net, "build_backbone", trunks.build_backbone)
+        yield
+
+
 def thin_backbone(name: str) -> tuple[nn.Sequential, int]:
     """As `build_backbone`: the same names and layers, an eighth of the channels."""
     with torch.device("meta"):

@@ -63,8 +63,12 @@ class Pair:
 
 @contextmanager
 def pair(size: int = 2) -> Iterator[Pair]:
-    """Start the processes and end them."""
-    context = multiprocessing.get_context("spawn")
+    """Start the processes and end them.
+
+    They are forks of a server that has imported torch and done nothing with it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.shared_runs"])
     port = free_port()
     ends = [context.Pipe() for _ in range(size)]
     processes = [
