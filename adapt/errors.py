@@ -5,7 +5,7 @@ AdaptError
 │   ├── NoImagesError         nothing readable below a folder
 │   ├── TooFewCropsError      a site that is too small to learn from
 │   └── NonFiniteFeaturesError  NaN or infinity in features
-├── ConfigError               a recipe, --set value or --device that does not hold
+├── ConfigError               an invalid recipe, --set value or --device
 ├── RunError                  a run folder that cannot be read or continued
 │   ├── WriteError            a run folder that cannot be written now, as its disk is full
 │   └── CheckpointError       a checkpoint that does not fit
@@ -63,7 +63,7 @@ class NonFiniteFeaturesError(DataError):
 
 
 class ConfigError(AdaptError):
-    """A recipe, --set value or --device that does not hold."""
+    """An invalid recipe, --set value or --device."""
 
     reason = "CONFIG_INVALID"
 

@@ -44,7 +44,9 @@ class FileToEnroll:
         """
         status = self.path.stat()
         if status.st_size > MAX_FILE_BYTES:
-            raise BadSightingError(f"{status.st_size} bytes are no crop; send the crop alone")
+            raise BadSightingError(
+                f"{status.st_size} bytes are too many for a crop; send the crop alone"
+            )
         image = self.path.read_bytes()
         identity = hashlib.sha256()
         for part in (self.camera, self.place):
@@ -68,7 +70,7 @@ def _time(seconds: float) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is to be enrolled, and how many files below the folders are no images."""
+    """What is to be enrolled, and how many files below the folders are not images."""
 
     crops: tuple[FileToEnroll, ...]
     ignored: int

@@ -73,7 +73,7 @@ WAYS = (
         "or a manifest that lists them",
         (
             Step(
-                ("adapt.data.catalog.folders",),
+                ("adapt.data.catalog.folders", "adapt.data.catalog.cameras"),
                 "finds crops, cameras, tracks",
                 "list of crops",
                 "CropSet",

@@ -16,7 +16,7 @@ Where the equations live
 Departures from the paper (docs/methods/daal.md argues each)
     1. The BN neck of the source-trained network stays: f_sh is what leaves it, in the
        classifiers, in (4), in clustering and in matching. The paper has none.
-    2. The attention is no part of pre-training; it starts nearly constant.
+    2. The attention is not part of pre-training; it starts nearly constant.
     3. Readings of garbled places: C/2 kernels of two channels each in the spatial step, no ReLU
        before the last sigmoid, epsilon of (4) added to the own weight.
     4. (4) takes f_sh and C_k of unit length, and squared distances of at least 1e-3.

@@ -40,8 +40,8 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
 
     overrides: such as `optimizer.lr=1e-4` or `options.lambda_id=0.3`; values are TOML, a bare
     word is a string.
-    Raises ConfigError when the recipe is unknown, belongs to another method, or a value does not
-    hold.
+    Raises ConfigError when the recipe is unknown, belongs to another method, or a value is
+    invalid.
     """
     raw = _read(name_or_file)
     for override in overrides:

@@ -281,4 +281,4 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert "absent.npy is no .npy file that can be read" in line
+    assert "absent.npy is not a .npy file that can be read" in line

@@ -127,5 +127,5 @@ def test_what_can_be_no_crop_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "film.png"
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(BadSightingError, match="are no crop"):
+    with pytest.raises(BadSightingError, match="are too many for a crop"):
         FileToEnroll(path, "film.png", "c").read()

@@ -68,7 +68,7 @@ def check_place(path: Path, *inputs: Path | None) -> None:
             raise DataError(f"{path} cannot be written: it is a folder; name a file")
         if path.exists() and not path.is_file():
             # A file would take the place of a device such as /dev/null.
-            raise DataError(f"{path} cannot be written: it is no ordinary file; name another")
+            raise DataError(f"{path} cannot be written: it is not an ordinary file; name another")
         for read in inputs:
             if read is not None and path.exists() and read.exists() and path.samefile(read):
                 raise DataError(
@@ -99,7 +99,7 @@ def _load(path: Path) -> NDArray[np.generic]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         foreign = any(word in str(error) for word in ("pickle", "Python objects"))
         why = "text or Python objects" if foreign else error
-        raise DataError(f"{path} is no .npy file that can be read: {why}") from None
+        raise DataError(f"{path} is not a .npy file that can be read: {why}") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path} holds several arrays; give a .npy file of one")
     return found

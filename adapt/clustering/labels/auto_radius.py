@@ -60,8 +60,9 @@ def auto_radius(graph: DistanceGraph, *, min_samples: int, neighbors: int) -> Ra
     smallest radius that reaches 85 % of the best silhouette the choice moves on to larger ones
     as long as that raises the silhouette and adds images to clusters without merging them:
     people who look alike make larger clusters that are tight, too, and merged people cannot be
-    told apart again, but images left out can join in a later round. At last it goes on
-    while the same clusters take in more images and stay about as tight (silhouette within 1 %).
+    told apart again, but images left out can join in a later round. At last it takes
+    larger radii while the same clusters take in more images and stay about as tight (silhouette
+    within 1 %).
 
     Args:
         graph: distances of N images.

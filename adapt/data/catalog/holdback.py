@@ -1,6 +1,6 @@
 """Crops that adaptation leaves out, so that the gate judges by crops that no model learned from.
 
-Nothing is written down: the same share of the same folder names the same crops, whoever asks.
+Nothing is written down: the same share of the same folder names the same crops in every command.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class PartParser:
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(B,H,W,3) uint8 RGB -> (B,H,W,P) uint8, 255 where a part is (less on its border).
 
-        Raises ConfigError: the model fails, or its output is no class map.
+        Raises ConfigError: the model fails, or its output is not a class map.
         """
         height, width = images.shape[1:3]
         masks = np.empty((*images.shape[:3], len(self.parts)), np.uint8)

@@ -49,7 +49,7 @@ class Sightings:
     def groups(self) -> NDArray[np.int64]:
         """(N,) codes 0..G-1: the track, or a code of its own for a crop without one.
 
-        Crops of one group show one person in nearly one picture: they are no news to each other,
+        Crops of one group show one person in nearly one picture: they add nothing to each other,
         and rise and fall together.
         """
         own = np.arange(len(self)) + self.tracks.max(initial=UNTRACKED) + 1
@@ -73,7 +73,7 @@ class ProxyValue:
 
     value: the figure. part: (M,) float64 whose mean it is, one for each of `row`, so that two
     models' parts can be compared pair by pair; row: (M,) crops they are of. Which crops these are
-    never depends on the model. Both are None for a figure that is no mean.
+    never depends on the model. Both are None for a figure that is not a mean.
     """
 
     value: float

@@ -37,7 +37,7 @@ def effective_rank(feature_ND: NDArray[np.float32]) -> ProxyValue:
         feature_ND: rows of length 1, N >= 1.
 
     Returns:
-        In [1, min(N, D)]; no parts, as it is no mean.
+        In [1, min(N, D)]; no parts, as it is not a mean.
 
     Source: Roy and Vetterli, The Effective Rank, EUSIPCO 2007; as a figure of embeddings without
         labels: Garrido et al., RankMe, ICML 2023, equations 1 and 2.

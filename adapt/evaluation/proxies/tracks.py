@@ -93,7 +93,7 @@ def _tracks_with_others(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Crops of each track, by time, and the crops of all tracks that overlap with it.
 
-    Tracks that only touch do not overlap: a tracker that loses a person goes on with a new track.
+    Tracks that only touch do not overlap: a tracker that loses a person starts a new track.
     """
     known = np.flatnonzero((sightings.tracks != UNTRACKED) & np.isfinite(sightings.times))
     order = known[np.lexsort((known, sightings.times[known], sightings.tracks[known]))]

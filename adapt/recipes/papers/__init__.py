@@ -117,7 +117,7 @@ def paper_names() -> list[str]:
 
 
 def load_paper(name: str) -> Paper:
-    """Read one of `paper_names`. Raises ConfigError when its file does not hold."""
+    """Read one of `paper_names`. Raises ConfigError when its file is invalid."""
     try:
         text = files(__name__).joinpath(f"{name}.toml").read_text()
         return Paper.model_validate(tomllib.loads(text))

@@ -306,7 +306,7 @@ def test_the_point_equals_a_search_cell_by_cell() -> None:
 
 def test_flat_maps_point_anywhere_and_the_same_seed_repeats() -> None:
     flat_maps = torch.full((400, 2, 2), 3.0)
-    flat_maps[:, 0, 0] += 1e-6  # rounding is no maximum
+    flat_maps[:, 0, 0] += 1e-6  # rounding does not make a maximum
     point, flat = informative_point(flat_maps, 40, 20, generator(5))
     assert flat.all()
     share = point / torch.tensor([40.0, 20.0])

@@ -85,7 +85,7 @@ def test_one_triplet_of_each_kind_by_hand() -> None:
     """Noisy; hard for the learner; as easy for both; easier for the learner (figure 2)."""
     own = torch.tensor([3.0, 0.9, 0.2, -0.6])
     peer = torch.tensor([1.0, 0.3, 0.0, 0.5])
-    assert peer_confident(peer, 1.0).tolist() == [False, True, True, True]  # 1 < 1 does not hold
+    assert peer_confident(peer, 1.0).tolist() == [False, True, True, True]  # 1 < 1 is false
     assert disagree(own, peer, 0.5).tolist() == [True, True, False, False]
     kept = peer_confident(peer, 1.0) & disagree(own, peer, 0.5)
     assert float(selected_triplet(own, kept, 0.5)) == pytest.approx(1.4)

@@ -56,7 +56,7 @@ def test_whole_tracks_and_larger_shares_hold_more(
     assert (held_back(keys, codes, low) <= held_back(keys, codes, high)).all()
     order = np.argsort(keys)
     mixed = held_back([keys[i] for i in order], codes[order] * 3 + 2 * (codes[order] < 0), share)
-    assert (mixed == held[order]).all(), "order and numbering of tracks are no matter"
+    assert (mixed == held[order]).all(), "order and numbering of tracks do not matter"
 
 
 def test_about_the_share() -> None:

@@ -29,7 +29,7 @@ def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
         write(tmp_path / f"good{n}.png", n)
     write(tmp_path / "one_pixel.png", 9, 1, 1)
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("this is no image")
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good0.png").read_bytes()[:300])
     data = decode_crops(read_site(tmp_path), SIZE)
     assert [s.key for s in data.crops.samples] == [f"good{n}.png" for n in range(4)]
@@ -43,7 +43,7 @@ def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
 
 
 def test_nothing_readable(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("this is no image")
+    (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(NoImagesError, match=r"none of the 1 images .* text.jpg"):
         decode_crops(read_site(tmp_path), SIZE)
 
@@ -97,7 +97,7 @@ def test_forgetting_names_orders_by_content_and_keeps_pixels_with_their_crops(
     for n in range(9):
         write(tmp_path / f"{n}.png", 10 * seed + n)
     write(tmp_path / "again.png", 10 * seed + 3)
-    (tmp_path / "4.png").write_text("this is no image")
+    (tmp_path / "4.png").write_text("not an image")
     data = decode_crops(read_site(tmp_path), SIZE, forget_names=True)
     files = [s.path.read_bytes() for s in data.crops.samples]
     assert len(files) == 9

@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_named_is_done_without(
     file.describe(data, HOW)
     file.keep(tmp_path / "gone" / "target.crops")
     assert "--resume decodes again" in caplog.text
-    assert same(data, decoded(site)), "the run goes on with it"
+    assert same(data, decoded(site)), "the run continues with it"
 
 
 def test_reading_a_site_leaves_no_open_files(site: Path, tmp_path: Path) -> None:
