@@ -1,6 +1,6 @@
 """Break the code on purpose, one place at a time, and see whether a test notices.
 
-python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--out FOLDER]
+python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--limit SECONDS] [--out FOLDER]
 
 Faults are drawn by the seed, in turn from every room, and put into a copy of the tree, one at a
 time. For each, tests run until one fails: first those that mirror the module, then those that name
@@ -16,11 +16,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -30,6 +30,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from tools.mutation import Fault, faults, modules
 from tools.source_tree import ROOT, copy_source
@@ -52,8 +55,13 @@ FURTHER = {
 }
 """Room -> tests elsewhere that use it, for faults that the room's own tests do not notice."""
 
-LIMIT_S = 60.0
-"""How long the tests of one stage may take, in seconds."""
+FORKS = multiprocessing.get_context("forkserver")
+"""Tests run in forks of a process that has imported what takes seconds."""
+
+FORKS.set_forkserver_preload(
+    ["pytest", "cv2", "faiss", "grpc", "onnx", "onnxruntime", "pydantic", "sklearn", "sqlalchemy",
+     "torch", "typer"]
+)  # fmt: skip
 
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.toml")
 
@@ -142,11 +150,14 @@ def stages(root: Path, path: str) -> list[list[str]]:
 class Tree:
     """A copy of the source tree in which the faults are made, and its tests."""
 
-    def __init__(self, root: Path, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, root: Path, limit_s: float) -> None:
         self.root = root
         self._limit_s = limit_s
-        self._environment = os.environ | {
-            "PYTHONPATH": str(root),
+        first = FORKS.Process(target=_nothing)  # imports, which no limit counts
+        first.start()
+        first.join()
+        self._environment = {
+            "PYTHONPATH": str(root),  # for the processes that the tests start
             # Compiled files are told apart by size and second, which a fault may leave as they are.
             "PYTHONDONTWRITEBYTECODE": "1",
             "NUMBA_CACHE_DIR": str(root / ".numba"),
@@ -162,30 +173,28 @@ class Tree:
         Raises:
             RuntimeError: pytest itself did not work, or there is no test.
         """
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        process = subprocess.Popen(  # noqa: S603
-            [*command, *options, *tests],
-            cwd=self.root,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+        said = self.root / ".said.txt"
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", *options, *tests]
+        process = FORKS.Process(
+            target=_pytest, args=(self.root, self._environment, arguments, said)
         )
-        try:
-            said, _ = process.communicate(timeout=self._limit_s)
-        except subprocess.TimeoutExpired:
+        process.start()
+        process.join(self._limit_s)
+        code = process.exitcode
+        assert process.pid is not None  # noqa: S101
+        with suppress(ProcessLookupError):  # all that the tests started has ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        if code is None:
             return "timeout", ""
-        finally:
-            _end(process)
-        if process.returncode in (0, NO_TESTS):
+        if code in (0, NO_TESTS):
             return "passed", ""
-        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", said, re.MULTILINE)
+        text = said.read_text(errors="replace")
+        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", text, re.MULTILINE)
         if failed is None:
-            if process.returncode < 0 or "Fatal Python error" in said:
+            if code < 0 or "Fatal Python error" in text:  # a crash of the interpreter
                 return "failed", tests[0]
-            raise RuntimeError(f"pytest ended with {process.returncode}: {said[-2000:]}")
+            raise RuntimeError(f"pytest ended with {code}: {text[-2000:]}")
         return "failed", failed[1]
 
     def judge(self, fault: Fault) -> tuple[str, str]:
@@ -222,11 +231,24 @@ NO_TESTS = 5
 """pytest's exit code where no test was selected."""
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the tests with all processes that they started."""
-    with suppress(ProcessLookupError):  # all have ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def _nothing() -> None:
+    """A fork that only waits until there can be one."""
+
+
+def _pytest(
+    root: Path, environment: dict[str, str], arguments: Sequence[str], said: Path
+) -> NoReturn:
+    """Run pytest in this process, a fork that has the slow imports done; its exit code is ours."""
+    os.setsid()  # so that all that the tests start can be ended
+    os.chdir(root)
+    os.environ.update(environment)
+    sys.path.insert(0, str(root))
+    with said.open("wb") as out:
+        os.dup2(out.fileno(), sys.stdout.fileno())
+        os.dup2(out.fileno(), sys.stderr.fileno())
+    code = pytest.main(list(arguments))
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def equivalents(file: Path) -> dict[str, str]:
@@ -252,12 +274,16 @@ def known_results(file: Path) -> dict[str, Result]:
 
 
 def run(
-    root: Path, chosen: Iterable[Fault], known: dict[str, Result], reasons: dict[str, str]
+    root: Path,
+    chosen: Iterable[Fault],
+    known: dict[str, Result],
+    reasons: dict[str, str],
+    limit_s: float,
 ) -> Iterator[Result]:
     """Results of faults of `root`, in their order; those that are known are not run again."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        tree = Tree(Path(name) / "tree")
-        copy_source(root, tree.root)
+        copy_source(root, Path(name) / "tree")
+        tree = Tree(Path(name) / "tree", limit_s)
         for fault in chosen:
             tests = tests_digest(root, fault.path)
             before = known.get(fault.key)
@@ -310,6 +336,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=72, help="how many faults")
     parser.add_argument("--module", action="append", help="only this file or folder; repeatable")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds for a stage of tests")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants-out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -321,7 +348,7 @@ def main() -> int:
     results = []
     with file.open("a", encoding="utf-8") as out:
         chosen = islice(drawn, options.count)
-        for result in run(ROOT, chosen, known, equivalents(EQUIVALENT)):
+        for result in run(ROOT, chosen, known, equivalents(EQUIVALENT), options.limit):
             results.append(result)
             out.write(json.dumps(asdict(result)) + "\n")
             out.flush()

@@ -14,6 +14,7 @@ from tools.mutation import Fault, faults
 
 pytestmark = pytest.mark.slow
 
+LIMIT_S = 60.0
 MODULE = "cli/sizes.py"
 SOURCE = """
 def grow(size):
@@ -105,13 +106,13 @@ def test_the_nearest_test_that_notices_is_named(
     project: Path, before: str, operator: str, outcome: str, by: str
 ) -> None:
     fault = the_fault(project, before, operator)
-    assert Tree(project).judge(fault) == (outcome, by)
+    assert Tree(project, LIMIT_S).judge(fault) == (outcome, by)
     assert (project / MODULE).read_text() == SOURCE
 
 
 def test_tests_that_hang_notice_too(project: Path) -> None:
     endless = replace(the_fault(project, "size == 77", "comparison flipped"), after="True")
-    assert Tree(project, limit_s=5).judge(endless) == ("timeout", "tests/cli/test_sizes.py")
+    assert Tree(project, limit_s=15).judge(endless) == ("timeout", "tests/cli/test_sizes.py")
 
 
 def test_tests_that_are_slow_by_themselves_say_nothing(project: Path) -> None:
@@ -124,25 +125,25 @@ def test_tests_that_are_slow_by_themselves_say_nothing(project: Path) -> None:
 def test_tests_that_fail_by_themselves_say_nothing(project: Path) -> None:
     (project / "tests/cli/test_sizes.py").write_text("import cli.no_such_module\n")
     fault = the_fault(project, "size < 0", "comparison flipped")
-    assert Tree(project).judge(fault) == ("survived", "")
+    assert Tree(project, LIMIT_S).judge(fault) == ("survived", "")
 
 
 def test_a_run_leaves_the_project_alone_and_is_not_repeated(project: Path) -> None:
     fault = the_fault(project, "return size + 1", "return value replaced")
-    (first,) = run(project, [fault], {}, {})
+    (first,) = run(project, [fault], {}, {}, LIMIT_S)
     assert first.outcome == "caught"
     assert (project / MODULE).read_text() == SOURCE
     known = {first.key: replace(first, by="as before")}
-    assert [result.by for result in run(project, [fault], known, {})] == ["as before"]
+    assert [result.by for result in run(project, [fault], known, {}, LIMIT_S)] == ["as before"]
     (project / "tests/cli/test_sizes.py").write_text(MIRROR + "\n")
-    assert [result.by for result in run(project, [fault], known, {})] == [first.by]
+    assert [result.by for result in run(project, [fault], known, {}, LIMIT_S)] == [first.by]
 
 
 def test_equivalents_are_not_run(project: Path, tmp_path: Path) -> None:
     fault = the_fault(project, "size < 0", "comparison flipped")
     file = tmp_path / "equivalent.toml"
     file.write_text(f"[[equivalent]]\nfault = {json.dumps(fault.key)}\nreason = 'why not'\n")
-    (result,) = run(project, [fault], {}, equivalents(file))
+    (result,) = run(project, [fault], {}, equivalents(file), LIMIT_S)
     assert (result.outcome, result.by) == ("equivalent", "why not")
 
 
