@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests.support.tiny_site import KMEANS, SHORT, SIZE, tiny_site
 pytestmark = pytest.mark.usefixtures("quick")
 
 PEOPLE = {"train_identities": 3, "test_identities": 2, "cameras": 2, "images_per_camera": 2}
-SMALL = {**PEOPLE, "height": 32, "width": 16}
+SMALL: dict[str, Any] = {**PEOPLE, "height": 32, "width": 16}
 PLAN = Plan(
     source=replace(SITE_A, **SMALL),
     site=replace(SITE_B, **SMALL),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,12 +107,13 @@ def test_labels_and_figures(features: Path, method: str, options: list[object], 
         ("kmeans", "seed", 5),
     ],
 )
-def test_each_option_arrives(features: Path, method: str, option: str, value: object) -> None:
+def test_each_option_arrives(features: Path, method: str, option: str, value: int | str) -> None:
     table = np.random.default_rng(1).normal(size=(192, 8)).astype(np.float32)
     np.save(features, table)
-    chosen = {"algorithm": method, "radius": 0.45, "camera_centering": False}
+    chosen: dict[str, Any] = {"algorithm": method, "radius": 0.45, "camera_centering": False}
     wanted = []
-    for settings in ({}, {option: value}):
+    both: tuple[dict[str, Any], ...] = ({}, {option: value})
+    for settings in both:
         seed = settings.pop("seed", 1)
         clusterer = Clusterer(Clustering(**chosen, **settings), identities_per_batch=2, seed=seed)
         wanted.append(clusterer(table, np.zeros(192, np.int64)).labels)

@@ -194,7 +194,7 @@ def test_a_stage_that_was_stopped_goes_on(work: Path, printed: str) -> None:
     request.make()
     with pytest.raises(StoppedError):
         adapt(
-            Path(info.inputs.target),  # type: ignore[union-attr]
+            Path(info.inputs.target),
             camera_pattern=None,
             inits=[out / f"mmt-duke-resnet18-seed{seed}" for seed in (1, 2)],
             recipe=parse_recipe(info.recipe),

@@ -42,7 +42,7 @@ def missing(name: str, *, of_a_paper: bool = True) -> set[str]:
         "link in README.md": f"](docs/methods/{name}.md)" in (ROOT / "README.md").read_text(),
         "name in docs/cli.md": f"`{name}`" in (ROOT / "docs" / "cli.md").read_text(),
     }
-    wanted = SECTIONS
+    wanted: tuple[str, ...] = SECTIONS
     if of_a_paper:
         there["paper's tasks"] = (PAPERS / f"{name}.toml").exists()
         wanted = (*SECTIONS, *SECTIONS_OF_A_PAPER)

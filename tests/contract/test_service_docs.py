@@ -136,7 +136,8 @@ def test_errors() -> None:
 
 def test_codes_and_reasons_do_not_change_unseen() -> None:
     """Programs of other people rely on these; a change here needs a new version of the API."""
-    assert {kind.reason: kind.code.name for kind in (CallError, *_leaves(CallError))} == {
+    kinds: list[type[CallError]] = [CallError, *_leaves(CallError)]
+    assert {kind.reason: kind.code.name for kind in kinds} == {
         "ADAPTATION_NOT_CONFIGURED": "FAILED_PRECONDITION",
         "ADAPTATION_NOT_FOUND": "NOT_FOUND",
         "ADAPTATION_OVER": "FAILED_PRECONDITION",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -99,7 +100,8 @@ def features(path: Path, **changes: object) -> Path:
         "gallery_cameras": [2, 2, 2, 2],
         **changes,
     }
-    np.savez(path, **{k: np.asarray(v) for k, v in arrays.items() if v is not None})
+    given: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
+    np.savez(path, **given)
     return path
 
 

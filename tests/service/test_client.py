@@ -72,7 +72,7 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 @pytest.fixture
 def gallery() -> FakeGallery:
-    return FakeGallery()
+    return FakeGallery()  # type: ignore[abstract]
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def matches(answer: list[Match] | SightingNotFoundError) -> list[tuple[str, floa
     return [(match.sighting.id, match.score) for match in answer]
 
 
-def by_hand(numbers: dict[str, int], query: int) -> list[tuple[str, float]]:
+def by_hand(numbers: dict[str, int], query: int) -> list[tuple[str, Any]]:
     wide = vector(query).astype(float)
     scores = {name: float(vector(number).astype(float) @ wide) for name, number in numbers.items()}
     ordered = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))

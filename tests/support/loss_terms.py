@@ -15,3 +15,8 @@ def term_values(losses: Losses) -> dict[str, Tensor]:
 def term_weights(losses: Losses) -> dict[str, float]:
     """The factors of the terms."""
     return {name: term.weight for name, term in losses.terms.items()}
+
+
+def float_stats(losses: Losses) -> dict[str, float]:
+    """The figures of a step as numbers, as the loop hands them to a method."""
+    return {name: float(value) for name, value in losses.stats.items()}

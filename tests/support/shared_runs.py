@@ -168,7 +168,7 @@ class StopAfter(StopRequest):
         self.looks = looks
 
     @property
-    def made(self) -> bool:  # type: ignore[override]
+    def made(self) -> bool:
         self.looks -= 1
         return self.looks < 0
 
@@ -200,7 +200,7 @@ class _Fatal(StopAfter):
         super().__init__(5)
 
     @property
-    def made(self) -> bool:  # type: ignore[override]
+    def made(self) -> bool:
         self.looks -= 1
         if self.looks < 0:
             os._exit(9)
@@ -216,7 +216,8 @@ def embed(group: ProcessGroup, by_camera: bool) -> tuple[list[int], list[np.ndar
     torch.manual_seed(0)
     nets = [small_net().train(), small_net()]
     nets[0](torch.randn(8, 3, 32, 16))
-    data, told = crops(), []
+    data = crops()
+    told: list[int] = []
     cameras = data.crops.camera_codes if by_camera else None
     tables = extract(
         nets,

@@ -72,8 +72,8 @@ def compare(group: ProcessGroup, case: Case) -> tuple[bytes, Differences | None]
     if not group.is_main:
         return digest, None
     alone = _steps(case, SINGLE_PROCESS)
-    apart = (_apart(a, b) for a, b in zip(alone, together, strict=True))
-    return digest, Differences(*apart, learned=_largest(alone[1]))
+    figures, gradients, networks = (_apart(a, b) for a, b in zip(alone, together, strict=True))
+    return digest, Differences(figures, gradients, networks, _largest(alone[1]))
 
 
 def _steps(

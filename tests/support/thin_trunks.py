@@ -60,9 +60,9 @@ def _thin_conv(conv: nn.Conv2d) -> nn.Conv2d:
     made = nn.Conv2d(
         conv.in_channels if conv.in_channels == RGB else conv.in_channels // SHARE,
         conv.out_channels // SHARE,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
         groups=max(conv.groups // SHARE, 1),
         bias=False,
     )

@@ -44,7 +44,7 @@ def test_a_lone_training_folder_is_ranked_against_itself(market: Callable[..., P
     labelled = LabelledCrops.read(root, SIZE)
     assert labelled.query is labelled.gallery
     for protocol in ("market", "other-camera"):
-        scores = labelled.score(mean_color, protocol=protocol)  # type: ignore[arg-type]
+        scores = labelled.score(mean_color, protocol=protocol)
         assert scores.queries == len(labelled.query)
     (root / "query").mkdir()
     with pytest.raises(DataError, match="bounding_box_train alone"):

@@ -68,7 +68,7 @@ def clusterer(**changes: object) -> Clusterer:
 
 def aml(**options: object) -> AML:
     settings = {"merge_nearest": 1, "merge_cross_camera": 3, **options}
-    return AML(nets(), AMLOptions(**settings), clusterer())  # type: ignore[arg-type]
+    return AML(nets(), AMLOptions(**settings), clusterer())
 
 
 def site(shift: float = 0.6) -> tuple[FeatureTable, NDArray[np.int64]]:
@@ -119,7 +119,7 @@ def at_odds() -> FeatureTable:
 def test_the_averaged_distance_is_clustered() -> None:
     table = at_odds()
     method = AML(nets(), AMLOptions(labels="original"), clusterer(k1=6))
-    method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[assignment]
+    method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[misc]
     labels, _ = method.relabel(table, ONLY)
     one, two = (jaccard_distance(f, k1=6, k2=K2, variant="classic") for f in table.features)
     average = (dense(one) + dense(two)) / 2
@@ -155,7 +155,7 @@ def test_neighbors_are_listed_by_the_average_then_by_the_original_distance_of_bo
 def test_a_lower_threshold_merges_more(threshold: float, merges: int) -> None:
     method = aml(merge_cross_camera=2, merge_threshold=threshold)
     method.clusterer = clusterer(k1=6, min_samples=2, radius=0.45)
-    method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[assignment]
+    method.students = tuple(_EightDimensional() for _ in range(2))  # type: ignore[misc]
     method.relabel(at_odds(), ONLY)
     assert method._figures["merges"] == merges
 
@@ -175,7 +175,7 @@ def dense(matrix: csr_array) -> NDArray[np.float32]:
     return whole
 
 
-def dbscan(distances: NDArray[np.float32]) -> NDArray[np.int64]:
+def dbscan(distances: NDArray[np.floating]) -> NDArray[np.int64]:
     row, column = np.nonzero(distances <= RADIUS)
     near = csr_array((distances[row, column], (row, column)), distances.shape)
     return cluster_dbscan(near, RADIUS, 3).labels

@@ -33,7 +33,7 @@ from adapt.training.extraction import extract  # noqa: E402
 from adapt.training.loop import train  # noqa: E402
 from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
-from tests.support.loss_terms import term_values, term_weights  # noqa: E402
+from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 CPU = torch.device("cpu")
 K, SOURCE_PEOPLE, B = 3, 4, 6
@@ -63,7 +63,7 @@ def unit(rows: int, seed: int) -> np.ndarray:
 
 def daal(clusters: np.ndarray = LABELS, **options: object) -> DAAL:
     """A method in the middle of a round, all its classifiers in place."""
-    chosen = DAALOptions(**options)  # type: ignore[arg-type]
+    chosen = DAALOptions(**options)
     method = DAAL([net()], chosen, Given(clusters))  # type: ignore[arg-type]
     if method.options.source_wanted():
         method.start_source(unit(SOURCE_PEOPLE, 5))
@@ -87,7 +87,7 @@ def batches(labels: np.ndarray = LABELS, *, source: bool = True) -> tuple[Batch,
 def in_the_middle_of_training(method: DAAL) -> DAAL:
     """Move what starts nearly constant away from there."""
     with torch.no_grad():
-        for parameter in method.net.attention.parameters():  # type: ignore[union-attr]
+        for parameter in method.net.attention.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         method.heads["domain"].classifier.weight.mul_(20)
     return method
@@ -211,7 +211,7 @@ def test_who_learns_from_what() -> None:
             learns = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
             assert all(learns) if name == head else not any(learns), (term, name)
         assert method.net.backbone.conv1.weight.grad.any()
-        assert all(p.grad.any() for p in method.net.attention.parameters())  # type: ignore[union-attr]
+        assert all(p.grad.any() for p in method.net.attention.parameters())
         neck = method.net.neck.weight.grad
         assert (neck is None) == (term == "domain"), "the specific branch has no neck"
 
@@ -355,7 +355,7 @@ def clusterer() -> Clusterer:
 
 @pytest.mark.parametrize("source", ["given", "none"])
 def test_two_rounds_of_the_loop(source: str) -> None:
-    method = DAAL([net()], DAALOptions(source=source), clusterer())  # type: ignore[arg-type]
+    method = DAAL([net()], DAALOptions(source=source), clusterer())
     before = {k: v.clone() for k, v in method.net.state_dict().items()}
     rounds = list(loop(method, source=source == "given"))
     assert [each.number for each in rounds] == [1, 2]
@@ -422,7 +422,7 @@ def test_memory_is_what_the_rest_of_a_round_needs() -> None:
 
     def steps(method: DAAL, count: int) -> list[tuple[dict[str, float], float]]:
         done = (method.step(batches(labels)) for _ in range(count))
-        return [(dict(losses.stats), losses.total().item()) for losses in done]
+        return [(float_stats(losses), losses.total().item()) for losses in done]
 
     one, other = fresh(), fresh()
     one.start_source(unit(SOURCE_PEOPLE, 5))
@@ -456,7 +456,7 @@ def test_soft_labels_that_drown_the_other_losses_are_warned_of() -> None:
     method.clusterer = Given(np.repeat(np.arange(K), 4)[: len(LABELS)])  # type: ignore[assignment]
     method.relabel(FeatureTable((copies,), np.zeros(len(LABELS), np.int64)), RoundOf(0, 1))
     labels = np.repeat(np.arange(K), 4)[: len(LABELS)]
-    stats = method.step(batches(labels, source=False)).stats
+    stats = float_stats(method.step(batches(labels, source=False)))
     assert stats["weight_sum"] == pytest.approx(1000 / K + 0.9, rel=0.01)
     (warning,) = method.after_round(stats)
     assert f"sum to {stats['weight_sum']:.1f} on average" in warning

@@ -29,7 +29,7 @@ from adapt.methods.hli import HLIOptions  # noqa: E402
 from adapt.training.loop import Round, train  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, Losses, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
-from tests.support.loss_terms import term_values, term_weights  # noqa: E402
+from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
 PLAIN = {"erase": 0.0}
@@ -47,7 +47,7 @@ def clusterer(clusters: int = P) -> Clusterer:
 
 def build(**options: object) -> HLI:
     """A method with its classifiers of a first round, its averages away from its students."""
-    settings = HLIOptions(**options)  # type: ignore[arg-type]
+    settings = HLIOptions(**options)
     method = HLI(nets(settings.peers), settings, clusterer())
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(P, method.students[0].dimension)) * 5
@@ -407,7 +407,7 @@ def test_after_step_averages_parameters_but_not_statistics() -> None:
     student, teacher = method.students[0], method.teachers[0]
     with torch.no_grad():
         student.neck.weight.fill_(3.0)
-        student.neck.running_mean.fill_(7.0)  # type: ignore[union-attr]
+        student.neck.running_mean.fill_(7.0)
         method.after_step(0)
         assert torch.equal(teacher.neck.weight, student.neck.weight)
         student.neck.weight.fill_(1.0)
@@ -598,8 +598,8 @@ def test_maps_without_a_maximum_are_warned_of(flat: float, warned: bool) -> None
 
 def test_a_map_of_one_cell_is_flat_and_said_so() -> None:
     """16 x 8 pixels are one cell of a ResNet; without erasing nobody looks."""
-    figures = build().step((batch(height=16),)).stats
+    figures = float_stats(build().step((batch(height=16),)))
     assert figures["flat_share"] == 1
     assert build().after_round(figures)
-    assert not build(**PLAIN).after_round(build(**PLAIN).step((batch(height=16),)).stats)
-    assert not build().after_round(build().step((batch(height=64),)).stats)
+    assert not build(**PLAIN).after_round(float_stats(build(**PLAIN).step((batch(height=16),))))
+    assert not build().after_round(float_stats(build().step((batch(height=64),))))

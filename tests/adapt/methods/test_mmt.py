@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def nets() -> list[ReIDNet]:
 
 
 def mmt(**options: object) -> MMT:
-    chosen = MMTOptions(**options)  # type: ignore[arg-type]
+    chosen = MMTOptions(**options)
     return MMT(nets()[: chosen.networks], chosen, clusterer())
 
 
@@ -457,7 +458,7 @@ def test_two_rounds_on_density_labels_move_every_ibn_network() -> None:
         assert all(bool(v.isfinite().all()) for v in net.state_dict().values())
 
 
-ABLATIONS = {
+ABLATIONS: dict[str, dict[str, Any]] = {
     "w/o E": {"ema": 0.0},
     "w/o theta_2": {"networks": 1},
     "w/o L_sid": {"lambda_id": 0.0},

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from adapt.methods.nrmt import NRMTOptions  # noqa: E402
 from adapt.training.loop import Round, train  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
-from tests.support.loss_terms import term_values, term_weights  # noqa: E402
+from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 P, S = 3, 3
 
@@ -51,7 +52,7 @@ def clusterer(**changes: object) -> Clusterer:
 
 def nrmt(*, selecting: bool = True, **options: object) -> NRMT:
     """Networks in train mode, before half time or after it, as a round begins."""
-    method = NRMT(nets(), NRMTOptions(**options), clusterer())  # type: ignore[arg-type]
+    method = NRMT(nets(), NRMTOptions(**options), clusterer())
     method.relabel(site(), RoundOf(1, 2) if selecting else RoundOf(0, 2))
     for net in method.students:
         net.train()
@@ -131,7 +132,7 @@ def test_both_losses_count_once() -> None:
 
 def test_components_are_the_papers_table_4() -> None:
     """Each step of the ladder takes triplets away; before half time nothing is selected."""
-    options = {"confidence": 0.3, "disagreement": 0.2}
+    options: dict[str, Any] = {"confidence": 0.3, "disagreement": 0.2}
     kept = {}
     for components in ("separate", "cc", "cc+sc", "cc+sc+sd"):
         stats = nrmt(components=components, **options).step(batches()).stats
@@ -151,7 +152,7 @@ def test_separate_training_shares_nothing() -> None:
     terms = term_values(method.step((first, second)))
     assert set(terms) == {"tri_own_1", "tri_own_2"}
     seen_once = method.students[0].backbone.bn1.num_batches_tracked
-    assert int(seen_once) == 1, "f sees its own batch only"
+    assert seen_once.item() == 1, "f sees its own batch only"
     assert not torch.equal(before, method.students[0].backbone.bn1.running_mean)
     changed = Batch((second.views[0] + 1,), second.label, second.index)
     again = term_values(method.step((first, changed)))
@@ -214,7 +215,10 @@ def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
     uneven.students[1].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 0.5)
     stats = uneven.step(batches()).stats
     assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
-    options = {"confidence": 0.6, "disagreement": 0.4}  # twice as much of twice the reference
+    options: dict[str, Any] = {
+        "confidence": 0.6,
+        "disagreement": 0.4,
+    }  # twice as much of twice the reference
     stats = nrmt(thresholds="relative", reference=6.0, **options).step(batches()).stats
     assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
 
@@ -324,7 +328,7 @@ def test_networks_that_have_become_equal_learn_nothing_and_do_not_crash() -> Non
 
 
 def test_a_round_that_kept_nothing_is_refused() -> None:
-    stats = nrmt(disagreement=1e6).step(batches()).stats
+    stats = float_stats(nrmt(disagreement=1e6).step(batches()))
     with pytest.raises(NothingLearnedError, match=r"no triplet was kept .*thresholds to relative"):
         nrmt().after_round(stats)
 
@@ -333,7 +337,7 @@ def test_a_network_that_keeps_next_to_nothing_is_told_of() -> None:
     """f brings all crops together, so it is sure of nothing and g gets nothing from it."""
     method = nrmt(confidence=-0.1, disagreement=0.0)
     method.students[0].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 1e-3)
-    stats = method.step(batches()).stats
+    stats = float_stats(method.step(batches()))
     assert stats["kept_2"] == 0 < stats["kept_1"]
     (warning,) = method.after_round(stats)
     assert warning.startswith("g kept 0 of its triplets")
@@ -371,7 +375,7 @@ def rounds(method: NRMT, total: int) -> Iterator[Round]:
 
 def by_color(**options: object) -> NRMT:
     found = clusterer(algorithm="hdbscan", min_samples=2, min_cluster_size=3, k1=5, k2=1)
-    return NRMT(nets(), NRMTOptions(**options), found)  # type: ignore[arg-type]
+    return NRMT(nets(), NRMTOptions(**options), found)
 
 
 def test_two_rounds_through_the_loop() -> None:

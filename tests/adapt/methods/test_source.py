@@ -29,7 +29,7 @@ PERSONS = np.repeat([11, 22, 33], 4)
 def source(**options: object) -> Source:
     torch.manual_seed(0)
     settings = {"parts_model": "m.onnx" if options.get("parts") == "masks" else "", **options}
-    method = Source(ReIDNet("resnet18"), SourceOptions(**settings), PERSONS)  # type: ignore[arg-type]
+    method = Source(ReIDNet("resnet18"), SourceOptions(**settings), PERSONS)
     for net in method.networks().values():
         net.train()
     return method
@@ -156,7 +156,7 @@ def test_pinned_first_step() -> None:
 )
 def test_options_that_do_not_hold(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        SourceOptions(**options)  # type: ignore[arg-type]
+        SourceOptions(**options)
 
 
 def test_masks_follow_their_image_through_the_loop() -> None:

@@ -173,11 +173,11 @@ CONSTANTS: dict[str, dict[str, object]] = {
     },
 }
 
-CAMERAS = {
+CAMERAS: dict[str, tuple[object, object]] = {
     "clustering.camera_centering": (True, False),
     "clustering.camera_statistics": (True, False),
 }
-NUMBER_OF_PEOPLE = {"clustering.clusters": ("auto", "M_t")}
+NUMBER_OF_PEOPLE: dict[str, tuple[object, object]] = {"clustering.clusters": ("auto", "M_t")}
 DEPARTURES: dict[str, dict[str, tuple[object, object]]] = {
     "mmt": CAMERAS | NUMBER_OF_PEOPLE,
     "nrmt": CAMERAS,

@@ -73,7 +73,7 @@ def test_each_chart_says_how_to_read_it() -> None:
 
 
 def test_figures_of_several_sets_share_a_chart() -> None:
-    row = {"round": 1, "clusters_1": 3.0, "clusters_2": 4.0, "loss": 1.0}
+    row: dict[str, object] = {"round": 1, "clusters_1": 3.0, "clusters_2": 4.0, "loss": 1.0}
     assert titles(row) == ["Loss", "Clusters"]
     (_, clusters) = round_charts([row])
     assert "clusters 1" in clusters.svg

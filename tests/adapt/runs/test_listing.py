@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,7 +99,10 @@ def test_series_are_the_figure_or_its_numbered_kin() -> None:
 
 
 def test_last_figures_are_numbers_alone() -> None:
-    rows = [{"round": 1, "loss": 9}, {"round": 2, "loss": 1, "labels": "x", "warnings": ["y"]}]
+    rows: list[dict[str, Any]] = [
+        {"round": 1, "loss": 9},
+        {"round": 2, "loss": 1, "labels": "x", "warnings": ["y"]},
+    ]
     assert last_figures(rows) == {"loss": 1.0}
     assert last_figures([]) == {}
 

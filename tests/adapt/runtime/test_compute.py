@@ -110,7 +110,7 @@ def test_maps_whose_gradients_bfloat16_leaves_undefined_are_refused() -> None:
         set_up([small], half, CPU, SIZE)
     assert small.precision == torch.float32
     assert small.training
-    assert int(small.neck.num_batches_tracked) == 0
+    assert small.neck.num_batches_tracked.item() == 0
     set_up([small], Compute(), CPU, SIZE)
     set_up([small], half, CPU, (64, 32))
     assert small.precision == torch.bfloat16

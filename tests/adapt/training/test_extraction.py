@@ -89,7 +89,7 @@ def test_a_network_trained_in_groups_is_measured_on_whole_batches() -> None:
     cameras = np.repeat([0, 1], MIN_CAMERA_CROPS + 1)
     for given in (None, cameras):
         tables = [extract([n], crops, device=CPU, cameras=given)[0] for n in (plain, grouped)]
-        np.testing.assert_array_equal(*tables)
+        np.testing.assert_array_equal(tables[0], tables[1])
     expected = with_statistics_of(plain, crops, CPU).state_dict()
     found = with_statistics_of(grouped, crops, CPU).state_dict()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())

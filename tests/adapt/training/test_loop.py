@@ -351,7 +351,7 @@ def test_a_kept_optimizer_goes_on_as_if_the_round_had_not_ended(algorithm: str) 
             method,
             data,
             schedule=Schedule(rounds=rounds, iterations=iterations),
-            optimizer=OptimizerSettings(algorithm=algorithm, lr=0.1),  # type: ignore[arg-type]
+            optimizer=OptimizerSettings(algorithm=algorithm, lr=0.1),
         )
         ends.append(method.net.neck.weight.detach())
     assert torch.equal(*ends)
@@ -443,7 +443,7 @@ def test_new_layers_have_their_own_learning_rate_and_every_round_drops_anew(fact
 def test_weights_decay_as_the_settings_say(algorithm: str) -> None:
     """A loss that wants nothing leaves decay alone: it pulls every weight toward 0."""
     method = source(crops())
-    settings = OptimizerSettings(algorithm=algorithm, lr=1e-2, weight_decay=0.5)  # type: ignore[arg-type]
+    settings = OptimizerSettings(algorithm=algorithm, lr=1e-2, weight_decay=0.5)
     opt = build_optimizer(method, settings)
     weight = method.net.backbone.conv1.weight
     before = weight.detach().abs().mean()

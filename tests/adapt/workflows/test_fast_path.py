@@ -75,13 +75,13 @@ def plainly() -> dict[str, torch.Tensor]:
     """Each crop embedded from all, Adam without any shortcut, averages one parameter at a time."""
     method, data = mmt(), crops()
     for net in method.networks().values():
-        net.to(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = normalize(torch.from_numpy(data.images))
     with torch.no_grad():
         features = tuple(copy.deepcopy(n).eval().embed(images).numpy() for n in method.teachers)
     (labels,) = method.relabel(FeatureTable(features, data.crops.camera_codes), RoundOf(0, 1))
     for net in method.networks().values():
-        net.to(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.train()
     trained = [p for net in method.students for p in net.parameters() if p.requires_grad]
     adam = torch.optim.Adam(

@@ -276,6 +276,10 @@ class Onlooker(StopRequest):
             self.kept_out.append(True)
         return False
 
+    @made.setter
+    def made(self, value: bool) -> None:
+        pass
+
 
 def test_nobody_else_gets_at_a_job_that_runs(folder: Path) -> None:
     onlooker = Onlooker(exported(folder))

@@ -27,7 +27,7 @@ def recipe(method: str, options: MethodOptions, **changes: object) -> Recipe:
         "clustering": Clustering(clusters=6),
         **changes,
     }
-    return Recipe(method=method, options=options, **settings)  # type: ignore[arg-type]
+    return Recipe(method=method, options=options, **settings)
 
 
 MMT = recipe("mmt", MMTOptions())

@@ -35,7 +35,7 @@ def recipe(method: str, **changes: object) -> Recipe:
         augment=Augmentation(pad=1),
         clustering=Clustering(algorithm="dbscan"),
         options=METHODS[method].Options(),
-        **changes,  # type: ignore[arg-type]
+        **changes,
     )
 
 

@@ -58,7 +58,7 @@ class StopAfter(StopRequest):
         self.looks = looks
 
     @property
-    def made(self) -> bool:  # type: ignore[override]
+    def made(self) -> bool:
         self.looks -= 1
         return self.looks < 0
 

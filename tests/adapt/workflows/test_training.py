@@ -47,18 +47,18 @@ SHORT = {
     "batch": BatchShape(identities=3, instances=2),
     "augment": Augmentation(pad=2),
 }
-SOURCE = Recipe(method="source", options=SourceOptions(), **SHORT)  # type: ignore[arg-type]
+SOURCE = Recipe(method="source", options=SourceOptions(), **SHORT)
 MMT = Recipe(
     method="mmt",
     options=MMTOptions(),
     clustering=Clustering(clusters=6, camera_centering=True),
-    **SHORT,  # type: ignore[arg-type]
+    **SHORT,
 )
 DAAL = Recipe(
     method="daal",
     options=DAALOptions(),
     clustering=Clustering(clusters=4),
-    **SHORT,  # type: ignore[arg-type]
+    **SHORT,
 )
 MACHINE = Machine(torch.device("cpu"), seed=1)
 
@@ -373,7 +373,7 @@ STILL = OptimizerSettings(lr=1e-12)
 
 
 def first_layer(net: ReIDNet) -> np.ndarray:
-    return net.backbone.features[0][0].weight.detach().numpy()  # type: ignore[no-any-return]
+    return net.backbone.features[0][0].weight.detach().numpy()
 
 
 def test_pretraining_goes_on_from_a_run(
@@ -421,7 +421,7 @@ def test_each_init_is_where_its_own_network_starts(
     )
     inits = [init, second.path]
     for keep, path in enumerate(inits, 1):
-        recipe = MMT.model_copy(update={"options": MMTOptions(keep=keep), "optimizer": STILL})  # type: ignore[arg-type]
+        recipe = MMT.model_copy(update={"options": MMTOptions(keep=keep), "optimizer": STILL})
         run = site_run(
             market(f"site{keep}", seed=5), init, tmp_path / f"{keep}", inits=inits, recipe=recipe
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,8 @@ def lively(seed: int = 0) -> DomainAttention:
     attention = DomainAttention(C)
     for module in attention.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.5)
             nn.init.normal_(module.running_mean, 0, 0.2)
@@ -36,7 +39,7 @@ def lively(seed: int = 0) -> DomainAttention:
 
 
 def norm(x: float, bn: nn.BatchNorm2d, k: int) -> float:
-    mean, var = float(bn.running_mean[k]), float(bn.running_var[k])  # type: ignore[index]
+    mean, var = float(bn.running_mean[k]), float(bn.running_var[k])
     return (x - mean) / math.sqrt(var + bn.eps) * float(bn.weight[k]) + float(bn.bias[k])
 
 
@@ -55,8 +58,8 @@ def bilinear(small: list[list[float]], y: int, x: int, h: int, w: int) -> float:
 
 def reference(attention: DomainAttention, one: torch.Tensor) -> torch.Tensor:
     """Figure 3 for one map (C,h,w), a number at a time."""
-    conv, bn1, _ = attention.spatial
-    down, bn2, _, up, bn3, _ = attention.channel
+    conv, bn1, _ = list[Any](attention.spatial)
+    down, bn2, _, up, bn3, _ = list[Any](attention.channel)
     _, h, w = one.shape
     half = C // 2
     spatial = torch.zeros(half, h, w)
@@ -86,7 +89,9 @@ def reference(attention: DomainAttention, one: torch.Tensor) -> torch.Tensor:
             ]
             for c in range(C):
                 z = norm(
-                    sum(float(up.weight[c, m, 0, 0]) * low[m] for m in range(len(low))), bn3, c
+                    math.fsum(float(up.weight[c, m, 0, 0]) * low[m] for m in range(len(low))),
+                    bn3,
+                    c,
                 )
                 out[c, y, x] = 1 / (1 + math.exp(-z))
     return out

@@ -35,7 +35,7 @@ LABEL = torch.tensor([2, 0, 3])
 def test_three_images_by_hand() -> None:
     """A trunk of two channels, red and green, and cells of 2 x 2 pixels."""
     net = ReIDNet("resnet18", classes=2)
-    net.backbone = nn.Conv2d(3, 512, 2, stride=2, bias=False)
+    net.backbone = nn.Conv2d(3, 512, 2, stride=2, bias=False)  # type: ignore[assignment]
     with torch.no_grad():
         net.backbone.weight.zero_()
         net.backbone.weight[0, 0] = net.backbone.weight[1, 1] = 0.25  # means of red, of green

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.gallery.index import Hit, IndexEntry, VectorIndex
+from service.gallery.index import Hit, VectorIndex
+from service.store.records import IndexEntry
 from service.store.times import to_us
 from service.types import EVERY_SIGHTING, SightingFilter
 
@@ -171,7 +172,7 @@ def test_three_sightings_by_hand() -> None:
 def test_equal_scores_are_ordered_by_id_also_at_the_last_place() -> None:
     same = make_entries(1)[0]
     entries = [replace(same, id=f"x{number:04d}") for number in range(500)]
-    np.random.default_rng(1).shuffle(entries)  # type: ignore[arg-type]
+    np.random.default_rng(1).shuffle(entries)
     index = VectorIndex(DIMENSION)
     index.upsert(entries)
     for limit in (1, 3, 17, 499):
@@ -186,7 +187,8 @@ def test_an_id_enrolled_again_is_there_once_with_its_new_vector() -> None:
     index.upsert([replace(second, id=first.id)])
     assert len(index) == 1
     (hit,) = search(index, second.vector, 10)
-    assert hit == Hit(second.number, first.id, pytest.approx(1.0))
+    assert (hit.number, hit.id) == (second.number, first.id)
+    assert hit.score == pytest.approx(1.0)
     np.testing.assert_array_equal(index.vector(first.id), second.vector)
 
 
@@ -257,7 +259,8 @@ def test_searches_and_changes_at_the_same_time() -> None:
         try:
             while not done.is_set():
                 hits = search(index, entries[0].vector, 20)
-                assert hits[0] == Hit(0, entries[0].id, pytest.approx(1.0))
+                assert (hits[0].number, hits[0].id) == (0, entries[0].id)
+                assert hits[0].score == pytest.approx(1.0)
                 assert len({hit.id for hit in hits}) == 20
         except BaseException as error:  # noqa: BLE001
             faults.append(error)

@@ -104,13 +104,14 @@ def test_what_is_not_there(rows: JobRows) -> None:
     ):
         with pytest.raises(AdaptationNotFoundError):
             call()
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: rows.get("nowhere", "none"),
         lambda: rows.page("nowhere", after="", limit=1),
         lambda: rows.add("j", "nowhere", SPEC, NOW).result(10),
-    ):
+    ]
+    for missing in calls:
         with pytest.raises(SiteNotFoundError):
-            call()
+            missing()
 
 
 def test_crops_come_without_any_identity(rows: JobRows, enroll: Callable[..., None]) -> None:

@@ -182,7 +182,10 @@ def test_close_finishes_what_is_queued_and_refuses_more(
 def test_a_fault_in_after_commit_is_an_error_and_does_not_stop_the_writer(
     writer: Writer, engines: tuple[Engine, Engine]
 ) -> None:
+    def after(_: object) -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(StoreError):
-        writer.submit(put(1), lambda _: 1 / 0).result(10)
+        writer.submit(put(1), after).result(10)
     assert writer.submit(put(2)).result(10) == 2
     assert stored(engines) == [1, 2]

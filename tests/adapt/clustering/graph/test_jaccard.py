@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -274,7 +274,7 @@ def test_a_graph_keeps_the_widest_matrix_and_gives_what_was_asked_for() -> None:
 def test_the_form_for_a_device_gives_the_same(variant: Variant, longest: float) -> None:
     features = people(13, count=20, each=10, noise=1.0)
     features[[5, 150]] = features[0]
-    constants = {"k1": 20, "k2": 6, "variant": variant, "max_distance": longest}
+    constants: dict[str, Any] = {"k1": 20, "k2": 6, "variant": variant, "max_distance": longest}
     ours = jaccard_distance(features, **constants)
     other = jaccard_distance(features, **constants, device=torch.device("cpu"))
     np.testing.assert_allclose(dense(other), dense(ours), atol=1e-6)

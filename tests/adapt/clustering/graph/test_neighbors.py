@@ -65,6 +65,7 @@ def test_equals_a_sort_by_distance_and_index(
     np.testing.assert_array_equal(near.rank, order[:, :count])
     np.testing.assert_array_equal(near.squared, squared[:, :count])
     assert near.farthest is not None
+    assert near.farthest is not None
     np.testing.assert_allclose(near.farthest, squared[:, -1], rtol=1e-6)
 
 
@@ -79,6 +80,7 @@ def test_blocks_do_not_show(block_rows: int | None, search: Search) -> None:
     order, squared = sorted_all(features)
     np.testing.assert_array_equal(near.rank, order[:, :9])
     np.testing.assert_allclose(near.squared, squared[:, :9], atol=1e-6)
+    assert near.farthest is not None
     np.testing.assert_allclose(near.farthest, squared[:, -1], atol=1e-6)
     assert near.rank.dtype == np.int32
     assert near.rank[249, :4].tolist() == [249, 3, 40, 199]
@@ -98,7 +100,8 @@ def test_more_copies_than_neighbors(search: Search) -> None:
         copies = [[0, 1, 2], [1, 0, 2], *([i, 0, 1] for i in range(2, 7))]
         assert near.rank.tolist() == [*copies, [7, 0, 1], [8, 0, 1], [9, 0, 1]]
         assert not near.squared[near.rank[:, 0] != 7].any()
-        np.testing.assert_allclose(near.squared[7], [0, 4, 4], rtol=1e-6)
+        np.testing.assert_allclose(near.squared[7], [0.0, 4.0, 4.0], rtol=1e-6)
+        assert near.farthest is not None
         np.testing.assert_allclose(near.farthest, 4)
 
 
@@ -159,6 +162,7 @@ def test_more_neighbors_than_images(images: int, search: Search) -> None:
     order, squared = sorted_all(features)
     np.testing.assert_array_equal(near.rank, order)
     np.testing.assert_allclose(near.squared, squared, atol=1e-6)
+    assert near.farthest is not None
     np.testing.assert_allclose(near.farthest, squared[:, -1], atol=1e-6)
 
 
@@ -219,8 +223,10 @@ def test_unit_rows() -> None:
     rows = UnitRows(features)
     assert len(rows) == 4
     assert rows[0:4].dtype == np.float32
-    np.testing.assert_allclose(rows[0:4], [[0.6, 0.8], [0, 0], [0, -1], [1, 0]], rtol=1e-6)
-    np.testing.assert_allclose(rows[np.array([3, 0])], [[1, 0], [0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(
+        rows[0:4], [[0.6, 0.8], [0.0, 0.0], [0.0, -1.0], [1.0, 0.0]], rtol=1e-6
+    )
+    np.testing.assert_allclose(rows[np.array([3, 0])], [[1.0, 0.0], [0.6, 0.8]], rtol=1e-6)
     first, second = np.array([0, 0, 2, 3]), np.array([2, 0, 0, 2])
     squared = rows.squared_distances(first, second)
     np.testing.assert_allclose(squared, [0.36 + 3.24, 0, 3.6, 2], rtol=1e-6)

@@ -115,7 +115,7 @@ def test_the_average_of_two_networks_is_exact_below_the_cut() -> None:
         for _ in "ab"
     ]
     wanted = sum(full(graph.distances(1.0)) for graph in graphs) / 2
-    average = full(stack_rows(average_rows(*(graph.rows(0.8) for graph in graphs), 0.4)))
+    average = full(stack_rows(average_rows(graphs[0].rows(0.8), graphs[1].rows(0.8), 0.4)))
     assert 60 < (wanted <= 0.4).sum() < 3600
     np.testing.assert_allclose(average, np.where(wanted <= 0.4, wanted, 1), atol=1e-6)
 

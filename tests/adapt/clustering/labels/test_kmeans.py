@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_images_between_clusters_move_until_none_is_nearer_to_another() -> None:
 def test_the_best_of_several_starts_is_taken() -> None:
     features = np.random.default_rng(0).uniform(size=(200, 2)).astype(np.float32)
 
-    def squared(**starts: int) -> float:
+    def squared(**starts: Any) -> float:
         """Sum of squared distances to the centers, over four seeds."""
         total = 0.0
         for seed in range(4):
@@ -115,7 +116,7 @@ def test_features_that_are_not_finite_are_refused() -> None:
         row = features.astype(np.float64)
         row[4, 1] = wild
         with pytest.raises(NonFiniteFeaturesError, match="row 4"):
-            cluster_kmeans(row, 2, seed=1)
+            cluster_kmeans(row, 2, seed=1)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no columns"):
         cluster_kmeans(features[:, :0], 2, seed=1)
 

@@ -41,7 +41,7 @@ def test_three_images_and_two_clusters_by_hand() -> None:
     center = np.array([[0.6, 0.8], [-1, 0]], np.float32)
     found = soft_weights(feat, center, np.array([0, 1, -1]), epsilon=0.9)
     # |(0,1) - (0.6,0.8)|^2 = 0.36 + 0.04 = 0.4; |(0,1) - (-1,0)|^2 = 2
-    expected = [[0.9 + 1 / 1.6, 1 / 8], [1 / 0.8, 0.9 + 1 / 4], [0, 0]]
+    expected = [[0.9 + 1 / 1.6, 1 / 8], [1 / 0.8, 0.9 + 1 / 4], [0.0, 0.0]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found.dtype == np.float32
 

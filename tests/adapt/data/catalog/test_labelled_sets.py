@@ -30,7 +30,7 @@ def test_each_set_gives_its_parts_people_and_cameras(name: str, tmp_path: Path) 
     """6 people in training, 3 others to test, each twice in both cameras."""
     root = WRITERS[name](tmp_path / "set")
     assert labelled_splits(root) == {"train", "query", "gallery"}
-    train, query, gallery = (read_labelled(root, (s,)) for s in ("train", "query", "gallery"))  # type: ignore[arg-type]
+    train, query, gallery = (read_labelled(root, (s,)) for s in ("train", "query", "gallery"))
     assert (len(train), len(query), len(gallery)) == (24, 12, 12)
     assert train.cameras == query.cameras == gallery.cameras == ("c1", "c2")
     assert sorted(Counter(train.persons.tolist()).values()) == [4] * 6

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def listed(site: Path) -> CropSet:
 
 
 def decoded(site: Path, allocate: Callable[..., np.ndarray] | None = None) -> DecodedCrops:
-    rooms = {} if allocate is None else {"allocate": allocate}
+    rooms: dict[str, Any] = {} if allocate is None else {"allocate": allocate}
     return decode_crops(listed(site), SIZE, forget_names=True, **rooms)
 
 

@@ -149,6 +149,6 @@ def test_default_keeps_other_views_and_drops_the_next_frame() -> None:
     rng = np.random.default_rng(0)
     picture = cv2.resize(rng.integers(0, 256, (12, 6, 3)).astype(np.uint8), (128, 256))
     other = cv2.resize(rng.integers(0, 256, (12, 6, 3)).astype(np.uint8), (128, 256))
-    images = np.stack([picture, np.roll(picture, 1, axis=0), other])
+    images = np.stack([picture, np.roll(picture, 1, axis=0), other]).astype(np.uint8)
     default = Thinning()
     assert kept(images, [0] * 3, [1, 2, 3], default.difference, default.per_track) == [0, 2]

@@ -127,7 +127,7 @@ def test_equals_the_reference(seed: int, crops: int, tracked: bool) -> None:
         assert measured.row is not None
         assert measured.row.tolist() == list(range(crops))
         assert measured.part == pytest.approx(np.array(expected, float), abs=1e-4)
-        assert measured.value == pytest.approx(np.mean(expected), abs=1e-4)
+        assert measured.value == pytest.approx(np.array(expected, float).mean(), abs=1e-4)
 
 
 @settings(deadline=None, max_examples=25)

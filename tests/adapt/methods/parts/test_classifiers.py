@@ -25,7 +25,7 @@ def test_rows_are_the_unit_centers_in_every_network_and_frozen_ones_stay_frozen(
     for net in nets:
         assert net.classifier is not None
         torch.testing.assert_close(net.classifier.weight.detach(), expected)
-    assert [p.requires_grad for p in nets[0].classifier.parameters()] == [True]  # type: ignore[union-attr]
+    assert [p.requires_grad for p in nets[0].classifier.parameters()] == [True]
     assert not any(p.requires_grad for p in nets[1].parameters())
 
 
