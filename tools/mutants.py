@@ -4,8 +4,8 @@ python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--limit SECO
 
 Faults are drawn by the seed, in turn from every room, and put into a copy of the tree, one at a
 time. For each, tests run until one fails: first those that mirror the module, then those that name
-it, then those of its folder and of its room. A fault that no test notices survives: add a test, or
-an entry with the reason to tools/mutants_equivalent.toml where no test can tell the two apart.
+it, then those that FURTHER lists. A fault that none of them notices survives: add a test, or an
+entry with the reason to tools/mutants_equivalent.toml where no test can tell the two apart.
 
 Results are kept in FOLDER/mutants.jsonl, and a fault that is in there is not run again as long as
 its line and the tests of its first stage are the same; the table goes to FOLDER/mutants.md.
@@ -45,15 +45,21 @@ ROOMS = (
 )  # fmt: skip
 
 FURTHER = {
-    "adapt/runs": ["tests/adapt/workflows", "tests/cli"],
-    "adapt/training": ["tests/adapt/methods", "tests/adapt/workflows"],
-    "adapt/workflows": ["tests/cli"],
-    "cli": ["tests/e2e"],
-    "service/jobs": ["tests/service/rpc", "tests/service/test_app.py"],
+    "adapt/data": ["tests/adapt/data"],
+    "adapt/report": ["tests/adapt/report"],
+    "adapt/runs": ["tests/adapt/runs"],
+    "adapt/synthetic": ["tests/adapt/synthetic"],
+    "adapt/training": ["tests/adapt/training", "tests/adapt/methods"],
+    "cli": ["tests/cli", "tests/e2e/test_commands.py"],
+    "models": ["tests/models"],
+    "service/gallery": ["tests/service/gallery"],
+    "service/jobs": ["tests/service/jobs", "tests/service/test_app.py"],
+    "service/operations": ["tests/service/test_app.py"],
     "service/rollover": ["tests/service/rpc"],
-    "service/rpc": ["tests/e2e/test_serving.py"],
+    "service/rpc": ["tests/service/rpc", "tests/e2e/test_serving.py"],
+    "service/store": ["tests/service/store", "tests/service/gallery"],
 }
-"""Room -> tests elsewhere that use it, for faults that the room's own tests do not notice."""
+"""Room -> tests that use it, for faults that neither the mirror nor those by name notice."""
 
 FORKS = multiprocessing.get_context("forkserver")
 """Tests run in forks of a process that has imported what takes seconds."""
@@ -120,7 +126,7 @@ def _in_turn(sources: Iterable[Iterator[Fault]]) -> Iterator[Fault]:
 
 
 def stages(root: Path, path: str) -> list[list[str]]:
-    """Tests for a module, nearest first: its mirror, those that name it, its folder's, its room's.
+    """Tests for a module, nearest first: its mirror, those that name it, those of FURTHER.
 
     Each stage has paths relative to `root`, none of them twice; stages without tests are left out.
     """
@@ -133,8 +139,6 @@ def stages(root: Path, path: str) -> list[list[str]]:
     wanted = [
         [mirror],
         [t.relative_to(root) for t in tests if named.search(t.read_text(encoding="utf-8"))],
-        [t.relative_to(root) for t in tests if t.is_relative_to(root / mirror.parent)],
-        [t.relative_to(root) for t in tests if t.is_relative_to(root / "tests" / room)],
         [Path(name) for name in FURTHER.get(room, [])],
     ]
     seen: set[Path] = set()
