@@ -9,18 +9,37 @@ import pytest
 TESTS = Path(__file__).parent
 
 SLOW = (
+    "adapt/clustering/graph/test_identical_labels.py",
+    "adapt/data/decoding/test_run_crops.py",
+    "adapt/evaluation/test_gate.py",
+    "adapt/report/test_material.py",
+    "adapt/report/test_run_report.py",
+    "adapt/runtime/test_compute.py",
+    "adapt/runtime/test_distributed.py",
+    "adapt/training/test_sharding.py",
     "adapt/workflows",
     "benchmarks",
+    "cli/test_cluster.py",
+    "cli/test_demo.py",
+    "cli/test_gating.py",
+    "cli/test_planning.py",
+    "cli/test_reporting.py",
+    "cli/test_reproducing.py",
+    "cli/test_resuming.py",
+    "cli/test_runs.py",
+    "cli/test_several_processes.py",
+    "cli/test_training.py",
     "e2e",
 )
-"""Folders and files whose tests train networks or start processes. Below them each test is marked
-`slow`; elsewhere a test that takes more than a second has the mark itself."""
+"""Folders and files whose tests train networks or start processes: each test is marked `slow`.
+
+Elsewhere a test that takes more than a second of a core has the mark itself."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = [name for name in SLOW if not (TESTS / name).exists()]
-    if missing:
-        raise pytest.UsageError(f"SLOW in {__file__} names {missing}: remove what has gone")
+    gone = [entry for entry in SLOW if not (TESTS / entry).exists()]
+    if gone:
+        raise pytest.UsageError(f"SLOW in {__file__} names {gone}: remove what has gone")
     for item in items:
-        if any(item.path.is_relative_to(TESTS / name) for name in SLOW):
+        if any(item.path.is_relative_to(TESTS / entry) for entry in SLOW):
             item.add_marker(pytest.mark.slow)

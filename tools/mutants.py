@@ -264,8 +264,10 @@ def equivalents(file: Path) -> dict[str, str]:
 def tests_digest(root: Path, path: str) -> str:
     """SHA-256 of the tests of a module's first stage."""
     digest = hashlib.sha256()
-    for test in (stages(root, path) or [[]])[0]:
-        digest.update((root / test).read_bytes())
+    for name in (stages(root, path) or [[]])[0]:
+        place = root / name
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

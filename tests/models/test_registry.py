@@ -262,6 +262,7 @@ def add_at_once(start: Path, root: Path, bundles: list[list[Path]]) -> list[int]
     return [process.wait(timeout=60) for process in running]
 
 
+@pytest.mark.slow
 def test_many_processes_add_the_same(
     registry: Registry, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

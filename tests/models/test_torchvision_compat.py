@@ -18,6 +18,7 @@ def test_torchvision_can_be_imported_and_used() -> None:
         assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_operators_that_exist_are_left_alone() -> None:
     # In a process of its own: what torch registers cannot be taken back.
     script = """

@@ -456,6 +456,7 @@ def rounds(method: AML, data: DecodedCrops):  # type: ignore[no-untyped-def]
     )
 
 
+@pytest.mark.slow
 def test_two_rounds_through_the_loop() -> None:
     data = crops()
     method = AML(
@@ -481,6 +482,7 @@ def test_two_rounds_through_the_loop() -> None:
         assert not torch.equal(before, net.backbone.conv1.weight)
 
 
+@pytest.mark.slow
 def test_a_run_that_chains_ends_with_the_networks_of_the_round_before() -> None:
     method = AML(
         nets(),
@@ -500,6 +502,7 @@ def test_with_cameras_there_is_nothing_to_warn_of() -> None:
     assert not any(labels.warnings for labels in aml().relabel(site()[0], ONLY))
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     """Another process that takes it over is in the second phase, too, and keeps the radius."""
 

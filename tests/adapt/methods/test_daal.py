@@ -157,6 +157,7 @@ def test_ablation_hard_and_lsr(smoothing: float) -> None:
     assert float(loss) == pytest.approx(float(expected) * int(kept.sum()) / B, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ablation_of_branches() -> None:
     """Rows of table 4: nothing, + DSP, + DAAM, + DSP + IA, all."""
     rows = {
@@ -216,6 +217,7 @@ def test_who_learns_from_what() -> None:
         assert (neck is None) == (term == "domain"), "the specific branch has no neck"
 
 
+@pytest.mark.slow
 def test_the_domain_branch_learns_to_tell_the_domains_apart() -> None:
     method = daal()
     target, source = batches()
@@ -353,6 +355,7 @@ def clusterer() -> Clusterer:
     return Clusterer(settings, identities_per_batch=4, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["given", "none"])
 def test_two_rounds_of_the_loop(source: str) -> None:
     method = DAAL([net()], DAALOptions(source=source), clusterer())
@@ -370,6 +373,7 @@ def test_two_rounds_of_the_loop(source: str) -> None:
         assert not torch.equal(before[part], after[part])
 
 
+@pytest.mark.slow
 def test_same_seed_same_network() -> None:
     kept = []
     for _ in range(2):
@@ -379,6 +383,7 @@ def test_same_seed_same_network() -> None:
     assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
 
 
+@pytest.mark.slow
 def test_stuck_attention_ends_the_run_after_its_last_good_round() -> None:
     """A is 1 everywhere: the specific branch starves. The first round is done before it is sure."""
     method = DAAL([net()], DAALOptions(attention_start=0.9999), clusterer())
@@ -405,6 +410,7 @@ def people(spread: float, seed: int) -> FeatureTable:
     return FeatureTable((rows,), np.zeros(len(rows), np.int64))
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     """Another process that takes it over weighs as before, and loses patience at the same step."""
 

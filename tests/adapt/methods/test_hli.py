@@ -194,6 +194,7 @@ def test_named_relations_change_the_structure_only() -> None:
         assert {name for name in plain if plain[name] != other[name]} == {"sd_1"}
 
 
+@pytest.mark.slow
 def test_each_student_listens_to_its_own_teacher_only() -> None:
     for peers, moved, listeners in ((1, 0, {1}), (2, 1, {1}), (2, 0, {2})):
         method = build(peers=peers, **PLAIN)
@@ -216,6 +217,7 @@ def test_teachers_get_no_gradient_and_students_do(peers: int) -> None:
         assert not [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
 
 
+@pytest.mark.slow
 def test_the_ablation_switches_of_table_3() -> None:
     """Base, +ALMS, +AULM and all: what is added shows, what is not has weight 0."""
     base = {"lambda_imi": 0.0, "lambda_sd": 0.0, "erase": 0.0}
@@ -333,6 +335,7 @@ def test_the_share_of_erased_images_is_the_probability() -> None:
     assert 0.5 < np.mean(untouched) < 0.7
 
 
+@pytest.mark.slow
 def test_with_two_peers_each_view_is_read_by_its_own_average() -> None:
     seen = []
     for sign in (1.0, -1.0):
@@ -361,6 +364,7 @@ def test_erasing_leaves_modes_and_statistics_to_the_step() -> None:
     assert all(torch.equal(moved[0][name], moved[1][name]) for name in moved[0])
 
 
+@pytest.mark.slow
 def test_erasing_follows_from_the_batch_alone() -> None:
     def erased(seed: int, first: int) -> list[torch.Tensor]:
         method = build(erase=1.0)
@@ -475,6 +479,7 @@ def rounds(method: HLI, seed: int = 0, lr: float = 1e-3):  # type: ignore[no-unt
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peers", [1, 2])
 def test_two_rounds_through_the_loop(peers: int) -> None:
     def run(seed: int) -> tuple[list[Round], dict[str, torch.Tensor]]:
@@ -525,6 +530,7 @@ def test_a_dead_network_ends_the_run_and_keeps_the_round_before() -> None:
     assert all(torch.equal(kept[k], after[k]) for k in kept if "classifier" not in k)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_wrong_everywhere_repels_no_farther_than_the_bound() -> None:
     """The run-away of equation (3): raw features, trained on nothing but the repelling half."""
 
@@ -596,6 +602,7 @@ def test_maps_without_a_maximum_are_warned_of(flat: float, warned: bool) -> None
         assert "the network is dead" in warning
 
 
+@pytest.mark.slow
 def test_a_map_of_one_cell_is_flat_and_said_so() -> None:
     """16 x 8 pixels are one cell of a ResNet; without erasing nobody looks."""
     figures = float_stats(build().step((batch(height=16),)))

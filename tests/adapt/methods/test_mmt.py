@@ -272,6 +272,7 @@ def soft_id(pupil: torch.Tensor, teacher: torch.Tensor) -> float:
     return float(-(teacher.softmax(1) * pupil.log_softmax(1)).sum(1).mean())
 
 
+@pytest.mark.slow
 def test_without_averages_the_peer_itself_teaches() -> None:
     """Table 2, w/o E: alpha = 0 in (4), so each average is its network, statistics included."""
     method = labelled(mmt(ema=0.0))
@@ -441,6 +442,7 @@ def training(method: MMT, rounds: int = 2, steps: int = 1) -> Iterator[Round]:
     )
 
 
+@pytest.mark.slow
 def test_two_rounds_on_density_labels_move_every_ibn_network() -> None:
     torch.manual_seed(0)
     students = [ReIDNet("resnet18_ibn_a") for _ in range(2)]
@@ -467,6 +469,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_ablation_trains_and_ends_elsewhere() -> None:
     """Three steps: the average copies its network in the first and is its equal in the second."""
     ends = {}
@@ -481,6 +484,7 @@ def test_every_ablation_trains_and_ends_elsewhere() -> None:
             assert not torch.equal(ends[one], ends[other]), (one, other)
 
 
+@pytest.mark.slow
 def test_features_that_collapse_stop_the_run_with_the_networks_of_the_round_before() -> None:
     """Networks that see no difference any more: one cluster holds all, and nothing is trained."""
     method = mmt()

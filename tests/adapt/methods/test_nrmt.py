@@ -130,6 +130,7 @@ def test_both_losses_count_once() -> None:
     assert set(term_weights(nrmt().step(batches())).values()) == {1.0}
 
 
+@pytest.mark.slow
 def test_components_are_the_papers_table_4() -> None:
     """Each step of the ladder takes triplets away; before half time nothing is selected."""
     options: dict[str, Any] = {"confidence": 0.3, "disagreement": 0.2}
@@ -198,6 +199,7 @@ def test_hard_mining_is_the_margin_loss_on_the_hardest_triplets() -> None:
     torch.testing.assert_close(terms["tri_own_1"], expected)
 
 
+@pytest.mark.slow
 def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
     """The same features at half their size."""
     kept = {}
@@ -279,6 +281,7 @@ def test_wants_two_networks_that_differ() -> None:
         NRMT([one, other], NRMTOptions(), clusterer())
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_rest_of_a_round_needs() -> None:
     """Another process that takes it over selects the same triplets and keeps each radius."""
 
@@ -378,6 +381,7 @@ def by_color(**options: object) -> NRMT:
     return NRMT(nets(), NRMTOptions(**options), found)
 
 
+@pytest.mark.slow
 def test_two_rounds_through_the_loop() -> None:
     method = by_color(thresholds="relative", disagreement=0.0)
     start = [p.detach().clone() for net in method.students for p in net.backbone.parameters()]
@@ -392,6 +396,7 @@ def test_two_rounds_through_the_loop() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(start, now, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("total", "good"), [(4, 2), (2, 1)])
 def test_a_round_that_keeps_nothing_does_not_count_be_it_the_last(total: int, good: int) -> None:
     run = rounds(by_color(disagreement=1e6), total)

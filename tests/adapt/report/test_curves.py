@@ -46,6 +46,7 @@ def titles(*rows: dict[str, object]) -> list[str]:
     return [chart.title for chart in round_charts(rows)]
 
 
+@pytest.mark.slow
 def test_every_figure_has_a_chart() -> None:
     assert titles(ROW) == [
         "Loss",
@@ -67,6 +68,7 @@ def test_every_figure_has_a_chart() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_each_chart_says_how_to_read_it() -> None:
     assert all(chart.caption.endswith(".") for chart in round_charts([ROW]))
     assert len({each.title for each in PLANNED}) == len(PLANNED)

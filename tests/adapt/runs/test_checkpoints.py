@@ -107,6 +107,7 @@ def test_without_pause_every_step_is_kept() -> None:
     assert kept(0).kept == [(number, step) for number in (0, 1) for step in range(6)]
 
 
+@pytest.mark.slow
 def test_a_state_knows_the_seconds_of_the_run() -> None:
     """Two seconds for each state that was written before, ten for each step."""
     assert kept(25).seconds == [0, 2 + 3 * STEP, 4 + 5 * STEP, 6 + 8 * STEP]

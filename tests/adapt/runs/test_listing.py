@@ -112,6 +112,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text("ab", min_size=1), TREES))
 def test_flatten_names_each_leaf_by_its_way(tree: dict[str, object]) -> None:
     def walk(node: object, way: tuple[str, ...]) -> list[tuple[str, object]]:

@@ -91,6 +91,7 @@ def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centered", [False, True], ids=["plain", "centered"])
 @pytest.mark.parametrize("crop", PREPARE)
 @pytest.mark.parametrize("stripes", [1, 6])

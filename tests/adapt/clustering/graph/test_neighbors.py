@@ -45,6 +45,7 @@ def sorted_all(features: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArr
     return order, np.take_along_axis(squared, order, axis=1)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),

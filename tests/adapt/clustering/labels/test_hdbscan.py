@@ -62,6 +62,7 @@ def people(
     return features.astype(np.float32), truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.4, 0.7, 1.0])
 @pytest.mark.parametrize(("variant", "k1"), [("classic", 20), ("faiss", 30)])
 @pytest.mark.parametrize("min_samples", [4, 8])

@@ -39,6 +39,7 @@ def test_pinned() -> None:
 PINNED = [1, 2, 9, 10, 12, 14, 15, 17]
 
 
+@pytest.mark.slow
 @given(
     keys=st.lists(st.text(min_size=1), min_size=1, max_size=30, unique=True),
     tracks=st.data(),
