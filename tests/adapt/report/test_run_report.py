@@ -14,8 +14,8 @@ from adapt.errors import ConfigError, RunError
 from adapt.report.material import Material, gather
 from adapt.report.page import render
 from adapt.report.run_report import ANSWERS, CLUSTERS_EACH, QUERIES, run_page
-from adapt.report.verdict import GateVerdict
 from adapt.runs.folder import Run
+from models.job_contract import GateVerdict
 from tests.support.html_outline import outline
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import DataError
-from adapt.report.verdict import GateVerdict, in_words, read_gate
+from adapt.report.verdict import in_words, read_gate
+from models.job_contract import GateVerdict
 from tests.support.tiny_runs import data, info
 
 CAMERAS = data("one").model_copy(update={"cameras": ("c1", "c2")})
