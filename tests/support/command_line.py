@@ -35,7 +35,7 @@ def resight(*arguments: object, **settings: object) -> CompletedProcess[str]:
             except SystemExit as end:
                 code = end.code or 0
     assert isinstance(code, int), code
-    texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))
     return CompletedProcess(words, code, *texts)
 
 
