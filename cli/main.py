@@ -30,7 +30,7 @@ RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
 """Absent where only `resight[adapt]` is installed."""
 
 EXIT_STOPPED = 75
-"""A run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
+"""A run that was stopped on request and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on stderr and exit code 1, a stop 75."""
+    """Run the command line; a known error is one line on stderr with exit code 1, a stop is 75."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("resight").setLevel(logging.INFO)
     try:

@@ -50,7 +50,7 @@ Address = Annotated[str, AfterValidator(_check_address)]
 
 
 def _refuse_empty(value: object) -> object:
-    """`Path("")` is the current folder, which nobody means by an empty variable."""
+    """Refuse an empty variable: `Path("")` would be the current folder."""
     if value == "":
         raise ValueError("is empty; give a folder, or leave the setting out")
     return value

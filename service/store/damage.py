@@ -20,8 +20,8 @@ class DamagedJson:
 def read_json(text: str | bytes) -> Any:
     """The value of a JSON column, `DamagedJson` where the text is not JSON.
 
-    The driver decodes columns before anybody knows the row. So the damage is handed on, to be
-    refused by name.
+    Columns are decoded before the row is known, so the damage is returned, and refused by the
+    reader of the row, who can name it.
     """
     try:
         return json.loads(text)
