@@ -32,7 +32,7 @@ async def test_starts_and_stops(data_dir: Path, tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("option", ["listen", "http"])
-async def test_a_taken_port_is_said_and_everything_is_released(
+async def test_a_taken_port_is_reported_and_everything_is_released(
     data_dir: Path, tiny_bundle: Bundle, option: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -85,7 +85,7 @@ def test_a_model_is_a_folder_or_a_name_in_the_registry(
             open_bundle(settings(data_dir, wrong, registry=tmp_path / "registry"))
 
 
-async def test_open_ports_are_warned_of(
+async def test_open_ports_are_logged_as_warnings(
     data_dir: Path, tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await bootstrap(settings(data_dir, tiny_bundle.path, listen="0.0.0.0:0"))

@@ -171,7 +171,7 @@ def test_a_result_without_a_vector_is_an_error(client: ResightClient) -> None:
         client.embed([b"x", b""])
 
 
-def test_nothing_to_enroll_calls_nobody(client: ResightClient, gallery: FakeGallery) -> None:
+def test_nothing_to_enroll_makes_no_call(client: ResightClient, gallery: FakeGallery) -> None:
     assert list(client.enroll("a", [])) == []
     assert gallery.requests == []
 
@@ -238,7 +238,7 @@ def test_an_unreachable_server_is_named(call: Callable[[ResightClient], Any]) ->
         call(client)
 
 
-def test_a_server_of_something_else_is_said(client: ResightClient) -> None:
+def test_a_server_of_another_kind_is_reported(client: ResightClient) -> None:
     with pytest.raises(CallFailedError) as error:
         client.create_site("a")
     assert error.value.code == "UNIMPLEMENTED"

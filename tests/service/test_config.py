@@ -29,7 +29,7 @@ def test_defaults_listen_on_loopback_only(tmp_path: Path) -> None:
     assert settings.keep_crops
 
 
-def test_environment_is_read_and_what_is_given_wins(
+def test_given_values_have_priority_over_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESIGHT_MODEL", "from-env")

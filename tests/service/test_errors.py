@@ -44,7 +44,7 @@ def test_every_call_error_has_a_reason_of_its_own() -> None:
         assert re.fullmatch(r"[A-Z][A-Z0-9_]{1,62}", reason)
 
 
-def test_every_reason_leads_back_to_its_class() -> None:
+def test_every_reason_gives_its_class() -> None:
     known = call_errors()
     for kind in _ours():
         if issubclass(kind, CallError) and not kind.__subclasses__():

@@ -67,7 +67,7 @@ def test_malformed_sightings(fields: dict[str, Any]) -> None:
         NewSighting(**({"image": b"x", "camera": "c"} | fields))
 
 
-def test_what_to_do_about_blanks_is_said() -> None:
+def test_an_error_about_blanks_says_what_to_do() -> None:
     with pytest.raises(BadSightingError, match="camera 'c1 ' has blanks at its ends; leave them"):
         NewSighting(image=b"x", camera="c1 ")
 

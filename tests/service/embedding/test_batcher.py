@@ -131,7 +131,7 @@ async def test_a_fault_of_the_engine_does_not_stop_the_batcher(
     assert isinstance(result, np.ndarray)
 
 
-async def test_what_does_not_fit_is_refused_at_once_and_whole(
+async def test_a_call_that_does_not_fit_is_refused_at_once_and_whole(
     batcher: Batcher, engine: FakeEngine, metrics: Metrics
 ) -> None:
     engine.gate.clear()
@@ -168,7 +168,7 @@ async def test_a_caller_that_has_gone_is_not_embedded(
     assert _value(metrics, "resight_queue_depth") == 0
 
 
-async def test_a_caller_that_has_gone_keeps_its_room_until_no_thread_works_for_it(
+async def test_a_cancelled_call_keeps_its_places_until_its_threads_have_finished(
     engine: FakeEngine, metrics: Metrics
 ) -> None:
     held = HeldPreprocessing()
@@ -190,9 +190,7 @@ async def test_a_caller_that_has_gone_keeps_its_room_until_no_thread_works_for_i
     await batcher.close(5)
 
 
-async def test_a_full_batch_is_handed_over_early_and_no_other(
-    batcher: Batcher, engine: FakeEngine
-) -> None:
+async def test_only_a_full_batch_is_submitted_early(batcher: Batcher, engine: FakeEngine) -> None:
     engine.gate.clear()
     first = asyncio.create_task(batcher.embed([crop(0)]))
     await engine.has_entered()

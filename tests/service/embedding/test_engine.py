@@ -98,7 +98,7 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
         _load(write_tiny_bundle(tmp_path / "b", model=model.SerializeToString()))
 
 
-def test_what_is_no_onnx_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", model=b"no onnx")
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         _load(bundle)

@@ -94,7 +94,7 @@ async def test_what_cannot_be_loaded(models: ModelPool, registry: Registry, tmp_
     assert [m.info.reference for m in models.all()] == ["tiny@1"]
 
 
-async def test_what_is_used_no_more_is_let_go(models: ModelPool, metrics: Metrics) -> None:
+async def test_unused_models_are_released(models: ModelPool, metrics: Metrics) -> None:
     other = await models.load("tiny@2")
 
     def loaded(version: str) -> float | None:

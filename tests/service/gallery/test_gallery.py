@@ -162,7 +162,7 @@ async def test_a_sighting_that_is_being_replaced_never_passes_a_filter_of_its_ol
         await asyncio.gather(replace(), look(), look())
 
 
-async def test_a_hit_of_a_replaced_row_is_no_match(open_gallery: Open, store: Store) -> None:
+async def test_a_hit_of_a_replaced_row_is_not_a_match(open_gallery: Open, store: Store) -> None:
     """The moment between the commit and the index, held still: camera c1 became c2."""
     async with open_gallery() as gallery:
         await gallery.create_site("lobby")

@@ -52,7 +52,7 @@ def test_readers_share_and_a_writer_is_alone() -> None:
     assert faults == []
 
 
-def test_a_waiting_writer_goes_before_new_readers() -> None:
+def test_a_waiting_writer_has_priority_over_new_readers() -> None:
     lock = ReadWriteLock()
     order: list[str] = []
     reading, writer_waits = threading.Event(), threading.Event()

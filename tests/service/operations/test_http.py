@@ -52,7 +52,7 @@ def test_other_paths(monitor: Monitor) -> None:
     assert get(monitor, "/../etc/passwd")[0] == 404
 
 
-def test_a_taken_port_is_said(metrics: Metrics) -> None:
+def test_a_taken_port_is_reported(metrics: Metrics) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(PortError, match="choose another --http"):

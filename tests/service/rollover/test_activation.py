@@ -122,7 +122,7 @@ async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
         assert (last.site.model, last.adaptation, last.verdict) == (f"{name}@1", made_by, verdict)
 
 
-async def test_models_that_no_site_uses_any_more_are_let_go(serve: Any) -> None:
+async def test_models_that_no_site_uses_are_released(serve: Any) -> None:
     server = await serve()
     client = server.client
     for site in ("lobby", "yard"):

@@ -128,7 +128,7 @@ async def test_what_is_refused(lobby: Any, starter: FakeStarter) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_not_well_formed(lobby: Any) -> None:
+async def test_malformed_requests(lobby: Any) -> None:
     def call(method: str, request: Any) -> tuple[str, str]:
         with grpc.insecure_channel(lobby.ready.grpc_address) as channel:
             stub = adaptation_pb2_grpc.AdaptationServiceStub(channel)

@@ -27,7 +27,7 @@ def test_a_status_carries_code_reason_metadata_and_message() -> None:
     assert dict(info.metadata) == {"problem": "IMAGE_EMPTY"}
 
 
-def test_a_status_says_when_to_come_back() -> None:
+def test_a_status_says_when_to_retry() -> None:
     status = convert.status(OverloadedError("busy", retry_after_s=1.25))
     retry = error_details_pb2.RetryInfo()
     assert status.details[1].Unpack(retry)
@@ -40,7 +40,7 @@ def test_every_error_has_the_grpc_code_of_its_name_and_number() -> None:
 
 
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59), timezones=st.just(UTC)))
-def test_times_come_back(moment: datetime) -> None:
+def test_times_survive_both_conversions(moment: datetime) -> None:
     assert convert.moment(convert.timestamp(moment)) == moment
 
 
@@ -62,17 +62,17 @@ def test_times_out_of_range(fields: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_a_site_comes_back(ready: bool) -> None:
+def test_a_site_survive_both_conversions(ready: bool) -> None:
     site = Site("lobby", "m@1", 7, T0, ready)
     assert convert.site_from_wire(convert.site_to_wire(site)) == site
 
 
-def test_a_model_comes_back() -> None:
+def test_a_model_survive_both_conversions() -> None:
     model = ModelInfo("m", "1.2", "f" * 64, 256, 128, 64, "resnet18", "mmt", "cuda")
     assert convert.model_from_wire(convert.model_to_wire(model)) == model
 
 
-def test_a_sighting_comes_back() -> None:
+def test_a_sighting_survive_both_conversions() -> None:
     sighting = Sighting(
         "s", "c1", T0, "t", "p", {"a": "b"}, T0 + timedelta(seconds=1), crop_kept=True
     )
@@ -82,7 +82,7 @@ def test_a_sighting_comes_back() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"time": None}, {"id": "", "track": "", "person": ""}])
-def test_an_item_comes_back(changes: dict[str, Any]) -> None:
+def test_an_item_survive_both_conversions(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
         "image": b"\0\xff",
         "camera": "c1",
@@ -103,5 +103,5 @@ def test_an_item_comes_back(changes: dict[str, Any]) -> None:
         SightingFilter(("a",), ("b", "c"), T0, T0 + timedelta(days=1), ("p",), ("t",)),
     ],
 )
-def test_a_filter_comes_back(wanted: SightingFilter) -> None:
+def test_a_filter_survive_both_conversions(wanted: SightingFilter) -> None:
     assert convert.filter_from_wire(convert.filter_to_wire(wanted)) == wanted

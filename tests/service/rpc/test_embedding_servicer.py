@@ -32,7 +32,7 @@ async def test_embed(shared_server: Running) -> None:
     assert bad.reason == "BAD_IMAGE"
 
 
-async def test_a_full_queue_is_said_with_the_time_to_come_back(
+async def test_a_full_queue_is_reported_with_the_time_to_retry(
     start: Start, engine: FakeEngine
 ) -> None:
     running = await start(max_queue=64, max_items=64)

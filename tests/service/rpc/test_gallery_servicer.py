@@ -109,7 +109,7 @@ async def test_bad_items_beside_good_ones(
     assert (await shared_server.ask(shared_server.client.site, site)).sightings == 2
 
 
-async def test_a_sighting_of_another_site_is_no_query(
+async def test_a_sighting_of_another_site_is_not_a_query(
     shared_server: Running, raw: RawClient, site: str
 ) -> None:
     client, other = shared_server.client, f"{site}-b"

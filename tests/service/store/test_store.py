@@ -78,7 +78,7 @@ def ids(rows: Sequence[Any]) -> list[str]:
     return [row.id for row in rows]
 
 
-def test_a_sighting_comes_back_as_it_went(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+def test_a_sighting_is_read_as_it_was_stored(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     row = make_row("a", 7, camera="c2", track="t1", person="p1", attributes={"file": "x/ä.png"})
     answer = enroll(lobby, row)
     assert answer == EnrollOutcome((Stored("a", replaced=False),), repeated=False, numbers=(1,))
@@ -263,7 +263,7 @@ def test_request_ids_are_forgotten_after_their_time(
     assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r2", "x")) is not None
 
 
-def test_what_is_deleted_is_not_on_the_disk(
+def test_deleted_data_is_not_on_the_disk(
     lobby: Store, database: Path, make_row: Callable[..., NewRow]
 ) -> None:
     secret = b"face of somebody" * 4000
@@ -290,7 +290,7 @@ def disk_full_at(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("retry", ["next write", "next start"])
-def test_what_is_deleted_while_the_disk_is_full_is_wiped_later(
+def test_data_deleted_while_the_disk_is_full_is_wiped_later(
     database: Path,
     make_row: Callable[..., NewRow],
     caplog: pytest.LogCaptureFixture,
@@ -328,7 +328,7 @@ def test_what_is_deleted_while_the_disk_is_full_is_wiped_later(
     store.close()
 
 
-def test_a_reader_in_the_way_of_emptying_the_log_is_said(database: Path) -> None:
+def test_a_reader_in_the_way_of_emptying_the_log_is_reported(database: Path) -> None:
     reader, writer = open_sqlite(database, busy_s=0.05)
     with writer.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (x)")
@@ -343,7 +343,7 @@ def test_a_reader_in_the_way_of_emptying_the_log_is_said(database: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "a?mode=ro", "ä:memory:"])
-def test_the_database_lies_where_it_is_asked_to(
+def test_the_database_is_made_at_the_given_path(
     name: str, tmp_path: Path, make_row: Callable[..., NewRow]
 ) -> None:
     folder = tmp_path / name
@@ -451,7 +451,7 @@ def test_embeddings_of_deleted_sightings_are_left_out(
     assert lobby.count_embedded("lobby", TWO) == 0
 
 
-def test_a_file_that_is_no_database_is_refused(database: Path, metrics: Metrics) -> None:
+def test_a_file_that_is_not_a_database_is_refused(database: Path, metrics: Metrics) -> None:
     database.write_bytes(b"this is not a database, but long enough to be read as one" * 100)
     with pytest.raises(StoreUnusableError, match="restore it from a backup"):
         Store.open(database, metrics)

@@ -134,7 +134,7 @@ def test_after_commit_runs_after_the_commit_in_its_order(
     assert all(at_that_time == [1, 2, 3] for _, at_that_time in seen)
 
 
-def test_a_full_disk_is_said_and_the_writer_goes_on(
+def test_a_full_disk_is_reported_and_the_writer_continues(
     writer: Writer, engines: tuple[Engine, Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
     def pages(limit: int) -> None:
