@@ -121,12 +121,9 @@ class ModelPool:
             return self._loaded[model]
 
     async def origin(self, loaded: LoadedModel) -> Origin:
-        """The origin of a model by the registry; raises `ModelUnusableError` if it is damaged."""
+        """The origin of a model by the registry."""
         reference = ModelReference.parse(loaded.info.reference)
-        try:
-            return await asyncio.to_thread(self._registry.origin, reference)
-        except ModelError as error:
-            raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
+        return await asyncio.to_thread(self._registry.origin, reference)
 
     def release(self, used: Collection[str]) -> None:
         """Release the models whose fingerprint is not in `used`, after their running calls."""

@@ -16,9 +16,11 @@ from models.job_contract import GateVerdict
 from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
+    BadAdaptationError,
     NoCropsError,
 )
 from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
+from service.store.damage import damaged_row, json_list
 from service.store.records import SeenCrop
 from service.store.statements import refuse_unfinished, require_site
 from service.store.store import Store
@@ -57,7 +59,7 @@ class JobRows:
         """The states of all adaptations of all sites, by id."""
         query = select(adaptations.c.adaptation, adaptations.c.state)
         with self._store.reading() as connection:
-            return {row.adaptation: JobState(row.state) for row in connection.execute(query)}
+            return {row.adaptation: _state(row) for row in connection.execute(query)}
 
     def pending_folder_deletions(self) -> list[str]:
         """Ids of adaptations whose site was deleted, and whose folders are to be removed."""
@@ -236,17 +238,31 @@ def _one(connection: Connection, site: str, adaptation: str) -> Adaptation:
 
 
 def _from_row(row: Any) -> Adaptation:
-    return Adaptation(
-        id=row.adaptation,
-        site=row.site,
-        spec=AdaptationSpec(row.method, row.recipe, tuple(row.overrides), row.seed),
-        state=JobState(row.state),
-        created=from_us(row.created_us),
-        started=None if row.started_us is None else from_us(row.started_us),
-        ended=None if row.ended_us is None else from_us(row.ended_us),
-        cancel=row.cancel,
-        reason=row.reason,
-        error=row.error,
-        model=row.model,
-        gate=GateVerdict(verdict=row.verdict, reasons=row.verdict_reasons) if row.verdict else None,
-    )
+    """Raises `DamagedRowError`."""
+    name = f"adaptation {row.adaptation} of site {row.site}"
+    overrides = tuple(json_list(row.overrides, name, "overrides"))
+    reasons = json_list(row.verdict_reasons, name, "reasons of the verdict")
+    try:
+        return Adaptation(
+            id=row.adaptation,
+            site=row.site,
+            spec=AdaptationSpec(row.method, row.recipe, overrides, row.seed),
+            state=JobState(row.state),
+            created=from_us(row.created_us),
+            started=None if row.started_us is None else from_us(row.started_us),
+            ended=None if row.ended_us is None else from_us(row.ended_us),
+            cancel=row.cancel,
+            reason=row.reason,
+            error=row.error,
+            model=row.model,
+            gate=GateVerdict(verdict=row.verdict, reasons=reasons) if row.verdict else None,
+        )
+    except (BadAdaptationError, ValueError, TypeError, OverflowError) as error:
+        raise damaged_row(name, f"has a value that cannot be read ({error})") from error
+
+
+def _state(row: Any) -> JobState:
+    try:
+        return JobState(row.state)
+    except ValueError as error:
+        raise damaged_row(f"adaptation {row.adaptation}", f"has the state {row.state!r}") from error

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
     AdaptationUnfinishedError,
+    DamagedRowError,
     NoCropsError,
     SiteNotFoundError,
 )
@@ -37,6 +41,47 @@ def test_an_adaptation_comes_back_as_it_went(rows: JobRows) -> None:
     assert (done.state, done.model, done.gate) == (JobState.SUCCEEDED, "lobby@2", gate)
     assert done.ended == later
     assert rows.states() == {"j1": JobState.SUCCEEDED}
+
+
+DAMAGE = [
+    ("overrides", "["),
+    ("overrides", '"optimizer.lr=1"'),
+    ("overrides", "[1]"),
+    ("verdict_reasons", "null"),
+    ("verdict_reasons", "{}"),
+    ("verdict", "maybe"),
+    ("state", "ASLEEP"),
+    ("method", "none"),
+    ("seed", -1),
+    ("created_us", 2**62),
+    ("ended_us", "yesterday"),
+]
+
+
+def test_a_damaged_row_fails_each_read_of_it(rows: JobRows, tmp_path: Path) -> None:
+    added = rows.add("j1", "lobby", SPEC, NOW).result(10)
+
+    def change(column: str, value: object) -> None:
+        with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+            connection.execute(f"UPDATE adaptations SET {column} = ?", (value,))  # noqa: S608
+
+    with closing(sqlite3.connect(tmp_path / "resight.db")) as connection:
+        connection.row_factory = sqlite3.Row
+        before = dict(connection.execute("SELECT * FROM adaptations").fetchone())
+    for column, value in DAMAGE:
+        change(column, value)
+        with pytest.raises(DamagedRowError, match="damaged: adaptation j1 of site lobby has"):
+            rows.get("lobby", "j1")
+        with pytest.raises(DamagedRowError, match="damaged: adaptation j1 of site lobby has"):
+            rows.page("lobby", after="", limit=9)
+        if column == "state":
+            with pytest.raises(DamagedRowError, match="adaptation j1 has the state 'ASLEEP'"):
+                rows.states()
+        else:
+            with pytest.raises(DamagedRowError, match="damaged: adaptation j1 of site lobby has"):
+                rows.unfinished()
+        change(column, before[column])
+    assert rows.get("lobby", "j1") == added
 
 
 def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> None:
