@@ -142,7 +142,7 @@ WAYS = (
             Step(
                 ("service.jobs.process",),
                 "starts it, apart from the server",
-                "python -m adapt FOLDER",
+                "python -m adapt train FOLDER",
                 "a process with torch",
             ),
             Step(
