@@ -54,7 +54,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _train(folder: Path) -> JobOutcome:
     from adapt.errors import AdaptError
-    from adapt.runs.checkpoints import stopped_by_sigterm
+    from adapt.runtime.context import stopped_by_sigterm
     from adapt.workflows.job import outcome_of, run_job
     from models.errors import ModelError
 

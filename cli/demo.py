@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from cli.demo_report import Outcome, Served, tell, write_report, write_summary
+from cli.demo_report import DemoResult, Served, tell, write_report, write_summary
 from cli.local_server import local_server
 from service.client import CallFailedError, ResightClient
 from service.types import NewSighting, SightingFilter
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adapt.config import Recipe
     from adapt.evaluation.scoring import LabelledCrops
     from adapt.runs.folder import Run
+    from adapt.runs.spec import RunSpec
     from adapt.synthetic import SiteSpec
     from models.image import Preprocessing
 
@@ -33,7 +34,7 @@ ANSWERS = 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What a demo is made of.
 
     source, site: what is rendered; the demo's seed is worked into theirs.
@@ -60,13 +61,13 @@ def demo(
     run_demo(demo_plan(), out, seed)
 
 
-def demo_plan() -> Plan:
+def demo_plan() -> DemoPlan:
     """What `resight demo` carries out."""
     from adapt.recipes import load_recipe
     from adapt.synthetic import SITE_A, SITE_B
     from models.image import Preprocessing
 
-    return Plan(
+    return DemoPlan(
         source=SITE_A,
         site=SITE_B,
         source_recipe=load_recipe("source_demo", method="source"),
@@ -76,7 +77,7 @@ def demo_plan() -> Plan:
     )
 
 
-def run_demo(plan: Plan, out: Path, seed: int) -> None:
+def run_demo(plan: DemoPlan, out: Path, seed: int) -> None:
     """Carry out a plan; leaves sites, runs, bundle, summary.json and report.html in `out`.
 
     Raises RunError when `out` holds something that no demo made.
@@ -91,9 +92,7 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
     with stages("render", "two synthetic sites with different people, cameras and weather"):
         source, site = _render(plan, out, seed)
     with stages("pretrain", f"two {plan.backbone} on the labelled crops of site A"):
-        inits = [
-            pretrain_source(plan, source, out / f"source-{n}", source_seed(n, seed)) for n in (1, 2)
-        ]
+        inits = [_pretrain(plan, source, out / f"source-{n}", source_seed(n, seed)) for n in (1, 2)]
     with stages("adapt", "MMT on the unlabelled crops of site B"):
         adapted = _adapt(plan, site, inits, out / "adapted", seed)
     with stages("evaluate", "people of site B that adaptation never saw"):
@@ -108,7 +107,7 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
         bundle = _export(adapted, out / "bundle")
     with stages("serve", "enroll the gallery over gRPC and search it"):
         served = _serve_and_search(bundle, out / "service", labelled, embeddings["adapted"])
-    outcome = Outcome(
+    result = DemoResult(
         seed=seed,
         scores=scores,
         served=served,
@@ -119,9 +118,9 @@ def run_demo(plan: Plan, out: Path, seed: int) -> None:
         adapted=adapted,
         sites={"site A, the source": source, "site B, adapted to": site},
     )
-    write_summary(out, outcome)
-    write_report(out, outcome)
-    tell(out, outcome)
+    write_summary(out, result)
+    write_report(out, result)
+    tell(out, result)
 
 
 def _clear(out: Path) -> None:
@@ -142,7 +141,7 @@ def _clear(out: Path) -> None:
     (out / MARKER).write_text("This folder was made by `resight demo`, which may delete it.\n")
 
 
-def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
+def _render(plan: DemoPlan, out: Path, seed: int) -> tuple[Path, Path]:
     from adapt.synthetic import render_site
 
     source, site = site_specs(plan, seed)
@@ -151,7 +150,7 @@ def _render(plan: Plan, out: Path, seed: int) -> tuple[Path, Path]:
     return out / "site-a", out / "site-b"
 
 
-def site_specs(plan: Plan, seed: int) -> tuple[SiteSpec, SiteSpec]:
+def site_specs(plan: DemoPlan, seed: int) -> tuple[SiteSpec, SiteSpec]:
     """Source and site of one demo, its seed worked in."""
     source, site = (replace(s, seed=s.seed + 1000 * seed) for s in (plan.source, plan.site))
     return source, site
@@ -162,40 +161,45 @@ def source_seed(number: int, seed: int) -> int:
     return 1000 * number + seed
 
 
-def pretrain_source(plan: Plan, source: Path, out: Path, seed: int) -> Run:
-    """Train one source network of a plan."""
-    from adapt.runtime.device import pick_device
-    from adapt.workflows.fit import Machine
-    from adapt.workflows.training import pretrain
+def source_spec(plan: DemoPlan, source: Path, seed: int) -> RunSpec:
+    """The run that trains one source network of a plan."""
+    from adapt.runs.spec import RunSpec
 
-    return pretrain(
-        [source],
-        splits=("train",),
-        backbone=plan.backbone,
-        weights=None,
-        preprocessing=plan.preprocessing,
+    return RunSpec(
+        kind="pretrain",
         recipe=plan.source_recipe,
         recipe_name="source_demo",
-        out=out,
-        machine=Machine(pick_device("cpu"), seed),
+        seed=seed,
+        backbone=plan.backbone,
+        preprocessing=plan.preprocessing,
+        sources=(source,),
     )
 
 
-def _adapt(plan: Plan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
+def _pretrain(plan: DemoPlan, source: Path, out: Path, seed: int) -> Run:
+    from adapt.runtime.context import RunContext
     from adapt.runtime.device import pick_device
-    from adapt.workflows.fit import Machine
-    from adapt.workflows.training import adapt
+    from adapt.workflows.pretrain import pretrain
 
-    return adapt(
-        site,
-        camera_pattern=None,
-        inits=[run.path for run in inits],
+    return pretrain(source_spec(plan, source, seed), RunContext(pick_device("cpu")), out)
+
+
+def _adapt(plan: DemoPlan, site: Path, inits: Sequence[Run], out: Path, seed: int) -> Run:
+    from adapt.runs.spec import RunSpec
+    from adapt.runtime.context import RunContext
+    from adapt.runtime.device import pick_device
+    from adapt.workflows.adapt import adapt
+
+    spec = RunSpec(
+        kind="adapt",
         recipe=plan.site_recipe,
         recipe_name="mmt_demo",
-        out=out,
-        machine=Machine(pick_device("cpu"), seed),
+        seed=seed,
+        inits=tuple(run.path for run in inits),
+        target=site,
         validation=site,
     )
+    return adapt(spec, RunContext(pick_device("cpu")), out)
 
 
 def _export(run: Run, out: Path) -> Path:

@@ -44,7 +44,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """Everything a demo found.
 
     scores: model -> scores on people that adaptation never saw. embeddings: model -> (query,
@@ -62,11 +62,11 @@ class Outcome:
     sites: Mapping[str, Path]
 
 
-def write_summary(out: Path, outcome: Outcome) -> None:
+def write_summary(out: Path, result: DemoResult) -> None:
     """Write summary.json."""
-    served, seconds = outcome.served, outcome.seconds
+    served, seconds = result.served, result.seconds
     summary = {
-        **{name: {"mAP": s.mAP, "cmc1": s.cmc(1)} for name, s in outcome.scores.items()},
+        **{name: {"mAP": s.mAP, "cmc1": s.cmc(1)} for name, s in result.scores.items()},
         "served": {
             "enrolled": served.enrolled,
             "searches": served.searches,
@@ -77,12 +77,12 @@ def write_summary(out: Path, outcome: Outcome) -> None:
             **{stage: round(s, 2) for stage, s in seconds.items()},
             "total": round(sum(seconds.values()), 2),
         },
-        "seed": outcome.seed,
+        "seed": result.seed,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def write_report(out: Path, outcome: Outcome) -> None:
+def write_report(out: Path, result: DemoResult) -> None:
     """Write report.html, and the contact sheet of each site as a file beside it."""
     from adapt.data.catalog.folders import read_market
     from adapt.report.curves import round_charts
@@ -101,18 +101,18 @@ def write_report(out: Path, outcome: Outcome) -> None:
     from adapt.report.rankings import compare_rankings
 
     sheets = []
-    for title, root in outcome.sites.items():
+    for title, root in result.sites.items():
         sheet = site_sheet(read_market(root, ("train",)), people=SHEET_PEOPLE, each=SHEET_CROPS)
         (out / f"{root.name}.jpg").write_bytes(sheet)
         sheets.append(Picture(jpeg_uri(sheet), title))
-    before, after = outcome.scores["unadapted"], outcome.scores["adapted"]
+    before, after = result.scores["unadapted"], result.scores["adapted"]
     head = ("model", "mAP", "CMC-1", "CMC-5", "CMC-10")
     rows = [
         (name, f"{s.mAP:.3f}", *(f"{s.cmc(k):.3f}" for k in (1, 5, 10)))
-        for name, s in outcome.scores.items()
+        for name, s in result.scores.items()
     ]
     rankings = compare_rankings(
-        outcome.labelled, outcome.embeddings, queries=QUERIES, answers=outcome.served.answers
+        result.labelled, result.embeddings, queries=QUERIES, answers=result.served.answers
     )
     page = Page(
         "resight demo",
@@ -120,10 +120,10 @@ def write_report(out: Path, outcome: Outcome) -> None:
         "after, on people that adaptation never saw.",
         [
             Section("Scores", [Table(head, rows)]),
-            Section("Over the rounds", [Charts(round_charts(outcome.adapted.metrics()))]),
+            Section("Over the rounds", [Charts(round_charts(result.adapted.metrics()))]),
             Section("Who was found", [Rankings(rankings)], _FOUND_NOTE),
             Section("What the cameras see", [Pictures(sheets)], _SHEETS_NOTE),
-            Section("How this was made", [Facts(_facts(outcome))]),
+            Section("How this was made", [Facts(_facts(result))]),
         ],
     )
     (out / "report.html").write_bytes(render(page))
@@ -137,8 +137,8 @@ _FOUND_NOTE = (
 _SHEETS_NOTE = "A row for each person, cameras from left to right; people of the training sets."
 
 
-def _facts(outcome: Outcome) -> dict[str, str]:
-    served, info = outcome.served, outcome.adapted.info
+def _facts(result: DemoResult) -> dict[str, str]:
+    served, info = result.served, result.adapted.info
     size = info.preprocessing
     return {
         "searches over gRPC": f"{served.same_ranking} of {served.searches} gave the same "
@@ -146,23 +146,23 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "first",
         "enrolled": plural(served.enrolled, "crop"),
         "backbone": f"{info.backbone}, {size.height}x{size.width}",
-        "recipes": f"{outcome.source.info.recipe_name}, {info.recipe_name}",
-        "labels in the last round": str(outcome.adapted.metrics()[-1]["labels"]),
-        "seed": str(outcome.seed),
-        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in outcome.seconds.items()),
+        "recipes": f"{result.source.info.spec.recipe_name}, {info.spec.recipe_name}",
+        "labels in the last round": str(result.adapted.metrics()[-1]["labels"]),
+        "seed": str(result.seed),
+        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items()),
         "versions": ", ".join(f"{k} {v}" for k, v in info.versions.items()),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def tell(out: Path, outcome: Outcome) -> None:
-    """Print the outcome."""
-    served = outcome.served
+def tell(out: Path, result: DemoResult) -> None:
+    """Print the result."""
+    served = result.served
     typer.echo("\npeople of site B never seen in adaptation      mAP   CMC-1")
-    for name, s in outcome.scores.items():
+    for name, s in result.scores.items():
         typer.echo(f"  {name:<42} {s.mAP:.3f}   {s.cmc(1):.3f}")
     typer.echo(
         f"served: {plural(served.enrolled, 'crop')} enrolled over gRPC, {served.same_ranking} of "
         f"{served.searches} searches rank as evaluated"
     )
-    typer.echo(f"{sum(outcome.seconds.values()):.0f} s in all; open {out / 'report.html'}")
+    typer.echo(f"{sum(result.seconds.values()):.0f} s in all; open {out / 'report.html'}")

@@ -14,7 +14,7 @@ from cli.training import Device
 if TYPE_CHECKING:
     from adapt.evaluation.metrics import RetrievalScores
     from adapt.recipes.papers import Figures
-    from adapt.workflows.reproduce import Plan, Stage
+    from adapt.workflows.reproduce import PlannedRun, TaskPlan
 
 _RANKS = (("mAP", "mAP"), ("top1", "cmc1"), ("top5", "cmc5"), ("top10", "cmc10"))
 """Columns: names in a paper's row and in our scores."""
@@ -41,7 +41,7 @@ def reproduce(
         typer.Option("--set", help="pretrain.NAME=, adapt.NAME=, input.NAME= or backbone=."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the adaptation and the first source network.")
+        int, typer.Option(min=0, help="Random seed of the adaptation and first source network.")
     ] = 1,
     device: Device = "auto",
     dry_run: Annotated[
@@ -49,14 +49,14 @@ def reproduce(
     ] = False,
 ) -> None:
     """Pre-train, adapt and score a paper's task, and print our figures beside the paper's."""
+    from adapt.runtime.context import RunContext
     from adapt.runtime.device import pick_device
     from adapt.runtime.distributed import refuse_several
-    from adapt.workflows.fit import Machine
-    from adapt.workflows.reproduce import make_plan
+    from adapt.workflows.reproduce import plan_task
     from adapt.workflows.reproduce import reproduce as run_all
 
     refuse_several("`reproduce`")
-    plan = make_plan(
+    plan = plan_task(
         recipe,
         data_root=data_root,
         out=out,
@@ -68,12 +68,12 @@ def reproduce(
     if dry_run:
         typer.echo(_planned(plan))
         return
-    rows = run_all(plan, Machine(picked, seed))
+    rows = run_all(plan, RunContext(picked))
     typer.echo(_heading(plan))
     typer.echo(_compared([(row.label, row.paper, row.ours) for row in rows]))
 
 
-def _heading(plan: Plan) -> str:
+def _heading(plan: TaskPlan) -> str:
     lines = [f"{plan.name}: {plan.paper.citation}, table {plan.task.table}, per cent"]
     if plan.paper.note:
         lines.append(plan.paper.note)
@@ -98,9 +98,9 @@ def _compared(rows: Sequence[tuple[str, Figures | None, RetrievalScores | None]]
     return table(["network", "figures", "mAP", "top-1", "top-5", "top-10"], cells, (2, 3, 4, 5))
 
 
-def _planned(plan: Plan) -> str:
+def _planned(plan: TaskPlan) -> str:
     from adapt.data.catalog.folders import read_labelled
-    from adapt.workflows.reproduce import check_clusters, kept
+    from adapt.workflows.reproduce import check_clusters, earlier_run
 
     check_clusters(plan)
     lines = [_heading(plan)]
@@ -110,18 +110,17 @@ def _planned(plan: Plan) -> str:
         )
         lines.append(f"{role}  {root}: {train} training, {query} query, {gallery} gallery crops")
 
-    def line(stage: Stage, root: Path) -> str:
-        run = kept(plan, stage, [root])
+    def line(planned: PlannedRun) -> str:
+        run = earlier_run(planned)
         state = "to do"
         if run is not None:
             done = run.info.state == "finished"
-            state = "finished" if done else f"goes on in round {run.info.rounds + 1}"
-        return f"{state}  {stage.out}: {stage.label}, seed {stage.seed}"
+            state = "finished" if done else f"continues in round {run.info.rounds + 1}"
+        return f"{state}  {planned.out}: {planned.spec.recipe_name}, seed {planned.spec.seed}"
 
     size = plan.preprocessing
     lines.append(f"{plan.backbone} at {size.height}x{size.width} from {plan.weights}")
-    lines += [line(stage, plan.source) for stage in plan.pretraining]
-    lines.append(line(plan.adaptation, plan.target))
+    lines += [line(planned) for planned in (*plan.pretraining, plan.adaptation)]
     before = plan.paper.unadapted_for(plan.task)
     lines.append(_compared([("unadapted", before, None), ("adapted", plan.task, None)]))
     return "\n".join(lines)

@@ -72,22 +72,22 @@ def show_run(
                 **_line_json(line),
                 "error": info.error,
                 "data": [d.model_dump(mode="json", exclude={"dropped"}) for d in info.data],
-                "camera_pattern": info.camera_pattern,
-                "hold_back": info.hold_back,
+                "camera_pattern": info.spec.camera_pattern,
+                "hold_back": info.spec.hold_back,
                 "can_continue": opened.can_continue,
                 "last_round": last_figures(rounds),
             }
         )
         return
     ended = " ".join(filter(None, (line.state, line.reason, info.error)))
-    size = info.preprocessing
+    size, spec = info.preprocessing, info.spec
     rows = [
         ("state", ended),
-        ("goes on with", f"resight {info.kind} --resume {run}" if opened.can_continue else ""),
+        ("resume with", f"resight {info.kind} --resume {run}" if opened.can_continue else ""),
         ("method", info.method),
-        ("recipe", info.recipe_name),
+        ("recipe", spec.recipe_name),
         ("network", f"{info.backbone}, {size.height}x{size.width}"),
-        ("seed", str(info.seed)),
+        ("seed", str(spec.seed)),
         ("rounds", _rounds(line)),
         ("minutes", f"{line.minutes:.1f}"),
         ("started", short_time(info.started)),
@@ -95,12 +95,12 @@ def show_run(
             (d.role, f"{plural(d.crops, 'crop')} of {plural(len(d.cameras), 'camera')}, {d.root}")
             for d in info.data
         ),
-        ("camera pattern", info.camera_pattern or ""),
-        ("held back", f"{info.hold_back:.0%} of the crops" if info.hold_back else ""),
+        ("camera pattern", spec.camera_pattern or ""),
+        ("held back", f"{spec.hold_back:.0%} of the crops" if spec.hold_back else ""),
         *((name, f"{value:.4g}") for name, value in last_figures(rounds).items()),
     ]  # fmt: skip
     typer.echo(_names_and_values(rows))
-    for text in rounds[-1].get("warnings", ()) if rounds else ():
+    for text in rounds[-1]["warnings"] if rounds else ():
         typer.echo(f"warning in the last round: {text}")
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,10 +21,10 @@ from models.image import Interpolation, Preprocessing
 if TYPE_CHECKING:
     from adapt.data.catalog.splits import Split
     from adapt.evaluation.metrics import RetrievalScores
-    from adapt.runs.checkpoints import StopRequest
     from adapt.runs.folder import Run
+    from adapt.runs.spec import RunSpec
+    from adapt.runtime.context import RunContext
     from adapt.runtime.distributed import ProcessGroup
-    from adapt.workflows.fit import Machine
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
 Overrides = Annotated[
@@ -34,7 +34,7 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Run folder to write; must not hold a network yet.")]
 Resume = Annotated[
     Path | None,
-    typer.Option(help="Run folder of a run that was stopped or died: go on with it."),
+    typer.Option(help="Run folder of a run that was stopped or crashed: resume it."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
@@ -79,28 +79,29 @@ def pretrain(
 ) -> None:
     """Train a network on labelled source crops."""
     from adapt.recipes import load_recipe, recipe_label
-    from adapt.workflows.training import pretrain as run_pretrain
+    from adapt.runs.spec import RunSpec
+    from adapt.workflows.pretrain import pretrain as run_pretrain
 
     if resume is not None:
-        _go_on(ctx, resume, device, "pretrain")
+        _resume(ctx, resume, device, "pretrain")
         return
     if source is None or backbone is None or out is None:
         raise typer.BadParameter("give --source, --backbone and --out, or --resume RUN")
-    with _machine(device, seed) as machine, _stopped_by_sigterm() as stop:
-        run = run_pretrain(
-            source,
-            splits=_splits(all_splits),
-            backbone=backbone,
-            weights=weights,
-            preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
-            recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
-            recipe_name=recipe_label(recipe, overrides or ()),
-            out=out,
-            machine=machine,
-            validation=validation,
-            stop=stop,
-        )
-    _say_finished(run, machine.group)
+    spec = RunSpec(
+        kind="pretrain",
+        recipe=load_recipe(recipe, method="source", overrides=overrides or ()),
+        recipe_name=recipe_label(recipe, overrides or ()),
+        seed=seed,
+        backbone=backbone,
+        preprocessing=Preprocessing(height=height, width=width, interpolation=interpolation),
+        weights=weights,
+        sources=tuple(source),
+        splits=_splits(all_splits),
+        validation=validation,
+    )
+    with _context(device) as context:
+        run = run_pretrain(spec, context, out)
+    _say_finished(run, context.group)
 
 
 def adapt(
@@ -148,43 +149,34 @@ def adapt(
     from adapt.errors import ConfigError
     from adapt.methods import METHODS
     from adapt.recipes import load_recipe, recipe_label
-    from adapt.runtime.distributed import refuse_several
-    from adapt.workflows.plan import plan_adaptation
-    from adapt.workflows.training import adapt as run_adapt
+    from adapt.runs.spec import RunSpec
 
     if resume is not None:
-        _go_on(ctx, resume, device, "adapt", target)
+        _resume(ctx, resume, device, "adapt", target)
         return
     if method is None or target is None or init is None or out is None:
         raise typer.BadParameter("give --method, --target, --init and --out, or --resume RUN")
     if method not in METHODS:
         raise ConfigError(f"no method {method!r}; choose one of: {', '.join(METHODS)}")
     name = recipe or method
-    settings: dict[str, Any] = {
-        "camera_pattern": camera_pattern,
-        "hold_back": hold_back,
-        "inits": init,
-        "recipe": load_recipe(name, method=method, overrides=overrides or ()),
-        "out": out,
-        "sources": source or (),
-        "splits": _splits(all_splits),
-        "validation": validation,
-    }
+    spec = RunSpec(
+        kind="adapt",
+        recipe=load_recipe(name, method=method, overrides=overrides or ()),
+        recipe_name=recipe_label(name, overrides or ()),
+        seed=seed,
+        inits=tuple(init),
+        target=target,
+        camera_pattern=camera_pattern,
+        hold_back=hold_back,
+        sources=tuple(source or ()),
+        splits=_splits(all_splits),
+        validation=validation,
+        keep_rounds=keep_rounds,
+    )
     if plan:
-        refuse_several("a plan")
-        with _machine(device, seed) as machine:
-            typer.echo(plan_text(plan_adaptation(target, machine=machine, **settings)))
-        return
-    with _machine(device, seed) as machine, _stopped_by_sigterm() as stop:
-        run = run_adapt(
-            target,
-            recipe_name=recipe_label(name, overrides or ()),
-            keep_rounds=keep_rounds,
-            machine=machine,
-            stop=stop,
-            **settings,
-        )
-    _say_finished(run, machine.group)
+        _print_plan(spec, device, out)
+    else:
+        _adapt(spec, device, out)
 
 
 def export(
@@ -262,10 +254,27 @@ def recipes(
         typer.echo(f"{name:<16}{source}")
 
 
-def _go_on(
+def _adapt(spec: RunSpec, device: str, out: Path) -> None:
+    from adapt.workflows.adapt import adapt as run_adapt
+
+    with _context(device) as context:
+        run = run_adapt(spec, context, out)
+    _say_finished(run, context.group)
+
+
+def _print_plan(spec: RunSpec, device: str, out: Path) -> None:
+    from adapt.runtime.distributed import refuse_several
+    from adapt.workflows.plan import plan_adaptation
+
+    refuse_several("a plan")
+    with _context(device) as context:
+        typer.echo(plan_text(plan_adaptation(spec, context, out)))
+
+
+def _resume(
     ctx: typer.Context, path: Path, device: str, kind: str, target: Path | None = None
 ) -> None:
-    """Go on with a run, with nothing changed but, perhaps, its device and where its crops lie."""
+    """Resume a run; only its device and the folder of its crops may change."""
     from adapt.errors import ConfigError
     from adapt.runs.folder import Run
     from adapt.workflows.resume import resume
@@ -277,27 +286,21 @@ def _go_on(
     ]
     if given:
         raise ConfigError(
-            f"--resume goes on with what the run began with: leave out {', '.join(given)}, or "
+            f"--resume keeps the settings of the run: leave out {', '.join(given)}, or "
             "start a new run in another --out"
         )
     info = Run.open(path).info
     if info.kind != kind:
         raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
     wanted = device if _given(ctx, "device") else info.device
-    with _machine(wanted, info.seed) as machine, _stopped_by_sigterm() as stop:
-        run = resume(path, machine.device, stop, machine.group, target=target)
-    _say_finished(run, machine.group)
+    with _context(wanted) as context:
+        run = resume(path, context, target=target)
+    _say_finished(run, context.group)
 
 
 def _given(ctx: typer.Context, parameter: str) -> bool:
     source = ctx.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _stopped_by_sigterm() -> AbstractContextManager[StopRequest]:
-    from adapt.runs.checkpoints import stopped_by_sigterm
-
-    return stopped_by_sigterm()
 
 
 def _say_finished(run: Run, group: ProcessGroup) -> None:
@@ -323,13 +326,14 @@ def _splits(everything: bool) -> tuple[Split, ...]:
 
 
 @contextmanager
-def _machine(device: str, seed: int) -> Iterator[Machine]:
-    """What a run computes on, together with the processes that `torchrun` started beside this."""
+def _context(device: str) -> Iterator[RunContext]:
+    """Device and process group of a run; SIGTERM asks it to stop."""
+    from adapt.runtime.context import RunContext, stopped_by_sigterm
     from adapt.runtime.distributed import join
-    from adapt.workflows.fit import Machine
 
     picked, group = join(device)
-    yield Machine(picked, seed, group)
+    with stopped_by_sigterm() as stop:
+        yield RunContext(picked, group, stop)
     group.shutdown()
 
 

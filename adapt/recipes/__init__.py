@@ -53,8 +53,12 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
 
 
 def parse_recipe(raw: Mapping[str, Any], name: str = "of a run") -> Recipe:
-    """Check a recipe whose method is known. Raises ConfigError, which calls it by `name`."""
-    own = _OPTIONS[raw["method"]]
+    """Check a recipe. Raises ConfigError, which calls it by `name`."""
+    own = _OPTIONS.get(raw.get("method", ""))
+    if own is None:
+        raise ConfigError(
+            f"recipe {name}: no method {raw.get('method')!r}; use one of: {', '.join(_OPTIONS)}"
+        )
     try:
         options = own.model_validate(raw.get("options", {}))
     except ValidationError as error:

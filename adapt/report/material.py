@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.scoring import network_embedder
-from adapt.recipes import parse_recipe
 from adapt.runs.folder import Run
 from adapt.workflows.session import list_site, read_crops
 
@@ -48,9 +47,8 @@ def gather(
     """Find the crops again and embed them with the new network and the old one.
 
     target: where the crops are now; by default where the run read them. old: run of the network to
-    compare with. allocate: where the decoded crops come to lie. Nothing that is missing or has
-    changed
-    is an error.
+    compare with. allocate: makes the array for the decoded crops. What is missing or has changed
+    is named in `Material.problems`, which the page shows.
     Raises ConfigError when `target` or `old` cannot belong to the run at all, and what `allocate`
     raises.
     """
@@ -92,20 +90,19 @@ def gather(
 def _crops(run: Run, target: Path | None, allocate: CropAllocator) -> DecodedCrops:
     """The run's crops.
 
-    Raises DataError when they are gone or are not the same, ConfigError when the recipe that
-    thinned them is of another version.
+    Raises DataError when they are gone or are not the same.
     """
-    info = run.info
+    info, spec = run.info, run.info.spec
+    if target is not None:
+        spec = spec.model_copy(update={"target": target})
     known = next((d for d in info.data if d.role == "target"), None)
-    kept = info.inputs.target if info.inputs else ""
-    root = target or Path(kept or (known.root if known else ""))
-    listing = list_site(root, info.camera_pattern, info.hold_back)
-    data = read_crops(listing, parse_recipe(info.recipe), info.preprocessing, allocate)
+    data = read_crops(list_site(spec), spec.recipe, info.preprocessing, allocate)
     if known is None or data.crops.fingerprint != known.fingerprint:
         was = f" ({known.crops} then, {len(data)} now)" if known else ""
         raise DataError(
-            f"the crops below {root} are not those that the run learned from{was}: some were "
-            "added, removed or changed since; give the folder of the original crops as --target"
+            f"the crops below {spec.target} are not those that the run learned from{was}: some "
+            "were added, removed or changed since; give the folder of the original crops as "
+            "--target"
         )
     return data
 
@@ -122,6 +119,6 @@ def _embed(
 def _of_old(run: Run, old: Run | None) -> str:
     if old is None:
         return "Only the new model is shown: --old RUN shows the old one beside it."
-    if old.network_hash() in run.info.init:
+    if old.network_hash() in run.info.origin.inits:
         return f"Before: the network of {old.path}, which this run started from."
     return f"Before: the network of {old.path}, which this run did NOT start from."

@@ -63,7 +63,7 @@ NAMED_FILES = 20
 def run_page(run: Run, material: Material, gate: GateVerdict | None) -> Page:
     """Tell what a run was, did and left. Raises RunError when its figures are damaged."""
     info, rounds = run.info, run.metrics()
-    mark, lead, points = in_words(info, run.fate(), rounds, gate)
+    mark, lead, points = in_words(info, run.status(), rounds, gate)
     parts = {
         "Over the rounds": (_curves(rounds), ""),
         "Clusters of the last round": (_clusters(material), _CLUSTERS_NOTE),
@@ -180,7 +180,7 @@ def _missing(material: Material, *parts: str) -> Note:
 
 
 def _warnings(rounds: RoundRows) -> list[Block]:
-    rows = [(str(r["round"]), str(text)) for r in rounds for text in r.get("warnings", ())]
+    rows = [(str(r["round"]), str(text)) for r in rounds for text in r["warnings"]]
     return [Table(("round", "warning"), rows)] if rows else [Note("None.")]
 
 
@@ -216,18 +216,23 @@ def _times(info: RunInfo, rounds: RoundRows) -> Block:
 
 
 def _settings(info: RunInfo) -> Block:
-    size = info.preprocessing
-    weights = f"{info.weights.source} ({info.weights.sha256[:12]})" if info.weights else ""
+    size, spec = info.preprocessing, info.spec
+    weights = f"{spec.weights} ({info.origin.weights[:12]})" if spec.weights else ""
     facts = {
         "method": info.method,
         "backbone": info.backbone + (" with attention" if info.attention else ""),
         "crops as read": f"{size.height}x{size.width}, {size.interpolation}",
-        "recipe": info.recipe_name,
-        "seed": str(info.seed),
-        "started from": ", ".join(each[:12] for each in info.init) or weights or "random numbers",
-        "camera pattern": info.camera_pattern or "",
-        "held back": f"{info.hold_back:.0%} of the crops, for the gate" if info.hold_back else "",
-        **{name: _value(value) for name, value in flatten(info.recipe).items()},
+        "recipe": spec.recipe_name,
+        "seed": str(spec.seed),
+        "started from": ", ".join(each[:12] for each in info.origin.inits)
+        or weights
+        or "random numbers",
+        "camera pattern": spec.camera_pattern or "",
+        "held back": f"{spec.hold_back:.0%} of the crops, for the gate" if spec.hold_back else "",
+        **{
+            name: _value(value)
+            for name, value in flatten(spec.recipe.model_dump(mode="json")).items()
+        },
         "versions": ", ".join(f"{name} {number}" for name, number in info.versions.items()),
     }
     return Facts({name: value for name, value in facts.items() if value})

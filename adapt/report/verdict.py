@@ -38,18 +38,18 @@ def read_gate(path: Path) -> GateVerdict:
 
 
 def in_words(
-    info: RunInfo, fate: str, rounds: Sequence[Mapping[str, Any]], gate: GateVerdict | None
+    info: RunInfo, status: str, rounds: Sequence[Mapping[str, Any]], gate: GateVerdict | None
 ) -> tuple[Mark, str, list[Point]]:
     """What to make of a run: one sentence with its mark, and what it rests on.
 
-    fate: `Run.fate`. rounds: `Run.metrics`.
+    status: `Run.status`. rounds: `Run.metrics`.
     """
-    mark, lead = _ending(info, fate)
+    mark, lead = _ending(info, status)
     points: list[Point] = []
     if gate is not None:
         points = [*(Point("plain", reason) for reason in gate.reasons), Point(mark, lead)]
         mark, lead = _gate_lead(gate)
-    elif info.kind == "adapt" and fate == "finished":
+    elif info.kind == "adapt" and status == "finished":
         mark = "plain"
         lead += (
             " Whether the new model is better than the old one, the gate has to say (resight gate)."
@@ -71,18 +71,18 @@ def _gate_lead(gate: GateVerdict) -> tuple[Mark, str]:
     return told[gate.verdict]
 
 
-def _ending(info: RunInfo, fate: str) -> tuple[Mark, str]:
-    planned = info.recipe.get("schedule", {}).get("rounds", info.rounds)
+def _ending(info: RunInfo, status: str) -> tuple[Mark, str]:
+    planned = info.spec.recipe.schedule.rounds
     kept = f"the network of round {info.rounds} is kept" if info.rounds else "no network is kept"
-    again = f"Go on with resight {info.kind} --resume"
-    if fate == "finished":
+    again = f"Resume it with resight {info.kind} --resume"
+    if status == "finished":
         return "good", f"The run finished all {info.rounds} rounds."
-    if fate == "stopped":
+    if status == "stopped":
         return "odd", f"The run was stopped after {info.rounds} of {planned} rounds. {again}."
-    if fate == "running":
+    if status == "running":
         return "odd", f"The run is still going: {info.rounds} of {planned} rounds are done."
-    if fate == "died":
-        return "bad", f"The run's process died after {info.rounds} of {planned} rounds. {again}."
+    if status == "crashed":
+        return "bad", f"The run's process crashed after {info.rounds} of {planned} rounds. {again}."
     more = f" {again}." if info.reason in RESUMABLE_REASONS else ""
     return "bad", (
         f"The run failed in round {info.rounds + 1} of {planned} ({info.reason}); {kept}. "
@@ -141,7 +141,7 @@ def _of_loss(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 
 def _of_warnings(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
-    warned = [row["round"] for row in rounds if row.get("warnings")]
+    warned = [row["round"] for row in rounds if row["warnings"]]
     if not warned:
         return [Point("good", "No round gave a warning.")]
     told = f"{len(warned)} of {len(rounds)} rounds gave warnings, the last of them {warned[-1]}"

@@ -1,55 +1,19 @@
-"""When a run's state is kept in its folder, and how it is asked to stop."""
+"""When the state of a run is saved in its folder, and how the run is stopped."""
 
 from __future__ import annotations
 
-import logging
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from adapt.errors import StoppedError
 from adapt.runs.folder import Run
+from adapt.runtime.context import CHECKPOINT_SECONDS, RunContext, StopRequest
 from adapt.runtime.distributed import ProcessGroup
-from adapt.training.state import Checkpoints, LoopState
-
-log = logging.getLogger("resight")
-
-SECONDS = 300.0
-"""A state is kept so often within a round, and after each round."""
+from adapt.training.state import Checkpointer, Snapshot
 
 
-class StopRequest:
-    """Asks a run to keep its state and end; may be made from a signal handler."""
-
-    def __init__(self, seconds: float = SECONDS) -> None:
-        """Nobody asked yet. seconds: how often the state is kept within a round until then."""
-        self.made = False
-        self.seconds = seconds
-
-    def make(self) -> None:
-        """Ask."""
-        self.made = True
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[StopRequest]:
-    """Within the block SIGTERM asks a run to keep its state and end."""
-    request = StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        log.info("asked to stop: the state is kept as soon as this step is done")
-        request.make()
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield request
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class RunCheckpoints:
-    """Keeps the states of a run; `adapt.training.state.Checkpoints`."""
+class FolderCheckpointer:
+    """Saves the states of a run in its folder; `adapt.training.state.Checkpointer`."""
 
     def __init__(
         self,
@@ -58,7 +22,7 @@ class RunCheckpoints:
         start: float,
         *,
         clock: Callable[[], float] = time.monotonic,
-        seconds: float = SECONDS,
+        seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         """start: when the run began, by the clock, less the time between its processes."""
         self._run = run
@@ -68,90 +32,89 @@ class RunCheckpoints:
         self._seconds = seconds
         self._last = clock()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Some time after the last one, or when the run is to stop."""
         return self._stop.made or self._clock() - self._last >= self._seconds
 
-    def keep(self, make_state: Callable[[], LoopState]) -> None:
-        """See `Checkpoints`."""
-        state = make_state()
-        notes = {**state.notes, "seconds": self._clock() - self._start}
-        self._run.keep_checkpoint(state.tensors, notes)
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        """See `Checkpointer`."""
+        snapshot = make_snapshot()
+        notes = {**snapshot.notes, "seconds": self._clock() - self._start}
+        self._run.save_checkpoint(snapshot.tensors, notes)
         self._last = self._clock()
-        self.pulse()
+        self.check_stop()
 
-    def pulse(self) -> None:
-        """See `Checkpoints`."""
+    def check_stop(self) -> None:
+        """See `Checkpointer`."""
         if self._stop.made:
             raise StoppedError(
-                f"{self._run.path} was asked to stop: it goes on with --resume {self._run.path}"
+                f"{self._run.path} was asked to stop: resume it with --resume {self._run.path}"
             )
 
 
-class SharedCheckpoints:
-    """Of several processes: the first one keeps the states, and all stop after the same step.
+class GroupCheckpointer:
+    """In each of several processes: all stop after the same step.
 
-    Whoever was asked to stop says so at the next `due` or `pulse`, which all come to together.
+    A process that was asked to stop tells the others at the next `is_due` or `check_stop`, which
+    all of them call.
     """
 
     def __init__(
-        self, group: ProcessGroup, asked: StopRequest, agreed: StopRequest, kept_by: Checkpoints
+        self, group: ProcessGroup, asked: StopRequest, agreed: StopRequest, own: Checkpointer
     ) -> None:
-        """asked: made in this process at any time. agreed: made here, when all know.
+        """asked: made in this process at any time. agreed: made here, once all know.
 
-        kept_by: of this process, which looks at `agreed` alone.
+        own: of this process; it looks at `agreed` alone.
         """
         self._group = group
         self._asked = asked
         self._agreed = agreed
-        self._kept_by = kept_by
+        self._own = own
 
-    def due(self) -> bool:
-        """See `Checkpoints`."""
+    def is_due(self) -> bool:
+        """See `Checkpointer`."""
         self._agree()
-        return self._kept_by.due()
+        return self._own.is_due()
 
-    def keep(self, make_state: Callable[[], LoopState]) -> None:
-        """See `Checkpoints`."""
-        self._kept_by.keep(make_state)
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        """See `Checkpointer`."""
+        self._own.save(make_snapshot)
 
-    def pulse(self) -> None:
-        """See `Checkpoints`."""
+    def check_stop(self) -> None:
+        """See `Checkpointer`."""
         self._agree()
-        self._kept_by.pulse()
+        self._own.check_stop()
 
     def _agree(self) -> None:
         if self._group.any_rank(self._asked.made):
             self._agreed.make()
 
 
-class _KeptElsewhere:
-    """The checkpoints of all processes but the first: they only stop."""
+class _StopOnly:
+    """Of all processes but the main one: saves nothing, and stops."""
 
     def __init__(self, run: Run, stop: StopRequest) -> None:
         self._run = run
         self._stop = stop
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         return self._stop.made
 
-    def keep(self, make_state: Callable[[], LoopState]) -> None:
-        self.pulse()
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        self.check_stop()
 
-    def pulse(self) -> None:
+    def check_stop(self) -> None:
         if self._stop.made:
             raise StoppedError(f"{self._run.path} was asked to stop")
 
 
-def checkpoints_of(run: Run, stop: StopRequest, start: float, group: ProcessGroup) -> Checkpoints:
-    """What keeps the states of a run, in this process of `world`.
-
-    start: see `RunCheckpoints`.
-    """
+def make_checkpointer(run: Run, context: RunContext, start: float) -> Checkpointer:
+    """The checkpointer of a run in this process. start: see `FolderCheckpointer`."""
+    group, seconds = context.group, context.checkpoint_seconds
     if group.size == 1:
-        return RunCheckpoints(run, stop, start, seconds=stop.seconds)
+        return FolderCheckpointer(run, context.stop, start, seconds=seconds)
     agreed = StopRequest()
-    own: Checkpoints = _KeptElsewhere(run, agreed)
+    own: Checkpointer = _StopOnly(run, agreed)
     if group.is_main:
-        own = RunCheckpoints(run, agreed, start, seconds=stop.seconds)
-    return SharedCheckpoints(group, stop, agreed, own)
+        own = FolderCheckpointer(run, agreed, start, seconds=seconds)
+    return GroupCheckpointer(group, context.stop, agreed, own)

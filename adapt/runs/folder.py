@@ -4,9 +4,9 @@ RUN/run.json             everything that decides the run, and how it ended (`Run
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
 RUN/labels.safetensors   of an adaptation: the labels that round learned from, one array per set
-RUN/rounds/0001.safetensors ...    where they are kept: those of all rounds
-RUN/checkpoint.safetensors         of a run that is not over: where it stands, to go on from
-RUN/target.crops, source.crops     of the same: the crops it learns from, decoded
+RUN/rounds/0001.safetensors ...    the network of each round, where the spec keeps them
+RUN/checkpoint.safetensors         of a run that is not over: the state to resume from
+RUN/target.crops, source.crops     of a run that is not over: the crops it learns from, decoded
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from torch import Tensor
 from adapt.errors import (
     AdaptError,
     CheckpointError,
+    ConfigError,
     RunError,
     StoppedError,
     WriteError,
 )
-from adapt.runs.info import FORMAT, RESUMABLE_REASONS, RunInfo
-from adapt.runs.lock import locked
+from adapt.runs.info import FORMAT, RunInfo
+from adapt.runs.lock import FolderInUseError, locked
 from adapt.runs.tensor_files import (
     load_network,
     load_tensors,
@@ -51,21 +52,21 @@ _NETWORK, _METRICS, _INFO = "model.safetensors", job_contract.METRICS_FILE, "run
 TARGET_CROPS, SOURCE_CROPS = job_contract.TARGET_CROPS, job_contract.SOURCE_CROPS
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", job_contract.CHECKPOINT_FILE, "labels.safetensors"
 REPORT = "report.html"
-"""A page about the run that may lie in its folder; it goes with what it tells of."""
+"""A page about the run; a new run in this folder replaces it."""
 
 
 class Run:
     """A run folder."""
 
     def __init__(self, path: Path, info: RunInfo, lock: FileLock | None = None) -> None:
-        """lock: of the folder, held while the run is being written."""
+        """lock: of the folder, held while this process writes there."""
         self.path = path
         self.info = info
         self._lock = lock
 
     @classmethod
     def create(cls, path: Path, info: RunInfo) -> Run:
-        """Start a run folder; one that ended without a network is taken over.
+        """Start a run folder; a run there that ended without a network is replaced.
 
         Raises RunError when the folder cannot be made, holds something, or is in use.
         """
@@ -91,53 +92,40 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Read a run folder. Raises RunError when it is none or of another format."""
+        """Read a run folder. Raises RunError when it is not one or of another format."""
         file = path / _INFO
         try:
             content = file.read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"{path} is not a run folder: there is no {file}") from None
         except OSError as error:
-            raise RunError(f"{path} is no run folder: {error.strerror} ({file})") from None
-        try:
-            info = RunInfo.model_validate_json(content)
-        except ValidationError as error:
-            raise RunError(
-                f"{file} cannot be read by this version of resight: {explain(error)}"
-            ) from error
-        if info.format != FORMAT:
-            raise RunError(
-                f"{file} has format {info.format}, this version reads {FORMAT}: use the version of "
-                "resight that wrote it, or start a new run with this one"
-            )
-        return cls(path, info)
+            raise RunError(f"{file} cannot be read: {error.strerror}") from None
+        return cls(path, _read_info(file, content))
 
-    def fate(self) -> str:
-        """`RunInfo.state` as it is now, or `died`: it says `running` and nobody writes there.
+    def status(self) -> str:
+        """`RunInfo.state` as it is now; `crashed` if that is `running` and no process writes there.
 
-        Only a run that says so is looked at, and its lock held for no longer than that takes.
+        Only a run whose state is `running` is locked, for no longer than it takes to look.
         """
         if self.info.state == "running":
             try:
                 lock = locked(self.path)
-            except RunError:
+            except FolderInUseError:
                 return "running"
             with lock:
                 self.info = Run.open(self.path).info  # it may have ended since it was read
-        return "died" if self.info.state == "running" else self.info.state
+        return "crashed" if self.info.state == "running" else self.info.state
 
     @property
     def can_continue(self) -> bool:
-        """Whether the run is not over, and left a checkpoint to go on from."""
-        info = self.info
-        over = info.state == "finished" or (
-            info.state == "failed" and info.reason not in RESUMABLE_REASONS
-        )
-        return not over and (self.path / _CHECKPOINT).exists()
+        """Whether the run is not over and has a checkpoint to resume from."""
+        return not self.info.is_over and (self.path / _CHECKPOINT).exists()
 
     @classmethod
     def reopen(cls, path: Path) -> Run:
-        """Open the folder of a run that is not over, to go on with it.
+        """Open the folder of a run that is not over, to resume it.
 
-        Raises RunError when it is over, was written before that was possible, or is in use.
+        Raises RunError when it is over or in use.
         """
         cls.open(path)
         lock = locked(path)
@@ -146,12 +134,10 @@ class Run:
             info = run.info
             if info.state == "finished":
                 raise RunError(f"{path} is finished: there is nothing to continue")
-            if info.state == "failed" and info.reason not in RESUMABLE_REASONS:
+            if info.is_over:
                 raise RunError(
                     f"{path} ended for good ({info.reason}): {info.error}; start a new run"
                 )
-            if info.inputs is None:
-                raise RunError(f"{path} was written by a version that kept no checkpoints")
             for entry in filter(_half_written, path.iterdir()):
                 entry.unlink()
         except BaseException:
@@ -159,8 +145,8 @@ class Run:
             raise
         return run
 
-    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Where the run stands: tensors and notes.
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and notes of the last saved state.
 
         Raises CheckpointError, and RunError when the recipe in run.json is not the one that the
         checkpoint was trained by.
@@ -169,8 +155,7 @@ class Run:
         tensors, notes = load_tensors(file)
         if notes.pop("format", None) != FORMAT:
             raise CheckpointError(f"{file} is of another version of resight: start the run again")
-        kept = notes.pop("recipe", None)  # earlier versions kept none
-        if kept is not None and kept != self.info.recipe_hash():
+        if notes.pop("recipe", None) != self.info.spec.recipe_hash():
             raise RunError(
                 f"the recipe in {self.path / _INFO} is not the one that the run was trained by up "
                 "to its checkpoint; what changed cannot be told: restore run.json, or start a new "
@@ -178,21 +163,23 @@ class Run:
             )
         return tensors, notes
 
-    def keep_checkpoint(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Replace the checkpoint. Raises RunError as `record` does; the last one then stays."""
         with self._writing():
-            told = {**notes, "format": FORMAT, "recipe": self.info.recipe_hash()}
-            save_tensors(self.path / _CHECKPOINT, tensors, told)
+            marked = {**notes, "format": FORMAT, "recipe": self.info.spec.recipe_hash()}
+            save_tensors(self.path / _CHECKPOINT, tensors, marked)
 
     def rewind(self, rounds: int, processes: int = 1) -> None:
-        """Go back to the end of an earlier round: forget the figures of those after it.
+        """Return to the end of an earlier round: drop the figures of the rounds after it.
 
-        processes: that go on from there.
+        processes: that continue from there.
         """
-        kept = "".join(json.dumps(row) + "\n" for row in self.metrics()[:rounds])
-        with self._writing():
-            write_atomically(self.path / _METRICS, kept.encode())
+        rows = self.metrics()[:rounds]
+        # run.json first: there are never fewer figures than rounds it counts
         self._update(rounds=rounds, processes=processes, state="running", reason="", error="")
+        with self._writing():
+            kept = "".join(json.dumps(row) + "\n" for row in rows)
+            write_atomically(self.path / _METRICS, kept.encode())
 
     def record(
         self,
@@ -213,7 +200,7 @@ class Run:
                 tensors = {f"{i:02d}": torch.tensor(each) for i, each in enumerate(labels)}
                 save_tensors(self.path / _LABELS, tensors, {"round": self.info.rounds + 1})
             save_network(net, self.path / _NETWORK)
-            if self.info.keep_rounds:
+            if self.info.spec.keep_rounds:
                 kept = self._round_file(self.info.rounds + 1)
                 kept.parent.mkdir(exist_ok=True)
                 save_network(net, kept)
@@ -224,7 +211,7 @@ class Run:
     ) -> None:
         """Close the run; `stopped_by` is why it is not finished. Raises RunError as `record` does.
 
-        The checkpoint and the decoded crops stay where the run can go on.
+        The checkpoint and the decoded crops stay where the run can be resumed.
         """
         ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
         if stopped_by is not None:
@@ -241,7 +228,7 @@ class Run:
             self.release()
 
     def release(self) -> None:
-        """Let go of the folder's lock: this process writes there no more."""
+        """Release the folder's lock: this process writes there no more."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -277,10 +264,11 @@ class Run:
         """
         file = self.path / _LABELS
         if not file.exists():
-            raise RunError(
-                f"{self.path} keeps no labels: it finished no round, or is of an earlier version"
-            )
-        tensors, notes = load_tensors(file)
+            raise RunError(f"{self.path} has no labels: it finished no round of an adaptation")
+        try:
+            tensors, notes = load_tensors(file)
+        except CheckpointError as error:
+            raise RunError(f"{error}; the labels of the last round are lost") from error
         arrays = tuple(tensors[name].numpy() for name in sorted(tensors))
         if any(each.ndim != 1 or each.dtype != np.int64 for each in arrays) or not arrays:
             raise RunError(f"{file} is damaged: labels are one-dimensional int64")
@@ -306,15 +294,22 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The rounds so far, oldest first.
 
-        A last line without its end is what a killed process left, and no round.
-        Raises RunError when any other line is damaged.
+        A last line without its end was cut off when the process was killed; it is no round.
+        Raises RunError when any other line is damaged, or rounds are missing.
         """
+        file = self.path / _METRICS
         try:
-            return read_json_lines(self.path / _METRICS)
+            rows = read_json_lines(file)
         except FileNotFoundError:
-            return []
+            rows = []  # right as long as no round is finished
         except DamagedFileError as error:
             raise RunError(str(error)) from None
+        if len(rows) < self.info.rounds:
+            raise RunError(
+                f"{file} has {len(rows)} of {self.info.rounds} rounds that run.json counts; "
+                "restore it from a copy"
+            )
+        return rows
 
     def _update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)
@@ -331,8 +326,29 @@ class Run:
         except OSError as error:
             again = "make room there or choose another --out, and start the run again"
             if (self.path / _CHECKPOINT).exists():
-                again = f"make room there, and go on with --resume {self.path}"
+                again = f"make room there, then resume it with --resume {self.path}"
             raise WriteError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
+
+
+def _read_info(file: Path, content: bytes) -> RunInfo:
+    """Contents of a run.json. Raises RunError when it is damaged or of another format."""
+    try:
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}); restore it from a copy") from None
+    if found.get("format") != FORMAT:
+        raise RunError(
+            f"{file} has format {found.get('format')}, this version reads {FORMAT}: use the "
+            "version of resight that wrote it, or start a new run with this one"
+        )
+    try:
+        return RunInfo.model_validate_json(content)
+    except ValidationError as error:
+        raise RunError(f"{file} is invalid: {explain(error)}; restore it from a copy") from None
+    except ConfigError as error:
+        raise RunError(f"{file} is invalid: {error}; restore it from a copy") from None
 
 
 def in_run(file: Path) -> Path | None:
@@ -375,5 +391,5 @@ def _refuse_worth(path: Path) -> None:
 
 
 def _half_written(path: Path) -> bool:
-    """Whether a killed process left it: a file of ours, or one that safetensors has of its own."""
+    """Whether a killed process left it: a temporary file of ours or of safetensors."""
     return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")

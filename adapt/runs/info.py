@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from adapt.data.catalog.splits import Split
 from adapt.errors import LostProcessError, RunError, StoppedError, WriteError
+from adapt.runs.spec import RunSpec
 from adapt.types import CropSet
-from models.backbones.weights import weights_file
-from models.files import sha256_file
 from models.image import Preprocessing
 
-FORMAT = 1
+FORMAT = 2
 _LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 
 TRANSIENT_REASONS = (StoppedError.reason, WriteError.reason, LostProcessError.reason, "INTERRUPTED")
-"""Reasons that may be gone by themselves."""
+"""Reasons of transient conditions, e.g. a full disk."""
 
 RESUMABLE_REASONS = (*TRANSIENT_REASONS, RunError.reason)
-"""Reasons after which a run can go on, once they are gone or mended; so it can when its process
-died and it says `running`."""
+"""Reasons after which a run can be resumed, once the condition has passed or is mended. So can a
+run whose process crashed, whose state is still `running`."""
 
 
 class _Record(BaseModel):
@@ -72,72 +68,40 @@ class DataInfo(_Record):
         )
 
 
-class WeightsInfo(_Record):
-    """What pre-training started from: a state dict, a run, or a human-parsing model.
+class Origin(_Record):
+    """sha256 of the files that a run's networks came from; empty where there is none.
 
-    source: path as given, or `torchvision`. sha256: of the file, torchvision's as downloaded, a
-    run's network.
+    inits: of the network of each of `RunSpec.inits`. weights: of `RunSpec.weights`, torchvision's
+    as downloaded, a run's network. parser: of the model that found body parts.
     """
 
-    source: str
-    sha256: str
-
-    @classmethod
-    def of(cls, backbone: str, source: str) -> WeightsInfo:
-        """Describe weights that have been loaded."""
-        return cls(source=source, sha256=sha256_file(weights_file(backbone, source)))
-
-
-class Inputs(_Record):
-    """Folders that a run reads, absolute, to be read again when it goes on.
-
-    target: the site's; empty in pre-training. sources, splits: labelled crops. validation: the
-    labelled set that is scored after each round; may be empty.
-    """
-
-    target: str = ""
-    sources: tuple[str, ...] = ()
-    splits: tuple[Split, ...] = ()
-    validation: str = ""
+    inits: tuple[str, ...] = ()
+    weights: str = ""
+    parser: str = ""
 
 
 class RunInfo(_Record):
     """Contents of run.json.
 
+    spec: what was asked for, with absolute paths. origin: what the networks came from.
     attention: the network weights its map by a `DomainAttention`.
-    recipe: the whole resolved recipe. recipe_name: its name and what --set changed. weights: what
-    pre-training started from; null is random numbers. parsing: the model that found body parts.
-    init: sha256 of each network that adaptation started from. camera_pattern: as given. data: what
-    it learned from, with what those networks had learned from, and what it was validated on.
-    hold_back: share of the site's crops that it was kept from.
-    inputs: where all that is read from; null in runs that were written before it was kept.
-    keep_rounds: whether the network of every round is kept.
-    processes: how many took part, at the last start.
-    threads: of torch in each, at the first; null in runs that were written before it was kept.
-    state: `running` also means that the process died; `stopped`, that it was asked to. reason,
-    error: what a failed run stopped on, as `AdaptError.reason` or `INTERRUPTED`, and for people.
+    data: what the run learned from, with what its `inits` had learned from, and what it was
+    validated on.
+    device, processes, threads: where it was computed: processes at the last start, threads of
+    torch in each at the first.
+    state: `running` also where the process crashed (`Run.status` tells them apart); `stopped`
+    where it was asked to stop. reason, error: what a failed run stopped on, as `AdaptError.reason`
+    or `INTERRUPTED`, and for people.
     """
 
     format: int = FORMAT
-    kind: Literal["pretrain", "adapt"]
-    method: str
-    backbone: str
+    spec: RunSpec
+    origin: Origin = Origin()
     attention: bool = False
-    preprocessing: Preprocessing
-    recipe: Mapping[str, Any]
-    recipe_name: str
-    seed: int
-    weights: WeightsInfo | None = None
-    parsing: WeightsInfo | None = None
-    camera_pattern: str | None = None
-    hold_back: float = 0.0
-    init: tuple[str, ...]
     data: tuple[DataInfo, ...]
-    inputs: Inputs | None = None
-    keep_rounds: bool = False
     device: str
     processes: int = 1
-    threads: int | None = None
+    threads: int
     versions: Mapping[str, str]
     started: datetime
     state: Literal["running", "stopped", "finished", "failed"] = "running"
@@ -146,10 +110,36 @@ class RunInfo(_Record):
     rounds: int = 0
     seconds: float = 0.0
 
-    def recipe_hash(self) -> str:
-        """sha256 of the recipe as run.json holds it, whatever the order of its fields."""
-        written = json.loads(self.model_dump_json(include={"recipe"}))["recipe"]
-        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+    def model_post_init(self, context: object) -> None:
+        """Check that the network of the run is known."""
+        if self.spec.backbone is None or self.spec.preprocessing is None:
+            raise ValueError("spec.backbone and spec.preprocessing are missing")
+
+    @property
+    def kind(self) -> Literal["pretrain", "adapt"]:
+        """Of the run."""
+        return self.spec.kind
+
+    @property
+    def method(self) -> str:
+        """Name of the method, `source` of pre-training."""
+        return self.spec.recipe.method
+
+    @property
+    def backbone(self) -> str:
+        """Of the network."""
+        return cast(str, self.spec.backbone)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network takes."""
+        return cast(Preprocessing, self.spec.preprocessing)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run finished, or failed for a reason that does not pass."""
+        failed = self.state == "failed" and self.reason not in RESUMABLE_REASONS
+        return self.state == "finished" or failed
 
 
 def library_versions() -> dict[str, str]:

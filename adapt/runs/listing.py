@@ -22,7 +22,7 @@ NOT_LEARNED = ("seconds_", "memory_")
 class RunLine:
     """One run in a list.
 
-    name: path below the listed folder. state: `Run.fate`, or `DAMAGED`, with `problem` for people
+    name: path below the listed folder. state: `Run.status`, or `DAMAGED`, with `problem` for people
     and nothing else known. rounds: finished ones of `planned`. clusters: in the last round, one
     number per set of labels. minutes: of the finished part. reason: what it stopped on.
     """
@@ -78,20 +78,19 @@ def describe_run(path: Path, name: str) -> RunLine:
     """One run as a line; a damaged one is a line, too."""
     try:
         run = Run.open(path)
-        state = run.fate()
+        state = run.status()
         rounds = run.metrics()
     except RunError as error:
         return RunLine(name, DAMAGED, problem=str(error))
     info = run.info
-    schedule = info.recipe.get("schedule", {})
     return RunLine(
         name=name,
         state=state,
         kind=info.kind,
         method=info.method,
-        recipe=info.recipe_name,
+        recipe=info.spec.recipe_name,
         rounds=info.rounds,
-        planned=schedule.get("rounds"),
+        planned=info.spec.recipe.schedule.rounds,
         clusters=tuple(int(v) for v in series(rounds[-1], "clusters").values()) if rounds else (),
         minutes=(info.seconds or seconds_of(rounds)) / 60,
         started=info.started,
@@ -142,18 +141,18 @@ _ROLES = ("target", "source", "validation")
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    info = run.info
+    info, spec = run.info, run.info.spec
     return {
-        "state": run.fate(),
+        "state": run.status(),
         "rounds done": info.rounds,
-        "seed": info.seed,
+        "seed": spec.seed,
         "backbone": info.backbone,
         "height x width": f"{info.preprocessing.height}x{info.preprocessing.width}",
-        "init": tuple(print_[:12] for print_ in info.init),
-        "camera pattern": info.camera_pattern,
-        "held back": info.hold_back,
-        "recipe": info.recipe_name,
-        **{name: value for name, value in flatten(info.recipe).items() if name != "source"},
+        "init": tuple(print_[:12] for print_ in info.origin.inits),
+        "camera pattern": spec.camera_pattern,
+        "held back": spec.hold_back,
+        "recipe": spec.recipe_name,
+        **flatten(spec.recipe.model_dump(mode="json", exclude={"source"})),
     }
 
 

@@ -8,17 +8,23 @@ from adapt.errors import RunError, WriteError
 from models.files import FileLock
 
 
+class FolderInUseError(WriteError):
+    """Another process writes into the folder."""
+
+
 def locked(path: Path) -> FileLock:
     """Lock a run folder.
 
-    Raises RunError when it cannot be opened, WriteError when another process writes there.
+    Raises FolderInUseError when another process writes there, RunError and WriteError when it
+    cannot be opened or locked at all.
     """
     try:
         return FileLock(path)
     except BlockingIOError:
-        why = "a run is still writing there"
+        raise FolderInUseError(
+            f"cannot lock {path}: a run is still writing there; choose another --out"
+        ) from None
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise RunError(f"cannot open {path}: {error.strerror}; choose another --out") from None
     except OSError as error:
-        why = str(error)
-    raise WriteError(f"cannot lock {path}: {why}; choose another --out")
+        raise WriteError(f"cannot lock {path}: {error}; choose another --out") from None

@@ -40,6 +40,8 @@ def load_network(net: ReIDNet, path: Path) -> None:
         state: Mapping[str, Tensor] = safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run has not finished its first round") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
     except safetensors.SafetensorError as error:
         raise RunError(f"{path} is damaged ({error}); train again or restore it") from error
     wanted = {key for key in net.state_dict() if not key.startswith(_CLASSIFIER)}
@@ -72,5 +74,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: there is nothing to continue") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the run again") from error

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from adapt.clustering.labels.guards import LabelReport, check_labels
-from adapt.config import Augmentation, BatchShape, Compute, OptimizerSettings, Schedule
+from adapt.config import BatchShape, Recipe, Schedule
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.methods.base import Method
 from adapt.runtime.compute import set_up
+from adapt.runtime.context import RunContext
 from adapt.runtime.device import peak_gpu_bytes, peak_rss_bytes
-from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from adapt.runtime.distributed import ProcessGroup
 from adapt.runtime.progress import progress
 from adapt.training.batches import Draw, LabelledSet
 from adapt.training.extraction import extract
@@ -35,24 +36,33 @@ from adapt.training.optimizer import (
 )
 from adapt.training.sharding import shard_trunks
 from adapt.training.state import (
-    Checkpoints,
+    Checkpointer,
     Clock,
-    LoopState,
     Means,
-    NoCheckpoints,
-    Standing,
-    freeze,
+    NoCheckpointer,
+    Snapshot,
+    TrainerState,
     restore_networks,
-    thaw,
 )
 from adapt.types import FeatureTable, FloatAllocator, PseudoLabels, RoundOf, allocate_floats
 from models.backbones.ghost_batch_norm import group_batch_norm
 
-PLAIN = Compute()
+
+@dataclass(frozen=True)
+class TrainingSession:
+    """What is trained on what.
+
+    data: the crops that the method labels. source: labelled crops that every step gets a batch
+    of, for a method that learns from some.
+    """
+
+    method: Method
+    data: DecodedCrops
+    source: DecodedCrops | None = None
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundResult:
     """What one round did, for logs and pictures.
 
     number: from 1. labels: the sets a method made. metrics: named figures (statistics of each set
@@ -67,223 +77,225 @@ class Round:
 
 
 def train(
-    method: Method,
-    data: DecodedCrops,
+    session: TrainingSession,
+    recipe: Recipe,
+    context: RunContext,
     *,
-    schedule: Schedule,
-    batch: BatchShape,
-    augmentation: Augmentation,
-    optimizer: OptimizerSettings,
-    camera_statistics: bool,
-    compute: Compute = PLAIN,
     seed: int,
-    device: torch.device,
-    source: DecodedCrops | None = None,
-    checkpoints: Checkpoints | None = None,
-    resume: LoopState | None = None,
-    group: ProcessGroup = SINGLE_PROCESS,
+    checkpointer: Checkpointer | None = None,
+    resume: Snapshot | None = None,
     allocate: FloatAllocator = allocate_floats,
-) -> Iterator[Round]:
-    """Train `method` on `data`; yields after each round, when networks may be read or saved.
+) -> Iterator[RoundResult]:
+    """Train a method on crops; yields after each round, when networks may be read or saved.
 
-    source: labelled crops that every step gets a batch of, for a method that wants them.
-    camera_statistics: extract the features to be labelled camera by camera, see `extract`.
-    compute: see `adapt.runtime.compute.set_up`.
-    checkpoints: asked after each step, and given the state between rounds. resume: a state of this
-    very run, which goes on from there as if it had never stopped.
-    group: the processes that share the work, each of which calls this with the same arguments; its
-    first one needs `resume`, labels, and gives the others its state.
-    allocate: where embeddings of all crops come to lie.
+    recipe: all but `thinning` and `options`, which are in the session already.
+    context: its device and process group; each process of the group calls this with the same
+    arguments, and the main one gives the others its `resume`, labels and states.
+    checkpointer: asked after each step, and given the state between rounds; it also stops the run.
+    resume: a state of this very run, which continues from there as if it had never stopped.
+    allocate: makes the arrays for the embeddings of all crops.
     All randomness follows from `seed`: same seed, same machine, same networks.
     Raises ClusteringError when a round's labels cannot be trained on (networks are then those
     of the round before), DivergedError when a loss or a network is not finite, and what a method
     refuses after a round. What was yielded last is the last good round. StoppedError comes from
-    `checkpoints`.
+    `checkpointer`.
     """
-    draw = Draw(batch, augmentation, method.views, method.sampling, device)
-    run = _Training(
-        method,
-        data,
-        source,
-        draw,
-        schedule,
-        optimizer,
-        camera_statistics,
-        seed,
-        checkpoints or NoCheckpoints(),
-        group,
-        compute,
-        allocate,
-    )
-    run.start(resume)
-    while run.at.number < schedule.rounds:
-        if not run.at.done:
-            run.label()
-        run.take_steps()
-        yield run.end_round()
-        if run.at.number < schedule.rounds:
-            run.keep()
+    trainer = _Trainer(session, recipe, context, seed, checkpointer or NoCheckpointer(), allocate)
+    trainer.start(resume)
+    rounds = recipe.schedule.rounds
+    while trainer.at.number < rounds:
+        if not trainer.at.done:
+            trainer.label()
+        trainer.take_steps()
+        yield trainer.end_round()
+        if trainer.at.number < rounds:
+            trainer.save()
+
+
+def set_up_networks(
+    method: Method, recipe: Recipe, size: tuple[int, int], device: torch.device
+) -> None:
+    """Let a method's networks compute as the recipe says. size: height and width of the crops."""
+    networks = method.networks().values()
+    for net in networks:
+        group_batch_norm(net, recipe.batch.ghost)
+    set_up(networks, recipe.compute, device, size)
+
+
+def place_networks(method: Method, device: torch.device) -> None:
+    """Move a method's networks to the device, channels last."""
+    for net in method.networks().values():
+        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def draw_of(method: Method, recipe: Recipe, device: torch.device) -> Draw:
+    """How the batches of a method are drawn."""
+    return Draw(recipe.batch, recipe.augment, method.views, method.sampling, device)
+
+
+def labelled_sets(
+    data: DecodedCrops, labels: Sequence[PseudoLabels], source: DecodedCrops | None
+) -> list[LabelledSet]:
+    """What a step gets a batch of each: the crops by each set of labels, then the source crops."""
+    sets = [(data, each.labels) for each in labels]
+    if source is not None:
+        sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
+    return sets
 
 
 @dataclass
-class _Training:
-    """A run of `train`: its arguments and where it stands."""
+class _Trainer:
+    """The arguments of `train` and the state of the run."""
 
-    method: Method
-    data: DecodedCrops
-    source: DecodedCrops | None
-    draw: Draw
-    schedule: Schedule
-    settings: OptimizerSettings
-    camera_statistics: bool
+    session: TrainingSession
+    recipe: Recipe
+    context: RunContext
     seed: int
-    checkpoints: Checkpoints
-    group: ProcessGroup
-    compute: Compute
+    checkpointer: Checkpointer
     allocate: FloatAllocator
-    at: Standing = field(default_factory=Standing)
+    at: TrainerState = field(default_factory=TrainerState)
 
-    def start(self, state: LoopState | None) -> None:
-        """Networks to their device; from a state, everything to where it stood."""
-        method = self.method
-        for net in method.networks().values():
-            group_batch_norm(net, self.draw.shape.ghost)
-        height, width = self.data.images.shape[1:3]
-        set_up(method.networks().values(), self.compute, self.draw.device, (height, width))
-        if state is not None:
-            self._go_on(state)
+    @property
+    def method(self) -> Method:
+        return self.session.method
+
+    @property
+    def group(self) -> ProcessGroup:
+        return self.context.group
+
+    def start(self, snapshot: Snapshot | None) -> None:
+        """Set up networks; from a snapshot, restore the whole state."""
+        height, width = self.session.data.images.shape[1:3]
+        set_up_networks(self.method, self.recipe, (height, width), self.context.device)
+        if snapshot is not None:
+            self._restore(snapshot)
         elif self.group.is_main:
-            self._place()
-            self.keep()
-        self._follow_first()
+            place_networks(self.method, self.context.device)
+            self.save()
+        self._follow_main()
 
-    def _go_on(self, state: LoopState) -> None:
-        restore_networks(self.method, state)
-        self._place()
-        fresh = build_optimizer(self.method, self.settings) if state.notes["optimizer"] else None
-        self.at = thaw(self.method, state, fresh)
+    def _restore(self, snapshot: Snapshot) -> None:
+        restore_networks(self.method, snapshot)
+        place_networks(self.method, self.context.device)
+        fresh = None
+        if snapshot.notes["optimizer"]:
+            fresh = build_optimizer(self.method, self.recipe.optimizer)
+        self.at.load_state_dict(self.method, snapshot, fresh)
 
-    def _follow_first(self) -> None:
-        """Let all processes stand where the first one does."""
+    def _follow_main(self) -> None:
+        """Give all processes the state of the main one."""
         group = self.group
         if group.is_main and group.size > 1:
-            state = freeze(self.method, self.at)
-            group.broadcast((state.tensors, state.notes))
+            snapshot = self.at.state_dict(self.method)
+            group.broadcast((snapshot.tensors, snapshot.notes))
         elif not group.is_main:
-            self._go_on(LoopState(*group.broadcast(None)))
+            self._restore(Snapshot(*group.broadcast(None)))
 
-    def keep(self) -> None:
-        """Give the state of now away."""
-        self.checkpoints.keep(partial(freeze, self.method, self.at))
+    def save(self) -> None:
+        """Save the state of now."""
+        self.checkpointer.save(partial(self.at.state_dict, self.method))
 
     def label(self) -> None:
         """Extract features, label them anew and make the round's optimizer."""
         self.at.clock = Clock()
-        cameras = self.data.crops.camera_codes
-        self.group.barrier()  # the first process may have had more to do until here
-        features = self._extract(cameras if self.camera_statistics else None)
+        cameras = self.session.data.crops.camera_codes
+        self.group.barrier()  # the main process may have had more to do until here
+        features = self._extract(cameras if self.recipe.clustering.camera_statistics else None)
         self.at.clock.lap("extract")
         if self.group.is_main:
             self._label_by(FeatureTable(features, cameras, self.allocate))
-        self._follow_first()
-        self.checkpoints.pulse()
+        self._follow_main()
+        self.checkpointer.check_stop()
 
     def _label_by(self, table: FeatureTable) -> None:
         method, at = self.method, self.at
         before = dict(method.label_seconds())
-        fewest = self.draw.shape.identities if method.sampling == "identities" else 2
-        _relabel(method, table, at, self.schedule.rounds, fewest)
+        min_clusters = self.recipe.batch.identities if method.sampling == "identities" else 2
+        _relabel(method, table, at, self.recipe.schedule.rounds, min_clusters)
         spent = {
             stage: seconds - before.get(stage, 0.0)
             for stage, seconds in method.label_seconds().items()
         }
         at.clock.lap("relabel", spent)
-        self._place()  # a new classifier starts on the CPU
+        place_networks(method, self.context.device)  # a new classifier starts on the CPU
         kept = None if method.fresh_optimizer else at.optimizer
-        at.optimizer = build_optimizer(method, self.settings, kept)
+        at.optimizer = build_optimizer(method, self.recipe.optimizer, kept)
         at.means = Means()
 
     def take_steps(self) -> None:
-        """All steps of the round that are not behind."""
-        method, at, settings = self.method, self.at, self.settings
+        """The steps of the round that are left."""
+        method, at, recipe = self.method, self.at, self.recipe
         optimizer = cast(torch.optim.Optimizer, at.optimizer)  # made when the round began
         for net in method.networks().values():
             net.train()
-        batches = self.draw.streams(self._sets(), (self.seed, at.number), at.done)
-        steps = steps_of_round(method, self.schedule, at.labels, self.draw.shape)
-        shape, nets = self.draw.shape, method.networks().values()
+        sets = labelled_sets(self.session.data, at.labels, self.session.source)
+        draw = draw_of(method, recipe, self.context.device)
+        batches = draw.streams(sets, (self.seed, at.number), at.done)
+        steps = steps_of_round(method, recipe.schedule, at.labels, recipe.batch)
+        nets = method.networks().values()
         with (
             closing(batches),
             progress(self._title("train"), steps) as tick,
-            shard_trunks(nets, optimizer, self.group, shape.ghost),
+            shard_trunks(nets, optimizer, self.group, recipe.batch.ghost),
         ):
             while at.done < steps:
-                rate = learning_rate(settings, at.number, at.done / steps)
+                rate = learning_rate(recipe.optimizer, at.number, at.done / steps)
                 set_learning_rate(optimizer, rate)
                 at.means.add(train_step(method, next(batches), optimizer))
                 method.after_step(at.step)
                 at.step += 1
                 at.done += 1
                 tick(at.done)
-                if self.checkpoints.due():
+                if self.checkpointer.is_due():
                     at.clock.lap("train")
-                    self.keep()
+                    self.save()
         refuse_not_finite(method)
         at.clock.lap("train")
 
-    def end_round(self) -> Round:
-        """Count the round and tell of it."""
+    def end_round(self) -> RoundResult:
+        """Count the round and describe it."""
         at = self.at
-        lr = learning_rate(self.settings, at.number)
+        lr = learning_rate(self.recipe.optimizer, at.number)
         trained = at.means.result()
         metrics = {**at.figures, **trained, "lr": lr, **at.clock.seconds, **self._memory()}
         warnings = (*at.warnings, *self.method.after_round(trained))
         at.number, at.done = at.number + 1, 0
-        return Round(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
+        return RoundResult(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
 
     def _memory(self) -> dict[str, float]:
-        """The most that this process has held since it began: no system tells it of a round."""
+        """Peaks since this process began: no system tells them of a round."""
         figures = {"memory_bytes": float(peak_rss_bytes())}
-        gpu = peak_gpu_bytes(self.draw.device)
+        gpu = peak_gpu_bytes(self.context.device)
         return figures if gpu is None else {**figures, "memory_gpu_bytes": float(gpu)}
 
     def _title(self, stage: str) -> str:
-        return f"round {self.at.number + 1}/{self.schedule.rounds}: {stage}"
-
-    def _place(self) -> None:
-        for net in self.method.networks().values():
-            net.to(device=self.draw.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _sets(self) -> list[LabelledSet]:
-        sets = [(self.data, each.labels) for each in self.at.labels]
-        if self.source is not None:
-            people = np.unique(self.source.crops.persons, return_inverse=True)[1]
-            sets.append((self.source, people))
-        return sets
+        return f"round {self.at.number + 1}/{self.recipe.schedule.rounds}: {stage}"
 
     def _extract(self, cameras: NDArray[np.int64] | None) -> tuple[NDArray[np.float32], ...]:
-        with progress(self._title("extract"), len(self.data)) as tick:
+        with progress(self._title("extract"), len(self.session.data)) as tick:
 
-            def pulse(done: int) -> None:
-                self.checkpoints.pulse()
+            def after_batch(done: int) -> None:
+                self.checkpointer.check_stop()
                 tick(done)
 
             return extract(
                 self.method.extractors(),
-                self.data.images,
-                device=self.draw.device,
+                self.session.data.images,
+                device=self.context.device,
                 cameras=cameras,
-                progress=pulse,
+                progress=after_batch,
                 group=self.group,
                 allocate=self.allocate,
             )
 
 
-def _relabel(method: Method, table: FeatureTable, at: Standing, rounds: int, fewest: int) -> None:
-    """Label a round anew. fewest: clusters that batches need."""
+def _relabel(
+    method: Method, table: FeatureTable, at: TrainerState, rounds: int, min_clusters: int
+) -> None:
+    """Label a round anew. min_clusters: that batches need."""
     labels = method.relabel(table, RoundOf(at.number, rounds))
     reports = [
-        check_labels(now, table.cameras, identities_per_batch=fewest, previous=before)
+        check_labels(now, table.cameras, identities_per_batch=min_clusters, previous=before)
         for now, before in zip(labels, at.labels or [None] * len(labels), strict=True)
     ]
     at.labels = labels

@@ -1,4 +1,4 @@
-"""Where a training run stands between two steps, as plain tensors and figures.
+"""The state of a training run between two steps, and as plain tensors and figures.
 
 What the rest of a run follows from: networks, optimizer, the round's labels, what the method keeps,
 and torch's random numbers. Samplers and augmentation follow from the seed and the step.
@@ -25,8 +25,8 @@ Optimizer = torch.optim.Optimizer
 
 
 @dataclass(frozen=True)
-class LoopState:
-    """A frozen `Standing`. tensors: by name. notes: what JSON holds, floats exactly."""
+class Snapshot:
+    """A `TrainerState` to be saved: tensors on the CPU by name, and what JSON holds exactly."""
 
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
@@ -77,10 +77,10 @@ class Clock:
 
 
 @dataclass
-class Standing:
-    """Where a run stands; the loop moves it on.
+class TrainerState:
+    """The state of a run, which the loop advances.
 
-    number: of the round, from 0. done: its steps that are behind; at 0 the round has not begun.
+    number: of the round, from 0. done: its finished steps; at 0 the round has not begun.
     step: steps of all rounds. labels: of this round, or of the one before if it has not begun.
     figures, warnings: what labelling gave. means: of the steps so far.
     clock: of the stages so far.
@@ -96,107 +96,99 @@ class Standing:
     clock: Clock = field(default_factory=Clock)
     optimizer: Optimizer | None = None
 
+    def state_dict(self, method: Method) -> Snapshot:
+        """Copy all that the rest of the run follows from: networks, memory, random numbers."""
+        tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+        for name, net in method.networks().items():
+            tensors |= {f"network/{name}/{key}": v for key, v in net.state_dict().items()}
+        if self.optimizer is not None:
+            for name, slots in _slots(method, self.optimizer):
+                tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
+        for number, labels in enumerate(self.labels):
+            tensors[f"labels/{number}"] = torch.from_numpy(labels.labels)
+        for name, array in method.state_dict().items():
+            tensors[f"memory/{name}"] = torch.from_numpy(np.asarray(array))
+        notes = {
+            "round": self.number,
+            "done": self.done,
+            "step": self.step,
+            "rules": [labels.rule for labels in self.labels],
+            "label_warnings": [labels.warnings for labels in self.labels],
+            "radii": [labels.radius for labels in self.labels],
+            "figures": self.figures,
+            "warnings": self.warnings,
+            "means": self.means.values(),
+            "stages": dict(self.clock.seconds),
+            "optimizer": self.optimizer is not None,
+        }
+        copies = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        return Snapshot(copies, notes)
 
-class Checkpoints(Protocol):
-    """Who keeps the states of a run, and tells it to stop."""
+    def load_state_dict(
+        self, method: Method, snapshot: Snapshot, optimizer: Optimizer | None
+    ) -> None:
+        """Take over a state, after `restore_networks`; torch's random numbers continue from it.
 
-    def due(self) -> bool:
-        """Whether a state is wanted now."""
+        optimizer: a new one over the method's networks, to be filled; None where the snapshot has
+        none. Raises CheckpointError when the snapshot does not match.
+        """
+        notes = snapshot.notes
+        if optimizer is not None:
+            _fill(method, optimizer, snapshot)
+        torch.set_rng_state(snapshot.tensors["random"])
+        self.number, self.done, self.step = notes["round"], notes["done"], notes["step"]
+        self.labels = tuple(
+            PseudoLabels(snapshot.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings), radius)
+            for n, (rule, warnings, radius) in enumerate(
+                zip(notes["rules"], notes["label_warnings"], notes["radii"], strict=True)
+            )
+        )
+        self.figures, self.warnings = dict(notes["figures"]), tuple(notes["warnings"])
+        self.means, self.clock = Means(notes["means"]), Clock(notes["stages"])
+        self.optimizer = optimizer
+
+
+class Checkpointer(Protocol):
+    """Saves the states of a run, and stops it on request."""
+
+    def is_due(self) -> bool:
+        """Whether a state is to be saved now."""
         ...
 
-    def keep(self, make_state: Callable[[], LoopState]) -> None:
-        """Keep the state of now.
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        """Save the state of now.
 
-        Raises StoppedError if the run is to stop, RunError if the state cannot be kept.
+        Raises StoppedError if the run is to stop, RunError if the state cannot be written.
         """
         ...
 
-    def pulse(self) -> None:
+    def check_stop(self) -> None:
         """Between two states. Raises StoppedError if the run is to stop."""
         ...
 
 
-class NoCheckpoints:
-    """For a run that is not kept."""
+class NoCheckpointer:
+    """Of a run that saves no state and is never stopped."""
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Never."""
         return False
 
-    def keep(self, make_state: Callable[[], LoopState]) -> None:
-        """Go on."""
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        """Nothing to do."""
 
-    def pulse(self) -> None:
-        """Go on."""
-
-
-def freeze(method: Method, at: Standing) -> LoopState:
-    """Copy all that the rest of the run follows from."""
-    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
-    for name, net in method.networks().items():
-        tensors |= {f"network/{name}/{key}": v for key, v in net.state_dict().items()}
-    if at.optimizer is not None:
-        for name, slots in _slots(method, at.optimizer):
-            tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
-    for number, labels in enumerate(at.labels):
-        tensors[f"labels/{number}"] = torch.from_numpy(labels.labels)
-    for name, array in method.state_dict().items():
-        tensors[f"memory/{name}"] = torch.from_numpy(np.asarray(array))
-    notes = {
-        "round": at.number,
-        "done": at.done,
-        "step": at.step,
-        "rules": [labels.rule for labels in at.labels],
-        "label_warnings": [labels.warnings for labels in at.labels],
-        "radii": [labels.radius for labels in at.labels],
-        "figures": at.figures,
-        "warnings": at.warnings,
-        "means": at.means.values(),
-        "stages": dict(at.clock.seconds),
-        "optimizer": at.optimizer is not None,
-    }
-    frozen = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    return LoopState(frozen, notes)
+    def check_stop(self) -> None:
+        """Nothing to do."""
 
 
-def thaw(method: Method, state: LoopState, optimizer: Optimizer | None) -> Standing:
-    """Put networks, method and random numbers back to where they stood.
-
-    optimizer: a new one over the method's networks, to be filled; see `restore_networks`.
-    Raises CheckpointError when the state does not fit.
-    """
-    notes = state.notes
-    if optimizer is not None:
-        _fill(method, optimizer, state)
-    radii = notes.get("radii", [None] * len(notes["rules"]))  # states of before they were kept
-    labels = tuple(
-        PseudoLabels(state.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings), radius)
-        for n, (rule, warnings, radius) in enumerate(
-            zip(notes["rules"], notes["label_warnings"], radii, strict=True)
-        )
-    )
-    torch.set_rng_state(state.tensors["random"])
-    return Standing(
-        number=notes["round"],
-        done=notes["done"],
-        step=notes["step"],
-        labels=labels,
-        figures=dict(notes["figures"]),
-        warnings=tuple(notes["warnings"]),
-        means=Means(notes["means"]),
-        clock=Clock(notes.get("stages")),  # states of before it was kept: of the rest alone
-        optimizer=optimizer,
-    )
-
-
-def restore_networks(method: Method, state: LoopState) -> None:
+def restore_networks(method: Method, snapshot: Snapshot) -> None:
     """Put the method's memory and its networks back, classifiers in the size they had.
 
-    Raises CheckpointError when they do not fit.
+    Raises CheckpointError when they do not match.
     """
-    method.load_state_dict({k: v.numpy() for k, v in _below(state, "memory/").items()})
+    method.load_state_dict({k: v.numpy() for k, v in _below(snapshot, "memory/").items()})
     for name, net in method.networks().items():
-        kept = _below(state, f"network/{name}/")
+        kept = _below(snapshot, f"network/{name}/")
         if isinstance(net, ReIDNet) and "classifier.weight" in kept:
             net.reset_classifier(len(kept["classifier.weight"]))
         _load(net, kept, name)
@@ -206,11 +198,11 @@ def _load(net: nn.Module, kept: Mapping[str, Tensor], name: str) -> None:
     try:
         net.load_state_dict(dict(kept))
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's {name} does not fit: {error}") from error
+        raise CheckpointError(f"the checkpoint's {name} does not match: {error}") from error
 
 
-def _below(state: LoopState, prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
+def _below(snapshot: Snapshot, prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
 
 
 def _named_parameters(method: Method) -> Iterator[tuple[str, nn.Parameter]]:
@@ -228,8 +220,8 @@ def _slots(method: Method, optimizer: Optimizer) -> Iterator[tuple[str, dict[str
             yield name, slots
 
 
-def _fill(method: Method, optimizer: Optimizer, state: LoopState) -> None:
-    kept = _below(state, "optimizer/")
+def _fill(method: Method, optimizer: Optimizer, snapshot: Snapshot) -> None:
+    kept = _below(snapshot, "optimizer/")
     slots: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in kept.items():
         name, slot = key.rsplit("/", 1)

@@ -145,7 +145,7 @@ def export_run(
         backbone=info.backbone,
         preprocessing=info.preprocessing,
         method=info.method,
-        recipe=info.recipe_name,
+        recipe=info.spec.recipe_name,
         data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(learned)},
         scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
         created=datetime.now(UTC),

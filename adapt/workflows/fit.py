@@ -1,94 +1,84 @@
-"""A method trained as its recipe says, each round kept in the run folder."""
+"""A session trained as its recipe says, each round kept in the run folder."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adapt.clustering.labels.truth import truth_figures
-from adapt.config import Recipe
-from adapt.data.decoding.decode import DecodedCrops
 from adapt.errors import AdaptError, RunError
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import Method
-from adapt.runs.checkpoints import StopRequest, checkpoints_of
+from adapt.runs.checkpoints import make_checkpointer
 from adapt.runs.folder import Run
+from adapt.runs.info import RunInfo, library_versions
+from adapt.runtime.context import RunContext
 from adapt.runtime.disk_arrays import Scratch
-from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from adapt.training.loop import Round, train
-from adapt.training.state import LoopState
+from adapt.training.loop import RoundResult, train
+from adapt.training.state import Snapshot
+from adapt.workflows.session import Session
 from models.backbones.net import ReIDNet
 
 log = logging.getLogger("resight")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where a run happens and what its randomness starts from.
+def start_run(session: Session, context: RunContext, folder: Path) -> Run:
+    """Make the run folder of a new session; only the main process writes there.
 
-    group: the processes that do it together; each gives the same arguments to what trains.
+    Raises RunError when the folder cannot be made or is taken.
     """
+    device, group = context.device, context.group
+    info = RunInfo(
+        spec=session.spec.absolute(),
+        origin=session.origin,
+        attention=session.method.embedder().attention is not None,
+        data=session.data_info,
+        device=str(device) if group.size == 1 else device.type,
+        processes=group.size,
+        threads=torch.get_num_threads(),
+        versions=library_versions(),
+        started=datetime.now(UTC),
+    )
+    run = Run.create(folder, info) if group.is_main else Run(folder, info)
+    session.crops.keep()
+    return run
 
-    device: torch.device
-    seed: int
-    group: ProcessGroup = SINGLE_PROCESS
 
-
-def fit(
-    run: Run,
-    method: Method,
-    data: DecodedCrops,
-    recipe: Recipe,
-    machine: Machine,
-    labelled: LabelledCrops | None,
-    source: DecodedCrops | None = None,
-    *,
-    stop: StopRequest | None = None,
-    state: LoopState | None = None,
-) -> Run:
-    """Train a method as its recipe says and keep each round in the run folder.
+def fit(run: Run, session: Session, context: RunContext, snapshot: Snapshot | None = None) -> Run:
+    """Train a session and keep each round in the run folder.
 
     Whatever stops it (`RunInfo.reason`), the folder has the network of the last good round.
-    labelled: scored after each round; where it holds the site's very crops, so are the clusters.
-    source: see `adapt.training.loop.train`. stop: asks the run to end
-    after the step it is in. state: where to go on.
-    Of several processes the first alone scores and writes.
+    Where `session.labelled` are the site's very crops, clusters are scored, too.
+    snapshot: the state to continue from. Of several processes only the main one scores and writes.
     Raises what the loop raises, and RunError when the folder cannot be written.
     """
-    start = time.monotonic() - (0.0 if state is None else float(state.notes["seconds"]))
-    group = machine.group
+    start = time.monotonic() - (0.0 if snapshot is None else float(snapshot.notes["seconds"]))
+    group, spec = context.group, session.spec
     try:
         rounds = train(
-            method,
-            data,
-            schedule=recipe.schedule,
-            batch=recipe.batch,
-            augmentation=recipe.augment,
-            optimizer=recipe.optimizer,
-            camera_statistics=recipe.clustering.camera_statistics,
-            compute=recipe.compute,
-            seed=machine.seed,
-            device=machine.device,
-            source=source,
-            checkpoints=checkpoints_of(run, stop or StopRequest(), start, group),
-            resume=state,
-            group=group,
+            session,
+            spec.recipe,
+            context,
+            seed=spec.seed,
+            checkpointer=make_checkpointer(run, context, start),
+            resume=snapshot,
             allocate=Scratch(run.path).table,
         )
-        persons = None
-        if group.is_main and labelled is not None and run.info.kind == "adapt":
-            persons = labelled.persons_of(data.crops)
+        labelled, persons = session.labelled, None
+        if group.is_main and labelled is not None and spec.kind == "adapt":
+            persons = labelled.persons_of(session.data.crops)
         for result in rounds:
             if group.is_main:
-                scores = _validate(method.embedder(), labelled, machine)
+                scores = _validate(session.method.embedder(), labelled, context.device)
                 scores |= _beside_truth(result, persons)
-                _record(run, result, method, scores)
-                _log_round(result, recipe.schedule.rounds, scores)
+                _record(run, result, session.method, scores)
+                _log_round(result, spec.recipe.schedule.rounds, scores)
         if group.is_main:
             run.finish(time.monotonic() - start)
     except (AdaptError, KeyboardInterrupt) as error:
@@ -101,7 +91,7 @@ def fit(
     return run
 
 
-def _record(run: Run, result: Round, method: Method, scores: dict[str, float]) -> None:
+def _record(run: Run, result: RoundResult, method: Method, scores: dict[str, float]) -> None:
     run.record(
         {
             "round": result.number,
@@ -119,19 +109,21 @@ def _close(run: Run, seconds: float, error: AdaptError | KeyboardInterrupt) -> N
     try:
         run.finish(seconds, stopped_by=error)
     except RunError:
-        log.warning("%s cannot be marked as failed; it reads as if it still ran", run.path)
+        log.warning("%s cannot be marked as failed; its state stays `running`", run.path)
     if run.info.rounds:
         log.warning("stopped; %s holds the network of round %d", run.path, run.info.rounds)
 
 
-def _validate(net: ReIDNet, labelled: LabelledCrops | None, machine: Machine) -> dict[str, float]:
+def _validate(
+    net: ReIDNet, labelled: LabelledCrops | None, device: torch.device
+) -> dict[str, float]:
     if labelled is None:
         return {}
-    scores = labelled.score(network_embedder(net, machine.device))
+    scores = labelled.score(network_embedder(net, device))
     return {"val_mAP": scores.mAP, **{f"val_cmc{rank}": scores.cmc(rank) for rank in (1, 5, 10)}}
 
 
-def _beside_truth(result: Round, persons: NDArray[np.int64] | None) -> dict[str, float]:
+def _beside_truth(result: RoundResult, persons: NDArray[np.int64] | None) -> dict[str, float]:
     """Figures of the round's clusters beside true identities; numbered where sets are several."""
     if persons is None:
         return {}
@@ -143,11 +135,11 @@ def _beside_truth(result: Round, persons: NDArray[np.int64] | None) -> dict[str,
     }
 
 
-def _rules(result: Round) -> str:
+def _rules(result: RoundResult) -> str:
     return "; ".join(labels.rule for labels in result.labels)
 
 
-def _log_round(result: Round, rounds: int, scores: dict[str, float]) -> None:
+def _log_round(result: RoundResult, rounds: int, scores: dict[str, float]) -> None:
     for warning in result.warnings:
         log.warning("round %d: %s", result.number, warning)
     m = result.metrics

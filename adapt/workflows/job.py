@@ -13,15 +13,15 @@ from typing import cast
 from adapt.errors import AdaptError, ConfigError, RunError, WriteError
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe, recipe_label
-from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.runs.info import RESUMABLE_REASONS, TRANSIENT_REASONS
+from adapt.runs.info import TRANSIENT_REASONS
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext, StopRequest
 from adapt.runtime.distributed import ProcessGroup, join
+from adapt.workflows.adapt import adapt
 from adapt.workflows.export import export_run
-from adapt.workflows.fit import Machine
 from adapt.workflows.gate import GateRequest, run_gate
 from adapt.workflows.resume import resume
-from adapt.workflows.training import adapt
 from models.errors import DamagedFileError, ModelError
 from models.files import FileLock
 from models.job_contract import (
@@ -60,9 +60,9 @@ def run_job(folder: Path, stop: StopRequest) -> JobOutcome:
     """
     job = read_job(folder)
     device, group = join(job.device)
-    machine = Machine(device, job.seed, group)
+    context = RunContext(device, group, stop)
     with _only_process(folder) if group.is_main else nullcontext():
-        outcome = _done_by(machine, folder, job, stop)
+        outcome = _done_by(context, folder, job)
     group.shutdown()
     return outcome
 
@@ -100,8 +100,8 @@ def _only_process(folder: Path) -> FileLock:
     return FileLock(folder / JOB_FILE, wait=True)
 
 
-def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> JobOutcome:
-    group = machine.group
+def _done_by(context: RunContext, folder: Path, job: Job) -> JobOutcome:
+    group = context.group
     run = _earlier_run(folder / RUN_FOLDER) if group.is_main else None
     left = _told(group, _what_is_left(run))
     if left == "nothing":
@@ -110,9 +110,9 @@ def _done_by(machine: Machine, folder: Path, job: Job, stop: StopRequest) -> Job
             return JobOutcome(state="failed", reason=info.reason, error=info.error)
     elif left == "the rest":
         # The crops of this folder: it may have been moved since the run began.
-        run = resume(folder / RUN_FOLDER, machine.device, stop, group, target=folder / CROPS_FOLDER)
+        run = resume(folder / RUN_FOLDER, context, target=folder / CROPS_FOLDER)
     else:
-        run = _new_run(folder, job, machine, stop)
+        run = _new_run(folder, job, context)
     if group.is_main and not (folder / BUNDLE_FOLDER).exists():
         export_run(cast(Run, run), folder / BUNDLE_FOLDER, name=job.name, version=job.version)
     return JobOutcome(state="finished")
@@ -124,11 +124,7 @@ def _what_is_left(run: Run | None) -> str:
         return "all"
     if run.can_continue:
         return "the rest"
-    info = run.info
-    over = info.state == "finished" or (
-        info.state == "failed" and info.reason not in RESUMABLE_REASONS
-    )
-    return "nothing" if over else "all"
+    return "nothing" if run.info.is_over else "all"
 
 
 def _is_unfinished(path: Path) -> bool:
@@ -151,18 +147,17 @@ def _earlier_run(path: Path) -> Run | None:
     return Run.open(path) if (path / "run.json").exists() else None
 
 
-def _new_run(folder: Path, job: Job, machine: Machine, stop: StopRequest) -> Run:
+def _new_run(folder: Path, job: Job, context: RunContext) -> Run:
     recipe = load_recipe(job.recipe, method=job.method, overrides=job.overrides)
     wanted = recipe.options.students_wanted(METHODS[job.method].students_wanted)
-    return adapt(
-        folder / CROPS_FOLDER,
-        camera_pattern=None,
-        inits=job.inits[:wanted],
+    spec = RunSpec(
+        kind="adapt",
         recipe=recipe,
         recipe_name=recipe_label(job.recipe, job.overrides),
-        out=folder / RUN_FOLDER,
-        machine=machine,
-        sources=job.sources if recipe.options.source_wanted() else (),
-        stop=stop,
+        seed=job.seed,
+        inits=job.inits[:wanted],
+        target=folder / CROPS_FOLDER,
         hold_back=job.hold_back,
+        sources=job.sources if recipe.options.source_wanted() else (),
     )
+    return adapt(spec, context, folder / RUN_FOLDER)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from adapt.config import Recipe
-from adapt.data.catalog.splits import Split
-from adapt.data.decoding.run_crops import RunCrops
-from adapt.runs.folder import refuse_taken
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext
 from adapt.runtime.device import peak_rss_bytes
 from adapt.training.loop import steps_of_round
 from adapt.types import CropSet, PseudoLabels, allocate_floats
-from adapt.workflows.fit import Machine
-from adapt.workflows.rehearsal import PATIENCE, MadeUpClusterer, Measured, rehearse, separated
-from adapt.workflows.session import PreparedSite, prepare, site_clusterer
+from adapt.workflows.rehearsal import (
+    STEP_PATIENCE,
+    MadeUpClusterer,
+    StepCosts,
+    rehearse,
+    separated,
+)
+from adapt.workflows.session import Session, open_session, site_clusterer
 from models.image import Preprocessing
 
 CLUSTERED = 2000
@@ -126,20 +130,9 @@ class AdaptationPlan:
 
 
 def plan_adaptation(
-    target: Path,
-    *,
-    camera_pattern: str | None,
-    hold_back: float = 0.0,
-    inits: Sequence[Path],
-    recipe: Recipe,
-    out: Path,
-    machine: Machine,
-    sources: Sequence[Path] = (),
-    splits: Sequence[Split] = ("train",),
-    validation: Path | None = None,
-    patience: float = PATIENCE,
+    spec: RunSpec, context: RunContext, out: Path, *, patience: float = STEP_PATIENCE
 ) -> AdaptationPlan:
-    """Say what `adapt.workflows.training.adapt` would do with the same arguments; writes nothing.
+    """Say what `adapt.workflows.adapt.adapt` would do with the same arguments; writes nothing.
 
     Crops are read as they would be, and thinned. Extraction, clustering and some steps are timed on
     a few of them, with made-up labels, and scaled up: extraction with the crops, steps with their
@@ -147,77 +140,43 @@ def plan_adaptation(
     patience: see `rehearse`.
     Raises whatever would stop the run before its first round.
     """
-    refuse_taken(out)
-    torch.manual_seed(machine.seed)
     start = time.perf_counter()
-    clusterer = MadeUpClusterer(recipe, seed=machine.seed, device=_gpu(machine))
-    site = prepare(
-        target,
-        camera_pattern=camera_pattern,
-        hold_back=hold_back,
-        inits=inits,
-        recipe=recipe,
-        clusterer=clusterer,
-        sources=sources,
-        splits=splits,
-        validation=validation,
-        crops=RunCrops(out),
-    )
+    clusterer = MadeUpClusterer(spec.recipe, seed=spec.seed, device=_gpu(context))
+    session = open_session(spec, context, out, clusterer=clusterer)
     read = time.perf_counter() - start
-    measured = _rehearsed(site, clusterer, recipe, machine, patience)
-    return _put_together(site, measured, recipe, machine, read)
+    costs = rehearse(session, spec.recipe, context, clusterer, seed=spec.seed, patience=patience)
+    return _put_together(session, costs, context, read)
 
 
 def _put_together(
-    site: PreparedSite,
-    measured: Measured,
-    recipe: Recipe,
-    machine: Machine,
-    read: float,
+    session: Session, costs: StepCosts, context: RunContext, read: float
 ) -> AdaptationPlan:
     """read: seconds that reading took."""
-    clusters = _clusters(recipe, len(site.data))
-    made_up = PseudoLabels(np.arange(len(site.data)) % clusters, "made up")
-    steps = steps_of_round(site.method, recipe.schedule, [made_up], recipe.batch)
-    info = site.inits[0].info
+    recipe, crops = session.spec.recipe, len(session.data)
+    clusters = _clusters(recipe, crops)
+    made_up = PseudoLabels(np.arange(crops) % clusters, "made up")
+    steps = steps_of_round(session.method, recipe.schedule, [made_up], recipe.batch)
     return AdaptationPlan(
         recipe=recipe,
-        crops=site.data.crops,
-        source_crops=0 if site.source is None else len(site.source),
-        backbone=info.backbone,
-        preprocessing=info.preprocessing,
-        networks=tuple(site.method.networks()),
-        trained=len(site.method.trained()),
-        views=site.method.views,
+        crops=session.data.crops,
+        source_crops=0 if session.source is None else len(session.source),
+        backbone=cast(str, session.spec.backbone),
+        preprocessing=session.preprocessing,
+        networks=tuple(session.method.networks()),
+        trained=len(session.method.trained()),
+        views=session.method.views,
         clusters=clusters,
         steps=steps,
-        device=str(machine.device),
+        device=str(context.device),
         seconds=Seconds(
             read=read,
-            extract=len(site.data) * measured.extract_seconds,
-            label=measured.labellings * _labelling_seconds(site, recipe, machine),
-            train=steps * measured.step_seconds,
-            scoring=_scored(site) * measured.embed_seconds,
+            extract=crops * costs.extract_seconds,
+            label=costs.labellings * _labelling_seconds(session, context.device),
+            train=steps * costs.step_seconds,
+            scoring=_scored(session) * costs.embed_seconds,
         ),
-        memory=_memory(site, recipe, measured),
-        disk=_disk(site, recipe, measured),
-    )
-
-
-def _rehearsed(
-    site: PreparedSite,
-    clusterer: MadeUpClusterer,
-    recipe: Recipe,
-    machine: Machine,
-    patience: float,
-) -> Measured:
-    persons = 0 if site.source is None else len(np.unique(site.source.crops.persons))
-    return rehearse(
-        *(site.method, clusterer, site.data, recipe),
-        source_persons=persons,
-        seed=machine.seed,
-        device=machine.device,
-        patience=patience,
+        memory=_memory(session, costs),
+        disk=_disk(session, costs),
     )
 
 
@@ -228,60 +187,63 @@ def _clusters(recipe: Recipe, crops: int) -> int:
     return min(crops, max(recipe.batch.identities, round(crops / CROPS_OF_A_CLUSTER)))
 
 
-def _labelling_seconds(site: PreparedSite, recipe: Recipe, machine: Machine) -> float:
+def _labelling_seconds(session: Session, device: torch.device) -> float:
     """Of one clustering of all crops after the first round, which also finds DBSCAN's radius."""
-    crops = len(site.data)
-    rows = min(crops, max(CLUSTERED, 4 * recipe.batch.identities))
-    settings = recipe.clustering
+    spec, crops = session.spec, len(session.data)
+    rows = min(crops, max(CLUSTERED, 4 * spec.recipe.batch.identities))
+    settings = spec.recipe.clustering
     if settings.clusters != "auto":
         fewer = max(1, min(settings.clusters, crops) * rows // crops)
         settings = settings.model_copy(update={"clusters": fewer})
     people = max(2, rows // CROPS_OF_A_CLUSTER)
-    dimension = site.method.embedder().dimension
-    features = separated(rows, people, dimension, np.random.default_rng(machine.seed))
-    cameras = np.arange(rows) // people % len(site.data.crops.cameras)
-    scaled = recipe.model_copy(update={"clustering": settings})
-    cluster = site_clusterer(scaled, machine.seed, machine.device, allocate_floats)
+    dimension = session.method.embedder().dimension
+    features = separated(rows, people, dimension, np.random.default_rng(spec.seed))
+    cameras = np.arange(rows) // people % len(session.data.crops.cameras)
+    recipe = spec.recipe.model_copy(update={"clustering": settings})
+    scaled = spec.model_copy(update={"recipe": recipe})
+    cluster = site_clusterer(scaled, device, allocate_floats)
     cluster(features, cameras)
     start = time.perf_counter()
     cluster(features, cameras)
     return (time.perf_counter() - start) * (crops / rows) ** 2
 
 
-def _scored(site: PreparedSite) -> int:
+def _scored(session: Session) -> int:
     """Crops that are embedded after each round for the curves."""
-    labelled = site.labelled
+    labelled = session.labelled
     if labelled is None:
         return 0
     alone = labelled.gallery is labelled.query
     return len(labelled.query) + (0 if alone else len(labelled.gallery))
 
 
-def _memory(site: PreparedSite, recipe: Recipe, measured: Measured) -> Memory:
+def _memory(session: Session, costs: StepCosts) -> Memory:
+    recipe = session.spec.recipe
     # AML holds a graph of each network at a time
-    graphs = 0 if recipe.clustering.algorithm == "kmeans" else len(site.method.extractors())
+    graphs = 0 if recipe.clustering.algorithm == "kmeans" else len(session.method.extractors())
     return Memory(
         measured=peak_rss_bytes(),
-        networks=measured.networks,
-        training=measured.gradients + measured.optimizer,
-        activations=measured.activations,
-        labelling=len(site.data) * graphs * GRAPH_BYTES,
-        device=measured.device_peak,
+        networks=costs.networks,
+        training=costs.gradients + costs.optimizer,
+        activations=costs.activations,
+        labelling=len(session.data) * graphs * GRAPH_BYTES,
+        device=costs.device_peak,
     )
 
 
-def _disk(site: PreparedSite, recipe: Recipe, measured: Measured) -> Disk:
-    decoded = [site.data, *([site.source] if site.source is not None else [])]
-    networks = len(site.method.extractors())
+def _disk(session: Session, costs: StepCosts) -> Disk:
+    recipe = session.spec.recipe
+    decoded = [session.data, *([session.source] if session.source is not None else [])]
+    networks = len(session.method.extractors())
     # their mean, and of each graph, or of the mean, the centered features; k-means' float64 is two
     copies = 1 + (3 if recipe.clustering.algorithm == "kmeans" else networks)
-    table = len(site.data) * site.method.embedder().dimension * np.dtype(np.float32).itemsize
+    table = len(session.data) * session.method.embedder().dimension * np.dtype(np.float32).itemsize
     return Disk(
         crops=sum(each.images.nbytes for each in decoded),
         embeddings=(networks + copies) * table,
-        checkpoints=CHECKPOINTS * (measured.networks + measured.optimizer),
+        checkpoints=CHECKPOINTS * (costs.networks + costs.optimizer),
     )
 
 
-def _gpu(machine: Machine) -> torch.device | None:
-    return None if machine.device.type == "cpu" else machine.device
+def _gpu(context: RunContext) -> torch.device | None:
+    return None if context.device.type == "cpu" else context.device

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,29 +22,33 @@ from adapt.clustering.clusterer import Clusterer
 from adapt.clustering.graph.jaccard import JaccardGraph
 from adapt.clustering.graph.rows import DistanceGraph
 from adapt.config import Recipe
-from adapt.data.batches.sampler import IdentitySampler, ImageSampler
-from adapt.data.batches.transforms import augment
 from adapt.data.decoding.decode import DecodedCrops
-from adapt.methods import Method, SiteMethod, SourceMethod
-from adapt.runtime.compute import set_up
+from adapt.methods import Method, SourceMethod
+from adapt.runtime.context import RunContext
 from adapt.runtime.device import peak_gpu_bytes
 from adapt.training.extraction import MIN_CAMERA_CROPS, extract
-from adapt.training.optimizer import build_optimizer
-from adapt.types import Batch, FeatureTable, PseudoLabels, RoundOf
-from models.backbones.ghost_batch_norm import group_batch_norm
+from adapt.training.loop import (
+    TrainingSession,
+    draw_of,
+    labelled_sets,
+    place_networks,
+    set_up_networks,
+)
+from adapt.training.optimizer import build_optimizer, train_step
+from adapt.types import Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample
 
 CROPS_OF_A_PERSON = 40
 """In made-up features: more than any method looks at in the neighborhood of a crop."""
 
-PATIENCE = 4.0
+STEP_PATIENCE = 4.0
 """Seconds after which no further step is timed."""
 
 MAX_STEPS = 8
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured.
+class StepCosts:
+    """What extraction and training cost.
 
     extract_seconds: for one crop, with all networks that are asked, as a round asks them.
     embed_seconds: for one crop with one network, as scoring does it.
@@ -102,51 +108,48 @@ def separated(
 
 
 def rehearse(
-    method: SiteMethod,
-    clusterer: MadeUpClusterer,
-    data: DecodedCrops,
+    session: TrainingSession,
     recipe: Recipe,
+    context: RunContext,
+    clusterer: MadeUpClusterer,
     *,
-    source_persons: int,
     seed: int,
-    device: torch.device,
-    patience: float = PATIENCE,
-) -> Measured:
+    patience: float = STEP_PATIENCE,
+) -> StepCosts:
     """Measure extraction and training of a method; its networks are of no use afterwards.
 
-    clusterer: the one that the method was built with. source_persons: people in the source, 0
-    for a method that sees none. patience: seconds after which nothing more is timed, once there
-    is one figure.
+    clusterer: the one that the method was built with. patience: seconds after which nothing more
+    is timed, once there is one figure.
     """
+    method, data, device = session.method, session.data, context.device
     rng = np.random.default_rng(seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if source_persons and isinstance(method, SourceMethod):
-        dimension = method.embedder().dimension
-        method.start_source(separated(source_persons, source_persons, dimension, rng))
+    if session.source is not None and isinstance(method, SourceMethod):
+        people = len(np.unique(session.source.crops.persons))
+        method.start_source(separated(people, people, method.embedder().dimension, rng))
     height, width = data.images.shape[1:3]
-    set_up(method.networks().values(), recipe.compute, device, (height, width))
-    _move(method, recipe.batch.ghost, device)
+    set_up_networks(method, recipe, (height, width), device)
+    place_networks(method, device)
     own_statistics = recipe.clustering.camera_statistics
-    each = _extraction(method, data, own_statistics, device, patience)
-    people = recipe.batch.identities
-    rows = people * CROPS_OF_A_PERSON
-    tables = tuple(separated(rows, people, n.dimension, rng) for n in method.extractors())
-    cameras = np.arange(rows) // people % 2
-    labels = method.relabel(FeatureTable(tables, cameras), RoundOf(0, recipe.schedule.rounds))
-    _move(method, recipe.batch.ghost, device)
-    sets = [each_set.labels for each_set in labels]
-    if source_persons:
-        sets.append(np.arange(max(source_persons, people) * 2) % max(source_persons, 1))
-    streams = [_batches(method, recipe, data, s, seed, device) for s in sets]
-    optimizer = build_optimizer(method, recipe.optimizer)
-    batches = zip(*streams, strict=True)
-    activations, step_seconds = _steps(method, batches, optimizer, device, patience)
+    extract_seconds = _extraction(method, data, own_statistics, device, patience)
+    stand_in = _stand_in(data, recipe.batch.identities)
+    features = tuple(
+        separated(len(stand_in), recipe.batch.identities, net.dimension, rng)
+        for net in method.extractors()
+    )
+    table = FeatureTable(features, stand_in.crops.camera_codes)
+    labels = method.relabel(table, RoundOf(0, recipe.schedule.rounds))
+    place_networks(method, device)  # a new classifier starts on the CPU
+    sets = labelled_sets(stand_in, labels, session.source)
+    with closing(draw_of(method, recipe, device).streams(sets, (seed, 0), 0)) as batches:
+        optimizer = build_optimizer(method, recipe.optimizer)
+        activations, step_seconds = _steps(method, batches, optimizer, device, patience)
     trained = sum(_bytes(net, trained=True) for net in method.trained())
     passes = len(method.extractors()) * (2 if own_statistics else 1)
-    return Measured(
-        extract_seconds=each,
-        embed_seconds=each / max(passes, 1),
+    return StepCosts(
+        extract_seconds=extract_seconds,
+        embed_seconds=extract_seconds / max(passes, 1),
         step_seconds=step_seconds,
         labellings=len(clusterer.asked),
         networks=sum(_bytes(net) for net in method.networks().values()),
@@ -157,12 +160,14 @@ def rehearse(
     )
 
 
-def _move(method: Method, ghost: int, device: torch.device) -> None:
-    """As the loop does it: in batch-norm groups, channels last, in train mode."""
-    for net in method.networks().values():
-        group_batch_norm(net, ghost)
-        net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net.train()
+def _stand_in(data: DecodedCrops, people: int) -> DecodedCrops:
+    """`CROPS_OF_A_PERSON` crops of each made-up person in two cameras: the site's first pixels,
+    repeated where the site has fewer crops."""
+    rows = people * CROPS_OF_A_PERSON
+    samples = tuple(Sample(Path(), str(n), camera=n // people % 2) for n in range(rows))
+    enough = len(data) >= rows
+    images = data.images[:rows] if enough else data.images[np.arange(rows) % len(data)]
+    return DecodedCrops(CropSet(Path(), samples, ("0", "1")), images)
 
 
 def _extraction(
@@ -185,33 +190,6 @@ def _extraction(
     return seconds
 
 
-def _batches(
-    method: Method,
-    recipe: Recipe,
-    data: DecodedCrops,
-    labels: NDArray[np.int64],
-    seed: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Real pixels under made-up labels."""
-    shape, rng = recipe.batch, np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
-    sampler: IdentitySampler | ImageSampler = ImageSampler(len(labels), size=shape.size, rng=rng)
-    if method.sampling == "identities":
-        sampler = IdentitySampler(
-            labels,
-            np.zeros_like(labels),
-            identities=shape.identities,
-            instances=shape.instances,
-            across_cameras=shape.across_cameras,
-            rng=rng,
-        )
-    for rows in sampler:
-        images = torch.from_numpy(data.images[rows % len(data)]).to(device)
-        views = tuple(augment(images, recipe.augment, generator) for _ in range(method.views))
-        yield Batch(views, torch.from_numpy(labels[rows]).to(device), torch.from_numpy(rows))
-
-
 def _steps(
     method: Method,
     batches: Iterator[tuple[Batch, ...]],
@@ -220,27 +198,26 @@ def _steps(
     patience: float,
 ) -> tuple[int, float]:
     """Bytes that a step keeps for its backward pass, and seconds of a step after the first."""
+    for net in method.networks().values():
+        net.train()
     kept = _KeptTensors(method)
     with saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-        losses = method.step(next(batches))
+        train_step(method, next(batches), optimizer)  # allocates, and is not timed
+    method.after_step(0)
     seconds: list[float] = []
-    start = time.perf_counter()
-    for number in range(MAX_STEPS + 1):
-        total = losses.total()
-        if total.requires_grad:
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        method.after_step(number)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if number:  # the first one allocates, and was watched
-            seconds.append(time.perf_counter() - start)
-        if sum(seconds) > patience:
-            break
+    while len(seconds) < MAX_STEPS and not sum(seconds) > patience:
+        _wait_for(device)
         start = time.perf_counter()
-        losses = method.step(next(batches))
+        train_step(method, next(batches), optimizer)
+        method.after_step(len(seconds) + 1)
+        _wait_for(device)
+        seconds.append(time.perf_counter() - start)
     return kept.bytes, float(np.mean(seconds))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class _KeptTensors:

@@ -15,19 +15,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adapt.config import Recipe
 from adapt.data.catalog.folders import read_labelled
 from adapt.data.catalog.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.metrics import RetrievalScores
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import METHODS
-from adapt.recipes import apply_override, load_recipe, parse_recipe, recipe_label
+from adapt.recipes import apply_override, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.runs.folder import Run
-from adapt.workflows.fit import Machine
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext
+from adapt.workflows.adapt import adapt
+from adapt.workflows.pretrain import pretrain
 from adapt.workflows.resume import resume
-from adapt.workflows.training import adapt, pretrain
 from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.files import write_atomically
@@ -47,22 +48,19 @@ class _Network(BaseModel):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One run to make: its recipe, the recipe's name for the record, seed and run folder."""
+class PlannedRun:
+    """One run to make, and its folder."""
 
-    recipe: Recipe
-    label: str
-    seed: int
+    spec: RunSpec
     out: Path
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskPlan:
     """All of a task, decided before anything is trained.
 
-    source, target: folders of the sets. weights: see `pretrain`. pretraining: one stage for each
-    network the method starts from. changed: what `--set` changed; the paper's figures are then
-    no measure.
+    source, target: folders of the sets. pretraining: one run for each network that the method
+    starts from. changed: what `--set` changed; the paper's figures then cannot be compared.
     """
 
     name: str
@@ -73,21 +71,21 @@ class Plan:
     backbone: str
     preprocessing: Preprocessing
     weights: str
-    pretraining: tuple[Stage, ...]
-    adaptation: Stage
+    pretraining: tuple[PlannedRun, ...]
+    adaptation: PlannedRun
     changed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Scores on the target's test part beside the paper's; None where it has none."""
+class TaskScores:
+    """Scores of one network on the target's test part, and the paper's; None where it has none."""
 
     label: str
     paper: Figures | None
     ours: RetrievalScores
 
 
-def make_plan(
+def plan_task(
     name: str,
     *,
     data_root: Path,
@@ -95,7 +93,7 @@ def make_plan(
     weights: str,
     seed: int,
     overrides: Sequence[str] = (),
-) -> Plan:
+) -> TaskPlan:
     """Find the sets and resolve the recipes of a task; trains and writes nothing.
 
     name: one of `adapt.recipes.papers.task_names`. out: folder of the run folders, shared by
@@ -111,52 +109,65 @@ def make_plan(
     second = (*paper.adapt.set, *task.changes, *changes["adapt"])
     recipe = load_recipe(paper.adapt.recipe, method=method, overrides=second)
     students = recipe.options.students_wanted(METHODS[method].students_wanted)
+    _check_weights(weights, network.backbone)
+    source, target = find_set(data_root, task.source), find_set(data_root, task.target)
+    start = RunSpec(
+        kind="pretrain",
+        recipe=load_recipe(paper.pretrain.recipe, method="source", overrides=first),
+        recipe_name=recipe_label(paper.pretrain.recipe, first),
+        seed=seed,
+        backbone=network.backbone,
+        preprocessing=network.input,
+        weights=weights,
+        sources=(source,),
+    )
     pretraining = tuple(
-        Stage(
-            load_recipe(paper.pretrain.recipe, method="source", overrides=first),
-            recipe_label(paper.pretrain.recipe, first),
-            number,
+        PlannedRun(
+            start.model_copy(update={"seed": number}),
             out / f"{method}-{task.source}-{network.backbone}-seed{number}",
         )
         for number in range(seed, seed + students)
     )
-    adaptation = Stage(
-        recipe,
-        recipe_label(paper.adapt.recipe, second),
-        seed,
-        out / f"{name}-seed{seed}",
+    adaptation = RunSpec(
+        kind="adapt",
+        recipe=recipe,
+        recipe_name=recipe_label(paper.adapt.recipe, second),
+        seed=seed,
+        backbone=network.backbone,
+        preprocessing=network.input,
+        inits=tuple(run.out for run in pretraining),
+        target=target,
+        sources=(source,) if recipe.options.source_wanted() else (),
     )
-    _check_weights(weights, network.backbone)
-    return Plan(
-        name,
-        paper,
-        task,
-        find_set(data_root, task.source),
-        find_set(data_root, task.target),
-        network.backbone,
-        network.input,
-        weights,
-        pretraining,
-        adaptation,
-        tuple(overrides),
+    return TaskPlan(
+        name=name,
+        paper=paper,
+        task=task,
+        source=source,
+        target=target,
+        backbone=network.backbone,
+        preprocessing=network.input,
+        weights=weights,
+        pretraining=pretraining,
+        adaptation=PlannedRun(adaptation, out / f"{name}-seed{seed}"),
+        changed=tuple(overrides),
     )
 
 
-def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
+def reproduce(plan: TaskPlan, context: RunContext) -> tuple[TaskScores, ...]:
     """Make the runs of a plan that are not finished yet, and score them on the target.
 
-    machine: its seed is not used, each stage has its own.
     Gives the first source network, then the adapted one, under the protocol `market`; also
     written to `scores.json` in the adaptation's folder.
     Raises what `pretrain` and `adapt` raise, ConfigError of `check_clusters`, and RunError when a
-    run folder does not fit.
+    run folder holds another run.
     """
     check_clusters(plan)
-    sources = [_pretrained(plan, stage, machine) for stage in plan.pretraining]
-    adapted = _adapted(plan, sources, machine)
+    sources = [_pretrained(planned, context) for planned in plan.pretraining]
+    adapted = _adapted(plan.adaptation, sources, context)
     labelled = LabelledCrops.read(plan.target, plan.preprocessing)
     rows = tuple(
-        Comparison(label, paper, labelled.score(network_embedder(run.network(), machine.device)))
+        TaskScores(label, paper, labelled.score(network_embedder(run.network(), context.device)))
         for label, paper, run in (
             ("unadapted", plan.paper.unadapted_for(plan.task), sources[0]),
             ("adapted", plan.task, adapted),
@@ -166,9 +177,9 @@ def reproduce(plan: Plan, machine: Machine) -> tuple[Comparison, ...]:
     return rows
 
 
-def check_clusters(plan: Plan) -> None:
+def check_clusters(plan: TaskPlan) -> None:
     """Raise ConfigError when k-means is to find more clusters than there are crops to train on."""
-    wanted = plan.adaptation.recipe.clustering
+    wanted = plan.adaptation.spec.recipe.clustering
     if wanted.algorithm != "kmeans" or wanted.clusters == "auto":
         return
     crops = len(read_labelled(plan.target, ("train",)))
@@ -179,101 +190,59 @@ def check_clusters(plan: Plan) -> None:
         )
 
 
-def kept(plan: Plan, stage: Stage, roots: Sequence[Path]) -> Run | None:
-    """The run in a stage's folder, finished or to be continued; None if none is worth keeping.
+def earlier_run(planned: PlannedRun) -> Run | None:
+    """The run in a planned folder, finished or to be continued; None if a new one is to be made.
 
-    roots: the folders it learned from.
-    Raises RunError when the folder holds a run that ended for good or one of another kind.
+    Raises RunError when the folder holds a run that ended for good or one of another spec.
     """
-    if not (stage.out / "run.json").is_file():
+    if not (planned.out / "run.json").is_file():
         return None
-    run = Run.open(stage.out)
+    run = Run.open(planned.out)
     if run.info.state != "finished" and not run.can_continue:
         if run.info.rounds == 0:
             return None
         raise RunError(
-            f"{stage.out} holds a run that ended after {run.info.rounds} rounds "
+            f"{planned.out} holds a run that ended after {run.info.rounds} rounds "
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )
-    was: dict[str, Any] = {
-        "recipe": _recipe_of(run),
-        "seed": run.info.seed,
-        "backbone": run.info.backbone,
-        "input size": run.info.preprocessing,
-        "data": [data.root for data in run.info.data][: len(roots)],
-    }
-    wanted: dict[str, Any] = {
-        "recipe": stage.recipe.model_dump(mode="json"),
-        "seed": stage.seed,
-        "backbone": plan.backbone,
-        "input size": plan.preprocessing,
-        "data": [str(root) for root in roots],
-    }
-    if stage in plan.pretraining:
-        was["weights"] = run.info.weights and run.info.weights.source
-        wanted["weights"] = plan.weights
-    other = [name for name in wanted if was[name] != wanted[name]]
-    if other:
+    was, wanted = run.info.spec, planned.spec.absolute()
+    if other := [name for name in _DECISIVE if getattr(was, name) != getattr(wanted, name)]:
         raise RunError(
-            f"{stage.out} holds a run with other settings ({', '.join(other)}); choose another "
+            f"{planned.out} holds a run with other settings ({', '.join(other)}); choose another "
             "--out or remove it"
         )
     return run
 
 
-def _recipe_of(run: Run) -> dict[str, Any]:
-    """As written today: fields that came after the run have their defaults."""
-    try:
-        return parse_recipe(run.info.recipe).model_dump(mode="json")
-    except ConfigError:
-        return dict(run.info.recipe)  # of fields that are gone: another one
+_DECISIVE = ("recipe", "seed", "backbone", "preprocessing", "weights", "target", "sources")
+"""Fields of a spec in which an earlier run has to be the planned one."""
 
 
-def _finished(run: Run, machine: Machine) -> Run:
+def _finished(run: Run, context: RunContext) -> Run:
     if run.info.state == "finished":
         log.info("%s is finished: used again", run.path)
         return run
-    return resume(run.path, machine.device)
+    return resume(run.path, context)
 
 
-def _pretrained(plan: Plan, stage: Stage, machine: Machine) -> Run:
-    run = kept(plan, stage, [plan.source])
+def _pretrained(planned: PlannedRun, context: RunContext) -> Run:
+    run = earlier_run(planned)
     if run is not None:
-        return _finished(run, machine)
-    return pretrain(
-        [plan.source],
-        splits=("train",),
-        backbone=plan.backbone,
-        weights=plan.weights,
-        preprocessing=plan.preprocessing,
-        recipe=stage.recipe,
-        recipe_name=stage.label,
-        out=stage.out,
-        machine=Machine(machine.device, stage.seed),
-    )
+        return _finished(run, context)
+    return pretrain(planned.spec, context, planned.out)
 
 
-def _adapted(plan: Plan, sources: Sequence[Run], machine: Machine) -> Run:
-    stage = plan.adaptation
-    run = kept(plan, stage, [plan.target])
+def _adapted(planned: PlannedRun, sources: Sequence[Run], context: RunContext) -> Run:
+    run = earlier_run(planned)
     if run is None:
-        return adapt(
-            plan.target,
-            camera_pattern=None,
-            inits=[source.path for source in sources],
-            recipe=stage.recipe,
-            recipe_name=stage.label,
-            out=stage.out,
-            machine=Machine(machine.device, stage.seed),
-            sources=[plan.source] if stage.recipe.options.source_wanted() else (),
-        )
-    if run.info.init != tuple(source.network_hash() for source in sources):
+        return adapt(planned.spec, context, planned.out)
+    if run.info.origin.inits != tuple(source.network_hash() for source in sources):
         raise RunError(
-            f"{stage.out} started from other source networks than those beside it; remove it to "
+            f"{planned.out} started from other source networks than those beside it; remove it to "
             "adapt again"
         )
-    return _finished(run, machine)
+    return _finished(run, context)
 
 
 def _by_stage(overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -311,7 +280,7 @@ def _check_weights(weights: str, backbone: str) -> None:
         raise DataError(f"no file {weights}; check the path given for the weights")
 
 
-def _write(plan: Plan, rows: Sequence[Comparison]) -> None:
+def _write(plan: TaskPlan, rows: Sequence[TaskScores]) -> None:
     scores = {
         row.label: {
             "ours": row.ours.to_dict(),

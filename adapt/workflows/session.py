@@ -1,4 +1,7 @@
-"""What adaptation and its plan begin with: crops read and judged, networks loaded, method built."""
+"""From a spec to what is trained: crops read and judged, networks loaded, the method built.
+
+`open_session` is the only way in which a run comes to be, be it new, resumed or only planned.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
@@ -18,84 +21,182 @@ from adapt.data.catalog.folders import read_labelled, read_site
 from adapt.data.catalog.holdback import without_held_back
 from adapt.data.catalog.minimum import check_amount
 from adapt.data.catalog.sources import merge_sources, refuse_twice
-from adapt.data.catalog.splits import Split
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops
 from adapt.data.decoding.loading import load_crops
+from adapt.data.decoding.part_masks import PartParser, with_part_masks
 from adapt.data.decoding.run_crops import RunCrops
 from adapt.data.decoding.thinning import thin_crops
 from adapt.errors import ConfigError, RunError
 from adapt.evaluation.scoring import LabelledCrops
-from adapt.methods import METHODS, SiteMethod, SourceMethod
-from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run
+from adapt.methods import METHODS, Source, SourceMethod
+from adapt.methods.source import SourceOptions
+from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run, refuse_taken
+from adapt.runs.info import DataInfo, Origin, RunInfo
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext
+from adapt.runtime.disk_arrays import Scratch
+from adapt.training.loop import TrainingSession
 from adapt.types import CropSet, FloatAllocator
 from models.backbones.net import ReIDNet
+from models.backbones.weights import load_weights, weights_file
+from models.files import sha256_file
 from models.image import Preprocessing
 
 log = logging.getLogger("resight")
 
 
-@dataclass(frozen=True)
-class PreparedSite:
-    """All that adaptation needs, before its first step.
+@dataclass(frozen=True, kw_only=True)
+class Session(TrainingSession):
+    """All that a run needs before its first step.
 
-    inits: the runs that the method's networks come from. data: the site's crops, thinned.
-    source: labelled crops, where the method learns from some. labelled: for the curves.
+    spec: whole, with the backbone and pre-processing of the networks.
+    labelled: scored after each round, for the curves.
+    origin, data_info: what run.json says of the networks and of the crops.
+    crops: the decoded crops, to be kept in the run folder.
     """
 
-    method: SiteMethod
-    inits: tuple[Run, ...]
-    data: DecodedCrops
-    source: DecodedCrops | None
+    spec: RunSpec
     labelled: LabelledCrops | None
+    origin: Origin
+    data_info: tuple[DataInfo, ...]
+    crops: RunCrops
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the networks take."""
+        return cast(Preprocessing, self.spec.preprocessing)
 
 
-def prepare(
-    target: Path,
+def open_session(
+    spec: RunSpec,
+    context: RunContext,
+    folder: Path,
     *,
-    camera_pattern: str | None,
-    hold_back: float = 0.0,
-    inits: Sequence[Path],
-    recipe: Recipe,
-    clusterer: Clusterer,
-    sources: Sequence[Path] = (),
-    splits: Sequence[Split] = ("train",),
-    validation: Path | None = None,
-    crops: RunCrops,
-) -> PreparedSite:
-    """Read a site and everything that is adapted to it; nothing that it writes has a name.
+    begun: RunInfo | None = None,
+    clusterer: Clusterer | None = None,
+) -> Session:
+    """Read all that a spec names and build its method; writes nothing that has a name.
 
     What refuses a run is checked as early as it can be known, crops that are too few before
-    any is opened. Args, errors: those of `adapt.workflows.training.adapt`. crops: where its
-    crops are decoded.
+    any is opened.
+
+    Args:
+        spec: what to do.
+        context: every process of its group opens the same session.
+        folder: run folder; crops are decoded on its disk. It need not exist.
+        begun: of a run to be resumed. Its networks then are empty, to be filled from the
+            checkpoint, and its crops must not have changed.
+        clusterer: in place of the recipe's.
+
+    Raises:
+        DataError, ConfigError, RunError, WeightsError: what is read cannot be used, or the folder
+            is taken.
     """
-    runs = tuple(Run.open(path) for path in inits)
-    listing = list_site(target, camera_pattern, hold_back)
-    _check_amount(listing, recipe)
-    method_type = METHODS[recipe.method]
-    nets = _students(runs, recipe.options.students_wanted(method_type.students_wanted))
-    method = method_type(nets, recipe.options, clusterer)
-    if len(runs) < len(nets):
-        log.warning(
-            "one --init for %d networks: they start equal; pre-train a second seed for the full "
-            "method",
-            len(nets),
+    batch = spec.recipe.batch
+    context.group.refuse_uneven(batch.size, batch.ghost)
+    if begun is None:
+        if context.group.is_main:
+            refuse_taken(folder)
+        torch.manual_seed(spec.seed)
+    crops = RunCrops(folder, context.group)
+    if spec.kind == "pretrain":
+        return _open_pretraining(spec, crops, begun)
+    if clusterer is None:
+        clusterer = site_clusterer(spec, context.device, Scratch(folder).table)
+    return _open_adaptation(spec, crops, clusterer, begun)
+
+
+def _open_pretraining(spec: RunSpec, crops: RunCrops, begun: RunInfo | None) -> Session:
+    options = cast(SourceOptions, spec.recipe.options)
+    preprocessing = cast(Preprocessing, spec.preprocessing)
+    if begun is None:
+        net, weights, learned = _initial_network(spec)
+    else:
+        net, weights, learned = ReIDNet(begun.backbone), begun.origin.weights, ()
+    parser, parser_hash = _part_parser(options)
+    if begun is not None and parser_hash != begun.origin.parser:
+        raise RunError(
+            f"{options.parts_model} is another model than the run began with; restore it"
         )
-    _check_sources(method, recipe, sources)
-    preprocessing = runs[0].info.preprocessing
-    data = read_target(listing, recipe, preprocessing, crops)
-    for warning in _check_amount(data.crops, recipe):
-        log.warning("%s", warning)
+    data = _read_sources(spec, preprocessing, crops)
+    _refuse_changed(begun, data, "source")
+    source_info = DataInfo.of(data.crops, "source")
+    if parser is not None:
+        data = with_part_masks(data, parser)
+    labelled = _read_validation(spec, preprocessing)
+    return Session(
+        method=Source(net, options, data.crops.persons),
+        data=data,
+        spec=spec,
+        labelled=labelled,
+        origin=Origin(weights=weights, parser=parser_hash),
+        data_info=(source_info, *learned, *_validation_infos(labelled)),
+        crops=crops,
+    )
+
+
+def _open_adaptation(
+    spec: RunSpec, crops: RunCrops, clusterer: Clusterer, begun: RunInfo | None
+) -> Session:
+    recipe = spec.recipe
+    method_type = METHODS[recipe.method]
+    wanted = recipe.options.students_wanted(method_type.students_wanted)
+    runs: tuple[Run, ...] = ()
+    if begun is None:
+        runs = tuple(Run.open(path) for path in spec.inits)
+        networks = _students(runs, wanted)
+        first = runs[0].info
+        spec = spec.model_copy(
+            update={"backbone": first.backbone, "preprocessing": first.preprocessing}
+        )
+    else:
+        networks = [ReIDNet(begun.backbone, attention=begun.attention) for _ in range(wanted)]
+    listing = list_site(spec)
+    if begun is None:
+        _check_amount(listing, recipe)
+    method = method_type(networks, recipe.options, clusterer)
+    learns_source = isinstance(method, SourceMethod)
+    if begun is None:
+        _warn_of_one_init(runs, wanted)
+        _check_sources(spec, learns_source)
+    preprocessing = cast(Preprocessing, spec.preprocessing)
+    decode = partial(read_crops, listing, recipe, preprocessing)
+    data = crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
+    _refuse_changed(begun, data, "target")
+    if begun is None:
+        for warning in _check_amount(data.crops, recipe):
+            log.warning("%s", warning)
     source = None
-    if sources and isinstance(method, SourceMethod):
-        source = read_sources(sources, splits, preprocessing, crops)
-    if len({run.network_hash() for run in runs}) < len(runs):
+    if spec.sources and learns_source:
+        source = _read_sources(spec, preprocessing, crops)
+        _refuse_changed(begun, source, "source")
+    hashes = tuple(run.network_hash() for run in runs)
+    if len(set(hashes)) < len(hashes):
         log.warning("two --init runs hold the same network; give two that differ by their seed")
-    return PreparedSite(method, runs, data, source, read_validation(validation, preprocessing))
+    labelled = _read_validation(spec, preprocessing)
+    learned = [info for run in runs for info in run.info.data if info.role == "source"]
+    if source is not None:
+        learned.append(DataInfo.of(source.crops, "source"))
+    return Session(
+        method=method,
+        data=data,
+        source=source,
+        spec=spec,
+        labelled=labelled,
+        origin=Origin(inits=hashes),
+        data_info=(
+            DataInfo.of(data.crops, "target"),
+            *{info.fingerprint: info for info in learned}.values(),
+            *_validation_infos(labelled),
+        ),
+        crops=crops,
+    )
 
 
-def list_site(target: Path, camera_pattern: str | None, hold_back: float) -> CropSet:
-    """A site's crops but for the share that is held back (`adapt.data.catalog.holdback`)."""
-    return without_held_back(read_site(target, camera_pattern), hold_back)
+def list_site(spec: RunSpec) -> CropSet:
+    """The site's crops but for the share that is held back (`adapt.data.catalog.holdback`)."""
+    listing = read_site(cast(Path, spec.target), spec.camera_pattern)
+    return without_held_back(listing, spec.hold_back)
 
 
 def read_crops(
@@ -104,7 +205,10 @@ def read_crops(
     preprocessing: Preprocessing,
     allocate: CropAllocator = allocate_crops,
 ) -> DecodedCrops:
-    """A site's crops as they are learned from: decoded, in no telling order, thinned."""
+    """A site's crops as they are learned from: decoded, ordered by content, thinned.
+
+    allocate: makes the array for the pixels.
+    """
     return thin_crops(
         load_crops(listing, preprocessing, forget_names=True, allocate=allocate),
         difference=recipe.thinning.difference,
@@ -112,36 +216,21 @@ def read_crops(
     )
 
 
-def read_target(
-    listing: CropSet, recipe: Recipe, preprocessing: Preprocessing, crops: RunCrops
-) -> DecodedCrops:
-    """`read_crops` for a run."""
-    decode = partial(read_crops, listing, recipe, preprocessing)
-    return crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
-
-
-def site_clusterer(
-    recipe: Recipe, seed: int, device: torch.device, allocate: FloatAllocator
-) -> Clusterer:
+def site_clusterer(spec: RunSpec, device: torch.device, allocate: FloatAllocator) -> Clusterer:
     """Clusters as the recipe says, on the device if it is a GPU. allocate: see `Clusterer`."""
     return Clusterer(
-        recipe.clustering,
-        identities_per_batch=recipe.batch.identities,
-        seed=seed,
+        spec.recipe.clustering,
+        identities_per_batch=spec.recipe.batch.identities,
+        seed=spec.seed,
         device=None if device.type == "cpu" else device,
         allocate=allocate,
     )
 
 
-def read_sources(
-    sources: Sequence[Path],
-    splits: Sequence[Split],
-    preprocessing: Preprocessing,
-    crops: RunCrops,
-) -> DecodedCrops:
+def _read_sources(spec: RunSpec, preprocessing: Preprocessing, crops: RunCrops) -> DecodedCrops:
     """Labelled folders, each once, as one decoded set for a run."""
-    refuse_twice(sources)
-    listing = merge_sources([read_labelled(root, splits) for root in sources])
+    refuse_twice(spec.sources)
+    listing = merge_sources([read_labelled(root, spec.splits) for root in spec.sources])
     return crops.read(
         SOURCE_CROPS,
         listing,
@@ -151,14 +240,36 @@ def read_sources(
 
 
 def made_by(preprocessing: Preprocessing, recipe: Recipe | None = None) -> dict[str, Any]:
-    """What decoded crops follow from besides the files. recipe: of a site's, which is thinned."""
+    """What decides decoded crops besides the files. recipe: of a site, whose crops are thinned."""
     thinning = None if recipe is None else recipe.thinning.model_dump()
     return {"preprocessing": preprocessing.model_dump(mode="json"), "thinning": thinning}
 
 
-def read_validation(root: Path | None, preprocessing: Preprocessing) -> LabelledCrops | None:
-    """The labelled set for the curves, if there is one."""
-    return None if root is None else LabelledCrops.read(root, preprocessing)
+def _read_validation(spec: RunSpec, preprocessing: Preprocessing) -> LabelledCrops | None:
+    return None if spec.validation is None else LabelledCrops.read(spec.validation, preprocessing)
+
+
+def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:
+    if labelled is None:
+        return []
+    sets = [labelled.query]
+    if labelled.gallery is not labelled.query:
+        sets.append(labelled.gallery)
+    return [DataInfo.of(data.crops, "validation") for data in sets]
+
+
+def _refuse_changed(
+    begun: RunInfo | None, data: DecodedCrops, role: Literal["source", "target"]
+) -> None:
+    """Raise RunError unless a resumed run finds the crops that it began with."""
+    if begun is None:
+        return
+    known = {each.fingerprint for each in begun.data if each.role == role}
+    if data.crops.fingerprint not in known:
+        raise RunError(
+            f"the crops below {data.crops.root} are not those that the run began with: restore "
+            "them, or start a new run"
+        )
 
 
 def _check_amount(crops: CropSet, recipe: Recipe) -> tuple[str, ...]:
@@ -171,18 +282,18 @@ def _check_amount(crops: CropSet, recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def _check_sources(method: SiteMethod, recipe: Recipe, sources: Sequence[Path]) -> None:
+def _check_sources(spec: RunSpec, learns_source: bool) -> None:
     """Raise ConfigError unless source crops are given where they are used, and only there."""
-    name, wanted = recipe.method, recipe.options.source_wanted()
-    if wanted and not sources:
+    name, wanted = spec.recipe.method, spec.recipe.options.source_wanted()
+    if wanted and not spec.sources:
         raise ConfigError(
             f"{name} learns from labelled source crops, too: give --source, the folder that the "
             "--init network was pre-trained on; without one, --set options.source=none"
         )
-    if sources and not wanted:
-        why = "options.source is none" if isinstance(method, SourceMethod) else "it uses none"
+    if spec.sources and not wanted:
+        why = "options.source is none" if learns_source else "it uses none"
         raise ConfigError(f"--source is given, but {name} learns from no source crops: {why}")
-    if isinstance(method, SourceMethod) and not wanted:
+    if learns_source and not wanted:
         log.warning(
             "%s without source crops is a degraded mode: only its losses on the site are left", name
         )
@@ -190,8 +301,8 @@ def _check_sources(method: SiteMethod, recipe: Recipe, sources: Sequence[Path]) 
 
 def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     if not 1 <= len(runs) <= wanted:
-        most = f"1 to {wanted} networks" if wanted > 1 else "1 network"
-        raise RunError(f"this method starts from {most}, --init gave {len(runs)}")
+        allowed = f"1 to {wanted} networks" if wanted > 1 else "1 network"
+        raise RunError(f"this method starts from {allowed}, --init gave {len(runs)}")
     kinds = {(run.info.backbone, run.info.attention, run.info.preprocessing) for run in runs}
     if len(kinds) > 1:
         raise RunError(
@@ -199,3 +310,46 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
         )
     nets = [run.network() for run in runs]
     return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
+
+
+def _warn_of_one_init(runs: Sequence[Run], wanted: int) -> None:
+    if len(runs) < wanted:
+        log.warning(
+            "one --init for %d networks: they start equal; pre-train a second seed for the full "
+            "method",
+            wanted,
+        )
+
+
+def _part_parser(options: SourceOptions) -> tuple[PartParser | None, str]:
+    """The model that finds body parts and its sha256; none unless `parts = masks`."""
+    if options.parts != "masks":
+        return None, ""
+    path = Path(options.parts_model)
+    parser = PartParser(path, (options.upper_classes, options.lower_classes))
+    return parser, sha256_file(path)
+
+
+def _initial_network(spec: RunSpec) -> tuple[ReIDNet, str, tuple[DataInfo, ...]]:
+    """The network that pre-training starts from, sha256 of its weights, what it learned from.
+
+    Raises RunError when a run's network is of another architecture.
+    """
+    weights, backbone = spec.weights, cast(str, spec.backbone)
+    if weights is not None and (Path(weights) / "run.json").is_file():
+        run = Run.open(Path(weights))
+        if run.info.backbone != backbone or run.info.attention:
+            kind = run.info.backbone + (" with attention" if run.info.attention else "")
+            raise RunError(f"{weights} is a {kind}, not a {backbone}; choose one architecture")
+        learned = tuple(d for d in run.info.data if d.role != "validation")
+        return run.network(), run.network_hash(), learned
+    net = ReIDNet(backbone)
+    if weights is None:
+        return net, "", ()
+    log.info("%s", load_weights(net, weights))
+    return net, weights_hash(backbone, weights), ()
+
+
+def weights_hash(backbone: str, source: str) -> str:
+    """sha256 of the file behind `RunSpec.weights`, once it is loaded."""
+    return sha256_file(weights_file(backbone, source))

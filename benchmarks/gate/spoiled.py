@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from adapt.runs.folder import Run
+from adapt.runs.spec import RunSpec
 from adapt.runs.tensor_files import save_network
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import adapt
+from adapt.runtime.context import RunContext
+from adapt.workflows.adapt import adapt
 from benchmarks.methods.arms import PLAIN, Arm
 from benchmarks.methods.runs import COLLAPSE, CPU
 
@@ -100,17 +101,17 @@ def spoil(
             continue
         changes = (*PLAIN.overrides, *FAULTS[name], *overrides)
         recipe, recipe_name = Arm(name, PLAIN.method, name, changes).recipe()
+        spec = RunSpec(
+            kind="adapt",
+            recipe=recipe,
+            recipe_name=recipe_name,
+            seed=seed,
+            inits=(init,),
+            target=target,
+            keep_rounds=True,
+        )
         try:
-            adapt(
-                target,
-                camera_pattern=None,
-                inits=[init],
-                recipe=recipe,
-                recipe_name=recipe_name,
-                out=folder,
-                machine=Machine(CPU, seed),
-                keep_rounds=True,
-            )
+            adapt(spec, RunContext(CPU), folder)
         except COLLAPSE as error:
             log.warning("%s stopped itself: %s", folder.name, error)
     return folders

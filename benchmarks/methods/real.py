@@ -6,6 +6,7 @@ import argparse
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from adapt.data.catalog.folders import read_market
 from adapt.data.catalog.sources import merge_sources
@@ -13,10 +14,12 @@ from adapt.data.catalog.splits import Split
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
-from adapt.runs.info import WeightsInfo
+from adapt.runs.info import Origin
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext
 from adapt.workflows.export import export_run
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import pretrain
+from adapt.workflows.pretrain import pretrain
+from adapt.workflows.session import weights_hash
 from benchmarks.methods.arms import ARMS, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import CPU, BenchmarkSite, Wanted, adapted, made
@@ -66,22 +69,18 @@ def real_site(
 
 def source_run(data: Path, out: Path, seed: int) -> Run:
     """A source network, trained on all 632 identities of VIPeR."""
-    recipe = load_recipe("source_small", method="source")
-    weights = str(data / "weights" / "mobilenetv2_imagenet.pt")
-    crops = merge_sources([read_market(data / "viper", SPLITS)])
-    sha256 = WeightsInfo.of(BACKBONE, weights).sha256
-    work = partial(
-        pretrain,
-        [data / "viper"],
-        splits=SPLITS,
-        backbone=BACKBONE,
-        weights=weights,
-        preprocessing=SIZE,
-        recipe=recipe,
+    spec = RunSpec(
+        kind="pretrain",
+        recipe=load_recipe("source_small", method="source"),
         recipe_name="source_small",
-        out=out,
-        machine=Machine(CPU, seed),
+        seed=seed,
+        backbone=BACKBONE,
+        preprocessing=SIZE,
+        weights=str(data / "weights" / "mobilenetv2_imagenet.pt"),
+        sources=(data / "viper",),
+        splits=SPLITS,
     )
-    return made(
-        Wanted(out, recipe, seed, BACKBONE, SIZE, (crops,), weights=sha256), work
-    ).finished()
+    crops = merge_sources([read_market(data / "viper", SPLITS)])
+    origin = Origin(weights=weights_hash(BACKBONE, cast(str, spec.weights)))
+    wanted = Wanted(spec, out, (crops,), origin)
+    return made(wanted, partial(pretrain, spec, RunContext(CPU), out)).finished()

@@ -17,7 +17,7 @@ from adapt.evaluation.bootstrap import Interval, paired_bootstrap
 from adapt.evaluation.metrics import ProtocolName, RetrievalScores
 from benchmarks.methods.arms import PLAIN, SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
-from benchmarks.methods.runs import Outcome
+from benchmarks.methods.runs import MadeRun
 from models.files import write_atomically
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
@@ -35,7 +35,7 @@ class Results:
 
     people: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     scores: dict[tuple[str, ProtocolName], dict[int, RetrievalScores]] = field(default_factory=dict)
-    outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)
+    outcomes: dict[str, dict[int, MadeRun]] = field(default_factory=dict)
     labels: dict[str, dict[int, tuple[LabelQuality, ...]]] = field(default_factory=dict)
 
     def add(self, model: str, protocol: ProtocolName, seed: int, scores: RetrievalScores) -> None:

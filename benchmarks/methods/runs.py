@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adapt.config import Recipe
 from adapt.data.catalog.folders import read_labelled, read_site
@@ -27,11 +27,14 @@ from adapt.errors import (
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS
 from adapt.runs.folder import Run
+from adapt.runs.info import Origin
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import RunContext
 from adapt.runtime.device import pick_device
 from adapt.types import CropSet
-from adapt.workflows.fit import Machine
+from adapt.workflows.adapt import adapt
+from adapt.workflows.pretrain import pretrain
 from adapt.workflows.resume import resume
-from adapt.workflows.training import adapt, pretrain
 from benchmarks.alone import alone, memory
 from benchmarks.methods.arms import Arm
 from models.files import write_atomically
@@ -73,21 +76,16 @@ class BenchmarkSite:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that decides a run. crops: what it learns from. weights: sha256 of what it starts from,
-    if it pre-trains; init: of the networks, if it adapts."""
+    """A run to be made in a folder. crops: what it learns from. origin: of its networks."""
 
+    spec: RunSpec
     out: Path
-    recipe: Recipe
-    seed: int
-    backbone: str
-    preprocessing: Preprocessing
     crops: tuple[CropSet, ...]
-    weights: str | None = None
-    init: tuple[str, ...] = ()
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MadeRun:
     """How a run ended.
 
     peak: most resident memory of its process, bytes; None where the run was made otherwise.
@@ -120,66 +118,51 @@ class Outcome:
         return self.run
 
 
-def made(wanted: Wanted, work: Callable[[], object]) -> Outcome:
-    """The run that is there, or `work` done in a fresh process, which leaves it there.
+def made(wanted: Wanted, work: Callable[[], object]) -> MadeRun:
+    """The run in the folder, or the one that `work` makes there in a fresh process.
 
-    A run that was interrupted is resumed. work: has to be picklable. Raises SystemExit when
-    another run is there.
+    An interrupted run is resumed. work: has to be picklable. Raises SystemExit when the folder
+    holds another run.
     """
     there = (wanted.out / "run.json").exists()
     if there and Run.open(wanted.out).can_continue:
         _refuse_other(wanted)
-        alone(_measured, partial(resume, wanted.out, CPU), _cost_file(wanted.out))
+        alone(_measured, partial(resume, wanted.out, RunContext(CPU)), _cost_file(wanted.out))
     elif not there or not _usable(wanted):
         alone(_measured, work, _cost_file(wanted.out))
     file = _cost_file(wanted.out)
     peak = json.loads(file.read_text())["peak"] if file.exists() else None
-    return Outcome(Run.open(wanted.out), peak)
+    return MadeRun(Run.open(wanted.out), peak)
 
 
-def adapted(arm: Arm, site: BenchmarkSite, out: Path, seed: int) -> Outcome:
+def adapted(arm: Arm, site: BenchmarkSite, out: Path, seed: int) -> MadeRun:
     """One arm on one site; of the method `source` trained on the site's true labels."""
     recipe, name = arm.recipe(site.overrides)
-    common: dict[str, Any] = {
-        "recipe": recipe,
-        "recipe_name": name,
-        "out": out,
-        "machine": Machine(CPU, seed),
-    }
-    first = site.inits[0]
-    decided = partial(Wanted, out, recipe, seed, first.info.backbone, site.preprocessing)
+    context, first = RunContext(CPU), site.inits[0]
+    size = {"backbone": first.info.backbone, "preprocessing": site.preprocessing}
+    common: dict[str, Any] = {"recipe": recipe, "recipe_name": name, "seed": seed, **size}
     if arm.method == "source":
+        spec = RunSpec(kind="pretrain", weights=str(first.path), sources=(site.target,), **common)
         crops = merge_sources([read_labelled(site.target, ("train",))])
-        return made(
-            decided((crops,), weights=first.network_hash()),
-            partial(
-                pretrain,
-                [site.target],
-                splits=("train",),
-                backbone=first.info.backbone,
-                weights=str(first.path),
-                preprocessing=site.preprocessing,
-                **common,
-            ),
-        )
+        wanted = Wanted(spec, out, (crops,), Origin(weights=first.network_hash()))
+        return made(wanted, partial(pretrain, spec, context, out))
     inits = site.inits[: recipe.options.students_wanted(METHODS[arm.method].students_wanted)]
     learned = [read_site(site.target)]
-    sources = [site.source] if recipe.options.source_wanted() else []
+    sources = (site.source,) if recipe.options.source_wanted() else ()
     if sources:
         learned.append(merge_sources([read_labelled(site.source, site.splits)]))
-    return made(
-        decided(tuple(learned), init=tuple(run.network_hash() for run in inits)),
-        partial(
-            adapt,
-            site.target,
-            camera_pattern=None,
-            inits=[run.path for run in inits],
-            sources=sources,
-            splits=site.splits,
-            keep_rounds=True,
-            **common,
-        ),
+    spec = RunSpec(
+        kind="adapt",
+        inits=tuple(run.path for run in inits),
+        target=site.target,
+        sources=sources,
+        splits=site.splits,
+        keep_rounds=True,
+        **common,
     )
+    origin = Origin(inits=tuple(run.network_hash() for run in inits))
+    wanted = Wanted(spec, out, tuple(learned), origin)
+    return made(wanted, partial(adapt, spec, context, out))
 
 
 def _measured(work: Callable[[], object], file: Path) -> None:
@@ -217,37 +200,27 @@ def _refuse_other(wanted: Wanted) -> None:
 
 def differences(run: Run, wanted: Wanted) -> list[str]:
     """In what a run is not the one that is wanted; else a table of it would lie."""
-    info = run.info
-    weights = info.weights and info.weights.sha256
-    fits = {
-        "recipe": same_recipe(info.recipe, wanted.recipe),
-        "seed": info.seed == wanted.seed,
-        "backbone": info.backbone == wanted.backbone,
-        "preprocessing": info.preprocessing == wanted.preprocessing,
-        "camera_pattern": info.camera_pattern is None,
-        "weights": weights == wanted.weights,
-        "init": info.init == wanted.init,
-        "data": _prints(wanted) <= {data.fingerprint for data in info.data},
+    was, spec = run.info.spec, wanted.spec
+    same = {
+        "recipe": same_recipe(was.recipe, spec.recipe),
+        "seed": was.seed == spec.seed,
+        "backbone": was.backbone == spec.backbone,
+        "preprocessing": was.preprocessing == spec.preprocessing,
+        "camera_pattern": was.camera_pattern == spec.camera_pattern,
+        "weights": run.info.origin.weights == wanted.origin.weights,
+        "inits": run.info.origin.inits == wanted.origin.inits,
+        "data": _prints(wanted) <= {data.fingerprint for data in run.info.data},
     }
-    return [name for name, fit in fits.items() if not fit]
+    return [name for name, is_same in same.items() if not is_same]
 
 
 def _prints(wanted: Wanted) -> set[str]:
-    return {load_crops(c, wanted.preprocessing).crops.fingerprint for c in wanted.crops}
+    size = cast(Preprocessing, wanted.spec.preprocessing)
+    return {load_crops(crops, size).crops.fingerprint for crops in wanted.crops}
 
 
-def same_recipe(kept: Mapping[str, Any], recipe: Recipe) -> bool:
-    """Whether a run's recipe is this one, but for its description.
-
-    Fields that came after the run count as their defaults, which change nothing of what was.
-    Pre-training clusters nothing.
-    """
-    default = Recipe(method=recipe.method, options=type(recipe.options)())
-    unimportant = {"source"} | ({"clustering"} if recipe.method == "source" else set())
-    now, before = (r.model_dump(mode="json", exclude=unimportant) for r in (recipe, default))
-    for name, section in before.items():
-        if isinstance(section, dict):
-            section |= kept.get(name, {})
-        else:
-            before[name] = kept.get(name)
-    return now == before
+def same_recipe(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes train alike: descriptions do not count, nor clusters in pre-training."""
+    unimportant = {"source"} | ({"clustering"} if one.method == "source" else set())
+    first, second = (each.model_dump(exclude=unimportant) for each in (one, other))
+    return first == second

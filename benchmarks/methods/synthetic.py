@@ -12,11 +12,13 @@ from adapt.data.catalog.folders import read_market
 from adapt.data.catalog.sources import merge_sources
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.runs.folder import Run
+from adapt.runtime.context import RunContext
 from adapt.synthetic import SiteSpec, render_site
+from adapt.workflows.pretrain import pretrain
 from benchmarks.methods.arms import ABLATIONS, ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
-from benchmarks.methods.runs import BenchmarkSite, Wanted, made
-from cli.demo import Plan, demo_plan, pretrain_source, site_specs, source_seed
+from benchmarks.methods.runs import CPU, BenchmarkSite, Wanted, made
+from cli.demo import DemoPlan, demo_plan, site_specs, source_seed, source_spec
 
 DEMO_IMAGES = ("augment.pad=3", "augment.erase=0.0")
 """What fits images of 64x32, as in the demo's own recipe (`mmt_demo`)."""
@@ -39,7 +41,9 @@ def _site(options: argparse.Namespace, seed: int) -> BenchmarkSite:
     return synthetic_site(demo_plan(), sources, seed, (*DEMO_IMAGES, *options.set))
 
 
-def synthetic_site(plan: Plan, out: Path, seed: int, overrides: tuple[str, ...]) -> BenchmarkSite:
+def synthetic_site(
+    plan: DemoPlan, out: Path, seed: int, overrides: tuple[str, ...]
+) -> BenchmarkSite:
     """A plan's site before its two source networks, all below `out`."""
     specs = site_specs(plan, seed)
     source, target = (
@@ -61,8 +65,9 @@ def rendered(spec: SiteSpec, root: Path) -> Path:
     return root
 
 
-def _source_run(plan: Plan, source: Path, out: Path, number: int, seed: int) -> Run:
-    folder, own = out / f"source-{seed}-{number}", source_seed(number, seed)
+def _source_run(plan: DemoPlan, source: Path, out: Path, number: int, seed: int) -> Run:
+    folder = out / f"source-{seed}-{number}"
+    spec = source_spec(plan, source, source_seed(number, seed))
     crops = merge_sources([read_market(source, ("train",))])
-    wanted = Wanted(folder, plan.source_recipe, own, plan.backbone, plan.preprocessing, (crops,))
-    return made(wanted, partial(pretrain_source, plan, source, folder, own)).finished()
+    work = partial(pretrain, spec, RunContext(CPU), folder)
+    return made(Wanted(spec, folder, (crops,)), work).finished()

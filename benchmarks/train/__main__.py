@@ -21,7 +21,7 @@ import torch
 
 from adapt.config import Compute
 from adapt.methods import METHODS
-from adapt.runs.checkpoints import SECONDS
+from adapt.runtime.context import CHECKPOINT_SECONDS
 from adapt.runtime.device import pick_device
 from benchmarks.train import memory
 from benchmarks.train.extraction import extraction_table, waiting_share
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument(
         "--checkpoint-seconds",
         type=float,
-        default=SECONDS,
+        default=CHECKPOINT_SECONDS,
         help="how often the state is kept within a round; 0: after each step",
     )
     return parser

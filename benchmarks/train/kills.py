@@ -14,12 +14,13 @@ import torch
 
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
-from adapt.runs.checkpoints import SECONDS, StopRequest
 from adapt.runs.folder import Run
 from adapt.runs.listing import NOT_LEARNED
-from adapt.workflows.fit import Machine
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import CHECKPOINT_SECONDS, RunContext
+from adapt.workflows.adapt import adapt
+from adapt.workflows.pretrain import pretrain
 from adapt.workflows.resume import resume
-from adapt.workflows.training import adapt, pretrain
 from benchmarks.alone import alone
 from benchmarks.train.site import write_site
 from models.image import Preprocessing
@@ -52,48 +53,47 @@ def source_run(folder: Path, seed: int, backbone: str = BACKBONE) -> Path:
     recipe = load_recipe("source_small", method="source", overrides=made)
     out = folder / f"init-{seed}"
     if not out.exists():
-        pretrain(
-            [folder / SOURCE],
-            splits=("train",),
-            backbone=backbone,
-            weights=None,
-            preprocessing=SIZE,
+        spec = RunSpec(
+            kind="pretrain",
             recipe=recipe,
             recipe_name="benchmark",
-            out=out,
-            machine=Machine(CPU, seed),
+            seed=seed,
+            backbone=backbone,
+            preprocessing=SIZE,
+            sources=(folder / SOURCE,),
         )
+        pretrain(spec, RunContext(CPU), out)
     return out
 
 
 def adapted(
-    folder: Path, inits: list[Path], method: str, out: Path, seconds: float = SECONDS
+    folder: Path, inits: list[Path], method: str, out: Path, seconds: float = CHECKPOINT_SECONDS
 ) -> None:
-    """Adaptation to FOLDER/site, begun or gone on with.
+    """Adaptation to FOLDER/site, new or resumed.
 
-    seconds: how often its state is kept within a round.
+    seconds: how often its state is saved within a round.
     """
-    often = StopRequest(seconds)
+    context = RunContext(CPU, checkpoint_seconds=seconds)
     if (out / "run.json").exists() and Run.open(out).can_continue:
-        resume(out, CPU, often)
+        resume(out, context)
         return
     recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))
-    adapt(
-        folder / "site",
-        camera_pattern=None,
-        inits=inits[: recipe.options.students_wanted(METHODS[method].students_wanted)],
+    wanted = recipe.options.students_wanted(METHODS[method].students_wanted)
+    spec = RunSpec(
+        kind="adapt",
         recipe=recipe,
         recipe_name="benchmark",
-        out=out,
-        machine=Machine(CPU, 1),
+        seed=1,
+        inits=tuple(inits[:wanted]),
+        target=folder / "site",
+        sources=(folder / SOURCE,) if recipe.options.source_wanted() else (),
         keep_rounds=True,
-        sources=[folder / SOURCE] if recipe.options.source_wanted() else [],
-        stop=often,
     )
+    adapt(spec, context, out)
 
 
 def kills(
-    folder: Path, count: int, method: str, seed: int, checkpoint_seconds: float = SECONDS
+    folder: Path, count: int, method: str, seed: int, checkpoint_seconds: float = CHECKPOINT_SECONDS
 ) -> bool:
     """Kill runs `count` times and resume them; say where, and whether all end as one unbroken.
 
@@ -142,7 +142,7 @@ def where(out: Path) -> str:
     done = f"{run.info.state} in round {run.info.rounds + 1}"
     if not run.can_continue:
         return f"{done}, no checkpoint"
-    notes = run.checkpoint()[1]
+    notes = run.load_checkpoint()[1]
     if notes["done"]:
         return f"{done}, checkpoint within round {notes['round'] + 1}, after {notes['done']} steps"
     return f"{done}, checkpoint between rounds, {notes['round']} done"

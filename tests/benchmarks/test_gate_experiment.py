@@ -152,7 +152,7 @@ def test_runs_that_fail(work: Path, tmp_path: Path) -> None:
     noise = {"noise-30-1", "noise-60-1", "noise-100-1"}
     assert {path.name for path in tmp_path.iterdir()} == noise | {f"{name}-1" for name in FAULTS}
     for name, changes in FAULTS.items():
-        recipe = Run.open(tmp_path / f"{name}-1").info.recipe
+        recipe = Run.open(tmp_path / f"{name}-1").info.spec.recipe.model_dump(mode="json")
         assert recipe["method"] == "mmt"
         assert recipe["options"]["networks"] == 1
         for change in changes:

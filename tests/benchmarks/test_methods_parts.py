@@ -18,7 +18,7 @@ from benchmarks.methods.arms import ARMS
 from benchmarks.methods.ceiling import halves
 from benchmarks.methods.compare import compare
 from benchmarks.methods.synthetic import rendered, synthetic_site
-from cli.demo import Plan
+from cli.demo import DemoPlan
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import KMEANS, SHORT, SIZE, tiny_site
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 PEOPLE = {"train_identities": 3, "test_identities": 2, "cameras": 2, "images_per_camera": 2}
 SMALL: dict[str, Any] = {**PEOPLE, "height": 32, "width": 16}
-PLAN = Plan(
+PLAN = DemoPlan(
     source=replace(SITE_A, **SMALL),
     site=replace(SITE_B, **SMALL),
     source_recipe=load_recipe("source_demo", method="source", overrides=SHORT),
@@ -80,7 +80,7 @@ def test_people_are_halved_into_folders_that_share_none(tmp_path: Path) -> None:
 def test_a_synthetic_site_has_its_sources_and_is_used_again(tmp_path: Path) -> None:
     site = synthetic_site(PLAN, tmp_path, 3, ())
     assert site.judged.query.crops.root == site.target
-    assert {run.info.seed for run in site.inits} == {1003, 2003}, "as in the demo"
+    assert {run.info.spec.seed for run in site.inits} == {1003, 2003}, "as in the demo"
     assert synthetic_site(PLAN, tmp_path, 3, ()).inits[1].path == site.inits[1].path
     spec = json.loads((site.target / "synthetic.json").read_text())["spec"]
     assert spec["seed"] == SITE_B.seed + 3000

@@ -14,16 +14,21 @@ from adapt.data.catalog.folders import read_market
 from adapt.data.catalog.sources import merge_sources
 from adapt.errors import StoppedError
 from adapt.recipes import load_recipe
-from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
+from adapt.runs.info import Origin
+from adapt.runs.spec import RunSpec
+from adapt.runtime.context import StopRequest
 from benchmarks.methods.arms import ARMS, SUPERVISED
 from benchmarks.methods.runs import BenchmarkSite, Wanted, adapted, differences, made, same_recipe
 from models.image import Preprocessing
+from tests.support.specs import pretrain_spec
 from tests.support.thin_trunks import thin_trunks
 from tests.support.tiny_sets import write_market
-from tests.support.tiny_site import KMEANS, SHORT, SIZE, source_run, tiny_site
+from tests.support.tiny_site import KMEANS, source_run, tiny_site
 
-RECIPE = load_recipe("source_small", method="source", overrides=SHORT)
+
+def changed_spec(wanted: Wanted, **changes: object) -> RunSpec:
+    return wanted.spec.model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +46,20 @@ def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) 
     sets = [write_market(tmp_path / name, persons=3, seed=n) for n, name in enumerate("ab")]
     (own,), (other,) = ((merge_sources([read_market(root, ("train",))]),) for root in sets)
     run = source_run(sets[0], tmp_path / "run", 1)
-    wanted = Wanted(run.path, RECIPE, 1, "resnet18", SIZE, (own,))
+    wanted = Wanted(pretrain_spec(sets[0]), run.path, (own,))
     assert made(wanted, nothing).run.path == run.path
     for name, changes in {
         "data": {"crops": (other,)},
-        "seed": {"seed": 2},
-        "recipe": {"recipe": load_recipe("source_small", method="source")},
-        "weights": {"weights": "0" * 64},
-        "init": {"init": ("0" * 64,)},
-        "backbone": {"backbone": "resnet34"},
-        "preprocessing": {"preprocessing": Preprocessing(height=64, width=16)},
+        "seed": {"spec": changed_spec(wanted, seed=2)},
+        "recipe": {
+            "spec": changed_spec(wanted, recipe=load_recipe("source_small", method="source"))
+        },
+        "weights": {"origin": Origin(weights="0" * 64)},
+        "inits": {"origin": Origin(inits=("0" * 64,))},
+        "backbone": {"spec": changed_spec(wanted, backbone="resnet34")},
+        "preprocessing": {
+            "spec": changed_spec(wanted, preprocessing=Preprocessing(height=64, width=16))
+        },
     }.items():
         changed = replace(wanted, **changes)  # type: ignore[arg-type]
         assert name in differences(run, changed)
@@ -72,26 +81,21 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     asked.make()
     with pytest.raises(StoppedError):
         source_run(data, tmp_path / "run", 1, asked)
-    wanted = Wanted(tmp_path / "run", RECIPE, 1, "resnet18", SIZE, (crops,))
+    wanted = Wanted(pretrain_spec(data), tmp_path / "run", (crops,))
     with pytest.raises(SystemExit, match="another seed: remove it"):
-        made(replace(wanted, seed=2), nothing)
+        made(replace(wanted, spec=changed_spec(wanted, seed=2)), nothing)
     assert Run.open(wanted.out).info.state == "stopped"
     assert made(wanted, nothing).finished().info.state == "finished"
 
 
-def test_fields_that_came_after_a_run_count_as_their_defaults() -> None:
+def test_recipes_are_the_same_if_they_train_alike() -> None:
     recipe = load_recipe("mmt_small", method="mmt")
-    kept = recipe.model_dump(mode="json")
-    del kept["batch"]["ghost"], kept["batch"]["across_cameras"], kept["options"]["networks"]
-    assert same_recipe(kept | {"source": "another description"}, recipe)
-    ghosts = load_recipe("mmt_small", method="mmt", overrides=["batch.ghost=16"])
-    assert not same_recipe(kept, ghosts)
-    any_camera = load_recipe("mmt_small", method="mmt", overrides=["batch.across_cameras=false"])
-    assert not same_recipe(kept, any_camera)
-    assert not same_recipe(kept | {"options": kept["options"] | {"gone": 1}}, recipe)
-    assert not same_recipe(kept | {"clustering": {"algorithm": "kmeans"}}, recipe)
+    assert same_recipe(recipe.model_copy(update={"source": "another description"}), recipe)
+    for change in ("batch.ghost=16", "batch.across_cameras=false", "options.networks=1"):
+        assert not same_recipe(load_recipe("mmt_small", method="mmt", overrides=[change]), recipe)
     source = load_recipe("source_small", method="source")
-    changed = source.model_dump(mode="json") | {"clustering": {"algorithm": "dbscan"}}
+    other = ["clustering.algorithm=dbscan"]
+    changed = load_recipe("source_small", method="source", overrides=other)
     assert same_recipe(changed, source), "pre-training clusters nothing"
 
 
@@ -104,7 +108,7 @@ def test_a_run_is_measured_beside_its_folder_and_used_again(tmp_path: Path) -> N
     assert outcome.ended == "finished"
     assert outcome.peak == cost["peak"] > 100e6, "torch alone needs more"
     assert outcome.minutes == Run.open(out).info.seconds / 60 > 0
-    assert Run.open(out).info.init == (site.inits[0].network_hash(),), "one network"
+    assert Run.open(out).info.origin.inits == (site.inits[0].network_hash(),), "one network"
     (tmp_path / "plain-1.cost.json").write_text(json.dumps(cost | {"peak": 7}))
     assert adapted(ARMS["plain"], site, out, 1).peak == 7, "not made again"
 
@@ -136,6 +140,5 @@ def test_the_ceiling_learns_the_sites_labels_from_the_source_network(
     site = thin_site
     ceiling = adapted(SUPERVISED, site, tmp_path / "supervised-1", 1).run.info
     first = site.inits[0]
-    assert ceiling.weights is not None
-    assert ceiling.weights.sha256 == first.network_hash()
+    assert ceiling.origin.weights == first.network_hash()
     assert [d.root for d in ceiling.data] == [str(site.target), str(site.source)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.evaluation.metrics import ProtocolName, RetrievalScores
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
-from adapt.runs.info import RunInfo
 from benchmarks.methods.arms import ABLATIONS, ARMS, PLAIN, SUPERVISED, chosen
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.pictures import draw
@@ -30,7 +28,7 @@ from benchmarks.methods.results import (
     spread,
     write,
 )
-from benchmarks.methods.runs import Outcome
+from benchmarks.methods.runs import MadeRun
 from benchmarks.methods.tables import (
     print_closed,
     print_differences,
@@ -38,7 +36,7 @@ from benchmarks.methods.tables import (
     print_runs,
     print_scores,
 )
-from models.image import Preprocessing
+from tests.support.tiny_runs import info
 
 
 def scores(protocol: ProtocolName, *precision: float) -> RetrievalScores:
@@ -48,27 +46,16 @@ def scores(protocol: ProtocolName, *precision: float) -> RetrievalScores:
     return RetrievalScores(protocol, 9, 0, rows, np.array(precision), hits)
 
 
-def outcome(seconds: float, *, collapse: str = "", rounds: int = 12) -> Outcome:
-    info = RunInfo(
-        kind="adapt",
-        method="mmt",
-        backbone="resnet18",
-        preprocessing=Preprocessing(height=32, width=16),
-        recipe={},
-        recipe_name="mmt_small",
-        seed=1,
-        init=(),
+def outcome(seconds: float, *, collapse: str = "", rounds: int = 12) -> MadeRun:
+    found = info(
         data=(),
-        device="cpu",
-        versions={},
-        started=datetime(2026, 1, 1, tzinfo=UTC),
         state="failed" if collapse else "finished",
         reason=collapse,
         error="too few clusters" if collapse else "",
         rounds=rounds,
         seconds=seconds,
     )
-    return Outcome(Run(Path("run"), info), 1_500_000_000)
+    return MadeRun(Run(Path("run"), found), 1_500_000_000)
 
 
 def by_hand() -> Results:

@@ -11,32 +11,21 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import NoImagesError
 from adapt.evaluation.scoring import network_embedder
-from adapt.recipes import load_recipe
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import pretrain
+from adapt.runtime.context import RunContext
+from adapt.workflows.pretrain import pretrain
 from benchmarks.methods.real import BACKBONE, SIZE
 from benchmarks.methods.runs import CPU
 from benchmarks.site_features import labelled_crops, site_features
+from tests.support.specs import pretrain_spec
 from tests.support.tiny_sets import write_market
-
-SHORT = ["schedule.rounds=1", "schedule.iterations=1", "batch.identities=2", "batch.instances=2"]
 
 
 def test_all_labelled_crops_are_embedded_row_by_row(tmp_path: Path) -> None:
     data = write_market(tmp_path / "data", persons=3)
     junk = data / "bounding_box_test" / "-1_c1s1_000000_00.png"
     junk.write_bytes((data / "query" / "0101_c1s1_000000_00.png").read_bytes())
-    run = pretrain(
-        [data],
-        splits=("train",),
-        backbone=BACKBONE,
-        weights=None,
-        preprocessing=SIZE,
-        recipe=load_recipe("source_small", method="source", overrides=SHORT),
-        recipe_name="test",
-        out=tmp_path / "run",
-        machine=Machine(CPU, 1),
-    )
+    spec = pretrain_spec(data, backbone=BACKBONE, preprocessing=SIZE)
+    run = pretrain(spec, RunContext(CPU), tmp_path / "run")
     site_features(run, data, "cpu").write(tmp_path / "new" / "site")
     names = ("features", "people", "cameras")
     features, people, cameras = (np.load(tmp_path / "new" / f"site-{n}.npy") for n in names)

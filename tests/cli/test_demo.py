@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="the demo trains")
 from adapt.errors import RunError
 from adapt.recipes import load_recipe
 from adapt.synthetic import SiteSpec
-from cli.demo import SEARCHES, Plan, run_demo
+from cli.demo import SEARCHES, DemoPlan, run_demo
 from models.image import Preprocessing
 
 SHORT = ["schedule.rounds=2", "schedule.iterations=4", "batch.identities=4", "batch.instances=2"]
@@ -32,7 +32,7 @@ def site(name: str, style: str) -> SiteSpec:
     )
 
 
-PLAN = Plan(
+PLAN = DemoPlan(
     source=site("A", "summer"),
     site=site("B", "winter"),
     source_recipe=load_recipe("source_demo", method="source", overrides=SHORT),

@@ -24,7 +24,7 @@ def report(*arguments: object) -> str:
 
 
 def test_page_lies_in_the_run_by_default(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", kind="pretrain", method="source")
+    run = finished(tmp_path / "run", kind="pretrain")
     said = report("--run", run.path)
     file = run.path / "report.html"
     assert said == f"report of {run.path}: {file}, {file.stat().st_size / 1e6:.1f} MB\n"
@@ -47,14 +47,14 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", kind="pretrain")
     with pytest.raises(RunError, match="choose another --out"):
         report("--run", run.path, "--out", tmp_path / "no" / "page.html")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         report("--run", tmp_path / "none")
     with pytest.raises(DataError, match="cannot be read"):
         report("--run", run.path, "--gate", tmp_path / "none.json")
 
 
 def test_a_page_replaces_nothing_but_a_page(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", kind="pretrain", method="source")
+    run = finished(tmp_path / "run", kind="pretrain")
     (run.path / "rounds").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "link.html").symlink_to(run.path / "model.safetensors")

@@ -17,12 +17,10 @@ from typer.testing import CliRunner
 
 from adapt.errors import AdaptError, ConfigError, NoImagesError, RunError, StoppedError
 from adapt.methods import METHODS
-from adapt.recipes import parse_recipe
 from adapt.recipes.papers import load_paper
-from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import adapt
+from adapt.runtime.context import RunContext, StopRequest
+from adapt.workflows.adapt import adapt
 from cli.main import app
 from models.backbones.net import ReIDNet
 from models.errors import WeightsError
@@ -99,17 +97,17 @@ def test_the_runs_are_those_of_the_plan(work: Path, printed: str) -> None:
     """Two source networks by two seeds on Duke, then Market's training crops."""
     sources = [Run.open(work / "out" / f"mmt-duke-resnet18-seed{n}") for n in (1, 2)]
     adapted = Run.open(work / "out" / f"{TASK}-seed1")
-    assert [run.info.seed for run in (*sources, adapted)] == [1, 2, 1]
+    assert [run.info.spec.seed for run in (*sources, adapted)] == [1, 2, 1]
     assert {run.info.data[0].root for run in sources} == {
         str(work / "data" / "dukemtmc" / "DukeMTMC-reID")
     }
     assert adapted.info.data[0].root == str(work / "data" / "Market-1501-v15.09.15")
     assert (adapted.info.data[0].role, adapted.info.data[0].crops) == ("target", 24)
-    assert adapted.info.init == tuple(run.network_hash() for run in sources)
-    assert len(set(adapted.info.init)) == 2
-    assert adapted.info.recipe["clustering"]["clusters"] == 4
-    assert adapted.info.recipe["clustering"]["camera_centering"] is False
-    assert adapted.info.recipe_name.startswith("mmt (clustering.camera_centering=false, ")
+    assert adapted.info.origin.inits == tuple(run.network_hash() for run in sources)
+    assert len(set(adapted.info.origin.inits)) == 2
+    assert adapted.info.spec.recipe.clustering.clusters == 4
+    assert adapted.info.spec.recipe.clustering.camera_centering is False
+    assert adapted.info.spec.recipe_name.startswith("mmt (clustering.camera_centering=false, ")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -134,19 +132,6 @@ def test_finished_runs_are_used_again(work: Path, printed: str) -> None:
     before = {path: (path / "run.json").stat().st_mtime_ns for path in folders}
     assert reproduce(work) == printed
     assert {path: (path / "run.json").stat().st_mtime_ns for path in folders} == before
-
-
-def test_runs_from_before_a_setting_came_are_used_again(work: Path, printed: str) -> None:
-    files = sorted((work / "out").glob("*/run.json"))
-    kept = [file.read_text() for file in files]
-    for file, text in zip(files, kept, strict=True):
-        info = json.loads(text)
-        del info["recipe"]["thinning"], info["recipe"]["batch"]["across_cameras"]
-        del info["recipe"]["compute"]
-        file.write_text(json.dumps(info))
-    assert reproduce(work) == printed
-    for file, text in zip(files, kept, strict=True):
-        file.write_text(text)
 
 
 def test_other_tasks_share_the_source_networks(work: Path, printed: str) -> None:
@@ -188,22 +173,13 @@ def test_a_stage_that_was_stopped_goes_on(work: Path, printed: str) -> None:
     shutil.copytree(work / "out", out)
     stage = out / f"{TASK}-seed1"
     wanted = Run.open(stage).network_hash()
-    info = Run.open(stage).info
+    spec = Run.open(stage).info.spec
     shutil.rmtree(stage)
     request = StopRequest()
     request.make()
     with pytest.raises(StoppedError):
-        adapt(
-            Path(info.inputs.target),
-            camera_pattern=None,
-            inits=[out / f"mmt-duke-resnet18-seed{seed}" for seed in (1, 2)],
-            recipe=parse_recipe(info.recipe),
-            recipe_name=info.recipe_name,
-            out=stage,
-            machine=Machine(torch.device("cpu"), info.seed),
-            stop=request,
-        )
-    assert "goes on in round 1" in reproduce(work, "--dry-run", out="killed")
+        adapt(spec, RunContext(torch.device("cpu"), stop=request), stage)
+    assert "continues in round 1" in reproduce(work, "--dry-run", out="killed")
     assert reproduce(work, out="killed") == printed.replace("out/", "killed/")
     assert Run.open(stage).network_hash() == wanted
 
@@ -212,7 +188,7 @@ def test_a_stage_that_was_stopped_goes_on(work: Path, printed: str) -> None:
     ("change", "message"),
     [
         ("pretrain.optimizer.lr=1e-5", r"seed1 holds a run with other .*\(recipe\)"),
-        ("input.width=24", r"other settings \(input size\)"),
+        ("input.width=24", r"other settings \(preprocessing\)"),
     ],
 )
 def test_runs_of_other_settings_are_not_used(
@@ -225,7 +201,7 @@ def test_runs_of_other_settings_are_not_used(
 def test_an_adaptation_belongs_to_its_source_networks(work: Path, printed: str) -> None:
     file = work / "out" / f"{TASK}-seed1" / "run.json"
     content = file.read_text()
-    file.write_text(json.dumps({**json.loads(content), "init": ["0" * 64, "1" * 64]}))
+    file.write_text(json.dumps({**json.loads(content), "origin": {"inits": ["0" * 64, "1" * 64]}}))
     try:
         with pytest.raises(RunError, match="other source networks"):
             reproduce(work)

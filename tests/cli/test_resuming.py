@@ -17,11 +17,11 @@ from typer.testing import CliRunner  # noqa: E402
 
 from adapt.errors import ConfigError, DataError, RunError, StoppedError  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.workflows.fit import Machine  # noqa: E402
-from adapt.workflows.training import adapt  # noqa: E402
+from adapt.runtime.context import RunContext, StopRequest  # noqa: E402
+from adapt.workflows.adapt import adapt  # noqa: E402
 from cli.main import app  # noqa: E402
+from tests.support.specs import adapt_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
 ENOUGH_S = 120.0
@@ -104,17 +104,9 @@ def test_crops_that_were_moved_are_found_again(source: Path, tmp_path: Path) -> 
     recipe = load_recipe("mmt_small", method="mmt", overrides=(*tiny, *clusters))
     asked = StopRequest()
     asked.make()
+    context = RunContext(torch.device("cpu"), stop=asked)
     with pytest.raises(StoppedError):
-        adapt(
-            site,
-            camera_pattern=None,
-            inits=[init],
-            recipe=recipe,
-            recipe_name="test",
-            out=run,
-            machine=Machine(torch.device("cpu"), 1),
-            stop=asked,
-        )
+        adapt(adapt_spec(site, [init], recipe), context, run)
     moved = site.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="site"):
         resight("adapt", "--resume", run)

@@ -79,7 +79,7 @@ def test_cameras_and_tracks_of_a_manifest_stay_apart_when_it_is_read(tmp_path: P
 def test_what_a_run_is_resumed_from_is_removed_when_the_adaptation_is_over(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", info())
     run.path.mkdir()
-    run.keep_checkpoint({}, {})
+    run.save_checkpoint({}, {})
     for name in (TARGET_CROPS, SOURCE_CROPS):
         (run.path / name).write_bytes(b"pixels")
     JobFolder(tmp_path).tidy(JobState.CANCELLED)

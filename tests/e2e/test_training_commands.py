@@ -140,7 +140,7 @@ def test_bad_feature_files_are_one_line(
         (["adapt", "--method", "mtm", "--target", ".", "--init", "x", "--out", "y"], 1, "mmt"),
         (["evaluate", "--model", "absent", "--data", "."], 1, "absent"),
         (["pretrain", "--source", ".", "--backbone", "resnet9", "--out", "y"], 1, "resnet"),
-        (["export", "--run", "absent", "--out", "y"], 1, "no run folder"),
+        (["export", "--run", "absent", "--out", "y"], 1, "is not a run folder"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], code: int, message: str) -> None:

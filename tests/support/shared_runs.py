@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from adapt.clustering.clusterer import Clusterer
-from adapt.config import Augmentation, BatchShape, Clustering, OptimizerSettings, Schedule
+from adapt.config import (
+    Augmentation,
+    BatchShape,
+    Clustering,
+    OptimizerSettings,
+    Recipe,
+    Schedule,
+)
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.errors import StoppedError
 from adapt.methods import METHODS, MMT, Method, SourceMethod
 from adapt.methods.mmt import MMTOptions
-from adapt.runs.checkpoints import SharedCheckpoints, StopRequest
+from adapt.runs.checkpoints import GroupCheckpointer
 from adapt.runs.listing import NOT_LEARNED
+from adapt.runtime.context import RunContext, StopRequest
 from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.extraction import extract
-from adapt.training.loop import train
-from adapt.training.state import Checkpoints, LoopState, NoCheckpoints
+from adapt.training.loop import TrainingSession, train
+from adapt.training.state import Checkpointer, NoCheckpointer, Snapshot
 from adapt.types import CropSet, PseudoLabels, Sample
 from tests.support.shared_steps import small_net
 
@@ -45,7 +53,7 @@ def crops(people: int = PEOPLE) -> DecodedCrops:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """labels: of each round. figures: but for times. networks: digest of all that is there."""
 
     labels: list[list[int]]
@@ -53,21 +61,21 @@ class Outcome:
     networks: dict[str, Tensor]
 
 
-class Kept(NoCheckpoints):
+class Kept(NoCheckpointer):
     """Holds the last state; stops where it is told."""
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop
-        self.state: LoopState | None = None
+        self.state: Snapshot | None = None
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         return self.stop.made
 
-    def keep(self, make_state: Any) -> None:
-        self.state = make_state()
-        self.pulse()
+    def save(self, make_snapshot: Any) -> None:
+        self.state = make_snapshot()
+        self.check_stop()
 
-    def pulse(self) -> None:
+    def check_stop(self) -> None:
         if self.stop.made:
             raise StoppedError("asked to stop")
 
@@ -95,26 +103,27 @@ def run(
     name: str,
     ghost: int,
     *,
-    state: LoopState | None = None,
-    checkpoints: Checkpoints | None = None,
+    state: Snapshot | None = None,
+    checkpointer: Checkpointer | None = None,
     method: Method | None = None,
-) -> Outcome:
+) -> Trained:
     """Train to the end, or from a state to the end."""
     method = method or build(name)
-    rounds = train(
-        method,
-        crops(),
+    recipe = Recipe(
+        method=name,
         schedule=Schedule(rounds=ROUNDS, iterations=STEPS),
         batch=BatchShape(identities=4, instances=2, ghost=ghost),
-        augmentation=Augmentation(pad=2),
+        augment=Augmentation(pad=2),
         optimizer=OptimizerSettings(lr=1e-3),
-        camera_statistics=True,
+    )
+    source = crops(4) if isinstance(method, SourceMethod) else None
+    rounds = train(
+        TrainingSession(method, crops(), source),
+        recipe,
+        RunContext(CPU, group),
         seed=3,
-        device=CPU,
-        source=crops(4) if isinstance(method, SourceMethod) else None,
-        checkpoints=checkpoints,
+        checkpointer=checkpointer,
         resume=state,
-        group=group,
     )
     labels, figures = [], []
     for result in rounds:
@@ -125,20 +134,20 @@ def run(
         for name, net in method.networks().items()
         for key, value in net.state_dict().items()
     }
-    return Outcome(labels, figures, networks)
+    return Trained(labels, figures, networks)
 
 
-def run_both(group: ProcessGroup, name: str, ghost: int) -> tuple[Outcome, Outcome | None]:
+def run_both(group: ProcessGroup, name: str, ghost: int) -> tuple[Trained, Trained | None]:
     """In a group and, in its first process, alone."""
     return run(group, name, ghost), run(SINGLE_PROCESS, name, ghost) if group.is_main else None
 
 
-def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Outcome, Outcome] | str:
+def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Trained, Trained] | str:
     """The last process is asked to stop at a look; the first goes on alone, and never stopped."""
     asked, agreed = StopAfter(looks if group.rank == group.size - 1 else 10**6), StopRequest()
     kept = Kept(agreed)
     try:
-        run(group, name, 4, checkpoints=SharedCheckpoints(group, asked, agreed, kept))
+        run(group, name, 4, checkpointer=GroupCheckpointer(group, asked, agreed, kept))
     except StoppedError:
         if not group.is_main:
             return "stopped"
@@ -146,12 +155,12 @@ def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Outcome,
     return "never stopped"
 
 
-def go_on_together(group: ProcessGroup, name: str, looks: int) -> tuple[Outcome, Outcome | None]:
+def go_on_together(group: ProcessGroup, name: str, looks: int) -> tuple[Trained, Trained | None]:
     """One process begins and stops, several go on; and one that never stopped."""
     kept = Kept(StopAfter(looks))
     if group.is_main:
         try:
-            run(SINGLE_PROCESS, name, 4, checkpoints=kept)
+            run(SINGLE_PROCESS, name, 4, checkpointer=kept)
         except StoppedError:
             assert kept.state is not None
         else:
@@ -191,8 +200,8 @@ class _NoClusters(Clusterer):
 def killed(group: ProcessGroup) -> None:
     """The last process is gone in the middle of a round, without a word."""
     own = StopRequest() if group.is_main else _Fatal()
-    shared = SharedCheckpoints(group, own, StopRequest(), NoCheckpoints())
-    run(group, "mmt", 4, checkpoints=shared)
+    shared = GroupCheckpointer(group, own, StopRequest(), NoCheckpointer())
+    run(group, "mmt", 4, checkpointer=shared)
 
 
 class _Fatal(StopAfter):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
-from adapt.runs.info import DataInfo, Inputs, RunInfo
+from adapt.runs.info import DataInfo, Origin, RunInfo
+from adapt.runs.spec import RunSpec
 from models.backbones.net import ReIDNet
 from models.image import Preprocessing
 
@@ -26,20 +28,39 @@ def data(fingerprint: str, role: str = "target") -> DataInfo:
     )
 
 
-def info(**changes: object) -> RunInfo:
-    values = {
+RECIPE = load_recipe(
+    "mmt_small", method="mmt", overrides=("schedule.rounds=3", "optimizer.lr=1e-3")
+)
+
+
+def spec(**changes: object) -> RunSpec:
+    """Of an adaptation, or with `kind="pretrain"` of a pre-training."""
+    values: dict[str, object] = {
         "kind": "adapt",
-        "method": "mmt",
-        "backbone": "mobilenet_v2",
-        "preprocessing": Preprocessing(height=32, width=16),
-        "recipe": {"method": "mmt", "schedule": {"rounds": 3}, "optimizer": {"lr": 1e-3}},
         "recipe_name": "small",
         "seed": 1,
-        "init": ("abc",),
+        "backbone": "mobilenet_v2",
+        "preprocessing": Preprocessing(height=32, width=16),
+    }
+    if changes.get("kind") == "pretrain":
+        recipe = load_recipe("source_small", method="source")
+        values |= {"recipe": recipe, "sources": (Path("/sets/source"),)}
+    else:
+        inits, target = (Path("/runs/source"),), Path("/sites/lobby")
+        values |= {"recipe": RECIPE, "inits": inits, "target": target}
+    return RunSpec(**{**values, **changes})
+
+
+def info(**changes: object) -> RunInfo:
+    """changes: fields of the record or of its spec."""
+    of_spec = {name: changes.pop(name) for name in RunSpec.model_fields if name in changes}
+    values = {
+        "spec": spec(**of_spec),
+        "origin": Origin(inits=("abc",)),
         "data": (data("one"),),
         "device": "cpu",
+        "threads": 1,
         "versions": {},
-        "inputs": Inputs(),
         "started": datetime(2026, 1, 2, tzinfo=UTC),
     }
     return RunInfo(**{**values, **changes})

@@ -5,39 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapt.evaluation.scoring import LabelledCrops
-from adapt.recipes import load_recipe
-from adapt.runs.checkpoints import StopRequest
 from adapt.runs.folder import Run
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import pretrain
-from benchmarks.methods.runs import CPU, BenchmarkSite
-from models.image import Preprocessing
+from adapt.runtime.context import RunContext, StopRequest
+from adapt.workflows.pretrain import pretrain
+from benchmarks.methods.runs import BenchmarkSite
+from tests.support.specs import CPU, SHORT, SIZE, pretrain_spec
 from tests.support.tiny_sets import write_market
 
-SIZE = Preprocessing(height=32, width=16)
-SHORT = (
-    "schedule.rounds=1",
-    "schedule.iterations=1",
-    "batch.identities=2",
-    "batch.instances=2",
-    "augment.pad=1",
-)
+__all__ = ["KMEANS", "SHORT", "SIZE", "source_run", "tiny_site"]
 KMEANS = ("clustering.algorithm=kmeans", "clustering.clusters=4")
 
 
 def source_run(data: Path, out: Path, seed: int, stop: StopRequest | None = None) -> Run:
-    return pretrain(
-        [data],
-        splits=("train",),
-        backbone="resnet18",
-        weights=None,
-        preprocessing=SIZE,
-        recipe=load_recipe("source_small", method="source", overrides=SHORT),
-        recipe_name="test",
-        out=out,
-        machine=Machine(CPU, seed),
-        stop=stop,
-    )
+    context = RunContext(CPU, stop=stop or StopRequest())
+    return pretrain(pretrain_spec(data, seed), context, out)
 
 
 def tiny_site(root: Path, *overrides: str) -> BenchmarkSite:

@@ -18,12 +18,13 @@ def refuse_twice(sources: Sequence[Path]) -> None:
     """Raise DataError when two paths are one folder: its people would count as two each."""
     seen: dict[Path, Path] = {}
     for root in sources:
-        first = seen.setdefault(root.resolve(), root)
-        if first is not root:
+        folder = root.resolve()
+        if folder in seen:
             raise DataError(
-                f"--source {root} is the folder of --source {first}: its people would count as two "
-                "each; give every folder once"
+                f"--source {root} is the folder of --source {seen[folder]}: its people would count "
+                "as two each; give every folder once"
             )
+        seen[folder] = root
 
 
 def merge_sources(sets: Sequence[CropSet]) -> CropSet:

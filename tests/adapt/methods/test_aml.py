@@ -29,7 +29,6 @@ from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError, ConfigError  # noqa: E402
 from adapt.methods import AML  # noqa: E402
 from adapt.methods.aml import AMLOptions  # noqa: E402
-from adapt.training.loop import train  # noqa: E402
 from adapt.types import (  # noqa: E402
     OUTLIER,
     Batch,
@@ -40,6 +39,7 @@ from adapt.types import (  # noqa: E402
     Sample,
 )
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
@@ -443,16 +443,13 @@ def crops() -> DecodedCrops:
 
 
 def rounds(method: AML, data: DecodedCrops):  # type: ignore[no-untyped-def]
-    return train(
+    return run_loop(
         method,
         data,
         schedule=Schedule(rounds=2, iterations=2),
         batch=BatchShape(identities=P, instances=S),
-        augmentation=Augmentation(pad=2),
+        augment=Augmentation(pad=2),
         optimizer=OptimizerSettings(lr=1e-4),
-        camera_statistics=False,
-        seed=0,
-        device=torch.device("cpu"),
     )
 
 

@@ -30,9 +30,9 @@ from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS  # noqa: E402
 from adapt.runs.tensor_files import load_network, save_network  # noqa: E402
 from adapt.runtime.timing import Stages  # noqa: E402
 from adapt.training.extraction import extract  # noqa: E402
-from adapt.training.loop import train  # noqa: E402
 from adapt.types import OUTLIER, Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -336,17 +336,14 @@ def loop(method: DAAL, *, source: bool = True, lr: float = 1e-3, **schedule: int
     if source:
         (features,) = extract([method.net], labelled.images, device=CPU)
         method.start_source(cluster_centers(features, labelled.crops.persons, normalize=True))
-    return train(
+    return run_loop(
         method,
         site,
         source=labelled if source else None,
         schedule=Schedule(**{"rounds": 2, "iterations": 3, **schedule}),
         batch=BatchShape(identities=4, instances=2),
-        augmentation=Augmentation(pad=2),
+        augment=Augmentation(pad=2),
         optimizer=OptimizerSettings(lr=lr, new_layers=2.0),
-        camera_statistics=False,
-        seed=0,
-        device=CPU,
     )
 
 

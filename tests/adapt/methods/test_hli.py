@@ -26,9 +26,10 @@ from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import ClusteringError  # noqa: E402
 from adapt.methods import HLI  # noqa: E402
 from adapt.methods.hli import HLIOptions  # noqa: E402
-from adapt.training.loop import Round, train  # noqa: E402
+from adapt.training.loop import RoundResult  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, Losses, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
@@ -466,23 +467,21 @@ def crops() -> DecodedCrops:
 
 
 def rounds(method: HLI, seed: int = 0, lr: float = 1e-3):  # type: ignore[no-untyped-def]
-    return train(
+    return run_loop(
         method,
         crops(),
         schedule=Schedule(rounds=2, iterations=2),
         batch=BatchShape(identities=P, instances=S),
-        augmentation=Augmentation(pad=2, erase=0),
+        augment=Augmentation(pad=2, erase=0),
         optimizer=OptimizerSettings(lr=lr),
-        camera_statistics=False,
         seed=seed,
-        device=torch.device("cpu"),
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peers", [1, 2])
 def test_two_rounds_through_the_loop(peers: int) -> None:
-    def run(seed: int) -> tuple[list[Round], dict[str, torch.Tensor]]:
+    def run(seed: int) -> tuple[list[RoundResult], dict[str, torch.Tensor]]:
         method = HLI(nets(peers), HLIOptions(peers=peers), clusterer(4))
         before = {k: v.clone() for k, v in method.students[0].named_parameters()}
         results = list(rounds(method, seed))

@@ -30,7 +30,7 @@ from adapt.methods import MMT  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.methods.parts.ema import ema_momentum  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
-from adapt.training.loop import Round, train  # noqa: E402
+from adapt.training.loop import RoundResult  # noqa: E402
 from adapt.training.optimizer import build_optimizer  # noqa: E402
 from adapt.types import (  # noqa: E402
     Batch,
@@ -41,6 +41,7 @@ from adapt.types import (  # noqa: E402
     Sample,
 )
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
@@ -428,17 +429,15 @@ def people(persons: int = 6, each: int = 4) -> DecodedCrops:
     return DecodedCrops(CropSet(Path(), tuple(samples), ("a", "b")), np.stack(images))
 
 
-def training(method: MMT, rounds: int = 2, steps: int = 1) -> Iterator[Round]:
-    return train(
+def training(method: MMT, rounds: int = 2, steps: int = 1) -> Iterator[RoundResult]:
+    return run_loop(
         method,
         people(),
         schedule=Schedule(rounds=rounds, iterations=steps),
         batch=BatchShape(identities=P, instances=2, ghost=2),
-        augmentation=Augmentation(pad=2),
+        augment=Augmentation(pad=2),
         optimizer=OptimizerSettings(),
         camera_statistics=True,
-        seed=0,
-        device=torch.device("cpu"),
     )
 
 

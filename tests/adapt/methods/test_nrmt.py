@@ -27,9 +27,10 @@ from adapt.losses.distance import pairwise_distance  # noqa: E402
 from adapt.losses.triplet import margin_triplet, mine_hard_triplets  # noqa: E402
 from adapt.methods import NRMT  # noqa: E402
 from adapt.methods.nrmt import NRMTOptions  # noqa: E402
-from adapt.training.loop import Round, train  # noqa: E402
+from adapt.training.loop import RoundResult  # noqa: E402
 from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
 
 P, S = 3, 3
@@ -362,17 +363,14 @@ def crops(persons: int = 4, each: int = 8) -> DecodedCrops:
     return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
 
 
-def rounds(method: NRMT, total: int) -> Iterator[Round]:
-    return train(
+def rounds(method: NRMT, total: int) -> Iterator[RoundResult]:
+    return run_loop(
         method,
         crops(),
         schedule=Schedule(rounds=total, iterations=1),
         batch=BatchShape(identities=2, instances=3),
-        augmentation=Augmentation(pad=0, erase=0),
+        augment=Augmentation(pad=0, erase=0),
         optimizer=OptimizerSettings(algorithm="sgd", lr=1e-3, momentum=0, weight_decay=0),
-        camera_statistics=False,
-        seed=0,
-        device=torch.device("cpu"),
     )
 
 

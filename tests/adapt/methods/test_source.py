@@ -17,9 +17,9 @@ from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.runs.tensor_files import load_network, save_network  # noqa: E402
-from adapt.training.loop import train  # noqa: E402
 from adapt.types import Batch, CropSet, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import term_values, term_weights  # noqa: E402
 
 P, S = 3, 2
@@ -179,16 +179,13 @@ def test_masks_follow_their_image_through_the_loop() -> None:
     options = SourceOptions(parts="masks", parts_model="m.onnx")
     method = Watching(ReIDNet("resnet18"), options, PERSONS)
     heads = {k: v.clone() for k, v in method.networks()["parts"].state_dict().items()}
-    rounds = train(
+    rounds = run_loop(
         method,
         DecodedCrops(CropSet(Path(), samples, ("a", "b")), images),
         schedule=Schedule(rounds=2, iterations=1),
         batch=BatchShape(identities=P, instances=S),
-        augmentation=Augmentation(pad=4, erase=1.0),
+        augment=Augmentation(pad=4, erase=1.0),
         optimizer=OptimizerSettings(lr=1e-3),
-        camera_statistics=False,
-        seed=0,
-        device=torch.device("cpu"),
     )
     first, _ = rounds
     assert {"loss_id_upper", "loss_id_lower", "accuracy_lower"} <= set(first.metrics)

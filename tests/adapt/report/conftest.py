@@ -21,9 +21,8 @@ ROUNDS = ("schedule.rounds=2",)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source run, and an adaptation to a site whose folders and files have nasty names."""
     from adapt.recipes import load_recipe
-    from adapt.workflows.fit import Machine
-    from adapt.workflows.training import adapt
-    from benchmarks.methods.runs import CPU
+    from adapt.workflows.adapt import adapt
+    from tests.support.specs import adapt_spec, on_cpu
     from tests.support.tiny_site import KMEANS, SHORT, source_run
 
     root = tmp_path_factory.mktemp("home")
@@ -35,15 +34,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, place)
     (root / "site" / camera / "a<script>.png").write_bytes(b"no image")
     source_run(write_market(root / "source", persons=3), root / "old", 1)
-    adapt(
-        root / "site",
-        camera_pattern=None,
-        inits=[root / "old"],
-        recipe=load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *ROUNDS, *KMEANS)),
-        recipe_name="mmt_small " + HOSTILE,
-        out=root / "new",
-        machine=Machine(CPU, 1),
-    )
+    recipe = load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *ROUNDS, *KMEANS))
+    name = "mmt_small " + HOSTILE
+    spec = adapt_spec(root / "site", [root / "old"], recipe, recipe_name=name)
+    adapt(spec, on_cpu(), root / "new")
     return root
 
 

@@ -17,8 +17,8 @@ from adapt.recipes import load_recipe
 from adapt.report.material import gather
 from adapt.runs.folder import Run
 from adapt.runs.tensor_files import save_tensors
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import adapt
+from adapt.workflows.adapt import adapt
+from tests.support.specs import adapt_spec, on_cpu
 from tests.support.tiny_runs import finished
 from tests.support.tiny_site import KMEANS, SHORT
 
@@ -90,16 +90,9 @@ def test_labels_belong_to_the_crops_they_were_made_for(home: Path, copied: Run) 
 
 
 def test_crops_that_were_held_back_stay_so(home: Path, tmp_path: Path) -> None:
-    run = adapt(
-        home / "site",
-        camera_pattern=None,
-        hold_back=0.3,
-        inits=[home / "old"],
-        recipe=load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *KMEANS)),
-        recipe_name="held back",
-        out=tmp_path / "run",
-        machine=Machine(CPU, 1),
-    )
+    recipe = load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *KMEANS))
+    spec = adapt_spec(home / "site", [home / "old"], recipe, hold_back=0.3)
+    run = adapt(spec, on_cpu(), tmp_path / "run")
     material = gather(run, None, None, CPU)
     assert material.problems == {}
     assert material.data is not None

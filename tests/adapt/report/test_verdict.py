@@ -26,7 +26,7 @@ def row(number: int, **figures: Any) -> dict[str, Any]:
         "cross_camera_share": 0.9,
         "loss": 5.0 - number,
     }
-    return {"round": number, **good, **figures}
+    return {"round": number, "warnings": [], **good, **figures}
 
 
 def said(*rounds: dict[str, Any], **changes: Any) -> dict[str, str]:
@@ -41,12 +41,22 @@ def mark_of(words: str, sentences: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fate", "changes", "mark", "words"),
+    ("status", "changes", "mark", "words"),
     [
         ("finished", {}, "plain", "finished all 2 rounds. Whether the new model is better"),
-        ("stopped", {}, "odd", "stopped after 2 of 3 rounds. Go on with resight adapt --resume"),
+        (
+            "stopped",
+            {},
+            "odd",
+            "stopped after 2 of 3 rounds. Resume it with resight adapt --resume",
+        ),
         ("running", {}, "odd", "still going: 2 of 3 rounds"),
-        ("died", {}, "bad", "died after 2 of 3 rounds. Go on with resight adapt --resume"),
+        (
+            "crashed",
+            {},
+            "bad",
+            "crashed after 2 of 3 rounds. Resume it with resight adapt --resume",
+        ),
         (
             "failed",
             {"reason": "CLUSTERS_COLLAPSED", "error": "1 cluster"},
@@ -54,19 +64,19 @@ def mark_of(words: str, sentences: dict[str, str]) -> str:
             "failed in round 3 of 3 (CLUSTERS_COLLAPSED); the network of round 2 is kept. "
             "It says: 1 cluster.",
         ),
-        ("failed", {"reason": "INTERRUPTED"}, "bad", "Go on with"),
+        ("failed", {"reason": "INTERRUPTED"}, "bad", "Resume it with"),
         ("failed", {"reason": "DIVERGED", "rounds": 0}, "bad", "no network is kept"),
     ],
 )
-def test_endings(fate: str, changes: dict[str, Any], mark: str, words: str) -> None:
-    told, lead, _ = in_words(info(**{"rounds": 2, **changes}), fate, [], None)
+def test_endings(status: str, changes: dict[str, Any], mark: str, words: str) -> None:
+    told, lead, _ = in_words(info(**{"rounds": 2, **changes}), status, [], None)
     assert words in lead
     assert told == mark
 
 
 def test_what_cannot_go_on_is_not_told_to() -> None:
     _, lead, _ = in_words(info(reason="DIVERGED"), "failed", [], None)
-    assert "Go on" not in lead
+    assert "Resume" not in lead
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.config import Augmentation, BatchShape, OptimizerSettings, Schedule  # noqa: E402
+from adapt.config import Augmentation, BatchShape, Recipe, Schedule  # noqa: E402
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.errors import StoppedError  # noqa: E402
 from adapt.methods import Source  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
-from adapt.runs.checkpoints import RunCheckpoints, StopRequest, checkpoints_of  # noqa: E402
+from adapt.runs.checkpoints import FolderCheckpointer, make_checkpointer  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.runtime.distributed import SINGLE_PROCESS  # noqa: E402
-from adapt.training.loop import train  # noqa: E402
-from adapt.training.state import LoopState  # noqa: E402
+from adapt.runtime.context import RunContext, StopRequest  # noqa: E402
+from adapt.training.loop import TrainingSession, train  # noqa: E402
+from adapt.training.state import Snapshot  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.tiny_runs import info  # noqa: E402
@@ -47,7 +47,7 @@ class KeptStates(Run):
         self.kept: list[tuple[int, int]] = []
         self.seconds: list[float] = []
 
-    def keep_checkpoint(self, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    def save_checkpoint(self, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
         self.kept.append((notes["round"], notes["done"]))
         self.seconds.append(notes["seconds"])
         self.clock.now += 2  # writing takes time, too
@@ -72,16 +72,16 @@ def kept(seconds: float, clock: Clock | None = None) -> KeptStates:
     method = Ticking(ReIDNet("mobilenet_v2"), SourceOptions(), data.crops.persons)
     method.clock = clock
     rounds = train(
-        method,
-        data,
-        schedule=Schedule(rounds=2, iterations=5),
-        batch=BatchShape(identities=2, instances=2),
-        augmentation=Augmentation(pad=2),
-        optimizer=OptimizerSettings(),
-        camera_statistics=False,
+        TrainingSession(method, data),
+        Recipe(
+            method="source",
+            schedule=Schedule(rounds=2, iterations=5),
+            batch=BatchShape(identities=2, instances=2),
+            augment=Augmentation(pad=2),
+        ),
+        RunContext(torch.device("cpu")),
         seed=0,
-        device=torch.device("cpu"),
-        checkpoints=RunCheckpoints(run, StopRequest(), clock(), clock=clock, seconds=seconds),
+        checkpointer=FolderCheckpointer(run, StopRequest(), clock(), clock=clock, seconds=seconds),
     )
     assert len(list(rounds)) == 2
     return run
@@ -117,26 +117,26 @@ def test_when_a_state_is_due() -> None:
     clock = Clock()
     run = KeptStates(clock)
     stop = StopRequest()
-    checkpoints = RunCheckpoints(run, stop, clock() - 500, clock=clock, seconds=60)
-    assert not checkpoints.due()
+    checkpointer = FolderCheckpointer(run, stop, clock() - 500, clock=clock, seconds=60)
+    assert not checkpointer.is_due()
     clock.now += 59
-    assert not checkpoints.due()
+    assert not checkpointer.is_due()
     clock.now += 1
-    assert checkpoints.due()
-    state = LoopState({}, {"round": 3, "done": 1})
-    checkpoints.keep(lambda: state)
+    assert checkpointer.is_due()
+    state = Snapshot({}, {"round": 3, "done": 1})
+    checkpointer.save(lambda: state)
     assert run.seconds == [560], "500 of them in an earlier process"
-    assert not checkpoints.due()
+    assert not checkpointer.is_due()
     stop.make()
-    assert checkpoints.due()
-    with pytest.raises(StoppedError, match="goes on with --resume run"):
-        checkpoints.keep(lambda: state)
+    assert checkpointer.is_due()
+    with pytest.raises(StoppedError, match="resume it with --resume run"):
+        checkpointer.save(lambda: state)
     assert len(run.kept) == 2, "who is asked to stop keeps its state first"
 
 
-def test_a_run_is_asked_how_often_its_state_is_kept() -> None:
-    clock = Clock()
-    often = checkpoints_of(KeptStates(clock), StopRequest(seconds=0), 0.0, SINGLE_PROCESS)
-    seldom = checkpoints_of(KeptStates(clock), StopRequest(), 0.0, SINGLE_PROCESS)
-    assert often.due()
-    assert not seldom.due()
+def test_a_context_says_how_often_a_state_is_saved() -> None:
+    run, cpu = KeptStates(Clock()), torch.device("cpu")
+    often = make_checkpointer(run, RunContext(cpu, checkpoint_seconds=0), 0.0)
+    seldom = make_checkpointer(run, RunContext(cpu), 0.0)
+    assert often.is_due()
+    assert not seldom.is_due()

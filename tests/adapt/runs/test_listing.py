@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapt.errors import ClusteringError, ConfigError, RunError
+from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
 from adapt.runs.listing import compare_runs, describe_run, find_runs, flatten, last_figures, series
 from tests.support.tiny_runs import data, finished, info
@@ -42,7 +43,7 @@ def test_a_run_is_dead_when_it_says_running_and_nobody_writes(tmp_path: Path) ->
     run = Run.create(tmp_path / "run", info())
     assert describe_run(run.path, "run").state == "running"
     run.release()
-    assert describe_run(run.path, "run").state == "died"
+    assert describe_run(run.path, "run").state == "crashed"
     assert Run.open(run.path).info.state == "running", "looking changes nothing"
     reopened = Run.reopen(run.path)
     reopened.finish(1.0, ClusteringError("1 cluster"))
@@ -69,12 +70,17 @@ def test_a_damaged_run_is_a_line_that_says_why(tmp_path: Path, file: str) -> Non
 
 def test_compare_shows_what_differs_and_only_that(tmp_path: Path) -> None:
     first = finished(tmp_path / "1")
-    recipe = {"method": "mmt", "schedule": {"rounds": 3}, "optimizer": {"lr": 1e-4}, "a": True}
+    changes = ("schedule.rounds=3", "optimizer.lr=1e-4", "thinning.per_track=3")
+    recipe = load_recipe("mmt_small", method="mmt", overrides=changes)
     second = finished(
         tmp_path / "2", recipe=recipe, seed=2, data=(data("one"), data("s", "source"))
     )
     found = compare_runs([first.path, second.path])
-    assert found.settings == {"seed": (1, 2), "optimizer.lr": (1e-3, 1e-4), "a": (None, True)}
+    assert found.settings == {
+        "seed": (1, 2),
+        "optimizer.lr": (1e-3, 1e-4),
+        "thinning.per_track": (10, 3),
+    }
     assert found.data == {"target": "the same", "source": "not in every run"}
     assert found.figures == {"clusters": (7.0, 7.0), "loss": (0.5, 0.5)}
     third = finished(tmp_path / "3", data=(data("two"),))

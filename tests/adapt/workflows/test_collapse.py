@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.clustering.graph.jaccard import JaccardGraph  # noqa: E402
 from adapt.config import Clustering  # noqa: E402
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
+from adapt.data.decoding.run_crops import RunCrops  # noqa: E402
 from adapt.errors import (  # noqa: E402
     AdaptError,
     AttentionError,
@@ -31,11 +31,13 @@ from adapt.methods import METHODS, SourceMethod  # noqa: E402
 from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
-from adapt.runs.info import RunInfo  # noqa: E402
+from adapt.runs.info import Origin  # noqa: E402
 from adapt.types import CropSet, PseudoLabels, Sample  # noqa: E402
-from adapt.workflows.fit import Machine, fit  # noqa: E402
+from adapt.workflows.fit import fit, start_run  # noqa: E402
+from adapt.workflows.session import Session  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
+from tests.support.specs import adapt_spec, on_cpu  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
 
@@ -93,7 +95,7 @@ def all_the_same(features: Features) -> Features:
 
 
 @dataclass
-class Plan:
+class Failure:
     """What a clusterer and its copies do to a run, and what they write down.
 
     after: good calls of each clusterer before `collapse` is what it sees. spoil: called at the
@@ -113,7 +115,7 @@ class Watched(Clusterer):
     It labels for real what it is made to see: each person's crops alike, then the collapse.
     """
 
-    def __init__(self, settings: Clustering, plan: Plan) -> None:
+    def __init__(self, settings: Clustering, plan: Failure) -> None:
         super().__init__(settings, identities_per_batch=P, seed=0)
         self.plan = plan
         self.calls = 0
@@ -172,7 +174,7 @@ class Case:
         own = FEW if name == "aml" else ()
         given = (*TINY, *CLUSTERED[name], *own, *changes)
         self.recipe = load_recipe(name, method=name, overrides=given)
-        self.plan = Plan(after=2 if name == "aml" else 1, state=self.state)
+        self.plan = Failure(after=2 if name == "aml" else 1, state=self.state)
         watched = Watched(self.recipe.clustering, self.plan)
         students = nets[: self.recipe.options.students_wanted(METHODS[name].students_wanted)]
         self.method = METHODS[name](copy.deepcopy(students), self.recipe.options, watched)
@@ -184,20 +186,13 @@ class Case:
         return {k: v.clone() for k, v in kept.items() if not k.startswith("classifier.")}
 
     def run(self) -> Run:
-        info = RunInfo(
-            kind="adapt",
-            method=self.recipe.method,
+        height, width = self.size
+        spec = adapt_spec(
+            Path("site"),
+            [Path("init")],
+            self.recipe,
             backbone=BACKBONE,
-            attention=self.method.embedder().attention is not None,
-            preprocessing=Preprocessing(height=self.size[0], width=self.size[1]),
-            recipe=self.recipe.model_dump(mode="json"),
-            recipe_name="test",
-            seed=0,
-            init=(),
-            data=(),
-            device="cpu",
-            versions={},
-            started=datetime(2026, 1, 2, tzinfo=UTC),
+            preprocessing=Preprocessing(height=height, width=width),
         )
         source = None
         if isinstance(self.method, SourceMethod):
@@ -205,15 +200,17 @@ class Case:
             self.method.start_source(
                 np.eye(PEOPLE, self.method.embedder().dimension, dtype=np.float32)
             )
-        return fit(
-            Run.create(self.out, info),
-            self.method,
-            crops(*self.size, seed=0),
-            self.recipe,
-            Machine(torch.device("cpu"), seed=0),
-            None,
-            source,
+        session = Session(
+            method=self.method,
+            data=crops(*self.size, seed=0),
+            source=source,
+            spec=spec,
+            labelled=None,
+            origin=Origin(),
+            data_info=(),
+            crops=RunCrops(self.out),
         )
+        return fit(start_run(session, on_cpu(), self.out), session, on_cpu())
 
     def fails(self, error: type[AdaptError], message: str, *, good_rounds: int = 1) -> None:
         """The run ends by `error`; its folder has the network as it was before."""

@@ -23,12 +23,12 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.listing import NOT_LEARNED  # noqa: E402
 from adapt.training.extraction import MIN_CAMERA_CROPS  # noqa: E402
 from adapt.types import FeatureTable, RoundOf  # noqa: E402
-from adapt.workflows.fit import Machine  # noqa: E402
-from adapt.workflows.training import adapt, pretrain  # noqa: E402
+from adapt.workflows.adapt import adapt  # noqa: E402
+from adapt.workflows.pretrain import pretrain  # noqa: E402
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet  # noqa: E402
-from models.image import Preprocessing  # noqa: E402
 from models.manifest import ModelCard  # noqa: E402
 from tests.support.graph_kinds import kinds  # noqa: E402
+from tests.support.specs import SIZE, adapt_spec, on_cpu, pretrain_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -37,8 +37,6 @@ BACKBONE = "resnet18_ibn_a"
 """Its last stage is without IBN, so its blocks are of both kinds."""
 
 PEOPLE, CAMERAS, EACH = 8, 2, 4
-MACHINE = Machine(torch.device("cpu"), seed=1)
-SIZE = Preprocessing(height=32, width=16)
 TINY = (
     *("schedule.rounds=2", "schedule.iterations=1", "schedule.passes=0", "augment.pad=1"),
     *("batch.identities=4", "batch.instances=2", "batch.ghost=0"),
@@ -82,17 +80,7 @@ class World:
             schedule=Schedule(rounds=1, iterations=1),
             batch=BatchShape(identities=3, instances=2),
         )
-        pretrain(
-            [self.source],
-            splits=("train",),
-            backbone=BACKBONE,
-            weights=None,
-            preprocessing=SIZE,
-            recipe=recipe,
-            recipe_name="test",
-            out=out,
-            machine=Machine(torch.device("cpu"), seed),
-        )
+        pretrain(pretrain_spec(self.source, seed, backbone=BACKBONE, recipe=recipe), on_cpu(), out)
         return out
 
     def adapted(self, name: str, site: Path) -> Run:
@@ -102,17 +90,10 @@ class World:
             return Run.open(out)
         given = (*TINY, *OWN.get(name, ()))
         recipe = load_recipe(f"{name}_small", method=name, overrides=given)
-        inits = recipe.options.students_wanted(METHODS[name].students_wanted)
-        adapt(
-            site,
-            camera_pattern=None,
-            inits=[self.init(n) for n in range(1, inits + 1)],
-            recipe=recipe,
-            recipe_name="test",
-            out=out,
-            machine=MACHINE,
-            sources=[self.source] if recipe.options.source_wanted() else (),
-        )
+        wanted = recipe.options.students_wanted(METHODS[name].students_wanted)
+        inits = [self.init(n) for n in range(1, wanted + 1)]
+        sources = (self.source,) if recipe.options.source_wanted() else ()
+        adapt(adapt_spec(site, inits, recipe, sources=sources), on_cpu(), out)
         return Run.open(out)
 
 

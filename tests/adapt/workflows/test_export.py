@@ -20,7 +20,7 @@ import torch
 
 from adapt.errors import ExportError, RunError
 from adapt.runs.folder import Run
-from adapt.runs.info import DataInfo, RunInfo
+from adapt.runs.info import DataInfo
 from adapt.workflows import export
 from adapt.workflows.export import bundle_name, export_bundle, export_run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
@@ -31,6 +31,7 @@ from models.image import Preprocessing
 from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 from tests.support.graph_kinds import kinds, shorten
+from tests.support.tiny_runs import info as run_info
 
 HEIGHT, WIDTH = 64, 32
 EXPORTED = ("resnet18", "resnet18_ibn_a", "resnet50_mmt", "resnet50_ibn_a_fastreid", "mobilenet_v2")
@@ -246,19 +247,10 @@ def run(net: ReIDNet, tmp_path: Path) -> Run:
     data = DataInfo(
         root="crops", role="target", fingerprint="f" * 64, crops=9, cameras=("a",), dropped={}
     )
-    info = RunInfo(
-        kind="adapt",
-        method="mmt",
+    info = run_info(
         backbone="resnet18",
         preprocessing=Preprocessing(height=HEIGHT, width=WIDTH),
-        recipe={},
-        recipe_name="small",
-        seed=1,
-        init=(),
         data=(data, data.model_copy(update={"role": "validation", "fingerprint": "e" * 64})),
-        device="cpu",
-        versions={},
-        started=datetime(2026, 1, 2, tzinfo=UTC),
     )
     run = Run.create(tmp_path / "run", info)
     run.record({"round": 1, "val_mAP": 0.25, "loss": 1.0}, net)
@@ -320,11 +312,13 @@ def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path
 def test_a_kept_round_is_exported_with_its_own_scores(
     run: Run, net: ReIDNet, tmp_path: Path
 ) -> None:
-    other = Run.create(
-        tmp_path / "kept", run.info.model_copy(update={"rounds": 0, "keep_rounds": True})
+    keeps, forgets = (
+        run.info.spec.model_copy(update={"keep_rounds": keep}) for keep in (True, False)
     )
+    start = run.info.model_copy(update={"rounds": 0, "spec": keeps})
+    other = Run.create(tmp_path / "kept", start)
     other.record({"round": 1, "val_mAP": 0.5}, net)
-    other.info = other.info.model_copy(update={"keep_rounds": False})
+    other.info = other.info.model_copy(update={"spec": forgets})
     later = copy.deepcopy(net)
     with torch.no_grad():
         next(later.backbone.parameters()).neg_()

@@ -25,9 +25,9 @@ from adapt.data.batches.transforms import normalize  # noqa: E402
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.methods.mmt import MMT, MMTOptions  # noqa: E402
 from adapt.training.batches import Draw  # noqa: E402
-from adapt.training.loop import train  # noqa: E402
 from adapt.types import CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.loop import run_loop  # noqa: E402
 
 CPU = torch.device("cpu")
 STEPS, SEED = 3, 5
@@ -55,17 +55,15 @@ def mmt() -> MMT:
 
 def by_the_loop(compute: Compute) -> dict[str, torch.Tensor]:
     method = mmt()
-    rounds = train(
+    rounds = run_loop(
         method,
         crops(),
+        seed=SEED,
         schedule=Schedule(rounds=1, iterations=STEPS),
         batch=SHAPE,
-        augmentation=AUGMENT,
+        augment=AUGMENT,
         optimizer=OPTIMIZER,
-        camera_statistics=False,
         compute=compute,
-        seed=SEED,
-        device=CPU,
     )
     assert len(list(rounds)) == 1
     return tensors(method)

@@ -14,9 +14,8 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.clustering.labels.truth import truth_figures
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
-from adapt.workflows.fit import Machine
-from adapt.workflows.training import adapt
-from benchmarks.methods.runs import CPU
+from adapt.workflows.adapt import adapt
+from tests.support.specs import adapt_spec, on_cpu
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import SHORT, source_run
 
@@ -41,16 +40,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         ("nrmt", "nrmt", site),
         ("elsewhere", "mmt", source),
     ):
-        made[name] = adapt(
-            site / "bounding_box_train",
-            camera_pattern=None,
-            inits=inits,
-            recipe=load_recipe(f"{method}_small", method=method, overrides=(*SHORT, *DBSCAN)),
-            recipe_name="test",
-            out=root / name,
-            machine=Machine(CPU, 1),
-            validation=validation,
-        )
+        recipe = load_recipe(f"{method}_small", method=method, overrides=(*SHORT, *DBSCAN))
+        crops = site / "bounding_box_train"
+        spec = adapt_spec(crops, inits, recipe, validation=validation)
+        made[name] = adapt(spec, on_cpu(), root / name)
     return made
 
 

@@ -20,9 +20,9 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from adapt import __main__ as worker  # noqa: E402
 from adapt.errors import ConfigError, StoppedError, WriteError  # noqa: E402
-from adapt.runs.checkpoints import StopRequest  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.lock import locked  # noqa: E402
+from adapt.runtime.context import StopRequest  # noqa: E402
 from adapt.workflows.job import gate_outcome_of, outcome_of, read_job, run_job  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.files import FileLock  # noqa: E402
@@ -88,8 +88,8 @@ def begun(folder: Path) -> Path:
 def test_from_crops_to_a_bundle_and_what_is_done_is_not_done_again(folder: Path) -> None:
     assert run_job(folder, StopRequest()).state == "finished"
     info = Run.open(folder / "run").info
-    assert (info.state, info.method, info.rounds, info.seed) == ("finished", "mmt", 1, 3)
-    assert info.recipe_name == f"mmt_small ({', '.join(OVERRIDES)})"
+    assert (info.state, info.method, info.rounds, info.spec.seed) == ("finished", "mmt", 1, 3)
+    assert info.spec.recipe_name == f"mmt_small ({', '.join(OVERRIDES)})"
     assert Bundle.open(folder / "bundle").reference == "lobby@2"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert run_job(folder, StopRequest()).state == "finished"
@@ -212,7 +212,7 @@ def test_a_method_takes_as_many_networks_as_it_wants(folder: Path) -> None:
     run_job(changed(folder, method="daal", recipe="daal_small",
                     overrides=[*OVERRIDES, "options.source=none", "schedule.passes=0"]),
             StopRequest())  # fmt: skip
-    assert len(Run.open(folder / "run").info.init) == 1
+    assert len(Run.open(folder / "run").info.origin.inits) == 1
 
 
 @pytest.mark.parametrize(

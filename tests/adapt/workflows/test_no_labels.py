@@ -20,6 +20,7 @@ from adapt.methods.mmt import MMTOptions  # noqa: E402
 from adapt.types import UNLABELLED  # noqa: E402
 from adapt.workflows.session import list_site, read_crops  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
+from tests.support.specs import adapt_spec  # noqa: E402
 from tests.support.tiny_sets import write_duke, write_market, write_msmt17  # noqa: E402
 
 SIZE = Preprocessing(height=32, width=16)
@@ -71,10 +72,11 @@ def test_scrambled_identities_change_nothing(
     write: Callable[[Path], Path], pattern: str | None, tmp_path: Path
 ) -> None:
     target = write(tmp_path)
-    true = read_crops(list_site(target, pattern, 0.0), RECIPE, SIZE)
+    spec = adapt_spec(target, [tmp_path], RECIPE, camera_pattern=pattern)
+    true = read_crops(list_site(spec), RECIPE, SIZE)
     listing = [(s.key, s.path.read_bytes()) for s in read_site(target, pattern).samples]
     scramble(target, pattern)
-    scrambled = read_crops(list_site(target, pattern, 0.0), RECIPE, SIZE)
+    scrambled = read_crops(list_site(spec), RECIPE, SIZE)
     now = [(s.key, s.path.read_bytes()) for s in read_site(target, pattern).samples]
     assert sum(a != b for a, b in zip(listing, now, strict=True)) > len(now) / 2
     np.testing.assert_array_equal(true.images, scrambled.images)

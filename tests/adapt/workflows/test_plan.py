@@ -14,8 +14,8 @@ from adapt.config import BatchShape, Clustering, MethodOptions, Recipe, Schedule
 from adapt.errors import RunError, TooFewCropsError  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.mmt import MMTOptions  # noqa: E402
-from adapt.workflows.fit import Machine  # noqa: E402
 from adapt.workflows.plan import AdaptationPlan, plan_adaptation  # noqa: E402
+from tests.support.specs import adapt_spec, on_cpu  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
@@ -40,16 +40,9 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(target: Path, init: Path, out: Path, **changes: object) -> AdaptationPlan:
-    settings: dict[str, object] = {
-        "camera_pattern": None,
-        "inits": [init],
-        "recipe": MMT,
-        "out": out,
-        "machine": Machine(torch.device("cpu"), 1),
-        "patience": 0,
-        **changes,
-    }
-    return plan_adaptation(target, **settings)  # type: ignore[arg-type]
+    settings = {"recipe": MMT, **changes}
+    spec = adapt_spec(target, [init], **settings)  # type: ignore[arg-type]
+    return plan_adaptation(spec, on_cpu(), out, patience=0)
 
 
 @pytest.fixture(scope="module")

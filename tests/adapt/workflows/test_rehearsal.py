@@ -20,11 +20,12 @@ from adapt.config import (  # noqa: E402
 )
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
 from adapt.methods import METHODS, SiteMethod  # noqa: E402
+from adapt.training.loop import TrainingSession  # noqa: E402
 from adapt.types import CropSet, Sample  # noqa: E402
-from adapt.workflows.rehearsal import MadeUpClusterer, Measured, rehearse, separated  # noqa: E402
+from adapt.workflows.rehearsal import MadeUpClusterer, StepCosts, rehearse, separated  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from tests.support.specs import on_cpu  # noqa: E402
 
-CPU = torch.device("cpu")
 CROPS, HEIGHT, WIDTH = 20, 32, 16
 
 
@@ -39,8 +40,8 @@ def recipe(method: str, **changes: object) -> Recipe:
     )
 
 
-def crops(count: int = CROPS) -> DecodedCrops:
-    samples = tuple(Sample(Path(), str(n), n % 2) for n in range(count))
+def crops(count: int = CROPS, people: int = 1) -> DecodedCrops:
+    samples = tuple(Sample(Path(), str(n), n % 2, n % people) for n in range(count))
     images = np.random.default_rng(0).integers(0, 256, (count, HEIGHT, WIDTH, 3)).astype(np.uint8)
     return DecodedCrops(CropSet(Path(), samples, ("a", "b")), images)
 
@@ -51,18 +52,17 @@ def nets(method: str, how: Recipe) -> list[ReIDNet]:
     return [ReIDNet("resnet18") for _ in range(wanted)]
 
 
-def rehearsed(method: str, **changes: object) -> tuple[Measured, SiteMethod]:
+def rehearsed(method: str, **changes: object) -> tuple[StepCosts, SiteMethod]:
     how = recipe(method, **changes)
     clusterer = MadeUpClusterer(how, seed=1)
     built = METHODS[method](nets(method, how), how.options, clusterer)
     return measured(built, clusterer, how), built
 
 
-def measured(built: SiteMethod, clusterer: MadeUpClusterer, how: Recipe) -> Measured:
-    persons = 5 if how.options.source_wanted() else 0
-    return rehearse(
-        built, clusterer, crops(), how, source_persons=persons, seed=1, device=CPU, patience=0
-    )
+def measured(built: SiteMethod, clusterer: MadeUpClusterer, how: Recipe) -> StepCosts:
+    source = crops(people=5) if how.options.source_wanted() else None
+    session = TrainingSession(built, crops(), source)
+    return rehearse(session, how, on_cpu(), clusterer, seed=1, patience=0)
 
 
 @pytest.mark.parametrize("method", METHODS)

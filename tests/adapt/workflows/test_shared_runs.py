@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 from tests.support.shared_runs import (  # noqa: E402
     ROUNDS,
     STEPS,
-    Outcome,
+    Trained,
     collapsed,
     embed,
     go_on_together,
@@ -29,7 +29,7 @@ def two() -> Iterator[Pair]:
         yield processes
 
 
-def assert_alike(one: Outcome, other: Outcome) -> None:
+def assert_alike(one: Trained, other: Trained) -> None:
     """The same labels; figures up to rounding, which Adam's first steps make larger."""
     assert one.labels == other.labels
     for a, b in zip(one.figures, other.figures, strict=True):

@@ -1,0 +1,104 @@
+"""What a run is asked to do: everything that decides it and is given by its user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from adapt.config import Recipe
+from adapt.data.catalog.splits import Split
+from adapt.errors import ConfigError
+from adapt.recipes import parse_recipe
+from models.image import Preprocessing
+
+
+def _to_recipe(value: Recipe | Mapping[str, Any]) -> Recipe:
+    """A recipe as it is, or read from JSON with the options of its method."""
+    if isinstance(value, Recipe):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("a recipe is a table of sections")
+    return parse_recipe(value)
+
+
+class RunSpec(BaseModel):
+    """All that decides a run, but for the machine; stands whole in run.json.
+
+    kind: `pretrain` on labelled crops, or `adapt` to a site's unlabelled crops.
+    recipe: whole, with every default. recipe_name: its name and what --set changed.
+    backbone, preprocessing: of the network. Pre-training needs both; an adaptation takes them
+        from its `inits`, and `open_session` fills them in.
+    weights: what pre-training starts from: a run folder, or see `models.backbones.weights.
+        load_weights`; None starts from random numbers.
+    inits: run folders of the networks that an adaptation starts from.
+    target: the site's crops, see `adapt.data.catalog.folders.read_site`; no identity is read.
+    camera_pattern: regular expression that finds the camera in a crop's path.
+    hold_back: share of the site's crops to leave out, in [0, 1).
+    sources, splits: labelled folders, each once, and which of their parts to learn from.
+    validation: labelled set scored after each round, for the curves only.
+    keep_rounds: keep the network of every round.
+
+    Raises ConfigError when fields contradict each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["pretrain", "adapt"]
+    recipe: Annotated[Recipe, BeforeValidator(_to_recipe)]
+    recipe_name: str
+    seed: int
+    backbone: str | None = None
+    preprocessing: Preprocessing | None = None
+    weights: str | None = None
+    inits: tuple[Path, ...] = ()
+    target: Path | None = None
+    camera_pattern: str | None = None
+    hold_back: float = 0.0
+    sources: tuple[Path, ...] = ()
+    splits: tuple[Split, ...] = ("train",)
+    validation: Path | None = None
+    keep_rounds: bool = False
+
+    def model_post_init(self, context: object) -> None:
+        """Check what no field can know alone."""
+        if self.seed < 0:
+            raise ConfigError(f"the seed is {self.seed}: give 0 or more")
+        if not 0 <= self.hold_back < 1:
+            raise ConfigError(
+                f"a share to hold back is in [0, 1), as 0.2 for a fifth, not {self.hold_back}"
+            )
+        pretrains = self.kind == "pretrain"
+        if (self.recipe.method == "source") != pretrains:
+            raise ConfigError(
+                f"a recipe of method {self.recipe.method} cannot {self.kind}: pre-training takes "
+                "method source, an adaptation any other"
+            )
+        needed = ("sources", "backbone", "preprocessing") if pretrains else ("target", "inits")
+        unused = ("target", "inits", "camera_pattern", "hold_back") if pretrains else ("weights",)
+        for name in needed:
+            if not getattr(self, name):
+                raise ConfigError(f"a run of {self.kind} needs {name}")
+        for name in unused:
+            if getattr(self, name):
+                raise ConfigError(f"a run of {self.kind} takes no {name}")
+
+    def absolute(self) -> RunSpec:
+        """The same with absolute paths, to be read again from another folder."""
+        return self.model_copy(
+            update={
+                "inits": tuple(path.resolve() for path in self.inits),
+                "target": self.target and self.target.resolve(),
+                "sources": tuple(path.resolve() for path in self.sources),
+                "validation": self.validation and self.validation.resolve(),
+            }
+        )
+
+    def recipe_hash(self) -> str:
+        """sha256 of the recipe's JSON, whatever the order of its fields."""
+        written = self.recipe.model_dump(mode="json")
+        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
