@@ -1,6 +1,7 @@
 """Break the code on purpose, one place at a time, and see whether a test notices.
 
-python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--limit SECONDS] [--out FOLDER]
+python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--limit SECONDS] [--stages N]
+                        [--out FOLDER]
 
 Faults are drawn by the seed, in turn from every room, and put into a copy of the tree, one at a
 time. For each, tests run until one fails: first those that mirror the module, then those that name
@@ -125,19 +126,24 @@ def _in_turn(sources: Iterable[Iterator[Fault]]) -> Iterator[Fault]:
                 yield fault
 
 
+def mirror(path: str) -> str:
+    """The test that mirrors a module."""
+    module = Path(path)
+    return (Path("tests") / module.parent / f"test_{module.stem}.py").as_posix()
+
+
 def stages(root: Path, path: str) -> list[list[str]]:
     """Tests for a module, nearest first: its mirror, those that name it, those of FURTHER.
 
     Each stage has paths relative to `root`, none of them twice; stages without tests are left out.
     """
     module = Path(path)
-    mirror = Path("tests") / module.parent / f"test_{module.stem}.py"
     dotted = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
     named = re.compile(rf"\b{re.escape(dotted)}\b")
     tests = sorted((root / "tests").rglob("test_*.py"))
     room = next((room for room in ROOMS if module.is_relative_to(room)), path)
     wanted = [
-        [mirror],
+        [Path(mirror(path))],
         [t.relative_to(root) for t in tests if named.search(t.read_text(encoding="utf-8"))],
         [Path(name) for name in FURTHER.get(room, [])],
     ]
@@ -154,9 +160,10 @@ def stages(root: Path, path: str) -> list[list[str]]:
 class Tree:
     """A copy of the source tree in which the faults are made, and its tests."""
 
-    def __init__(self, root: Path, limit_s: float) -> None:
+    def __init__(self, root: Path, limit_s: float, count: int | None = None) -> None:
         self.root = root
         self._limit_s = limit_s
+        self._stages = count
         first = FORKS.Process(target=_nothing)  # imports, which no limit counts
         first.start()
         first.join()
@@ -207,9 +214,9 @@ class Tree:
         source = file.read_bytes()
         try:
             file.write_bytes(fault.apply(source))
-            for number, tests in enumerate(stages(self.root, fault.path)):
+            for tests in stages(self.root, fault.path)[: self._stages]:
                 # The tests that mirror a module all count, of the others those that are quick.
-                options = () if number == 0 else ("-m", "not slow")
+                options = () if tests == [mirror(fault.path)] else ("-m", "not slow")
                 ended, by = self.run(tests, *options)
                 # Tests that fail, or take too long, without the fault as well say nothing of it.
                 if ended == "failed" and self._pass_without(fault, source, [by]):
@@ -285,11 +292,15 @@ def run(
     known: dict[str, Result],
     reasons: dict[str, str],
     limit_s: float,
+    count: int | None = None,
 ) -> Iterator[Result]:
-    """Results of faults of `root`, in their order; those that are known are not run again."""
+    """Results of faults of `root`, in their order; those that are known are not run again.
+
+    limit_s: of one stage of tests, in seconds. count: how many stages, all if None.
+    """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         copy_source(root, Path(name) / "tree")
-        tree = Tree(Path(name) / "tree", limit_s)
+        tree = Tree(Path(name) / "tree", limit_s, count)
         for fault in chosen:
             tests = tests_digest(root, fault.path)
             before = known.get(fault.key)
@@ -343,6 +354,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=72, help="how many faults")
     parser.add_argument("--module", action="append", help="only this file or folder; repeatable")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a stage of tests")
+    parser.add_argument("--stages", type=int, help="how many stages of tests; default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants-out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -354,7 +366,9 @@ def main() -> int:
     results = []
     with file.open("a", encoding="utf-8") as out:
         chosen = islice(drawn, options.count)
-        for result in run(ROOT, chosen, known, equivalents(EQUIVALENT), options.limit):
+        for result in run(
+            ROOT, chosen, known, equivalents(EQUIVALENT), options.limit, options.stages
+        ):
             results.append(result)
             out.write(json.dumps(asdict(result)) + "\n")
             out.flush()
