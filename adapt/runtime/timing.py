@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("resight")
@@ -13,8 +13,9 @@ log = logging.getLogger("resight")
 class Stages:
     """Adds up wall-clock seconds by stage; a stage within another counts for itself alone."""
 
-    def __init__(self) -> None:
-        """Nothing was measured yet."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: gives seconds."""
+        self._clock = clock
         self.seconds: dict[str, float] = {}
         self._within = 0.0
 
@@ -24,10 +25,10 @@ class Stages:
         if announcement:
             log.info("== %s: %s", name, announcement)
         around, self._within = self._within, 0.0
-        start = time.monotonic()
+        start = self._clock()
         try:
             yield
         finally:
-            seconds = time.monotonic() - start
+            seconds = self._clock() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds - self._within
             self._within = around + seconds

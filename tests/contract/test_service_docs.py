@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from prometheus_client.metrics import MetricWrapperBase
 
 import cli.serving
 from models.errors import ImageError
@@ -96,15 +97,29 @@ def test_metrics() -> None:
 
 def test_metric_labels() -> None:
     text = section("Metrics")
-    for metric in vars(new_metrics()).values():
-        labels = getattr(metric, "_labelnames", None)
-        if labels is None:
-            continue
-        suffix = "_total" if metric._type == "counter" else ""
-        row = re.search(rf"^\| `{metric._name}{suffix}` \| (.*?) \|", text, re.MULTILINE)
-        assert row, metric._name
+    metrics = [m for m in vars(new_metrics()).values() if isinstance(m, MetricWrapperBase)]
+    assert len(metrics) == len(first_cells("Metrics"))
+    for metric in metrics:
+        (family,) = metric.describe()
+        suffix = "_total" if family.type == "counter" else ""
+        row = re.search(rf"^\| `{family.name}{suffix}` \| (.*?) \|", text, re.MULTILINE)
+        assert row, family.name
         documented = row[1].partition("; ")[2]
-        assert documented == ", ".join(labels), metric._name
+        labels = documented.split(", ") if documented else []
+        assert accepts(metric, labels), (family.name, labels)
+        assert not accepts(metric, [*labels, "other"]), "a metric that accepts all proves nothing"
+
+
+def accepts(metric: MetricWrapperBase, labels: list[str]) -> bool:
+    """Whether these are the labels of a metric, in this order."""
+    if labels:
+        try:
+            metric.labels(*labels)
+        except ValueError:
+            return False
+    # A metric has samples as soon as all its labels have values: each here its own name.
+    values = dict(zip(labels, labels, strict=True))
+    return any(values.items() <= sample.labels.items() for sample in metric.collect()[0].samples)
 
 
 def test_commands() -> None:

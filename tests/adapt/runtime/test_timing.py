@@ -9,28 +9,60 @@ import pytest
 from adapt.runtime.timing import Stages
 
 
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_stages_add_up_and_those_within_count_once(caplog: pytest.LogCaptureFixture) -> None:
-    stages = Stages()
-    start = time.monotonic()
+    clock = Clock()
+    stages = Stages(clock)
     with caplog.at_level("INFO", "resight"), stages("outer", "all of it"):
         with stages("inner"):
-            time.sleep(0.05)
+            clock.now += 2
+        clock.now += 1
         with stages("inner"):
-            time.sleep(0.05)
+            clock.now += 4
             with stages("innermost"):
-                time.sleep(0.03)
-        time.sleep(0.01)
-    whole = time.monotonic() - start
-    assert set(stages.seconds) == {"inner", "innermost", "outer"}
-    assert stages.seconds["inner"] >= 0.1
-    assert stages.seconds["innermost"] >= 0.03
-    assert 0.01 <= stages.seconds["outer"] <= whole - 0.13
-    assert sum(stages.seconds.values()) == pytest.approx(whole, abs=0.01)
+                clock.now += 8
+        clock.now += 16
+    assert stages.seconds == {"inner": 6, "innermost": 8, "outer": 17}
     assert caplog.messages == ["== outer: all of it"]
 
 
-def test_a_stage_that_fails_is_counted() -> None:
+def test_a_stage_after_another_starts_anew() -> None:
+    clock = Clock()
+    stages = Stages(clock)
+    for seconds in (1, 2):
+        with stages("first"), stages("within"):
+            clock.now += seconds
+    with stages("second"):
+        clock.now += 4
+    assert stages.seconds == {"first": 0, "within": 3, "second": 4}
+
+
+def test_by_default_the_seconds_are_those_of_the_wall() -> None:
     stages = Stages()
-    with pytest.raises(KeyError), stages("broken"):
-        raise KeyError
-    assert "broken" in stages.seconds
+    before = time.monotonic()
+    with stages("asleep"):
+        time.sleep(0.05)
+    assert 0.05 <= stages.seconds["asleep"] <= time.monotonic() - before
+
+
+def test_a_stage_that_fails_is_counted() -> None:
+    clock = Clock()
+    stages = Stages(clock)
+
+    def fail() -> None:
+        with stages("broken"):
+            clock.now += 3
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert stages.seconds == {"broken": 3}
