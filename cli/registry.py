@@ -193,7 +193,7 @@ def models_wrap(
 ) -> None:
     """Make a bundle from a foreign ONNX model. Needs the package onnx."""
     from models.foreign_graph import InputConvention
-    from models.wrap import wrap_onnx
+    from models.wrap import GraphOptions, wrap_onnx
 
     bundle = wrap_onnx(
         onnx,
@@ -202,9 +202,8 @@ def models_wrap(
         version=version,
         created=datetime.now(UTC),
         convention=InputConvention(channel_order=channel_order, scale=scale, mean=mean, std=std),
-        height=height,
-        width=width,
-        interpolation=interpolation,
-        output=output,
+        options=GraphOptions(
+            height=height, width=width, interpolation=interpolation, output=output
+        ),
     )
     typer.echo(f"wrapped {onnx} as {bundle.reference} ({bundle.manifest.dimension}-d): {out}")

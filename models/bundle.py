@@ -5,7 +5,7 @@
     selftest/images.npy   uint8 (n,H,W,3)
     selftest/vectors.npy  float32 (n,D), what the model gives for them
 
-No torch, no onnx, no pickle: whoever only serves a bundle needs numpy and pydantic.
+No torch, no onnx, no pickle: serving a bundle needs numpy and pydantic only.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose manifest holds; `verify` and `check_self_test` look further.
+    """A bundle on disk whose manifest is valid; `verify` and `check_self_test` look further.
 
     digest: sha256 of manifest.json, and so of the content of the whole bundle.
     """
@@ -69,7 +69,7 @@ class Bundle:
 
         Raises:
             BundleNotFoundError: no folder with a manifest at `path`.
-            ManifestInvalidError: the manifest does not hold, or a file it names is missing.
+            ManifestInvalidError: the manifest is invalid, or a file it names is missing.
         """
         file = path / MANIFEST_FILE
         if not is_plain_file(path, MANIFEST_FILE):
@@ -82,7 +82,7 @@ class Bundle:
             manifest = Manifest.model_validate_json(raw)
         except ValidationError as error:
             raise ManifestInvalidError(
-                f"{file} does not hold: {explain(error)}; export the bundle again"
+                f"{file} is invalid: {explain(error)}; export the bundle again"
             ) from error
         bundle = cls(path, manifest, hashlib.sha256(raw).hexdigest())
         for name in manifest.files:

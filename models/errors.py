@@ -10,7 +10,7 @@ ModelError
 ├── BundleError                   a bundle folder that cannot be used
 │   ├── BundleNotFoundError       no bundle at this path
 │   ├── BundleExistsError         the target of a write is taken
-│   ├── ManifestInvalidError      manifest.json does not hold
+│   ├── ManifestInvalidError      manifest.json is invalid
 │   ├── BundleHashMismatchError   files differ from the manifest
 │   └── SelfTestFailedError       the vectors differ from the recorded ones
 ├── RegistryError                 the folder of bundles
@@ -89,7 +89,7 @@ class BundleExistsError(BundleError):
 
 
 class ManifestInvalidError(BundleError):
-    """manifest.json does not hold."""
+    """manifest.json is invalid."""
 
     reason = "BUNDLE_MANIFEST_INVALID"
 

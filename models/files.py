@@ -26,7 +26,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Fill a hidden folder beside `target`, then rename it to `target` in one step.
 
     Raises:
-        FileExistsError: `target` was made by somebody else meanwhile.
+        FileExistsError: `target` was made by another process meanwhile.
     """
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     try:

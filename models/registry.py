@@ -1,4 +1,4 @@
-"""A folder of bundles with versions: ROOT/NAME/VERSION, and beside those that were judged
+"""A folder of bundles with versions: ROOT/NAME/VERSION, and the gate's report on a version in
 ROOT/NAME/VERSION.gate.json. No torch.
 
 Several processes may add at once (one lock file); readers need no lock, because a version appears
@@ -21,6 +21,7 @@ from models.errors import (
     ModelConflictError,
     ModelNotFoundError,
     ModelReferenceError,
+    RegistryError,
 )
 from models.files import FileLock, atomic_folder, sync_directory, write_synced
 from models.job_contract import GateVerdict
@@ -98,14 +99,14 @@ class Registry:
 
         Args:
             path: of the bundle.
-            verdict: what `resight gate --json` wrote of it, None if it was not judged.
+            verdict: the gate's report on it as JSON, None if the gate did not judge it.
 
         Returns:
             The bundle inside the registry.
 
         Raises:
             BundleError: the bundle at `path` is absent, invalid or damaged.
-            ModelConflictError: this name@version is here with other content.
+            ModelConflictError: this name@version is registered with other content.
         """
         source = Bundle.open(path)
         source.verify()
@@ -113,7 +114,7 @@ class Registry:
         with self._lock():
             target.parent.mkdir(exist_ok=True)
             sync_directory(self.root)
-            # Under the lock nobody else is writing: hidden folders are left from a crash.
+            # Under the lock no other process writes: hidden folders are left from a crash.
             for leftover in target.parent.glob(".*.tmp-*"):
                 shutil.rmtree(leftover)
             if target.exists():
@@ -127,7 +128,7 @@ class Registry:
                     raise BundleHashMismatchError(
                         f"{path} changed while it was copied; add it again"
                     )
-                # Before the model appears: who sees it, sees how it was judged.
+                # Before the model appears: a reader that sees it sees its verdict, too.
                 self._keep_verdict(target, verdict)
         return Bundle.open(target)
 
@@ -148,7 +149,7 @@ class Registry:
         return Origin(gate.verdict, gate.adaptation)
 
     def references(self) -> tuple[ModelReference, ...]:
-        """All models, names in alphabetical order, versions oldest to newest."""
+        """All models, names in alphabetical order, versions oldest to newest; RegistryError."""
         return tuple(
             ModelReference(name.name, version)
             for name in sorted(_folders(self.root, NAME_PATTERN))
@@ -172,7 +173,8 @@ class Registry:
         Raises:
             ModelReferenceError: `reference` is neither.
             ModelNotFoundError: nothing of that name or version is here.
-            BundleError: it is here, and does not hold.
+            BundleError: it is here, and invalid or damaged.
+            RegistryError: the folder of bundles cannot be read.
         """
         wanted = ModelReference.parse(reference)
         versions = self._versions(wanted.name)
@@ -186,7 +188,7 @@ class Registry:
         bundle = Bundle.open(self._folder(wanted.name, version))
         if bundle.reference != f"{wanted.name}@{version}":
             raise BundleHashMismatchError(
-                f"{bundle.path} holds {bundle.reference}; somebody moved it: remove the folder "
+                f"{bundle.path} holds {bundle.reference}: it was moved; remove the folder "
                 "and add the bundle again"
             )
         return bundle
@@ -239,6 +241,13 @@ def _verdict_file(folder: Path) -> Path:
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
-    if not root.is_dir():
+    """Folders below `root` of such names, none where `root` is absent. Raises RegistryError."""
+    try:
+        entries = list(root.iterdir())
+    except FileNotFoundError:
         return []
-    return [path for path in root.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)]
+    except OSError as error:
+        raise RegistryError(
+            f"{root} cannot be read: {error.strerror}; give a folder that this user may read"
+        ) from None
+    return [path for path in entries if path.is_dir() and re.fullmatch(pattern, path.name)]

@@ -1,4 +1,4 @@
-"""Somebody else's ONNX re-ID model -> bundle. Needs onnx and onnxruntime, not torch.
+"""A foreign ONNX re-ID model -> bundle. Needs onnx and onnxruntime, not torch.
 
     e = f(transpose((scale x - mean) / std)),   embedding = e / max(||e||, 1e-12)
 
@@ -11,7 +11,7 @@ graph before this second change, run image by image.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,28 @@ except ImportError as _missing:
         "install them with `pip install onnx onnxruntime`"
     ) from _missing
 
+PIXELS_AS_THEY_ARE = InputConvention()
+
 MAX_DIFFERENCE = 1e-4
 """Largest absolute difference of any component of the unit vectors from those image by image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """What a graph may leave open.
+
+    height, width: input size in pixels; needed where the graph does not state it.
+    interpolation: how crops are resized, as in the model's training.
+    output: name of the embedding; needed where the graph has several outputs.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    interpolation: Interpolation = "area"
+    output: str | None = None
+
+
+DEFAULTS = GraphOptions()
 
 
 def wrap_onnx(
@@ -55,11 +75,8 @@ def wrap_onnx(
     name: str,
     version: str,
     created: datetime,
-    convention: InputConvention | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    interpolation: Interpolation = "area",
-    output: str | None = None,
+    convention: InputConvention = PIXELS_AS_THEY_ARE,
+    options: GraphOptions = DEFAULTS,
 ) -> Bundle:
     """Make a bundle of a foreign ONNX model.
 
@@ -69,9 +86,7 @@ def wrap_onnx(
         name, version: identity of the bundle.
         created: time of making, with time zone.
         convention: what the model expects of its pixels; RGB in 0..255 by default.
-        height, width: input size in pixels; needed where the graph does not state it.
-        interpolation: how crops are resized, as in the model's training.
-        output: name of the output to use; needed where the graph has several.
+        options: what the graph leaves open.
 
     Returns:
         The bundle; it gives the original's vectors, as the ONNX standard defines them, normalized,
@@ -82,16 +97,17 @@ def wrap_onnx(
         BundleError: `out` is taken.
     """
     refuse_taken(out)
-    convention = convention or InputConvention()
     read = _read(onnx_path)
-    size = _input_size(read, height, width)
-    chosen = _choose_output(read, output)
+    size = _input_size(read, options.height, options.width)
+    chosen = _choose_output(read, options.output)
     try:
         card = ModelCard(
             name=name,
             version=version,
             backbone=onnx_path.stem,
-            preprocessing=Preprocessing(height=size[0], width=size[1], interpolation=interpolation),
+            preprocessing=Preprocessing(
+                height=size[0], width=size[1], interpolation=options.interpolation
+            ),
             method="foreign",
             created=created,
             foreign=ForeignSource(
@@ -152,7 +168,7 @@ def _input_size(model: onnx.ModelProto, height: int | None, width: int | None) -
 
 def _side(side: str, stated: int, asked: int | None) -> int:
     if stated and asked and stated != asked:
-        raise WrapError(f"the model's {side} is fixed at {stated}; {asked} was asked for")
+        raise WrapError(f"the model's {side} is fixed at {stated}, not {asked}: leave it out")
     if not stated and not asked:
         raise WrapError(f"the model does not fix its {side}; say which {side} it was trained with")
     return stated or asked or 0

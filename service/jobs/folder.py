@@ -101,13 +101,13 @@ class JobFolder:
         """Remove the crops of an adaptation that is over, as files and decoded, and large files.
 
         Crops must not outlive the adaptation: they may be of a person whose sightings are deleted.
-        Log, run and verdict stay, and the bundle of a failed adaptation.
+        Log, run and verdict stay, and the bundle of a failed adaptation. Raises OSError.
         """
-        shutil.rmtree(self.crops, ignore_errors=True)
+        _remove_folder(self.crops)
         for name in RESUME_FILES:  # left where the run was not over
             (self.run / name).unlink(missing_ok=True)
         if state is not JobState.FAILED:  # it is in the registry, or was cancelled
-            shutil.rmtree(self.bundle, ignore_errors=True)
+            _remove_folder(self.bundle)
 
     def discard_outcome(self) -> None:
         """Remove the outcome of an earlier process."""
@@ -178,8 +178,16 @@ def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
     names = {path.name for path in root.iterdir()} if root.is_dir() else set()
     for name in names & states.keys():
         if states[name].over:
-            JobFolder(root / name).tidy(states[name])
+            try:
+                JobFolder(root / name).tidy(states[name])
+            except OSError as error:
+                log.warning("%s cannot be tidied, remove its crops by hand: %s", root / name, error)
     return names - states.keys()
+
+
+def _remove_folder(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        shutil.rmtree(path)
 
 
 def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.errors import DamagedFileError, ModelConflictError, ModelError
+from models.errors import DamagedFileError, ModelConflictError, ModelError, RegistryError
 from models.job_contract import (
     MIN_GATE_CROPS,
     NEEDS_SOURCES,
@@ -108,6 +108,8 @@ class JobRunner:
                 await asyncio.to_thread(self.prepare)
             failed = await self._train()
             return failed or await self._deliver()
+        except RegistryError as error:
+            return JobResult(JobState.FAILED, JobReason.REGISTRY_REFUSED, str(error))
         except (OSError, DamagedFileError) as error:
             return JobResult(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
 

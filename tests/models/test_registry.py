@@ -17,6 +17,7 @@ from models.errors import (
     ModelConflictError,
     ModelNotFoundError,
     ModelReferenceError,
+    RegistryError,
 )
 from models.registry import DAMAGED, ModelReference, Origin, Registry, version_key
 
@@ -286,3 +287,17 @@ def test_of_two_processes_with_other_content_one_wins(
     assert sorted(codes) == [0, 7]
     winner = Bundle.open((one, two)[codes.index(0)])
     assert registry.verify("toy@1").digest == winner.digest
+
+
+def test_a_registry_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    calls: list[Callable[[Registry], object]] = [
+        Registry.references,
+        lambda registry: registry.next_version("toy"),
+        lambda registry: registry.resolve("toy"),
+    ]
+    for call in calls:
+        with pytest.raises(RegistryError, match=rf"{file}.* cannot be read: Not a directory"):
+            call(Registry(file))
+    assert Registry(tmp_path / "absent").references() == ()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from models.bundle import Bundle, check_self_test, write_bundle
 from models.errors import BundleExistsError, SelfTestFailedError, WrapError
 from models.foreign_graph import InputConvention
 from models.manifest import ModelCard
-from models.wrap import wrap_onnx
+from models.wrap import GraphOptions, wrap_onnx
 
 REAL_DATA = Path(
     os.environ.get("RESIGHT_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data")
@@ -117,13 +118,16 @@ TAILS = {
 
 
 def wrap(path: Path, out: Path, **changes: Any) -> Bundle:
-    options: dict[str, Any] = {
+    given: dict[str, Any] = {
         "name": "foreign",
         "version": "1",
         "created": datetime(2026, 1, 2, tzinfo=UTC),
         "convention": CONVENTION,
     }
-    return wrap_onnx(path, out, **(options | changes))
+    of_graph = {field.name for field in fields(GraphOptions)}
+    options = GraphOptions(**{name: changes[name] for name in of_graph & changes.keys()})
+    rest = {name: value for name, value in changes.items() if name not in of_graph}
+    return wrap_onnx(path, out, options=options, **(given | rest))
 
 
 def embedder(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -186,6 +186,20 @@ def test_crops_are_gone_when_it_is_over(folder: JobFolder) -> None:
     assert tidy_all(root / "nowhere", {}) == set()
 
 
+def test_crops_that_cannot_be_removed_are_reported_and_hold_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        JobFolder(tmp_path / name).prepare([[seen(1, "door")]], JOB)
+    crops = JobFolder(tmp_path / "one").crops
+    crops.rename(tmp_path / "elsewhere")
+    crops.symlink_to(tmp_path / "elsewhere")  # a link is not followed
+    tidy_all(tmp_path, {"one": JobState.CANCELLED, "two": JobState.CANCELLED})
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'one'} cannot be tidied, remove its crops by hand")
+    assert not JobFolder(tmp_path / "two").crops.exists()
+
+
 def test_only_folders_that_are_named_are_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
