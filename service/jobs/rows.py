@@ -90,7 +90,7 @@ class JobRows:
             return [_from_row(row) for row in connection.execute(query)]
 
     def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
-        """The kept crops of a site in the order of enrolment, `_CROPS_AT_A_TIME` in each list.
+        """The kept crops of a site in the order of enrollment, `_CROPS_AT_A_TIME` in each list.
 
         They come with what a camera knows: no identity, no sighting id, no attributes.
         """

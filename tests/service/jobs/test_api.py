@@ -83,7 +83,11 @@ async def test_a_round_that_is_done_over_again_is_told_once(
     async with asyncio.timeout(10):
         while told != [1, 2]:
             await asyncio.sleep(POLL_S)
-        for rounds in ([1], [1, 2], [1, 2, 3]):  # it died in round 3, and went on from round 1
+        for rounds in (
+            [1],
+            [1, 2],
+            [1, 2, 3],
+        ):  # it crashed in round 3, and was resumed from round 1
             write_rounds(folder, rounds)
             await asyncio.sleep(0.2)
         rows.finish(job, JobResult(JobState.FAILED), NOW).result(10)

@@ -68,7 +68,7 @@ def test_the_same_track_of_two_cameras_is_two(folder: JobFolder) -> None:
 
 
 def test_names_that_differ_in_blanks_only_stay_apart(folder: JobFolder) -> None:
-    """Enrolled before such names were refused; whoever reads a manifest strips its cells."""
+    """Enrolled before such names were refused; readers of manifests strip their cells."""
     names = ["c1", "c1 ", " ", '"c1 "', '"', "\u3000c1", "c 1"]
     folder.prepare([[seen(n, name, track=name) for n, name in enumerate(names)]], JOB)
     cameras = [row["camera"].strip() for row in manifest(folder)]
