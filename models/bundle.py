@@ -170,7 +170,7 @@ def write_bundle(
 
     Raises:
         BundleExistsError: `out` is taken.
-        ManifestInvalidError: images and vectors are not self-test.
+        ManifestInvalidError: images and vectors are not a self-test.
     """
     refuse_taken(out)
     _check_self_test(images, vectors, card.preprocessing, _MIN_TOLERANCE)
