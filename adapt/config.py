@@ -67,8 +67,8 @@ class Augmentation(_Section):
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")
     erase: float = Field(0.5, ge=0, le=1, description="probability of random erasing")
-    erase_area_min: float = Field(0.02, gt=0, lt=1, description="least share of the image erased")
-    erase_area_max: float = Field(0.4, gt=0, lt=1, description="largest share of the image erased")
+    erase_area_min: float = Field(0.02, gt=0, lt=1, description="minimum share of the image erased")
+    erase_area_max: float = Field(0.4, gt=0, lt=1, description="maximum share of the image erased")
     erase_aspect: float = Field(
         0.3, gt=0, le=1, description="height/width drawn from [this, 1/this]"
     )
@@ -97,19 +97,19 @@ class OptimizerSettings(_Section):
         1.0,
         gt=0,
         allow_inf_nan=False,
-        description="factor of lr for layers outside the backbone, new to ImageNet's weights",
+        description="factor of lr for layers outside the backbone, which ImageNet's weights lack",
     )
 
 
 class Compute(_Section):
-    """In what numbers, and by what code, networks are computed."""
+    """Precision of the networks, and whether they are compiled."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the trunks' matrix products; auto: bfloat16 on a GPU that has it, else "
         "float32",
     )
-    compile: bool = Field(False, description="let torch.compile make code for training's trunks")
+    compile: bool = Field(False, description="compile the trunks that train with torch.compile")
 
 
 class Clustering(_Section):
@@ -118,8 +118,8 @@ class Clustering(_Section):
     algorithm: Literal["kmeans", "dbscan", "hdbscan"] = "kmeans"
     camera_centering: bool | Literal["auto"] = Field(
         "auto",
-        description="take each camera's mean feature away before clustering; auto: where images "
-        "of one camera are neighbors oftener than by chance",
+        description="subtract each camera's mean feature before clustering; auto: where images "
+        "of one camera are neighbors more often than by chance",
     )
     camera_statistics: bool = Field(
         True, description="extract each camera's features with its own batch-norm statistics"
@@ -140,43 +140,43 @@ class Clustering(_Section):
     min_samples: int = Field(
         4, ge=1, description="neighbors of a core point (dbscan: itself included)"
     )
-    min_cluster_size: int = Field(8, ge=2, description="fewest images of a cluster (hdbscan)")
+    min_cluster_size: int = Field(8, ge=2, description="minimum images of a cluster (hdbscan)")
 
     @property
     def smallest_cluster(self) -> int:
-        """Images below which no cluster is expected; k-means with a K of its own may leave one."""
+        """Images of the smallest cluster to expect; k-means with a given K may leave one image."""
         mean = 4 if self.clusters == "auto" else 1
-        fewest = {"kmeans": mean, "dbscan": self.min_samples, "hdbscan": self.min_cluster_size}
-        return fewest[self.algorithm]
+        smallest = {"kmeans": mean, "dbscan": self.min_samples, "hdbscan": self.min_cluster_size}
+        return smallest[self.algorithm]
 
 
 class Thinning(_Section):
-    """Which crops of a track are enough; crops without a track all stay."""
+    """Which crops of a track are used; crops without a track all are."""
 
     difference: float = Field(
         10.0,
         ge=0,
         le=255,
-        description="gray levels of 255 by which small pictures of a track's crops have to differ "
-        "on average; 0: none are left out as near-duplicates",
+        description="mean difference in gray levels of 255 below which small pictures of two crops "
+        "of a track count as near-duplicates; 0: none do",
     )
-    per_track: int = Field(10, ge=0, description="most crops of a track; 0: all")
+    per_track: int = Field(10, ge=0, description="maximum crops of a track; 0: all")
 
 
 class MethodOptions(_Section):
-    """Base of what one method alone knows; each method file defines its own."""
+    """Base class of the options of one method; each method file defines its own."""
 
     def students_wanted(self, most: int) -> int:
-        """How many source-trained networks these options leave of the method's `most`."""
+        """Number of source-trained networks with these options; `most` is the method's own."""
         return most
 
     def source_wanted(self) -> bool:
-        """Whether these options let the method learn from labelled source crops, too."""
+        """Whether the method learns from labelled source crops, too, with these options."""
         return False
 
 
 class Recipe(_Section):
-    """Everything that decides a run, but for the data, the seed and the initial networks.
+    """All settings of a run, except the data, the seed and the initial networks.
 
     source: where the values come from (paper and table), for people.
     """

@@ -1,4 +1,4 @@
-"""What travels between the rooms of `adapt`: small frozen records that check themselves.
+"""Records that the packages of `adapt` exchange: small, frozen, checked by their constructors.
 
 Shapes: N images, D embedding dimensions, B images of a batch, H x W pixels.
 """
@@ -52,7 +52,7 @@ class Sample:
 class Dropped:
     """A file that was left out of a `CropSet`, and why.
 
-    image: False when its name already says that it is none.
+    image: False when its name already says that it is not an image.
     """
 
     key: str
@@ -66,7 +66,7 @@ class CropSet:
 
     cameras: camera names; `Sample.camera` indexes it. One entry when cameras are unknown.
     fingerprint: sha256 over (key, content) of all crops that were read, and over (camera, track,
-        time) of those of a manifest: the identity of the data.
+        time) of those of a manifest: it identifies the data.
     manifest: name of the file that lists the crops; empty where a folder was searched.
     held_back: crops left out so that models can be judged by them.
     thinned: crops left out because their track has others like them.
@@ -116,7 +116,7 @@ class CropSet:
 
 
 FloatAllocator = Callable[[tuple[int, ...]], NDArray[np.float32]]
-"""Makes an array of zeros of a shape, for embeddings to lie in."""
+"""Allocates an array of zeros of a given shape, for embeddings."""
 
 _BLOCK = 8192
 
@@ -131,7 +131,7 @@ class FeatureTable:
     """Embeddings of one `CropSet` under one or more networks.
 
     features: one (N, D) float32 matrix of L2-normalized embeddings per network; may be none.
-    cameras: (N,) int64 camera codes. allocate: where their mean comes to lie.
+    cameras: (N,) int64 camera codes. allocate: allocates their mean.
     """
 
     features: tuple[NDArray[np.float32], ...]
@@ -163,8 +163,8 @@ class PseudoLabels:
     """A partition of N images into clusters 0..K-1 and outliers.
 
     labels: (N,) int64; contiguous ids 0..K-1, `OUTLIER` for images in no cluster.
-    rule: how they came about, for people ("kmeans K=29", "dbscan eps=0.412 ...").
-    warnings: what is odd about how they came about, for people.
+    rule: how they were made, for people ("kmeans K=29", "dbscan eps=0.412 ...").
+    warnings: of how they were made, for people.
     radius: of DBSCAN, in re-ranked distance; None where there is none.
     """
 

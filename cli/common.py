@@ -34,11 +34,6 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value))
 
 
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """A count with its noun: "1 cluster", "2 clusters"; nouns: an irregular plural."""
-    return f"{count} {noun if count == 1 else nouns or f'{noun}s'}"
-
-
 def short_time(moment: datetime) -> str:
     """UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

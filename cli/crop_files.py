@@ -18,7 +18,7 @@ from service.errors import BadSightingError
 from service.types import NewSighting
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Nothing above this can be a crop; it is not even read."""
+"""A larger file cannot be a crop, and is not read."""
 
 
 @dataclass(frozen=True, slots=True)

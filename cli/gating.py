@@ -68,7 +68,7 @@ def _refuse_loss(file: Path) -> None:
             earlier = False
     if not earlier:
         raise typer.BadParameter(
-            f"--json {file} is there and is no verdict of a gate: give a new file, or an earlier "
+            f"--json {file} exists and is not a verdict of a gate: give a new file, or an earlier "
             "verdict that ends in .json"
         )
 

@@ -11,10 +11,10 @@ from adapt.errors import NonFiniteFeaturesError
 from adapt.types import FloatAllocator, allocate_floats
 
 MIN_CENTERED_LENGTH = 1e-6
-"""A difference from the mean shorter than this has no direction worth keeping."""
+"""A difference from the mean shorter than this has no usable direction."""
 
 CENTERING_ROWS = 4096
-"""Rows held in float64 at a time: features may be gigabytes, and lie on disk."""
+"""Rows held in float64 at a time: features may be gigabytes, on disk."""
 
 
 def center_cameras(
@@ -22,7 +22,7 @@ def center_cameras(
     cameras: NDArray[np.int64],
     allocate: FloatAllocator = allocate_floats,
 ) -> NDArray[np.float32]:
-    """Take each camera's mean feature away, so that images compare across cameras.
+    """Subtract each camera's mean feature, so that images compare across cameras.
 
         g_i = f_i - mean of f_j over c_j = c_i,    returned: g_i / |g_i|
 
@@ -32,7 +32,7 @@ def center_cameras(
     Args:
         features: (N, D) floating point.
         cameras: (N,) camera codes.
-        allocate: where the result comes to lie.
+        allocate: allocates the result.
 
     Returns:
         (N, D) float32, rows of length 1 (a zero row of `features` may stay zero).

@@ -35,7 +35,7 @@ MIN_BIAS = 0.1
 """Camera bias from which on `auto` centers."""
 
 MIN_CROPS_TO_CENTER = 32
-"""Crops that two cameras need before `auto` trusts their means."""
+"""Crops that each of two cameras needs before `auto` centers by their means."""
 
 
 class Clusterer:
@@ -55,9 +55,9 @@ class Clusterer:
         allocate: FloatAllocator = allocate_floats,
     ) -> None:
         """Args:
-        identities_per_batch: P, the fewest clusters that `clusters = auto` may ask for.
+        identities_per_batch: P, the minimum of clusters that `clusters = auto` may ask for.
         device: a GPU for the neighbor graph; all CPU cores unless given.
-        allocate: where copies of the features come to lie.
+        allocate: allocates copies of the features.
         """
         self._settings = settings
         self._identities = identities_per_batch
@@ -74,7 +74,7 @@ class Clusterer:
         return self.label(self.graph(features, cameras))
 
     def graph(self, features: NDArray[np.float32], cameras: NDArray[np.int64]) -> JaccardGraph:
-        """Measure distances; for methods that do something with them before they are clustered."""
+        """Measure distances; for methods that change them before they are clustered."""
         _check(features, cameras)
         centering = self._settings.camera_centering
         if centering is True:
@@ -95,7 +95,7 @@ class Clusterer:
         )
 
     def require_distances(self) -> None:
-        """Raise ConfigError where `label` could not be asked: k-means needs features."""
+        """Raise ConfigError where `label` cannot be used: k-means needs features."""
         if self._settings.algorithm == "kmeans":
             raise ConfigError(
                 "this method clusters distances and k-means features: set clustering.algorithm to "
@@ -143,7 +143,7 @@ class Clusterer:
         return replace(labels, rule=rule, warnings=warnings, radius=self.radius)
 
     def _find_radius(self, graph: DistanceGraph) -> tuple[float, tuple[str, ...]]:
-        """The radius, and what is odd about it."""
+        """The radius, and warnings about it."""
         s = self._settings
         if s.radius == "auto":
             choice = auto_radius(graph, min_samples=s.min_samples, neighbors=s.k1)

@@ -1,4 +1,4 @@
-"""How sure a difference of two models is, of mAP or of another mean."""
+"""Bootstrap intervals of the difference of two models, in mAP or another mean."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def load_feature_file(path: Path) -> RetrievalSet:
         The arrays, strings numbered alike in both sets.
 
     Raises:
-        DataError: no .npz file, arrays missing or damaged, or of unusable types. Pickled objects
-            are never loaded.
+        DataError: not an .npz file, arrays missing or damaged, or of unusable types. Pickled
+            objects are never loaded.
     """
     arrays = _read(path)
     features = {name: _floating(path, name, arrays[name]) for name in KEYS if "feat" in name}

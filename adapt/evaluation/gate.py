@@ -84,7 +84,7 @@ class ProxyComparison:
 class GateReport:
     """Verdict on a new model.
 
-    reasons: in words. crops, groups: what it stands on; groups are tracks and crops without one.
+    reasons: in words. crops, groups: that were compared; groups are tracks and crops without one.
     comparisons: of every proxy, empty where nothing was compared.
     """
 
@@ -215,10 +215,10 @@ def vote(low: float, high: float, sign: int) -> int:
 
 def _too_few(crops: int, groups: int, rule: Rule) -> str:
     if crops < rule.min_crops:
-        return f"{crops} crops are too few to judge by, {rule.min_crops} are needed"
+        return f"too few crops to judge by: {crops}, and {rule.min_crops} are needed"
     if groups < rule.min_groups:
         return (
-            f"{groups} tracks and crops without a track are too few to judge by, "
+            f"too few tracks and crops without a track to judge by: {groups}, and "
             f"{rule.min_groups} are needed"
         )
     return ""

@@ -18,8 +18,9 @@ Stage 1, with features of body parts: adapt.methods.source, `parts`.
 
 Departures from the paper (docs/methods/aml.md argues each)
     1. "Density radius 1.6e-3" is read as rho, the share of pairs the radius is the mean of.
-    2. Which clusters merge is decided on the original clusters at once; what hangs together
-       through several pairs becomes one (transitivity). A chain over half the images stops the run.
+    2. Which clusters merge is decided on the original clusters at once; clusters that are
+       connected through several pairs become one (transitivity). A chain over half the images
+       stops the run.
     3. The re-ranked distance is without the original one (lambda 0): k1 20, k2 6. Where it cannot
        order, because nothing is shared, the original one does.
     4. Without cameras the 18 nearest are listed instead of 3 and 15: people with fewer crops than
@@ -31,7 +32,7 @@ Departures from the paper (docs/methods/aml.md argues each)
     7. "Until training converges" is a share of the rounds, `weighted_share`.
     8. Clusters are made anew each round; each classifier then starts from its own network's
        normalized cluster centers, and the optimizer anew.
-    9. Features are evened out between cameras before clustering, as for every method here.
+    9. Features are centered per camera before clustering, as for every method here.
    10. The network kept at the end is chosen by `keep`; the paper does not say which it tests.
    13. Images of an identity come from several cameras (`batch.across_cameras`), as in MMT's code.
 """
@@ -66,8 +67,8 @@ from adapt.types import Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.net import ReIDNet
 
 ONE_CAMERA_WARNING = (
-    "without cameras AML lists the {listed} nearest crops of any: people with more crops than that "
-    "are hardly merged, strangers are where people have fewer; tell cameras apart by "
+    "with one camera AML lists the {listed} nearest crops: people with more crops than that are "
+    "hardly merged, and where people have fewer, strangers are merged; name the cameras with "
     "--camera-pattern, list fewer (options.merge_cross_camera), or set options.labels=original"
 )
 
@@ -145,7 +146,7 @@ class AML(ClusteringMethod[AMLOptions]):
         *,
         alone: bool,
     ) -> NearestLists:
-        """U(a) of (1); of a camera alone, as many images as with several."""
+        """U(a) of (1); with one camera, as many images as with several."""
         nearest, across = self.options.merge_nearest, self.options.merge_cross_camera
         if alone:
             nearest, across = nearest + across, 0

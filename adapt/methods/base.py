@@ -18,13 +18,13 @@ from models.backbones.net import ReIDNet
 class Method(Protocol):
     """A training method: its networks, its labels, its loss and what follows a step.
 
-    The loop (`adapt.training.loop`) owns everything else: extraction, sampling, augmentation, the
+    The loop (`adapt.training.loop`) does everything else: extraction, sampling, augmentation, the
     optimizer, logging and checkpoints.
 
-    Options: the record of hyper-parameters that only this method has.
+    Options: the hyper-parameters that only this method has.
     views: independently augmented views of each batch that `step` wants.
     fresh_optimizer: whether the optimizer starts anew each round; else it keeps the moments of
-        every parameter that is still there (new classifiers have none).
+        every parameter that still exists (new classifiers have none).
     sampling: `identities` for batches of P identities with S crops each, outliers left out;
         `images` for P x S crops drawn from all, outliers among them.
     """
@@ -41,19 +41,19 @@ class Method(Protocol):
         ...
 
     def trained(self) -> Sequence[nn.Module]:
-        """What of these the optimizer changes."""
+        """The networks that the optimizer changes."""
         ...
 
     def extractors(self) -> Sequence[ReIDNet]:
-        """The networks whose embeddings `relabel` wants, in the order of its table."""
+        """The networks whose embeddings `relabel` gets, in the order of its table."""
         ...
 
     def relabel(self, table: FeatureTable, when: RoundOf) -> tuple[PseudoLabels, ...]:
-        """Label the target anew, once or more; called once before the steps of each round."""
+        """Label the target, with one set of labels or more; called before each round's steps."""
         ...
 
     def label_seconds(self) -> Mapping[str, float]:
-        """Seconds that `relabel` has spent so far in stages that are told apart, by their names."""
+        """Seconds that `relabel` has spent so far, by stage."""
         ...
 
     def step(self, batches: tuple[Batch, ...]) -> Losses:
@@ -68,7 +68,7 @@ class Method(Protocol):
         ...
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Look back at a round before it counts: warnings for people.
+        """Check a finished round before it is kept; returns warnings for people.
 
         figures: means of the round's loss terms and stats, by the names they are logged under.
         Raises TrainingError where nothing was learned.
@@ -84,7 +84,7 @@ class Method(Protocol):
         ...
 
     def embedder(self) -> ReIDNet:
-        """The network to keep: evaluated, exported, served."""
+        """The network that is evaluated, exported and served."""
         ...
 
 
@@ -162,10 +162,10 @@ class ClusteringMethod(Generic[OptionsT]):
 
 @runtime_checkable
 class SourceMethod(SiteMethod, Protocol):
-    """A method that learns from labelled source crops, too: its steps get a batch of them."""
+    """A method that also learns from labelled source crops: its steps get a batch of them."""
 
     def start_source(self, center_KD: NDArray[np.float32]) -> None:
-        """Learn, once before training, where each source person's embeddings lie.
+        """Take the mean embedding of each source person, once before training.
 
         center_KD: a row of unit length for each person, in the order of the batches' labels.
         """

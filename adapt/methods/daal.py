@@ -25,7 +25,7 @@ Departures from the paper (docs/methods/daal.md argues each)
        people's embeddings. Both without bias, scaled by `options.start_logit`.
     7. As many source as target images in a step; the optimizer starts anew each round.
     8. The radius of DBSCAN is found in the first round and kept.
-    9. Cameras are evened out before clustering, as in our MMT.
+    9. Features are centered per camera before clustering, as in our MMT.
     10. Learning rates drop at epochs 20, 80, 140 and 200 of a round's 260, as we read it.
     11. The last round is kept.
 """
@@ -122,7 +122,7 @@ class DAAL(ClusteringMethod[DAALOptions]):
         self.heads["source"] = classifier_at(center_KD, self.net, self.options.start_logit)
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """The shared branch, and the heads and the specific branch, which nobody keeps."""
+        """The shared branch, and the heads with the specific branch, which are not kept."""
         return {"theta": self.net, "heads": self.heads}
 
     def trained(self) -> Sequence[nn.Module]:
@@ -170,14 +170,14 @@ class DAAL(ClusteringMethod[DAALOptions]):
         return Losses(terms, stats)
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Warn of soft labels that drown the other losses."""
+        """Warn of soft labels that outweigh the other losses."""
         total = figures.get("weight_sum", 0.0)
         if total < HEAVY:
             return ()
         clusters = len(self._center_KD)
         return (
             f"the soft labels of a crop sum to {total:.1f} on average, usual is 1.5: its features "
-            f"lie on cluster centers, and with {clusters} clusters a weight reaches "
+            f"are on cluster centers, and with {clusters} clusters a weight reaches "
             f"{1 / (MIN_SQUARED_TO_CENTER * clusters):.0f}, so that the source's loss and the "
             "domain loss hardly count; set options.normalize=true",
         )

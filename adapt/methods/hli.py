@@ -191,7 +191,7 @@ class HLI(ClusteringMethod[HLIOptions]):
         return feat_BD
 
     def _update_materials(self, batch: Batch) -> tuple[list[Tensor], dict[str, float | Tensor]]:
-        """Erase what the average of each view looks at most (equation 1)."""
+        """Erase where the activation map of each view's average is largest (equation 1)."""
         o = self.options
         if not o.erase:
             return list(batch.views), {}

@@ -13,9 +13,9 @@ Where the equations live
     (9) their weighted sum          adapt.losses.mutual.mutual_weights, MMT.step
     Algorithm 1                     MMT.relabel, MMT.step, MMT.after_step
 
-Departures from the paper, numbered as in docs/methods/mmt.md, which argues each and has more, of
-what lies outside this file. 1-5 and 15 follow the public code, from which the published figures
-come; each is an option.
+Departures from the paper, numbered as in docs/methods/mmt.md, which argues each and has more,
+outside this file. 1-5 and 15 follow the public code, from which the published figures come; each
+is an option.
     1. The averages' embeddings, their mean, are clustered (`clustered`, `normalize_mean`).
     2. Each round all classifiers start from the normalized cluster centers (`classifier`):
        cluster ids mean nothing across rounds. The optimizer starts anew (`fresh_optimizer`).
@@ -26,7 +26,7 @@ come; each is an option.
     6. The clustered features are made per camera: extracted under the camera's own batch-norm
        statistics (`clustering.camera_statistics`), then centered (`clustering.camera_centering`).
        Classifiers start from the means of the features before centering.
-    7. The average kept at the end is chosen by `keep`, not by labels nobody has.
+    7. The average kept at the end is chosen by `keep`: a site has no labels to choose by.
     15. Images of an identity come from several cameras (`batch.across_cameras`).
 """
 

@@ -92,7 +92,7 @@ class NRMTOptions(MethodOptions):
 
 
 class NRMT(ClusteringMethod[NRMTOptions]):
-    """Two networks that learn from both's clusters and from the triplets their peer confirms."""
+    """Two networks that learn from the clusters of both and from triplets their peer confirms."""
 
     Options: ClassVar[type[MethodOptions]] = NRMTOptions
     students_wanted: ClassVar[int] = 2
@@ -168,9 +168,9 @@ class NRMT(ClusteringMethod[NRMTOptions]):
         return Losses(terms, {**means, **self._agreement})
 
     def after_round(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """Warn of a network that selection left next to nothing.
+        """Warn of a network that kept almost no triplets.
 
-        Raises NothingLearnedError when it left nothing to either.
+        Raises NothingLearnedError when neither kept any.
         """
         kept = {name: figures[f"kept_{n}"] for n, name in enumerate(self.networks(), start=1)}
         if not any(kept.values()):
@@ -205,7 +205,7 @@ class NRMT(ClusteringMethod[NRMTOptions]):
         return self.students[self.options.keep - 1]
 
     def _measure(self, dist_BB: torch.Tensor, triplets: Triplets) -> torch.Tensor:
-        """Gaps as the thresholds want them; selection carries no gradient."""
+        """Gaps in the units of the thresholds; selection carries no gradient."""
         dist_BB = dist_BB.detach()
         gap_T = triplet_gap(dist_BB, triplets)
         raw = self.options.thresholds == "raw"

@@ -81,7 +81,7 @@ def test_only_what_was_held_back_is_judged(work: Path) -> None:
         *("--hold-back", 0.3),
     )
     assert done.exit_code == EXIT_CODES["hold"]
-    assert f"{120 - learned} crops are too few to judge by" in done.stdout
+    assert f"too few crops to judge by: {120 - learned}" in done.stdout
     assert 10 < 120 - learned < 60
 
 

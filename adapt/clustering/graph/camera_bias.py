@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def camera_bias(rank: NDArray[np.int32], cameras: NDArray[np.int64]) -> float:
-    """Measure how much oftener than by chance neighbors come from an image's own camera.
+    """Measure how much more often than by chance neighbors are of an image's own camera.
 
         mean over i of  share of i's neighbors with c_j = c_i  -  (n_{c_i} - 1) / (N - 1)
 
@@ -31,7 +31,7 @@ def camera_bias_of_each(
     cameras: NDArray[np.int64],
     left_out: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Give what `camera_bias` is the mean of.
+    """Compute the camera bias of each image; `camera_bias` is their mean.
 
     Args:
         rank: (N, K) nearest neighbors of N images, the image itself first; with `left_out`, none

@@ -1,4 +1,4 @@
-"""Exact nearest neighbors by blocks: nothing N x N is held, and features may lie on disk."""
+"""Exact nearest neighbors by blocks: nothing N x N is held, and features may be on disk."""
 
 from __future__ import annotations
 

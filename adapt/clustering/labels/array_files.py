@@ -17,7 +17,7 @@ from models.files import atomic_file, draft_path
 def read_features(path: Path) -> NDArray[np.floating]:
     """Map a .npy file of (N, D) floating point features; nothing is read before it is needed.
 
-    Raises DataError: no .npy file, pickled objects, or of another shape or type.
+    Raises DataError: not an .npy file, pickled objects, or of another shape or type.
     """
     found = _load(path)
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
@@ -30,7 +30,7 @@ def read_features(path: Path) -> NDArray[np.floating]:
 def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     """Read (N,) camera codes: .npy of integers or strings, or UTF-8 text with one name per line.
 
-    Blanks around a name do not count. Without a file there is one camera.
+    Blanks around a name are ignored. Without a file there is one camera.
 
     Raises DataError: unreadable, or not one camera per image.
     """

@@ -1,4 +1,4 @@
-"""What is watched in every round's pseudo labels, and when a run must stop."""
+"""Checks of every round's pseudo labels, and when a run must stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from adapt.errors import ClusteringError
 from adapt.types import OUTLIER, PseudoLabels
+from models.wording import plural
 
 MAX_OUTLIER_SHARE = 0.95
 MAX_CLUSTER_SHARE = 0.5
@@ -34,7 +35,7 @@ class LabelReport:
     changed_share: fraction of images whose label differs from the round before after the
         one-to-one renaming of clusters that keeps most; None in the first round.
     radius: of DBSCAN; None where there is none.
-    warnings: what is odd but not fatal, for people.
+    warnings: for people.
     """
 
     clusters: int
@@ -124,8 +125,8 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     needed = max(2, identities_per_batch)
     if labels.clusters < needed:
         raise ClusteringError(
-            f"{what}{labels.clusters} clusters, but batches need {needed}; add crops, ask for "
-            "more clusters (DBSCAN: another radius), or lower the identities per batch"
+            f"{what}{plural(labels.clusters, 'cluster')}, but batches need {needed}; add crops, "
+            "ask for more clusters (DBSCAN: another radius), or lower the identities per batch"
         )
     largest, kept = int(labels.sizes.max()), int(labels.sizes.sum())
     if largest > MAX_CLUSTER_SHARE * kept:

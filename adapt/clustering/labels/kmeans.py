@@ -13,7 +13,7 @@ from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
 from adapt.types import FloatAllocator, PseudoLabels, allocate_floats
 
 IMAGES_PER_IDENTITY = 20
-"""What `auto_clusters` expects a site to hold of each person."""
+"""Images of each person that `auto_clusters` expects at a site."""
 
 MIN_IMAGES_PER_CLUSTER = 4
 """`auto_clusters` never asks for smaller clusters on average."""
@@ -46,7 +46,7 @@ def cluster_kmeans(
         seed: seeds every start; the same seed on the same machine gives the same labels.
         starts: independent runs, >= 1.
         iterations: most Lloyd iterations of one run, >= 1.
-        allocate: where a float64 copy of the features comes to lie.
+        allocate: allocates a float64 copy of the features.
 
     Returns:
         Labels 0..K-1 without holes, K <= clusters.
@@ -101,14 +101,14 @@ def _in_float64(features: NDArray[np.floating], allocate: FloatAllocator) -> NDA
     which threads add up does not show in the labels.
     """
     rows, columns = features.shape
-    copy = allocate((rows, 2 * columns)).view(np.float64)  # two of a room's float32 hold a float64
+    copy = allocate((rows, 2 * columns)).view(np.float64)  # two float32 hold a float64
     for start in range(0, rows, KMEANS_ROWS):
         copy[start : start + KMEANS_ROWS] = features[start : start + KMEANS_ROWS]
     return copy
 
 
 def auto_clusters(images: int, identities_per_batch: int) -> int:
-    """Choose the number of k-means clusters when nobody knows the number of people.
+    """Choose the number of k-means clusters when the number of people is unknown.
 
         K = N / 20 clipped to [max(2, P), N / 4]
 

@@ -50,7 +50,7 @@ class Merging:
 
 
 def merge_clusters(labels: NDArray[np.int64], lists: NearestLists, threshold: float) -> Merging:
-    """Merge clusters that are connected both ways, and what hangs together through them.
+    """Merge clusters that are connected both ways, and all that are connected through them.
 
         A and B are merged iff  KNC(A->B) / |A| > threshold  and  KNC(B->A) / |B| > threshold
 
@@ -89,7 +89,7 @@ def merge_clusters(labels: NDArray[np.int64], lists: NearestLists, threshold: fl
 
 
 def refuse_chain(merging: Merging) -> None:
-    """Stop where merging runs away: A with B, B with C, until all people are one.
+    """Refuse a chain of merges: A with B, B with C, until all people are one.
 
     Raises:
         ClusteringError: merges put more than half of the clustered images into one cluster.

@@ -1,4 +1,4 @@
-"""How well labels fit a sparse distance matrix, without anybody's truth."""
+"""How well labels fit a sparse distance matrix; no ground truth is needed."""
 
 from __future__ import annotations
 

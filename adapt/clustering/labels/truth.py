@@ -1,4 +1,4 @@
-"""Pseudo labels beside true identities, where somebody gave some; nothing is chosen by it.
+"""Pseudo labels compared with true identities, where they are known; nothing is chosen by it.
 
 Shapes: N images.
 """
@@ -13,7 +13,7 @@ from adapt.types import OUTLIER, UNLABELLED
 
 
 def truth_figures(labels_N: NDArray[np.int64], person_N: NDArray[np.int64]) -> dict[str, float]:
-    """How well clusters are people, by name.
+    """Measure how well clusters match people.
 
         ari     adjusted Rand index, over the images that are in a cluster
         pair_f  2 TP / (pairs of one cluster + pairs of one person), TP: pairs of both; an image in
@@ -24,7 +24,7 @@ def truth_figures(labels_N: NDArray[np.int64], person_N: NDArray[np.int64]) -> d
         person_N: (N,) identities, `UNLABELLED` where unknown: such images are left out.
 
     Returns:
-        Both figures, without those that have nothing to be measured on. `ari` is at most 1, and 0
+        Both figures, without those that have no images to be measured on. `ari` is at most 1, and 0
         by chance; `pair_f` is in [0, 1], and falls where people are left out of clusters, too.
 
     Raises:

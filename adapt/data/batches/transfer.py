@@ -1,4 +1,4 @@
-"""From main memory to the device that computes, in time."""
+"""Transfer of tensors from main memory to the device, ahead of their use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of main memory on a device.
 
-    To a GPU it goes through page-locked memory, and nobody waits for it: work that is queued
-    afterwards finds it there.
+    To a GPU it is copied asynchronously through page-locked memory: work that is queued afterwards
+    finds it there.
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -31,7 +31,7 @@ def ahead_of(device: torch.device, items: Iterator[T]) -> Generator[T]:
 def one_ahead(items: Iterator[T]) -> Generator[T]:
     """The same items, each made in a thread while the one before it is in use.
 
-    What fails there is raised here, in its turn. The thread ends when this is closed or used up.
+    An error there is raised here, in its turn. The thread ends when this is closed or used up.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapt.errors import ConfigError, DataError
 from adapt.types import UNTRACKED, CropSet
+from models.wording import plural
 
 _RANGE = 1 << 64
 
@@ -57,13 +58,13 @@ def held_back(keys: Sequence[str], tracks: NDArray[np.int64], share: float) -> N
 
 
 def without_held_back(crops: CropSet, share: float) -> CropSet:
-    """What is left to learn from. Raises DataError when that is nothing."""
+    """The crops to learn from. Raises DataError when there are none."""
     left = _part(crops, share, wanted=False)
     return replace(left, held_back=len(crops) - len(left))
 
 
 def only_held_back(crops: CropSet, share: float) -> CropSet:
-    """What `without_held_back` leaves out. Raises DataError when that is nothing."""
+    """The crops that `without_held_back` leaves out. Raises DataError when there are none."""
     return _part(crops, share, wanted=True)
 
 
@@ -73,8 +74,8 @@ def _part(crops: CropSet, share: float, *, wanted: bool) -> CropSet:
     if not samples:
         what = "nothing back" if wanted else "everything back"
         raise DataError(
-            f"{crops.root}: a share of {share:g} holds {what} of {len(crops)} crops; add crops or "
-            "choose another share"
+            f"{crops.root}: a share of {share:g} holds {what} of {plural(len(crops), 'crop')}; "
+            "add crops or choose another share"
         )
     return replace(crops, samples=samples)
 

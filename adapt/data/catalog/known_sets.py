@@ -1,4 +1,4 @@
-"""Where the published sets lie below a folder of data sets, under the names people give them."""
+"""Finds the published sets below a folder of data sets, under their usual names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER_NAMES: dict[SetName, tuple[str, ...]] = {
     "duke": ("DukeMTMC-reID", "dukemtmc", "dukemtmcreid"),
     "msmt17": ("MSMT17_V1", "MSMT17", "MSMT17_V2"),
 }
-"""In the order they are looked for; capitals do not matter."""
+"""In the order they are looked for; case does not matter."""
 
 
 def find_set(data_root: Path, name: SetName) -> Path:

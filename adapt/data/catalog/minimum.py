@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from adapt.errors import TooFewCropsError
 from adapt.types import UNTRACKED, CropSet
+from models.wording import plural
 
 
 def check_amount(
     crops: CropSet, *, identities: int, instances: int, smallest_cluster: int, by_identity: bool
 ) -> tuple[str, ...]:
-    """Refuse a site that cannot fill a batch or shows one person; warn of what is doubtful.
+    """Refuse a site that cannot fill a batch or shows one person; warn of a doubtful one.
 
     N >= P max(S, m) crops where batches are drawn by identity: P clusters of m crops or more, and S
     crops of each in a batch. Else N >= max(P S, 2 m).
 
     Args:
         identities, instances: P and S of a batch.
-        smallest_cluster: m, fewest crops that the clustering takes for a person.
+        smallest_cluster: m, minimum crops that the clustering takes for a person.
         by_identity: whether batches are drawn by identity.
 
     Returns:
@@ -27,20 +28,20 @@ def check_amount(
     """
     count = len(crops)
     each = max(instances, smallest_cluster) if by_identity else instances
-    fewest = max(identities * each, 2 * smallest_cluster)
-    if count < fewest:
+    needed = max(identities * each, 2 * smallest_cluster)
+    if count < needed:
         raise TooFewCropsError(
-            f"{crops.root} has {count} crops, this recipe needs at least {fewest}: batches of "
-            f"{identities} x {instances} crops, and at least {smallest_cluster} crops in a "
-            "cluster; add crops, or lower batch.identities and batch.instances with --set"
+            f"{crops.root} has {plural(count, 'crop')}, this recipe needs at least {needed}: "
+            f"batches of {identities} x {instances} crops, and at least {smallest_cluster} crops "
+            "in a cluster; add crops, or lower batch.identities and batch.instances with --set"
         )
     tracks = {sample.track for sample in crops.samples}
     if tracks == {UNTRACKED} or not tracks:
         return _camera_warning(crops)
     if len(tracks) == 1:
         raise TooFewCropsError(
-            f"all {count} crops of {crops.root} are of one track, so of one person: there is "
-            "nobody to tell apart; add crops of other people, or correct the column 'track'"
+            f"all {count} crops of {crops.root} are of one track, so of one person, and there is "
+            "nothing to learn; add crops of other people, or correct the column 'track'"
         )
     if UNTRACKED not in tracks and len(tracks) < identities and by_identity:
         split = (

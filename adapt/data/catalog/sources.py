@@ -55,7 +55,7 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
 
 
 def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:
-    """Identity 0 of a gallery alone is Market-1501's mark for boxes of anybody and nobody."""
+    """Identity 0 only in a gallery is Market-1501's mark for distractors."""
     gallery = SPLIT_FOLDERS["gallery"] + "/"
     zeros = [s for s in samples if s.person == 0]
     if all(s.key.startswith(gallery) for s in zeros):

@@ -1,6 +1,6 @@
 """Decode and resize every crop once; training then works on uint8 arrays.
 
-Where these lie is the caller's choice: in memory, or mapped from a file
+The caller chooses where the arrays are: in memory, or mapped from a file
 (`adapt.data.decoding.mapped_file`).
 """
 
@@ -20,9 +20,10 @@ from adapt.errors import NoImagesError
 from adapt.types import CropSet, Dropped, Sample
 from models.errors import ImageError
 from models.image import Preprocessing
+from models.wording import plural
 
 CropAllocator = Callable[[tuple[int, ...]], NDArray[np.uint8]]
-"""Makes an array of a shape for decoded crops to lie in."""
+"""Allocates an array of a given shape for decoded crops."""
 
 
 def allocate_crops(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -57,12 +58,12 @@ def decode_crops(
     progress: Callable[[int], None] = lambda done: None,
     allocate: CropAllocator = allocate_crops,
 ) -> DecodedCrops:
-    """Read every crop of a listing; what cannot be read is left out and reported.
+    """Read every crop of a listing; those that cannot be read are left out and reported.
 
     forget_names: order the crops by their content. Sorted file names would carry identities
         into the order of the crops, and so into what is drawn from it.
-    progress: called with the number of crops done after each of them. allocate: where they come to
-    lie; the images are its first rows.
+    progress: called with the number of crops done after each of them. allocate: allocates the
+    array whose first rows the images become.
     Returns the readable crops with `dropped` extended by path and reason, and `fingerprint` set
     to the sha256 over key and content of each crop in order; of a manifest's crops also over
     camera, track and time, which no file name tells.
@@ -83,7 +84,7 @@ def decode_crops(
             progress(row + 1)
     if not hashes:
         raise NoImagesError(
-            f"none of the {len(listing)} images below {listing.root} can be read; "
+            f"none of {plural(len(listing), 'image')} below {listing.root} can be read; "
             f"first: {dropped[-1].key}: {dropped[-1].reason}"
         )
     kept = list(hashes)
@@ -102,10 +103,10 @@ def decode_crops(
 def fingerprint_of(
     listing: CropSet, preprocessing: Preprocessing, dropped: Sequence[Dropped]
 ) -> str | None:
-    """The fingerprint that `decode_crops` would find, by reading alone; none if it may be another.
+    """The fingerprint that `decode_crops` would find, by reading alone; None if it may differ.
 
-    dropped: what it left out, which is tried again: None if any of it can be read now, or a crop
-    cannot be any more.
+    dropped: crops that it left out; they are tried again. None if any of them can be read now, or
+    if another crop cannot be read any more.
     """
     left_out = {drop.key for drop in dropped}
     kept = [sample for sample in listing.samples if sample.key not in left_out]
@@ -135,7 +136,7 @@ def keep_rows(data: DecodedCrops, rows: NDArray[np.intp]) -> DecodedCrops:
 
 
 def _identity(listing: CropSet, sample: Sample, content: bytes) -> bytes:
-    """What the fingerprint of a set says of one crop. content: sha256 of its file."""
+    """The part of a set's fingerprint for one crop. content: sha256 of its file."""
     named = os.fsencode(sample.key) + b"\0" + content
     if not listing.manifest:
         return named

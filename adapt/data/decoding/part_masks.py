@@ -27,6 +27,7 @@ from adapt.data.decoding.decode import DecodedCrops
 from adapt.errors import ConfigError
 from adapt.runtime.progress import progress
 from models.image import resize
+from models.wording import plural
 
 log = logging.getLogger("resight")
 
@@ -130,7 +131,8 @@ def with_part_masks(data: DecodedCrops, parser: PartParser) -> DecodedCrops:
     for classes, share in zip(parser.parts, found, strict=True):
         if not share:
             raise ConfigError(
-                f"the parsing model finds classes {list(classes)} in none of {len(data)} crops: "
+                f"the parsing model finds classes {list(classes)} in none of "
+                f"{plural(len(data), 'crop')}: "
                 "set options.upper_classes and options.lower_classes to those of its data set"
             )
     log.info("body parts found in %s of the crops", ", ".join(f"{s:.0%}" for s in found))

@@ -1,4 +1,4 @@
-"""The decoded crops of a run: each set decoded once, however many processes work on it."""
+"""The decoded crops of a run: each set is decoded once, by one of its processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapt.types import CropSet
 
 
 class RunCrops:
-    """Crops for a run folder, which need not be there until they are kept."""
+    """Crops for a run folder, which need not exist until they are kept."""
 
     def __init__(self, folder: Path, group: ProcessGroup = SINGLE_PROCESS) -> None:
         """group: the processes of the run; each has to read the same sets in the same order."""

@@ -1,4 +1,4 @@
-"""Leave out crops that tell no more than others of their track.
+"""Leave out near-duplicates within a track, and crops beyond its maximum.
 
 A tracker gives a crop for every frame. Neighbors in time are nearly one picture: they fill each
 other's nearest neighbors, so that clusters become single tracks, and cost as much as new views.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapt.data.decoding.decode import DecodedCrops, keep_rows
 from adapt.types import UNTRACKED
+from models.wording import plural
 
 log = logging.getLogger("resight")
 
@@ -44,7 +45,7 @@ def thin_tracks(
     difference: float,
     per_track: int,
 ) -> Thinned:
-    """Choose the crops of each track that are worth having.
+    """Choose the crops of each track that are used.
 
         d(i, j) = mean over pixels of |t_i - t_j|, t the gray thumbnail of a crop
 
@@ -85,9 +86,8 @@ def thin_crops(data: DecodedCrops, *, difference: float, per_track: int) -> Deco
     if not left_out:
         return data
     log.info(
-        "thinned: %d crops nearly the same as another of their track, %d beyond %d of a track; "
-        "%d of %d are used",
-        *(found.alike, found.surplus, per_track, len(found.rows), len(data)),
+        "thinned: near-duplicates within their track: %d; beyond %s of a track: %d; used: %d of %d",
+        *(found.alike, plural(per_track, "crop"), found.surplus, len(found.rows), len(data)),
     )
     kept = keep_rows(data, found.rows)
     return replace(kept, crops=replace(kept.crops, thinned=left_out))

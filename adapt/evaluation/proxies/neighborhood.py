@@ -63,9 +63,9 @@ def neighborhood(
         likeness_BN = feature_ND[part] @ feature_ND.T
         likeness_BN[groups[part, None] == groups] = -np.inf
         entropy[part] = _entropy(likeness_BN / np.float32(TEMPERATURE))
-        nearest[part] = _most_similar(likeness_BN)
+        nearest[part] = _argmax_similar(likeness_BN)
         likeness_BN[cameras[part, None] == cameras] = -np.inf
-        across[part] = _most_similar(likeness_BN)
+        across[part] = _argmax_similar(likeness_BN)
     return Neighborhood(entropy, nearest, across)
 
 
@@ -140,7 +140,7 @@ def _entropy(logit_BN: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.where(total > 0, np.log(np.maximum(total, 1e-300)) - lift, 0.0)
 
 
-def _most_similar(likeness_BN: NDArray[np.float32]) -> NDArray[np.int64]:
+def _argmax_similar(likeness_BN: NDArray[np.float32]) -> NDArray[np.int64]:
     """(B,) column of the largest entry of each row, `NONE` where all are at -inf."""
     best = likeness_BN.argmax(axis=1)
     top = np.take_along_axis(likeness_BN, best[:, None], axis=1)[:, 0]

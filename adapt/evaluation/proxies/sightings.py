@@ -33,8 +33,8 @@ class Sightings:
         codes, cameras = np.unique(pairs[0], return_counts=True)
         if (cameras > 1).any():
             raise DataError(
-                f"{int((cameras > 1).sum())} tracks are in several cameras (first: track "
-                f"{codes[cameras > 1][0]}): give the tracks of each camera names of their own"
+                f"tracks in several cameras: {int((cameras > 1).sum())} (first: track "
+                f"{codes[cameras > 1][0]}); give the tracks of each camera names of their own"
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Track retrieval: what a tracker knows for certain, as queries.
+"""Track retrieval: facts that a tracker knows for certain, as queries.
 
 Two facts need no label. Crops of one track show one person; two tracks that overlap in time in one
 camera show two. Nothing is known of all other pairs: the same person may be on another track, in

@@ -1,4 +1,4 @@
-"""What is watched in an attention while it learns, and when a run must stop."""
+"""Watches an attention while it learns, and stops a run whose attention is stuck."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AttentionWatch:
     """
 
     def __init__(self) -> None:
-        """Nothing was seen yet."""
+        """Start without a step."""
         self.stuck_steps = 0
 
     def __call__(self, attention: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Classifiers that start where their classes lie."""
+"""Classifiers that start from the centers of their classes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def start_from_centers(
 
 
 def classifier_at(center_KD: NDArray[np.float32], net: ReIDNet, logit: float) -> nn.Linear:
-    """Make a bias-free classifier of a network's features that knows its classes already.
+    """Make a bias-free classifier whose rows are the centers of its classes.
 
     center_KD: a row of unit length for each class, in the network's space. logit: of a feature
-    that lies on its center and is as long as the network's neck makes them on average.
+    on its center that is as long as the features of the network's neck on average.
     """
     classes, dimension = center_KD.shape
     layer = nn.Linear(dimension, classes, bias=False)

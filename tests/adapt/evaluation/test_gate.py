@@ -142,7 +142,7 @@ def test_too_few_crops_hold() -> None:
     few = Sightings(SITE.cameras[:60], SITE.tracks[:60], SITE.times[:60])
     report = compare(BAD[:60], GOOD[:60], few)
     assert report.verdict == "hold"
-    assert report.reasons == ("60 crops are too few to judge by, 100 are needed",)
+    assert report.reasons == ("too few crops to judge by: 60, and 100 are needed",)
     assert report.comparisons == ()
 
 
@@ -150,7 +150,7 @@ def test_too_few_tracks_hold() -> None:
     one_track = sightings([0] * 450, tracks=[1] * 450)
     report = compare(BAD, GOOD, one_track)
     assert report.verdict == "hold"
-    assert report.reasons[0].startswith("1 tracks and crops without a track are too few")
+    assert report.reasons[0].startswith("too few tracks and crops without a track to judge by: 1,")
 
 
 def test_one_camera_without_tracks_leaves_two_voters() -> None:

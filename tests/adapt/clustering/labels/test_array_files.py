@@ -173,7 +173,7 @@ def test_a_place_for_labels_is_checked_before_the_work(tmp_path: Path) -> None:
             check_place(same, None, features)
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(DataError, match="no ordinary file"):
+        with pytest.raises(DataError, match="not a regular file"):
             check_place(other, features)
     with pytest.raises(DataError, match="cannot be written: File name too long"):
         check_place(tmp_path / ("l" * 300), features)

@@ -104,7 +104,7 @@ def test_too_few_clusters() -> None:
     assert check(three, per_batch=3).clusters == 3
     with pytest.raises(ClusteringError, match="3 clusters, but batches need 4"):
         check(three, per_batch=4)
-    with pytest.raises(ClusteringError, match="1 clusters, but batches need 2"):
+    with pytest.raises(ClusteringError, match="1 cluster, but batches need 2"):
         check(labels(0, 0, 0), per_batch=1)
 
 

@@ -82,7 +82,7 @@ def test_the_two_parts_are_the_whole() -> None:
 def test_a_part_of_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="holds nothing back of 50 crops"):
         only_held_back(crops(50), 0)
-    with pytest.raises(DataError, match="holds everything back of 1 crops"):
+    with pytest.raises(DataError, match="holds everything back of 1 crop;"):
         without_held_back(crops(1), 0.9999)
 
 

@@ -44,7 +44,7 @@ def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
 
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(NoImagesError, match=r"none of the 1 images .* text.jpg"):
+    with pytest.raises(NoImagesError, match=r"none of 1 image .* text.jpg"):
         decode_crops(read_site(tmp_path), SIZE)
 
 

@@ -87,7 +87,7 @@ def test_masks_follow_as_channels(tmp_path: Path) -> None:
 def test_classes_that_are_never_found_are_an_error(tmp_path: Path) -> None:
     parser = PartParser(parsing_model(tmp_path / "m.onnx"), (UPPER, LOWER))
     hidden = people(1)
-    with pytest.raises(ConfigError, match=r"classes \[2\] in none of 1 crops.*lower_classes"):
+    with pytest.raises(ConfigError, match=r"classes \[2\] in none of 1 crop:.*lower_classes"):
         with_part_masks(decoded(hidden), parser)
 
 

@@ -135,8 +135,10 @@ def test_a_set_keeps_pixels_with_their_crops(caplog: pytest.LogCaptureFixture) -
     assert [s.key for s in thinned.crops.samples] == ["0.png", "3.png", "4.png"]
     assert thinned.images[:, 0, 0, 0].tolist() == [100, 200, 201]
     assert (thinned.crops.thinned, thinned.crops.fingerprint) == (2, "f")
-    assert "1 crops nearly the same as another of their track, 1 beyond 1" in caplog.text
-    assert "3 of 5 are used" in caplog.text
+    assert (
+        "near-duplicates within their track: 1; beyond 1 crop of a track: 1; used: 3 of 5"
+        in caplog.text
+    )
 
 
 def test_a_set_without_tracks_is_left_as_it_is() -> None:

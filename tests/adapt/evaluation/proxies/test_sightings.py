@@ -40,7 +40,7 @@ def test_of_a_set() -> None:
 
 
 def test_a_track_in_two_cameras_is_refused() -> None:
-    with pytest.raises(DataError, match=r"1 tracks .*first: track 3"):
+    with pytest.raises(DataError, match=r"tracks in several cameras: 1 \(first: track 3\)"):
         sightings([0, 1, 0], tracks=[3, 3, 4])
 
 
