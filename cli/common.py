@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from models.wording import plural as plural
 from service.config import SERVER_VARIABLE
 from service.errors import BadNameError
 from service.types import check_site_id

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from adapt.runtime.progress import progress
-from cli.common import AsJson, ServerOption, SiteOption, print_json
+from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
 from cli.crop_files import FileToEnroll, Found, find_crops
-from models.wording import plural
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.errors import CallError
 from service.types import Enrolled, NewSighting

@@ -14,11 +14,11 @@ from cli.common import (
     AsJson,
     ServerOption,
     SiteOption,
+    plural,
     print_json,
     short_time,
     table,
 )
-from models.wording import plural
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import Match, Sighting, SightingFilter
 

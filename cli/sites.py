@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adapt.runtime.progress import progress
-from cli.common import AsJson, ServerOption, SiteName, print_json, short_time, table
-from models.wording import plural
+from cli.common import AsJson, ServerOption, SiteName, plural, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import RolloverProgress, Site
 

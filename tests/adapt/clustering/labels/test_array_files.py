@@ -47,7 +47,7 @@ def test_no_features_are_an_empty_table(tmp_path: Path) -> None:
         (np.zeros((2, 2), complex), "complex128"),
         (np.array([["a"]]), "<U1"),
         (np.float64(1), r"shape \(\)"),
-        (np.array([{}]), "not a readable .npy file: text or Python objects"),
+        (np.array([{}]), "not a .npy file that can be read: text or Python objects"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: object, message: str) -> None:
@@ -63,9 +63,9 @@ def test_other_arrays_are_refused(tmp_path: Path, array: object, message: str) -
 )
 def test_files_that_are_no_array_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"not a readable .npy file"):
+    with pytest.raises(DataError, match=r"not a .npy file that can be read"):
         read_features(tmp_path / "f.npy")
-    with pytest.raises(DataError, match=r"not a readable .npy file"):
+    with pytest.raises(DataError, match=r"not a .npy file that can be read"):
         read_cameras(tmp_path / "f.npy", 3)
 
 
@@ -73,7 +73,7 @@ def test_a_torn_absent_or_wrong_file_is_refused(tmp_path: Path) -> None:
     whole = save(tmp_path / "f.npy", np.zeros((100, 4)))
     whole.write_bytes(whole.read_bytes()[:-8])
     for path in (whole, tmp_path / "absent.npy", tmp_path):
-        with pytest.raises(DataError, match=r"not a readable .npy file"):
+        with pytest.raises(DataError, match=r"not a .npy file that can be read"):
             read_features(path)
     np.savez(tmp_path / "several.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
     with pytest.raises(DataError, match="several arrays"):
@@ -173,7 +173,7 @@ def test_a_place_for_labels_is_checked_before_the_work(tmp_path: Path) -> None:
             check_place(same, None, features)
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(DataError, match="not a regular file"):
+        with pytest.raises(DataError, match="not an ordinary file"):
             check_place(other, features)
     with pytest.raises(DataError, match="cannot be written: File name too long"):
         check_place(tmp_path / ("l" * 300), features)
@@ -184,5 +184,5 @@ def test_a_header_that_promises_more_than_memory_holds(tmp_path: Path) -> None:
     with path.open("wb") as file:
         header = {"descr": "<i8", "fortran_order": False, "shape": (1 << 45,)}
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(DataError, match=r"not a readable .npy file"):
+    with pytest.raises(DataError, match=r"not a .npy file that can be read"):
         read_cameras(path, 3)
