@@ -277,6 +277,7 @@ def test_labels_that_cannot_be_trained_on_leave_a_warning(
     assert len(np.load(features.with_name("labels.npy"))) == 192
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path: Path) -> None:
     files = ("--features", tmp_path / "absent.npy", "--out", tmp_path / "labels.npy")
     done = resight("cluster", *files, "--method", "dbscan")

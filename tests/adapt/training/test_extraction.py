@@ -29,6 +29,7 @@ def images(count: int, shift: int = 0, seed: int = 0) -> np.ndarray:
     return np.clip(rng.integers(0, 200, (count, 32, 16, 3)) + shift, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_every_crop_is_embedded_in_its_row_whatever_the_batch_size() -> None:
     nets, crops = [net(0), net(1)], images(7)
     tables = extract(nets, crops, device=CPU, batch_size=3)
@@ -81,6 +82,7 @@ def test_small_cameras_keep_the_networks_statistics() -> None:
     np.testing.assert_array_equal(table, plain)
 
 
+@pytest.mark.slow
 def test_a_network_trained_in_groups_is_measured_on_whole_batches() -> None:
     """33 crops fall into no groups of 16; all is as without groups, and the groups stay."""
     plain, grouped = net(), net().train()

@@ -70,6 +70,7 @@ def state(method: Source) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in method.net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_same_seed_same_network_other_seed_other_network() -> None:
     results = []
     for seed in (1, 1, 2):
@@ -82,6 +83,7 @@ def test_same_seed_same_network_other_seed_other_network() -> None:
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     data = crops(persons=3, each=4)
     rounds = run(
@@ -123,6 +125,7 @@ class _Slow(Source):
         return super().relabel(table, when)
 
 
+@pytest.mark.slow
 def test_stages_of_labelling_are_told_apart_and_add_up() -> None:
     data = crops()
     start = time.perf_counter()
@@ -150,6 +153,7 @@ class _EveryStep(NoCheckpointer):
         self.states.append(make_snapshot())
 
 
+@pytest.mark.slow
 def test_a_round_that_goes_on_tells_the_times_of_before_the_stop_too() -> None:
     data, kept = crops(), _EveryStep()
     run(source(data, _Slow), data, checkpointer=kept)
@@ -276,6 +280,7 @@ class _Recorder:
         return self.student
 
 
+@pytest.mark.slow
 def test_the_loop_keeps_its_word_to_a_method() -> None:
     data = crops()
     method = _Recorder(data)
@@ -292,6 +297,7 @@ def test_the_loop_keeps_its_word_to_a_method() -> None:
         assert torch.equal(batch.label, torch.from_numpy(data.crops.persons[batch.index]))
 
 
+@pytest.mark.slow
 def test_the_extractors_features_are_labelled_camera_by_camera_if_asked() -> None:
     data = crops(persons=4, each=2 * MIN_CAMERA_CROPS // 4)
     plain, by_camera = _Recorder(data), _Recorder(data)
@@ -307,6 +313,7 @@ def test_the_extractors_features_are_labelled_camera_by_camera_if_asked() -> Non
     assert not np.allclose(apart, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_kept_optimizer_remembers_and_a_fresh_one_does_not() -> None:
     """Adam's first step from fresh moments is lr in size for every weight with a gradient."""
     data = crops()
@@ -350,6 +357,7 @@ def test_a_kept_optimizer_goes_on_as_if_the_round_had_not_ended(algorithm: str) 
     assert torch.equal(*ends)
 
 
+@pytest.mark.slow
 def test_batch_norm_works_in_the_groups_that_the_batch_says() -> None:
     states = []
     for ghost in (0, 2, 4):
@@ -531,6 +539,7 @@ class _Watcher(_Recorder):
         """Nothing moved."""
 
 
+@pytest.mark.slow
 def test_a_method_with_one_set_of_labels_draws_the_same_batches_beside_a_source() -> None:
     data, other = crops(persons=6), crops(persons=3, each=4)
     shifted = CropSet(

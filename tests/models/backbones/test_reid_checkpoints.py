@@ -107,6 +107,7 @@ def loaded_equals(theirs: nn.Module, checkpoint: Any, backbone: str, path: Path)
     return str(report)
 
 
+@pytest.mark.slow
 def test_mmt_plain_resnet_has_no_relu_in_its_stem(tmp_path: Path) -> None:
     theirs = lively(MMTNet("resnet50", relu=False))
     assert {"base.0.weight", "base.3.0.conv1.weight", "base.6.2.bn3.bias", "feat_bn.weight"} <= set(
@@ -138,6 +139,7 @@ def test_a_stem_that_no_backbone_has(tmp_path: Path) -> None:
         load_weights(ReIDNet("resnet18"), tmp_path / "m.pth.tar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "old", "ours"),
     [

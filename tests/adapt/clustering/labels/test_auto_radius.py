@@ -39,6 +39,7 @@ def choose(graph: JaccardGraph | StoredGraph) -> RadiusChoice:
     return auto_radius(graph, min_samples=4, neighbors=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("each", "count"), [(8, 60), (17, 35), (40, 15)])
 @pytest.mark.parametrize("noise", [0.2, 0.5, 0.8, 1.1])
 def test_close_to_the_best_radius_of_a_sweep(each: int, count: int, noise: float) -> None:
