@@ -104,6 +104,7 @@ def pretrain(
     _say_finished(run, context.group)
 
 
+# long: one parameter for each option
 def adapt(
     ctx: typer.Context,
     method: Annotated[str | None, typer.Option(help="aml, daal, hli, mmt or nrmt.")] = None,

@@ -85,6 +85,7 @@ class TaskScores:
     ours: RetrievalScores
 
 
+# long: two records, field by field
 def plan_task(
     name: str,
     *,

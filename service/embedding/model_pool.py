@@ -120,9 +120,21 @@ class ModelPool:
                 return self._keep(bundle, made)
             return self._loaded[model]
 
-    async def origin(self, loaded: LoadedModel) -> Origin:
-        """The origin of a model by the registry."""
-        reference = ModelReference.parse(loaded.info.reference)
+    async def exact(self, reference: str) -> ModelReference:
+        """The version that a reference names now; raises as `load`."""
+        try:
+            bundle = await asyncio.to_thread(self._resolve, reference)
+        except UnknownModelError:
+            if reference == self.own.info.reference:
+                return ModelReference.parse(reference)
+            raise
+        return ModelReference.parse(bundle.manifest.reference)
+
+    async def origin(self, reference: ModelReference) -> Origin:
+        """The origin of a model by the registry.
+
+        It belongs to the name: the same weights may be registered under another one, too.
+        """
         return await asyncio.to_thread(self._registry.origin, reference)
 
     def release(self, used: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from models.registry import DAMAGED, Origin
 from service.embedding.model_pool import LoadedModel, ModelPool
-from service.errors import CallError, ModelRejectedError, NoEarlierModelError
+from service.errors import ModelRejectedError, NoEarlierModelError
 from service.gallery.live_sites import LiveSites
 from service.rollover.rollover import Activation, Rollovers
 from service.store.store import Store
@@ -42,14 +42,11 @@ class Activator:
             UnknownModelError, ModelUnusableError, ModelRejectedError, and as `Rollovers.run`.
         """
         await asyncio.to_thread(self._store.site, check_site_id(site))
-        loaded = await self._pool.load(reference)
-        try:
-            origin = await self._pool.origin(loaded)
-            if origin.blocks_activation and not force:
-                raise ModelRejectedError(_refusal(loaded.info.reference, origin))
-        except CallError:
-            self._release_unused()
-            raise
+        exact = await self._pool.exact(reference)
+        origin = await self._pool.origin(exact)
+        if origin.blocks_activation and not force:
+            raise ModelRejectedError(_refusal(str(exact), origin))
+        loaded = await self._pool.load(str(exact))
         async with aclosing(self._run(site, loaded, drop_unusable=drop_unusable)) as steps:
             async for step in steps:
                 yield replace(step, adaptation=origin.adaptation, verdict=origin.verdict)
@@ -78,10 +75,7 @@ class Activator:
                 async for step in steps:
                     yield step
         finally:
-            self._release_unused()
-
-    def _release_unused(self) -> None:
-        self._pool.release(self._sites.models() | self._rollovers.models())
+            self._pool.release(self._sites.models() | self._rollovers.models())
 
 
 def _refusal(reference: str, origin: Origin) -> str:

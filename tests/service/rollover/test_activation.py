@@ -122,6 +122,24 @@ async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
         assert (last.site.model, last.adaptation, last.verdict) == (f"{name}@1", made_by, verdict)
 
 
+async def test_a_verdict_belongs_to_the_name_that_is_asked_for(
+    serve: Any, registry: Registry, tmp_path: Path
+) -> None:
+    """The same weights under another name may be loaded, and have no verdict."""
+    for name, verdict in (("free", None), ("yard", b'{"verdict": "reject", "adaptation": "a"}')):
+        bundle = write_tiny_bundle(tmp_path / name, name=name, version="1", shift=40.0)
+        registry.add(bundle.path, verdict=verdict)
+    server = await serve()
+    client = server.client
+    for site in ("lobby", "hall"):
+        await server.ask(client.create_site, site)
+    await server.ask(client.activate_model, "lobby", "free@1")
+    with pytest.raises(CallFailedError, match="the gate rejected yard@1") as error:
+        await server.ask(client.activate_model, "hall", "yard@1")
+    assert error.value.reason == "MODEL_REJECTED"
+    assert (await server.ask(client.site, "hall")).model == "tiny@1"
+
+
 async def test_models_that_no_site_uses_are_released(serve: Any) -> None:
     server = await serve()
     client = server.client
