@@ -1,7 +1,8 @@
-"""Which tests `make test-fast` leaves out."""
+"""Which tests `make test-fast` leaves out, and networks that cost little."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(TESTS / entry) for entry in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def thin() -> Iterator[None]:
+    """Thin trunks for all tests of a module, by `pytestmark = pytest.mark.usefixtures("thin")`."""
+    from tests.support.thin_trunks import thin_trunks
+
+    with thin_trunks():
+        yield

@@ -16,6 +16,8 @@ from adapt.synthetic import SiteSpec
 from cli.demo import SEARCHES, DemoPlan, run_demo
 from models.image import Preprocessing
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SHORT = ["schedule.rounds=2", "schedule.iterations=4", "batch.identities=4", "batch.instances=2"]
 
 

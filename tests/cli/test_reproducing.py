@@ -26,6 +26,8 @@ from models.backbones.net import ReIDNet
 from models.errors import WeightsError
 from tests.support.tiny_sets import write_duke, write_market, write_msmt17
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 STAGE = (
     *("schedule.rounds=1", "schedule.iterations=1", "augment.pad=1"),
     *("batch.identities=3", "batch.instances=2", "batch.ghost=0"),
@@ -39,7 +41,7 @@ TASK = "mmt-duke-market-resnet50-500"
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(thin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/ with the three sets and the weights of a tiny trunk."""
     root = tmp_path_factory.mktemp("work")
     write_market(root / "data" / "Market-1501-v15.09.15", seed=1)

@@ -24,7 +24,7 @@ from cli.main import app  # noqa: E402
 from tests.support.specs import adapt_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
-ENOUGH_S = 120.0
+ENOUGH_S = 300.0
 SMALL = (
     *("--height", "32", "--width", "16", "--backbone", "mobilenet_v2", "--recipe", "source_small"),
     *("--set", "schedule.rounds=3", "--set", "schedule.iterations=30", "--set", "augment.pad=1"),

@@ -12,6 +12,8 @@ from adapt.training.extraction import MIN_CAMERA_CROPS, extract, with_statistics
 from models.backbones.ghost_batch_norm import group_batch_norm  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 
 

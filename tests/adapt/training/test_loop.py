@@ -36,6 +36,8 @@ from adapt.types import (  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.loop import run_loop  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 
 

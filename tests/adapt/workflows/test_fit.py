@@ -19,6 +19,8 @@ from tests.support.specs import adapt_spec, on_cpu
 from tests.support.tiny_sets import write_market
 from tests.support.tiny_site import SHORT, source_run
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 DBSCAN = (
     *("clustering.algorithm=dbscan", "clustering.min_samples=2", "clustering.radius=0.7"),
     *("clustering.k1=4", "clustering.k2=1"),

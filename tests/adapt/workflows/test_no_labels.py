@@ -23,6 +23,8 @@ from models.image import Preprocessing  # noqa: E402
 from tests.support.specs import adapt_spec  # noqa: E402
 from tests.support.tiny_sets import write_duke, write_market, write_msmt17  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SIZE = Preprocessing(height=32, width=16)
 RECIPE = Recipe(method="mmt", options=MMTOptions())
 DUKE_CAMERA = r"_c(?P<camera>\d)_"
