@@ -7,16 +7,7 @@ import time
 import pytest
 
 from adapt.runtime.timing import Stages
-
-
-class Clock:
-    """Seconds that pass only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def test_stages_add_up_and_those_within_count_once(caplog: pytest.LogCaptureFixture) -> None:
