@@ -79,7 +79,7 @@ def test_enroll_adapt_crash_go_on_activate(
     done = seen[-1][0]
     assert done.state is JobState.SUCCEEDED, (done, (folder / "log.txt").read_text())
     assert [round_.number for _, round_ in seen if round_ is not None] == [1, 2]
-    assert Run.open(folder / "run").info.started == started, "it went on, not anew"
+    assert Run.open(folder / "run").info.started == started, "it was resumed, not begun anew"
     assert done.model == "lobby@1"
     # 24 crops are too few to judge by, and the gate says so.
     assert (done.gate.verdict, bool(done.gate.reasons)) == ("hold", True)
