@@ -131,7 +131,7 @@ def _clear(out: Path) -> None:
 
     if out.exists() and not (out / MARKER).is_file():
         if not out.is_dir() or any(out.iterdir()):
-            raise RunError(f"{out} holds something that is no demo; choose another --out")
+            raise RunError(f"{out} holds something that is not a demo; choose another --out")
     elif out.exists():
         shutil.rmtree(out)
     try:

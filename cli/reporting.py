@@ -64,7 +64,7 @@ def _refuse_loss(file: Path) -> None:
 
     if file.exists() and file.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(
-            f"--out {file} is there and is no page: give a file that ends in .html"
+            f"--out {file} is there and is not a page: give a file that ends in .html"
         )
     run = in_run(file)
     if run is not None and file.resolve() != run / REPORT:

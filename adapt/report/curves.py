@@ -114,7 +114,7 @@ PLANNED = (
     ),
     PlannedChart(
         "Memory",
-        "The most that the run's process has held since it began, or last went on: main memory "
+        "The peak of the run's process since it began, or was last resumed: main memory "
         "with mapped files, and of a GPU what its tensors held.",
         {"memory_bytes": "main memory", "memory_gpu_bytes": "GPU"},
         "GB",

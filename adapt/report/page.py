@@ -115,7 +115,7 @@ class Page:
 def render(page: Page) -> bytes:
     """Fill the template: UTF-8 HTML that loads nothing.
 
-    What is no text, as the bytes of an odd file name, is shown as an escape.
+    What is not text, as the bytes of an odd file name, is shown as an escape.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -294,7 +294,7 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The rounds so far, oldest first.
 
-        A last line without its end was cut off when the process was killed; it is no round.
+        A last line without its end was cut off when the process was killed; it is not a round.
         Raises RunError when any other line is damaged, or rounds are missing.
         """
         file = self.path / _METRICS

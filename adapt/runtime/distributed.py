@@ -216,5 +216,5 @@ def _reaching_others() -> Iterator[None]:
     except RuntimeError as error:
         raise LostProcessError(
             "another process of this run has ended or does not answer; it says why itself. Put "
-            "that right and go on with --resume"
+            "that right and resume it with --resume"
         ) from error

@@ -52,7 +52,7 @@ class Gathered(torch.autograd.Function):
 
 
 class AllGatherSumGrad(torch.autograd.Function):
-    """(...) of each process -> (R, ...); each process goes on with it to its own part of a loss."""
+    """(...) of each process -> (R, ...); each process computes its own part of a loss from it."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: ProcessGroup) -> Tensor:

@@ -74,7 +74,7 @@ def export_bundle(
 
     Raises:
         ExportError: the graph cannot be exported, or ONNX Runtime computes something else.
-        BundleError: `out` is taken, or the images are no self-test.
+        BundleError: `out` is taken, or the images cannot be a self-test.
     """
     if card.backbone != net.backbone_name:
         raise ExportError(
@@ -126,12 +126,13 @@ def export_run(
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ExportError(
-            f"{name!r} is no name for a model: give --name, at most 63 of a-z 0-9 . _ - and a "
-            "letter or digit first"
+            f"{name!r} is not a valid name for a model: give --name, at most 63 of "
+            "a-z 0-9 . _ - and a letter or digit first"
         )
     if not re.fullmatch(VERSION_PATTERN, version):
         raise ExportError(
-            f"{version!r} is no version of a model: give --version as one to three numbers, 1.2.0"
+            f"{version!r} is not a valid version of a model: give --version as one to "
+            "three numbers, 1.2.0"
         )
     info = run.info
     net = run.network(round_number)

@@ -78,6 +78,6 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_only_a_demos_folder_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match="no demo"):
+    with pytest.raises(RunError, match="not a demo"):
         run_demo(PLAN, tmp_path, seed=1)
     assert (tmp_path / "thesis.txt").read_text() == "precious"

@@ -60,9 +60,9 @@ def test_a_page_replaces_nothing_but_a_page(tmp_path: Path) -> None:
     (tmp_path / "link.html").symlink_to(run.path / "model.safetensors")
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     for out, told in (
-        (run.path / "model.safetensors", "is no page: give a file that ends in .html"),
-        (run.path / "run.json", "is no page: give a file that ends in .html"),
-        (tmp_path / "notes.txt", "is no page: give a file that ends in .html"),
+        (run.path / "model.safetensors", "is not a page: give a file that ends in .html"),
+        (run.path / "run.json", "is not a page: give a file that ends in .html"),
+        (tmp_path / "notes.txt", "is not a page: give a file that ends in .html"),
         (run.path / "other.html", "leave out --out"),
         (run.path / "rounds" / "0001.html", "leave out --out"),
         (tmp_path / "link.html", "leave out --out"),

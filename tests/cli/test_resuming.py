@@ -78,7 +78,7 @@ def test_killed_then_stopped_then_continued_is_the_unbroken_run(
     second.send_signal(signal.SIGTERM)
     _, said = second.communicate(timeout=ENOUGH_S)
     assert second.returncode == 75, said
-    assert f"stopped: {pieces} was asked to stop: it goes on with --resume {pieces}" in said
+    assert f"stopped: {pieces} was asked to stop: resume it with --resume {pieces}" in said
     assert Run.open(pieces).info.state == "stopped"
     resight("pretrain", "--resume", pieces)
     resight("pretrain", "--source", source, "--out", whole, *SMALL)

@@ -105,7 +105,7 @@ def test_sigterm_to_one_ends_both_and_one_goes_on(source: Path, tmp_path: Path) 
     both[1].send_signal(signal.SIGTERM)
     logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
     assert [process.returncode for process in both] == [75, 75], logs
-    assert f"stopped: {out} was asked to stop: it goes on with --resume {out}" in logs[0]
+    assert f"stopped: {out} was asked to stop: resume it with --resume {out}" in logs[0]
     run = Run.open(out)
     assert (run.info.state, run.info.reason, run.info.processes) == ("stopped", "STOPPED", 2)
     done = run.info.rounds

@@ -142,8 +142,10 @@ def run_both(group: ProcessGroup, name: str, ghost: int) -> tuple[Trained, Train
     return run(group, name, ghost), run(SINGLE_PROCESS, name, ghost) if group.is_main else None
 
 
-def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Trained, Trained] | str:
-    """The last process is asked to stop at a look; the first goes on alone, and never stopped."""
+def stop_and_resume_alone(
+    group: ProcessGroup, name: str, looks: int
+) -> tuple[Trained, Trained] | str:
+    """The last process is asked to stop at a look; the first resumes alone, and never stopped."""
     asked, agreed = StopAfter(looks if group.rank == group.size - 1 else 10**6), StopRequest()
     kept = Kept(agreed)
     try:
@@ -155,8 +157,8 @@ def stop_and_go_on(group: ProcessGroup, name: str, looks: int) -> tuple[Trained,
     return "never stopped"
 
 
-def go_on_together(group: ProcessGroup, name: str, looks: int) -> tuple[Trained, Trained | None]:
-    """One process begins and stops, several go on; and one that never stopped."""
+def resume_together(group: ProcessGroup, name: str, looks: int) -> tuple[Trained, Trained | None]:
+    """One process begins and stops, several resume; and one that never stopped."""
     kept = Kept(StopAfter(looks))
     if group.is_main:
         try:

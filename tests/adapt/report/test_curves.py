@@ -95,7 +95,7 @@ def test_charts_of_labels() -> None:
     assert [c.title for c in label_charts(labels, None)] == ["Crops in each cluster"]
     both = label_charts(labels, np.array([1, 1]))
     assert [c.title for c in both] == ["Crops in each cluster", "Cameras of each cluster"]
-    assert len(label_charts(np.array([-1, -1]), np.array([], np.int64))) == 2, "none is no fault"
+    assert len(label_charts(np.array([-1, -1]), np.array([], np.int64))) == 2, "none is not a fault"
 
 
 def test_bytes_are_drawn_as_gigabytes() -> None:

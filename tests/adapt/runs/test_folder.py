@@ -20,7 +20,7 @@ INFO = run_info(data=())
 
 
 def killed(path: Path, **files: bytes) -> Path:
-    """What is left of a run whose process died, with further files; `__` in a name is a dot."""
+    """What is left of a run whose process crashed, with further files; `__` in a name is a dot."""
     run = Run.create(path.with_name("alive"), INFO)
     shutil.copytree(run.path, path)
     for name, content in files.items():
@@ -160,7 +160,7 @@ def test_a_round_that_was_not_counted_is_not_kept(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", run_info(keep_rounds=True))
     run.record({"round": 1}, ReIDNet("mobilenet_v2"))
     shutil.copyfile(run.path / "rounds/0001.safetensors", run.path / "rounds/0002.safetensors")
-    assert run.kept_rounds() == [1], "the process died before run.json counted round 2"
+    assert run.kept_rounds() == [1], "the process crashed before run.json counted round 2"
 
 
 def test_labels_of_the_last_round_come_back(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_two_sets_of_labels_may_be_one_array(tmp_path: Path) -> None:
 
 
 def test_labels_of_another_round_are_refused(tmp_path: Path) -> None:
-    """The process died between writing the labels of round 2 and saying so."""
+    """The process crashed between writing the labels of round 2 and saying so."""
     run = Run.create(tmp_path / "run", INFO)
     run.record({"round": 1}, ReIDNet("mobilenet_v2"), [np.arange(3)])
     run.rewind(0)
@@ -201,7 +201,7 @@ def test_damaged_labels_are_refused(tmp_path: Path, array: np.ndarray) -> None:
 
 
 def test_a_full_disk_names_what_can_be_done(tmp_path: Path) -> None:
-    """A run with a checkpoint goes on where it lies; one without begins anew, anywhere."""
+    """A run with a checkpoint is resumed where it lies; one without begins anew, anywhere."""
     run = Run.create(tmp_path / "run", INFO)
     (run.path / "metrics.jsonl").mkdir()  # cannot be written
     with pytest.raises(RunError, match="or choose another --out, and start the run again"):

@@ -183,7 +183,9 @@ def test_collapse_is_reported_and_keeps_the_last_round(
     assert run.info.error
     again = site_run(market("site2", seed=5), init, tmp_path / "out")
     assert (again.info.state, again.info.reason) == ("finished", "")
-    assert Run.open(again.path).info == again.info, "a run without a round is no obstacle"
+    assert Run.open(again.path).info == again.info, (
+        "a run without a round does not stand in the way"
+    )
 
 
 def test_a_folder_in_use_is_noticed_before_anything_is_read(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def scramble(site: Path, out: Path) -> Path:
     return out
 
 
-class World:
+class RunsOnDisk:
     """A source and a site on disk, and runs on them, each made once."""
 
     def __init__(self, root: Path) -> None:
@@ -98,8 +98,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
+    return RunsOnDisk(tmp_path_factory.mktemp("world"))
 
 
 def kept(run: Run) -> bytes:
@@ -114,7 +114,7 @@ def figures(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_scrambled_site_is_the_same_crops_in_another_order(world: World) -> None:
+def test_a_scrambled_site_is_the_same_crops_in_another_order(world: RunsOnDisk) -> None:
     def contents(site: Path) -> list[bytes]:
         return [path.read_bytes() for path in sorted((site / "bounding_box_train").iterdir())]
 
@@ -124,7 +124,7 @@ def test_a_scrambled_site_is_the_same_crops_in_another_order(world: World) -> No
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_identities_of_the_site_are_never_read(name: str, world: World) -> None:
+def test_identities_of_the_site_are_never_read(name: str, world: RunsOnDisk) -> None:
     """The same seed on the same crops gives the same bits, under whatever identities."""
     true, scrambled = (world.adapted(name, site) for site in (world.site, world.scrambled))
     assert figures(true) == figures(scrambled)
@@ -159,7 +159,7 @@ EXPORTED = {False: "mmt", True: "daal"}
 
 
 @pytest.mark.parametrize("name", EXPORTED.values())
-def test_the_exported_network_equals_torchs(name: str, world: World, tmp_path: Path) -> None:
+def test_the_exported_network_equals_torchs(name: str, world: RunsOnDisk, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="export needs onnx")
     from adapt.workflows.export import export_run
 
@@ -175,7 +175,9 @@ def test_the_exported_network_equals_torchs(name: str, world: World, tmp_path: P
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_keeps_a_network_of_a_kind_that_is_exported(name: str, world: World) -> None:
+def test_every_method_keeps_a_network_of_a_kind_that_is_exported(
+    name: str, world: RunsOnDisk
+) -> None:
     """An export reads a run's network and nothing else of its method."""
     found = world.adapted(name, world.site).network()
     assert (found.attention is not None) == (name == "daal")

@@ -198,7 +198,7 @@ def test_the_callers_pictures_are_kept_and_the_network_is_left_as_it_was(
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
-    # Without pictures from the caller, the bundle carries pictures of nobody.
+    # Without pictures from the caller, the bundle carries pictures without people.
     np.testing.assert_array_equal(bundle.self_test()[0], make_self_test_images(HEIGHT, WIDTH))
 
 
@@ -301,7 +301,7 @@ def test_a_name_is_made_of_the_folders(tmp_path: Path, folder: str, name: str) -
 
 
 def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path: Path) -> None:
-    """Between figures and network the process may have died: nobody knows whose scores they are."""
+    """Between figures and network the process may have crashed: the scores are of either."""
     run.info = run.info.model_copy(update={"state": "running"})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "val_mAP": 0.3')

@@ -127,7 +127,7 @@ def test_tracks_are_counted_after_thinning(
     rows[-1] = f"{crops[-1]},c2,,"
     (folder / "manifest.csv").write_text("\n".join(["path,camera,track,time", *rows]))
     plan = planned(folder, init, tmp_path / "out")
-    assert plan.crops.thinned == 11, "one of two in 11 tracks; their noise is no difference"
+    assert plan.crops.thinned == 11, "one of two in 11 tracks; their noise makes no difference"
     assert len(plan.crops) == 13
 
 

@@ -1,4 +1,4 @@
-"""A run that stopped anywhere and goes on ends as one that never stopped."""
+"""A run that stopped anywhere and is resumed ends as one that never stopped."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def context(stop: StopRequest | None = None) -> RunContext:
     return RunContext(CPU, stop=stop or StopRequest())
 
 
-class World:
+class RunsOnDisk:
     """Crops on disk, two source networks, and runs on them."""
 
     def __init__(self, root: Path) -> None:
@@ -110,8 +110,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
+    return RunsOnDisk(tmp_path_factory.mktemp("world"))
 
 
 def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
@@ -142,7 +142,7 @@ def in_pieces(start: Callable[[StopRequest], Run], path: Path, looks: int) -> tu
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
+def test_a_run_in_pieces_is_the_unbroken_one(world: RunsOnDisk, name: str) -> None:
     whole = world.whole(name)
     path = world.root / f"{name}-pieces"
     # with 5 looks it stops within rounds, between them, in extraction and after labelling
@@ -159,7 +159,7 @@ def test_a_run_in_pieces_is_the_unbroken_one(world: World, name: str) -> None:
         resume(path, context())
 
 
-def test_crops_held_back_stay_so(world: World, tmp_path: Path) -> None:
+def test_crops_held_back_stay_so(world: RunsOnDisk, tmp_path: Path) -> None:
     whole = world.adapted("mmt", tmp_path / "whole", hold_back=0.2)
     path = tmp_path / "pieces"
     run, pieces = in_pieces(
@@ -172,7 +172,7 @@ def test_crops_held_back_stay_so(world: World, tmp_path: Path) -> None:
     assert run.info.spec.hold_back == 0.2
 
 
-def test_pretraining_in_pieces_is_the_unbroken_one(world: World) -> None:
+def test_pretraining_in_pieces_is_the_unbroken_one(world: RunsOnDisk) -> None:
     path = world.root / "init-pieces"
     run, pieces = in_pieces(lambda stop: world.pretrained(path, 1, stop), path, 2)
     assert pieces > 2
@@ -180,7 +180,7 @@ def test_pretraining_in_pieces_is_the_unbroken_one(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def stopped(world: World) -> Path:
+def stopped(world: RunsOnDisk) -> Path:
     """A run that was stopped within its second round."""
     path = world.root / "stopped"
     with pytest.raises(StoppedError, match=f"resume it with --resume {path}"):
@@ -206,7 +206,9 @@ def changed_spec(path: Path, **changes: object) -> Path:
     return changed(path, spec=json.loads((path / "run.json").read_text())["spec"] | changes)
 
 
-def test_a_process_that_died_between_figures_and_network_goes_on(world: World, copy: Path) -> None:
+def test_a_process_that_died_between_figures_and_network_goes_on(
+    world: RunsOnDisk, copy: Path
+) -> None:
     """What it wrote of the round after its checkpoint is forgotten, a torn line, too."""
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "loss": 1.0, "warnings": []}\n{"round": 3, "lo')
@@ -231,7 +233,7 @@ def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message:
     assert (copy / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_crops_that_changed_are_refused(world: World, copy: Path, tmp_path: Path) -> None:
+def test_crops_that_changed_are_refused(world: RunsOnDisk, copy: Path, tmp_path: Path) -> None:
     other = write_market(tmp_path / "other", persons=8, cameras=2, each=4, seed=3)
     changed_spec(copy, target=str(other))
     with pytest.raises(RunError, match="are not those that the run began with: restore them"):
@@ -249,7 +251,7 @@ def test_crops_that_changed_are_refused(world: World, copy: Path, tmp_path: Path
     ids=["pretrain", "adapt"],
 )
 def test_source_crops_that_changed_are_refused(
-    world: World, tmp_path: Path, begin: Callable[[World, Path], Run]
+    world: RunsOnDisk, tmp_path: Path, begin: Callable[[RunsOnDisk, Path], Run]
 ) -> None:
     path = tmp_path / "run"
     with pytest.raises(StoppedError):
@@ -267,7 +269,9 @@ def test_crops_are_decoded_once(copy: Path, caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage"])
-def test_crops_that_were_lost_are_decoded_again(world: World, copy: Path, damage: bytes) -> None:
+def test_crops_that_were_lost_are_decoded_again(
+    world: RunsOnDisk, copy: Path, damage: bytes
+) -> None:
     file = copy / "target.crops"
     before = file.read_bytes()
     file.write_bytes(damage)
@@ -344,12 +348,12 @@ def test_a_run_that_goes_on_elsewhere_is_not_touched(copy: Path) -> None:
         resume(copy, context(StopAfter(1)))
 
 
-def test_a_new_run_does_not_replace_one_that_can_go_on(world: World, copy: Path) -> None:
+def test_a_new_run_does_not_replace_one_that_can_go_on(world: RunsOnDisk, copy: Path) -> None:
     with pytest.raises(RunError, match=f"continue it with --resume {copy}"):
         world.adapted("hli", copy)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(world: World, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(world: RunsOnDisk, tmp_path: Path) -> None:
     """No file may grow beyond what is there: the checkpoint of round 1 fits, none after it."""
     path = tmp_path / "full"
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)

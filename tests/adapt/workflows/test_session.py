@@ -91,7 +91,7 @@ def test_thinning_may_leave_too_few(listed: Path, init: Path) -> None:
 
 
 def test_twelve_images_are_refused_unopened(tmp_path: Path, init: Path) -> None:
-    """The files are no images: whoever opened them would say so."""
+    """The files are not images: opening them would fail."""
     for n in range(12):
         (tmp_path / f"{n}.jpg").write_text("no image")
     with pytest.raises(TooFewCropsError, match="has 12 crops, this recipe needs at least 64"):

@@ -15,10 +15,10 @@ from tests.support.shared_runs import (  # noqa: E402
     Trained,
     collapsed,
     embed,
-    go_on_together,
     killed,
+    resume_together,
     run_both,
-    stop_and_go_on,
+    stop_and_resume_alone,
 )
 from tests.support.two_processes import Pair, pair  # noqa: E402
 
@@ -58,7 +58,7 @@ EXTRACTION = 2
     "looks", [0, EXTRACTION + 2, EXTRACTION + STEPS], ids=["extraction", "step", "last step"]
 )
 def test_one_is_asked_to_stop_and_both_do(two: Pair, looks: int) -> None:
-    first, second = two(stop_and_go_on, "mmt", looks)
+    first, second = two(stop_and_resume_alone, "mmt", looks)
     assert second == "stopped"
     gone_on, whole = first
     assert len(gone_on.figures) == ROUNDS
@@ -68,7 +68,7 @@ def test_one_is_asked_to_stop_and_both_do(two: Pair, looks: int) -> None:
 @pytest.mark.parametrize("looks", [EXTRACTION + 3, EXTRACTION + 4 + STEPS], ids=["step", "round"])
 @pytest.mark.parametrize("name", ["mmt", "nrmt", "daal"])
 def test_two_go_on_with_what_one_began(two: Pair, name: str, looks: int) -> None:
-    (first, whole), (second, _) = two(go_on_together, name, looks)
+    (first, whole), (second, _) = two(resume_together, name, looks)
     whole.labels[:] = whole.labels[-len(first.labels) :]  # of the rounds that were left
     whole.figures[:] = whole.figures[-len(first.figures) :]
     assert_alike(first, whole)
