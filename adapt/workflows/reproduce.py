@@ -34,6 +34,7 @@ from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.files import write_atomically
 from models.image import Preprocessing
 from models.validation import explain
+from models.wording import plural
 
 log = logging.getLogger("resight")
 
@@ -203,7 +204,7 @@ def earlier_run(planned: PlannedRun) -> Run | None:
         if run.info.rounds == 0:
             return None
         raise RunError(
-            f"{planned.out} holds a run that ended after {run.info.rounds} rounds "
+            f"{planned.out} holds a run that ended after {plural(run.info.rounds, 'round')} "
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "
             "another --out"
         )

@@ -264,7 +264,7 @@ def test_features_are_not_overwritten(features: Path) -> None:
     [
         ("dbscan", ["--radius", "1e-12"], "are outliers"),
         ("dbscan", ["--radius", "0.99"], "cut to 0.95"),
-        ("kmeans", ["--clusters", "1"], "1 clusters, but batches need 2"),
+        ("kmeans", ["--clusters", "1"], "1 cluster, but batches need 2"),
     ],
 )
 def test_labels_that_cannot_be_trained_on_leave_a_warning(

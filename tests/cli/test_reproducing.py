@@ -162,11 +162,11 @@ def test_an_interrupted_call_goes_on_where_it_stopped(work: Path, printed: str) 
     adapted = out / f"{TASK}-seed1" / "run.json"
     content = json.loads(adapted.read_text())
     adapted.write_text(json.dumps({**content, "state": "running"}))
-    with pytest.raises(RunError, match=r"ended after 1 rounds \(running\); remove it"):
+    with pytest.raises(RunError, match=r"ended after 1 round \(running\); remove it"):
         reproduce(work, out="stopped")
     for state, reason in (("failed", "DIVERGED"), ("failed", "CLUSTERS_COLLAPSED")):
         adapted.write_text(json.dumps({**content, "state": state, "reason": reason}))
-        with pytest.raises(RunError, match=rf"ended after 1 rounds \({reason}\); remove it"):
+        with pytest.raises(RunError, match=rf"ended after 1 round \({reason}\); remove it"):
             reproduce(work, out="stopped")
 
 

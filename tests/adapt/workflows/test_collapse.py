@@ -68,10 +68,10 @@ FEW = ("options.merge_nearest=1", "options.merge_cross_camera=2")
 """AML on few crops of each person."""
 
 ALL_THE_SAME = {
-    "aml": r"\(dbscan .*\): 1 clusters, but batches need 4",
-    "daal": r"\(dbscan .*\): 1 clusters, but batches need 2",  # it draws images, not identities
-    "hli": r"\(kmeans K=1 .*\): 1 clusters, but batches need 4",
-    "mmt": r"\(kmeans K=1 .*\): 1 clusters, but batches need 4",
+    "aml": r"\(dbscan .*\): 1 cluster, but batches need 4",
+    "daal": r"\(dbscan .*\): 1 cluster, but batches need 2",  # it draws images, not identities
+    "hli": r"\(kmeans K=1 .*\): 1 cluster, but batches need 4",
+    "mmt": r"\(kmeans K=1 .*\): 1 cluster, but batches need 4",
     "nrmt": r"\(hdbscan .*\): 100\.0% of 48 images are outliers",  # it never finds one cluster
 }
 """What stops each method when no crop differs from another."""
