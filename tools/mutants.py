@@ -56,7 +56,7 @@ FURTHER = {
     "service/gallery": ["tests/service/gallery"],
     "service/jobs": ["tests/service/jobs", "tests/service/test_app.py"],
     "service/operations": ["tests/service/test_app.py"],
-    "service/rollover": ["tests/service/rpc"],
+    "service/rollover": ["tests/service/rollover", "tests/service/rpc"],
     "service/rpc": ["tests/service/rpc", "tests/e2e/test_serving.py"],
     "service/store": ["tests/service/store", "tests/service/gallery"],
 }

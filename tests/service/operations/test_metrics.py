@@ -53,3 +53,10 @@ def test_a_stage_is_timed_also_when_it_fails(metrics: Metrics) -> None:
     total = value("resight_stage_duration_seconds_sum", {"stage": "search"})
     assert total is not None
     assert total >= 0.002
+
+
+def test_counts_are_told_apart_by_powers_of_two(metrics: Metrics) -> None:
+    for histogram in (metrics.batch_size, metrics.commit_size):
+        (family,) = histogram.collect()
+        limits = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
+        assert limits == [*(str(float(2**n)) for n in range(11)), "+Inf"]
