@@ -29,7 +29,8 @@ async def test_models_in_pages() -> None:
     infos = [model_info(version) for version in ("1", "2", "3", "4", "5")]
     pool = SimpleNamespace(all=lambda: [SimpleNamespace(info=info) for info in infos])
     servicer = ModelServicer(pool)  # type: ignore[arg-type]
-    pages, token = [], ""
+    pages: list[list[str]] = []
+    token = ""
     while not pages or token:
         request = model_pb2.ListModelsRequest(page_size=2, page_token=token)
         page = await servicer.ListModels(request, None)  # type: ignore[arg-type]
