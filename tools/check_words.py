@@ -75,9 +75,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Table:
-    """words.toml. clean: folders and files that are checked. once: names with one definition."""
+    """words.toml. checked: folders and files. once: names with one definition."""
 
-    clean: tuple[str, ...]
+    checked: tuple[str, ...]
     skipped: tuple[str, ...]
     words: tuple[Word, ...]
     once: tuple[str, ...]
@@ -115,7 +115,7 @@ def read_table(path: Path = TABLE) -> Table:
             )
         )
     return Table(
-        clean=tuple(table["clean"]),
+        checked=tuple(table["checked"]),
         skipped=tuple(table["skipped"]),
         words=tuple(words),
         once=tuple(table["once"]["names"]),
@@ -299,7 +299,7 @@ def _files(given: Sequence[Path], table: Table) -> list[str]:
         capture_output=True,
         text=True,
     ).stdout.split("\0")
-    return [path for path in listed if _inside(path, table.clean) and (ROOT / path).is_file()]
+    return [path for path in listed if _inside(path, table.checked) and (ROOT / path).is_file()]
 
 
 def check(paths: Sequence[str], table: Table) -> list[Finding]:
