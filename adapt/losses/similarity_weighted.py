@@ -79,7 +79,7 @@ def weight_negatives(dist_BB: Tensor, triplets: HardTriplets, similarity_B: Tens
 
 
 def similarity_weighted_cross_entropy(
-    logits_BK: Tensor, label_B: Tensor, similarity_B: Tensor, *, least: float, smoothing: float
+    logits_BK: Tensor, label_B: Tensor, similarity_B: Tensor, *, beta: float, smoothing: float
 ) -> Tensor:
     """Cross-entropy that weighs images more that are unlike their positives, batch average.
 
@@ -89,14 +89,14 @@ def similarity_weighted_cross_entropy(
         logits_BK: (B, K) floating point, any range.
         label_B: (B,) int64 in 0..K-1.
         similarity_B: (B,) s_p in [0, 1].
-        least: beta in (0, 1]; no image weighs more than 1 / beta.
+        beta: in (0, 1]; no image weighs more than 1 / beta.
         smoothing: of the labels, see `adapt.losses.classification.cross_entropy`.
 
     Returns:
         Scalar, in nats; never below the unweighted cross-entropy.
 
     Raises:
-        ValueError: shapes do not fit, or least or smoothing is out of range.
+        ValueError: shapes do not fit, or beta or smoothing is out of range.
 
     Source: AML (Huang et al., 2021), equation 8.
     """
@@ -106,7 +106,7 @@ def similarity_weighted_cross_entropy(
             f"logits {tuple(logits_BK.shape)}, labels {tuple(label_B.shape)} and similarities "
             f"{tuple(similarity_B.shape)} must be (B, K), (B,) and (B,)"
         )
-    if not 0 < least <= 1 or not 0 <= smoothing < 1:
-        raise ValueError(f"least {least} must be in (0, 1] and smoothing {smoothing} in [0, 1)")
+    if not 0 < beta <= 1 or not 0 <= smoothing < 1:
+        raise ValueError(f"beta {beta} must be in (0, 1] and smoothing {smoothing} in [0, 1)")
     each_B = F.cross_entropy(logits_BK, label_B, label_smoothing=smoothing, reduction="none")
-    return (each_B / similarity_B.clamp(min=least)).mean()
+    return (each_B / similarity_B.clamp(min=beta)).mean()

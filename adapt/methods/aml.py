@@ -182,7 +182,7 @@ class AML(ClusteringMethod[AMLOptions]):
             if self._weighted:
                 triplet = margin_triplet(weighted_BB, hard, o.margin)
                 identity = similarity_weighted_cross_entropy(
-                    out.logits, batch.label, similarity_B, least=o.beta, smoothing=o.label_smoothing
+                    out.logits, batch.label, similarity_B, beta=o.beta, smoothing=o.label_smoothing
                 )
             else:
                 triplet = margin_triplet(dist_BB, hard, o.margin)

@@ -153,10 +153,14 @@ def dress(rng: np.random.Generator, wardrobe: Wardrobe) -> Appearance:
     return Appearance(**values)
 
 
+MIN_DIFFERENCES = 4
+"""Attributes in which any two people of a site differ."""
+
+
 def dress_crowd(
-    rng: np.random.Generator, wardrobe: Wardrobe, people: int, *, differences: int = 4
+    rng: np.random.Generator, wardrobe: Wardrobe, people: int
 ) -> tuple[Appearance, ...]:
-    """Draws people of whom any two differ in at least `differences` attributes.
+    """Draws people of whom any two differ in at least `MIN_DIFFERENCES` attributes.
 
     Raises:
         ConfigError: the wardrobe has too little variety for so many people.
@@ -166,11 +170,11 @@ def dress_crowd(
         if len(crowd) == people:
             break
         person = dress(rng, wardrobe)
-        if all(person.differences(other) >= differences for other in crowd):
+        if all(person.differences(other) >= MIN_DIFFERENCES for other in crowd):
             crowd.append(person)
     if len(crowd) < people:
         raise ConfigError(
-            f"the wardrobe gives only {len(crowd)} people who differ in {differences} attributes, "
-            f"{people} are asked for; ask for fewer identities"
+            f"the wardrobe gives only {len(crowd)} people who differ in {MIN_DIFFERENCES} "
+            f"attributes, {people} are asked for; ask for fewer identities"
         )
     return tuple(crowd)

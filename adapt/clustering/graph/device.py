@@ -58,7 +58,7 @@ class DeviceSearch:
 def overlap_rows_on(
     device: torch.device,
     rows: csr_array,
-    least: float,
+    min_shared: float,
     *,
     dense_entries: int = DENSE_ENTRIES,
     list_entries: int = LIST_ENTRIES,
@@ -68,7 +68,7 @@ def overlap_rows_on(
     Args:
         device: where to compute.
         rows: (N, N) entries > 0.
-        least: overlaps below this may be missing; 0 finds all that are not zero.
+        min_shared: overlaps below this may be missing; 0 finds all that are not zero.
         dense_entries, list_entries: what is held at a time, see there.
 
     Yields:
@@ -95,7 +95,7 @@ def overlap_rows_on(
             )
             place = torch.repeat_interleave(row[part], length) * total + list_row[entry]
             shared.index_add_(0, place, min_of.double())
-        found = torch.nonzero(shared > max(least - SLACK, 0)).squeeze(1)
+        found = torch.nonzero(shared > max(min_shared - SLACK, 0)).squeeze(1)
         at = found.cpu().numpy()
         yield Overlaps(first, stop - first, at // total, at % total, shared[found].cpu().numpy())
 

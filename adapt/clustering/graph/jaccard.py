@@ -130,11 +130,11 @@ class JaccardGraph:
         """All pairs with J <= max_distance, row by row."""
         if not 0 < max_distance <= 1:
             raise ValueError(f"max_distance must be in (0, 1], got {max_distance}")
-        least = 2 * (1 - max_distance) / (2 - max_distance)
+        min_shared = 2 * (1 - max_distance) / (2 - max_distance)
         if self._device is None:
-            found = overlap_rows(self._encoding, least)
+            found = overlap_rows(self._encoding, min_shared)
         else:
-            found = overlap_rows_on(self._device, self._encoding, least)
+            found = overlap_rows_on(self._device, self._encoding, min_shared)
         return (_distances(overlap, self.images, max_distance) for overlap in found)
 
     def distances(self, max_distance: float) -> csr_array:

@@ -41,14 +41,14 @@ class Overlaps:
     shared: NDArray[np.float64]
 
 
-def overlap_rows(rows: csr_array, least: float) -> Iterator[Overlaps]:
+def overlap_rows(rows: csr_array, min_shared: float) -> Iterator[Overlaps]:
     """Find which rows overlap: s(i,j) = sum_l min(row_i[l], row_j[l]), on all cores.
 
     s(i,j) and s(j,i) add the same numbers in the same order: they are equal to the last bit.
 
     Args:
         rows: (N, N) entries > 0.
-        least: overlaps below this may be missing; 0 finds all that are not zero.
+        min_shared: overlaps below this may be missing; 0 finds all that are not zero.
 
     Yields:
         All rows in order, some hundred at a time; a row overlaps with itself, too.
@@ -59,13 +59,13 @@ def overlap_rows(rows: csr_array, least: float) -> Iterator[Overlaps]:
     renamed = np.empty(total, np.int32)
     renamed[np.argsort(count, kind="stable")] = np.arange(total, dtype=np.int32)
     column, value = renamed[rows.indices], rows.data.astype(np.float32)
-    prefix, suffix = _sort_and_split(start, column, value, least - SLACK)
+    prefix, suffix = _sort_and_split(start, column, value, min_shared - SLACK)
     sorted_rows = (start, column, value, prefix, suffix)
     lists = _lists(start, prefix, column, value)
 
     def find(first: int) -> Overlaps:
         stop = min(first + ROW_BLOCK, total)
-        counts, other, shared = _overlaps(sorted_rows, lists, least - SLACK, first, stop)
+        counts, other, shared = _overlaps(sorted_rows, lists, min_shared - SLACK, first, stop)
         return Overlaps(
             first, stop - first, np.repeat(np.arange(stop - first), counts), other, shared
         )
@@ -74,7 +74,7 @@ def overlap_rows(rows: csr_array, least: float) -> Iterator[Overlaps]:
 
 
 @compiled
-def _sort_and_split(start, column, value, least):  # type: ignore[no-untyped-def]
+def _sort_and_split(start, column, value, min_shared):  # type: ignore[no-untyped-def]
     """Sort each row by column in place; find where its suffix begins, and the suffix's sum."""
     total = len(start) - 1
     prefix = np.empty(total, np.int64)
@@ -85,7 +85,7 @@ def _sort_and_split(start, column, value, least):  # type: ignore[no-untyped-def
         column[own] = column[own][order]
         value[own] = value[own][order]
         p = start[i + 1]
-        while p > start[i] and suffix[i] + value[p - 1] < least:
+        while p > start[i] and suffix[i] + value[p - 1] < min_shared:
             p -= 1
             suffix[i] += value[p]
         prefix[i] = p
@@ -114,7 +114,7 @@ def _lists(start, prefix, column, value):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _overlaps(rows, lists, least, first, stop):  # type: ignore[no-untyped-def]
+def _overlaps(rows, lists, min_shared, first, stop):  # type: ignore[no-untyped-def]
     """Count, for the rows first..stop - 1, who overlaps with them, and by how much.
 
     rows: start, column and value as CSR, prefix and suffix, see `_sort_and_split`. lists: see
@@ -155,14 +155,14 @@ def _overlaps(rows, lists, least, first, stop):  # type: ignore[no-untyped-def]
             # `shared` holds the columns before both suffixes; the others are looked up now.
             border_i = column[prefix[i]] if prefix[i] < start[i + 1] else total
             border_j = column[prefix[j]] if prefix[j] < start[j + 1] else total
-            if s + (suffix[i] if border_i <= border_j else suffix[j]) < least:
+            if s + (suffix[i] if border_i <= border_j else suffix[j]) < min_shared:
                 continue
             p = prefix[j]
             while p > start[j] and column[p - 1] >= border_i:
                 p -= 1
             for q in range(p, start[j + 1]):
                 s += min(own[column[q]], value[q])
-            if s >= least:
+            if s >= min_shared:
                 found_row[filled] = j
                 found_shared[filled] = s
                 filled += 1

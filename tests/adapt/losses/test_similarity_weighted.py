@@ -68,7 +68,7 @@ def test_weighted_losses_by_hand() -> None:
     assert float(active_share(dist, hard, 0.3)) == pytest.approx(1 / 3)
     # ln 2, ln 2 and ln 4 over max(0.7, s_p) = 0.7, 0.7 and 1
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3), 0.0]])
-    found = similarity_weighted_cross_entropy(logits, LABEL, similarity, least=0.7, smoothing=0.0)
+    found = similarity_weighted_cross_entropy(logits, LABEL, similarity, beta=0.7, smoothing=0.0)
     assert float(found) == pytest.approx((2 * math.log(2) / 0.7 + math.log(4)) / 3)
 
 
@@ -90,13 +90,13 @@ def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
         ident += one / max(0.7, s[i]) / len(label)
     weighted = margin_triplet(weight_negatives(dist, hard, similarity), hard, 0.3)
     assert float(weighted) == pytest.approx(tri, rel=1e-9, abs=1e-12)
-    found = similarity_weighted_cross_entropy(logits, label, similarity, least=0.7, smoothing=0.1)
+    found = similarity_weighted_cross_entropy(logits, label, similarity, beta=0.7, smoothing=0.1)
     assert float(found) == pytest.approx(ident, rel=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), margin=st.floats(0, 2), least=st.floats(0.1, 1))
-def test_weights_only_ever_add(seed: int, margin: float, least: float) -> None:
+@given(seed=st.integers(0, 2**32 - 1), margin=st.floats(0, 2), beta=st.floats(0.1, 1))
+def test_weights_only_ever_add(seed: int, margin: float, beta: float) -> None:
     """s_p <= 1: no loss gets smaller, no triplet falls silent, and 1 everywhere changes nothing."""
     feat, label = batch(seed)
     dist = pairwise_distance(feat)
@@ -110,11 +110,11 @@ def test_weights_only_ever_add(seed: int, margin: float, least: float) -> None:
     assert active_share(weighted, hard, margin) >= active_share(dist, hard, margin)
     logits = feat[:, :3]
     ident = cross_entropy(logits, label, 0.1)
-    found = similarity_weighted_cross_entropy(logits, label, similarity, least=least, smoothing=0.1)
-    assert float(ident) <= float(found) + 1e-12 <= float(ident) / least + 1e-9
+    found = similarity_weighted_cross_entropy(logits, label, similarity, beta=beta, smoothing=0.1)
+    assert float(ident) <= float(found) + 1e-12 <= float(ident) / beta + 1e-9
     one = torch.ones_like(similarity)
     assert torch.equal(weight_negatives(dist, hard, one), dist)
-    same = similarity_weighted_cross_entropy(logits, label, one, least=least, smoothing=0.1)
+    same = similarity_weighted_cross_entropy(logits, label, one, beta=beta, smoothing=0.1)
     torch.testing.assert_close(same, ident)
 
 
@@ -165,7 +165,7 @@ def test_pinned_values() -> None:
     tri = margin_triplet(weight_negatives(dist, hard, similarity), hard, 0.3)
     assert float(tri) == pytest.approx(1.7324929535, abs=1e-9)
     logits = torch.cat([feat, feat[:, :1].cos()], dim=1)
-    found = similarity_weighted_cross_entropy(logits, label, similarity, least=0.9, smoothing=0.1)
+    found = similarity_weighted_cross_entropy(logits, label, similarity, beta=0.9, smoothing=0.1)
     assert float(found) == pytest.approx(1.4078138781, abs=1e-9)
 
 
@@ -193,9 +193,9 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError, match="of the same batch"):
             weight_negatives(wrong[0], hard, wrong[1])
     with pytest.raises(ValueError, match=r"\(B, K\), \(B,\) and \(B,\)"):
-        similarity_weighted_cross_entropy(FEAT, LABEL, torch.ones(2), least=0.7, smoothing=0.1)
-    for least, smoothing in ((0.0, 0.1), (1.1, 0.1), (0.7, 1.0)):
+        similarity_weighted_cross_entropy(FEAT, LABEL, torch.ones(2), beta=0.7, smoothing=0.1)
+    for beta, smoothing in ((0.0, 0.1), (1.1, 0.1), (0.7, 1.0)):
         with pytest.raises(ValueError, match="must be in"):
-            similarity_weighted_cross_entropy(FEAT, LABEL, one, least=least, smoothing=smoothing)
+            similarity_weighted_cross_entropy(FEAT, LABEL, one, beta=beta, smoothing=smoothing)
     with pytest.raises(ValueError, match="margin"):
         active_share(dist, hard, -0.1)
