@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from adapt.runtime.distributed import ProcessGroup
 
 Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
+RecipeOfMethod = Annotated[
+    str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
@@ -38,6 +41,20 @@ Resume = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
+Target = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the site's crops, or a manifest; no labels are read."),
+]
+Inits = Annotated[
+    list[Path] | None,
+    typer.Option(help="Run folder of a pre-trained network; two seeds, one for hli and daal."),
+]
+CameraPattern = Annotated[
+    str | None, typer.Option(help="Regular expression that finds the camera in a crop's path.")
+]
+HoldBack = Annotated[
+    float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
+]
 Validation = Annotated[
     Path | None,
     typer.Option(help="Labelled set scored after each round, for curves; nothing is chosen by it."),
@@ -108,14 +125,8 @@ def pretrain(
 def adapt(
     ctx: typer.Context,
     method: Annotated[str | None, typer.Option(help="aml, daal, hli, mmt or nrmt.")] = None,
-    target: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the site's crops, or a manifest; no labels are read."),
-    ] = None,
-    init: Annotated[
-        list[Path] | None,
-        typer.Option(help="Run folder of a pre-trained network; two seeds, one for hli and daal."),
-    ] = None,
+    target: Target = None,
+    init: Inits = None,
     out: Out = None,
     source: Annotated[
         list[Path] | None,
@@ -124,16 +135,9 @@ def adapt(
     all_splits: Annotated[
         bool, typer.Option(help="Of --source, take query and bounding_box_test, too.")
     ] = False,
-    camera_pattern: Annotated[
-        str | None,
-        typer.Option(help="Regular expression that finds the camera in a crop's path."),
-    ] = None,
-    hold_back: Annotated[
-        float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
-    ] = 0.0,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
-    ] = None,
+    camera_pattern: CameraPattern = None,
+    hold_back: HoldBack = 0.0,
+    recipe: RecipeOfMethod = None,
     overrides: Overrides = None,
     seed: Seed = 1,
     device: Device = "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ DAMAGED = "damaged"
 """State of a folder whose run.json or metrics.jsonl cannot be read."""
 
 NOT_LEARNED = ("seconds_", "memory_")
-"""How names of figures begin that are of the machine and the hour: equal runs differ in them."""
+"""Prefixes of figures that depend on the machine and the time: equal runs differ in them."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,24 @@ def find_runs(folder: Path) -> list[Path]:
 
     Raises RunError when there is none.
     """
-    found = sorted(
-        file.parent
-        for pattern in ("run.json", "*/run.json", "*/*/run.json")
-        for file in folder.glob(pattern)
-    )
+    found = sorted(_runs_below(folder, levels=2))
     if not found:
-        raise RunError(f"{folder} holds no run: give a folder that --out run folders lie in")
+        raise RunError(f"{folder} holds no run: give a folder that contains --out run folders")
     return found
+
+
+def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
+    """The folder if it is a run, and those below it. Raises RunError for one that is unreadable."""
+    if (folder / "run.json").is_file():
+        yield folder
+    if levels:
+        try:
+            entries = list(folder.iterdir())
+        except OSError as error:
+            raise RunError(f"{folder} cannot be read: {error.strerror}") from None
+        for entry in entries:
+            if entry.is_dir():
+                yield from _runs_below(entry, levels - 1)
 
 
 def describe_run(path: Path, name: str) -> RunLine:

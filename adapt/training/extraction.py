@@ -45,8 +45,8 @@ def extract(
     embedded under batch-norm statistics estimated on that camera alone (see
     `with_statistics_of`), which takes most of what differs between cameras out of the features.
     progress: called with the number of crops done. group: whole batches are dealt out to its
-    processes; each calls `progress` equally often. allocate: where the embeddings come to lie.
-    Returns one (N, D) float32 matrix of L2-normalized embeddings per network, whole in the first
+    processes; each calls `progress` equally often. allocate: makes the arrays.
+    Returns one (N, D) float32 matrix of L2-normalized embeddings per network, whole in the main
     process; the networks stay as they are.
     """
     if not nets:

@@ -123,13 +123,8 @@ def plan_task(
         weights=weights,
         sources=(source,),
     )
-    pretraining = tuple(
-        PlannedRun(
-            start.model_copy(update={"seed": number}),
-            out / f"{method}-{task.source}-{network.backbone}-seed{number}",
-        )
-        for number in range(seed, seed + students)
-    )
+    folder = f"{method}-{task.source}-{network.backbone}"
+    pretraining = _with_seeds(start, range(seed, seed + students), out / folder)
     adaptation = RunSpec(
         kind="adapt",
         recipe=recipe,
@@ -142,17 +137,23 @@ def plan_task(
         sources=(source,) if recipe.options.source_wanted() else (),
     )
     return TaskPlan(
-        name=name,
-        paper=paper,
-        task=task,
-        source=source,
-        target=target,
+        *(name, paper, task, source, target),
         backbone=network.backbone,
         preprocessing=network.input,
         weights=weights,
         pretraining=pretraining,
         adaptation=PlannedRun(adaptation, out / f"{name}-seed{seed}"),
         changed=tuple(overrides),
+    )
+
+
+def _with_seeds(spec: RunSpec, seeds: range, folder: Path) -> tuple[PlannedRun, ...]:
+    """The same run with each seed, in FOLDER-seedN."""
+    return tuple(
+        PlannedRun(
+            spec.model_copy(update={"seed": seed}), folder.with_name(f"{folder.name}-seed{seed}")
+        )
+        for seed in seeds
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +44,67 @@ def test_any_other_damaged_line_is_an_error(tmp_path: Path, middle: bytes) -> No
     (run.path / "metrics.jsonl").write_bytes(b'{"round": 1}\n' + middle + b'\n{"round": 3}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl is damaged"):
         run.metrics()
+
+
+def test_rounds_that_run_json_counts_have_to_be_there(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    for number in (1, 2):
+        run.record({"round": number}, ReIDNet("mobilenet_v2"))
+    file = run.path / "metrics.jsonl"
+    file.write_bytes(b'{"round": 1}\n{"round": 2')
+    with pytest.raises(RunError, match=r"has 1 of 2 rounds .*; restore it from a copy"):
+        run.metrics()
+    file.unlink()
+    with pytest.raises(RunError, match="has 0 of 2 rounds"):
+        run.metrics()
+    file.mkdir()
+    with pytest.raises(RunError, match="cannot be read: Is a directory"):
+        run.metrics()
+
+
+def test_what_is_there_but_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(RunError, match=r"run\.json cannot be read: Is a directory"):
+        Run.open(tmp_path)
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({"round": 1}, ReIDNet("mobilenet_v2"), [np.arange(3)])
+    (run.path / "labels.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError, match="the labels of the last round are lost"):
+        run.labels()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": 1}, "is invalid: surprise"),
+        ({"spec": {}}, r"is invalid: spec\."),
+        ({"spec": json.loads(INFO.spec.model_dump_json()) | {"seed": -1}}, "the seed is -1"),
+        ({"spec": json.loads(INFO.spec.model_dump_json()) | {"backbone": None}}, "spec.backbone"),
+    ],
+)
+def test_a_run_json_that_contradicts_itself_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    written = json.loads(INFO.model_dump_json()) | changes
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    with pytest.raises(RunError, match=message):
+        Run.open(tmp_path)
+
+
+def test_a_lock_that_cannot_be_taken_is_not_a_running_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    assert Run.open(run.path).status() == "running"
+    run.release()
+    assert Run.open(run.path).status() == "crashed"
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(RunError, match=r"cannot lock .*No locks available"):
+        Run.open(run.path).status()
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"", b"{", b"[]"])

@@ -30,6 +30,8 @@ def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
     assert find_runs(tmp_path / "a") == [tmp_path / "a"]
     with pytest.raises(RunError, match="holds no run"):
         find_runs(tmp_path / "empty")
+    with pytest.raises(RunError, match="gone cannot be read"):
+        find_runs(tmp_path / "gone")
 
 
 def test_a_line_says_how_far_a_run_came(tmp_path: Path) -> None:
