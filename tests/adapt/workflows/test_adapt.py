@@ -40,6 +40,8 @@ from models.image import Preprocessing  # noqa: E402
 from tests.support.specs import adapt_spec, on_cpu, pretrain_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SHORT = {
     "schedule": Schedule(rounds=2, iterations=2),
     "batch": BatchShape(identities=3, instances=2),
@@ -255,7 +257,9 @@ def test_each_init_is_where_its_own_network_starts(
     second = source_run(market("more", seed=3), tmp_path / "second", seed=2)
     inits = [init, second.path]
     for keep, path in enumerate(inits, 1):
-        recipe = MMT.model_copy(update={"options": MMTOptions(keep=keep), "optimizer": STILL})
+        once = Schedule(rounds=1, iterations=2)
+        changes = {"options": MMTOptions(keep=keep), "optimizer": STILL, "schedule": once}
+        recipe = MMT.model_copy(update=changes)
         run = site_run(
             market(f"site{keep}", seed=5), init, tmp_path / f"{keep}", inits=inits, recipe=recipe
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from adapt.runs.info import Origin  # noqa: E402
 from adapt.workflows.pretrain import pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.specs import on_cpu, pretrain_spec  # noqa: E402
+from tests.support.thin_trunks import real_trunks  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 SOURCE = Recipe(
     method="source",
@@ -131,7 +134,15 @@ def test_out_folder_in_use(market: Callable[..., Path], tmp_path: Path) -> None:
     assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
 
 
-def test_a_full_disk_is_an_error_of_ours(market: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.fixture
+def real() -> Iterator[None]:
+    with real_trunks():
+        yield
+
+
+def test_a_full_disk_is_an_error_of_ours(
+    real: None, market: Callable[..., Path], tmp_path: Path
+) -> None:
     """No file may grow beyond 1 MB: run.json fits, a network does not."""
     root = market("source")
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -30,6 +30,8 @@ from adapt.workflows.resume import resume  # noqa: E402
 from tests.support.specs import CPU, adapt_spec, pretrain_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 ROUNDS, STEPS = 3, 2
 TINY = (
     *(f"schedule.rounds={ROUNDS}", f"schedule.iterations={STEPS}", "schedule.passes=0"),
