@@ -46,8 +46,7 @@ class JobSetup:
     `cpu`, `cuda` or `cuda:N`. hold_back: share of the crops in [0, 1) that new adaptations do not
     train on, and that the gate judges by; with 0 it judges by all. stop_s: seconds that a process
     may take to save its state. own_model: reference of the server's own model, which no new model
-    may have. restart_delays_s: seconds before each further start of a process that ended early;
-    the adaptation fails when one more in a row ends early with no round finished meanwhile.
+    may have. restart_delays_s: see `Restarts`. Raises ValueError: there are no delays.
     """
 
     inits: tuple[Path, ...]
@@ -58,9 +57,48 @@ class JobSetup:
     own_model: str
     restart_delays_s: tuple[float, ...] = RESTART_DELAYS_S
 
+    def __post_init__(self) -> None:
+        if not self.restart_delays_s:
+            raise ValueError("restart_delays_s is empty; give at least one delay in seconds")
+
+
+class Restarts:
+    """Decides whether a process that ended early is started again, and when.
+
+    The delay grows with each process in a row that finished no round. One that finished a round
+    starts the row anew.
+    """
+
+    def __init__(self, delays_s: Sequence[float], rounds: int) -> None:
+        """delays_s: one or more, in seconds. rounds: finished before the first start."""
+        self._delays_s = delays_s
+        self._rounds = rounds
+        self._in_row = 0
+
+    @property
+    def in_row(self) -> int:
+        """Processes in a row, up to the last one, that finished no round."""
+        return self._in_row
+
+    def delay_after(self, rounds: int) -> float | None:
+        """Seconds until the next start, None to give up. rounds: finished by now."""
+        self._in_row = self._in_row + 1 if rounds <= self._rounds else 0
+        self._rounds = max(self._rounds, rounds)
+        if self._in_row > len(self._delays_s):
+            return None
+        return self._delays_s[max(self._in_row - 1, 0)]
+
 
 class JobInterruptedError(Exception):
     """The adaptation was cancelled, or the server stops."""
+
+
+class _TrainingFailedError(Exception):
+    """There is no model; `result` says why."""
+
+    def __init__(self, result: JobResult) -> None:
+        super().__init__(result.error)
+        self.result = result
 
 
 class Crops(Protocol):
@@ -92,8 +130,8 @@ class JobContext:
 class JobRunner:
     """Runs one adaptation."""
 
-    def __init__(self, job: Adaptation, folder: JobFolder, context: JobContext) -> None:
-        self._job = job
+    def __init__(self, adaptation: Adaptation, folder: JobFolder, context: JobContext) -> None:
+        self._adaptation = adaptation
         self._folder = folder
         self._context = context
         self._setup = context.setup
@@ -106,8 +144,10 @@ class JobRunner:
                 registry = self._context.registry.root
                 await asyncio.to_thread(registry.mkdir, parents=True, exist_ok=True)
                 await asyncio.to_thread(self.prepare)
-            failed = await self._train()
-            return failed or await self._deliver()
+            await self._train()
+            return await self._deliver()
+        except _TrainingFailedError as error:
+            return error.result
         except RegistryError as error:
             return JobResult(JobState.FAILED, JobReason.REGISTRY_REFUSED, str(error))
         except (OSError, DamagedFileError) as error:
@@ -115,9 +155,10 @@ class JobRunner:
 
     def prepare(self) -> None:
         """Write the folder; raises OSError and `JobInterruptedError`."""
-        job, spec, name = self._job, self._job.spec, model_name(self._job.site)
+        site, spec = self._adaptation.site, self._adaptation.spec
+        name = model_name(site)
         crops = self._folder.prepare(
-            self._until_interrupted(self._context.crops.kept_crops(job.site)),
+            self._until_interrupted(self._context.crops.kept_crops(site)),
             Job(
                 method=spec.method,
                 recipe=spec.recipe,
@@ -134,7 +175,7 @@ class JobRunner:
         judged = int(crops * (self._setup.hold_back or 1.0))
         if judged < MIN_GATE_CROPS:
             message = "adaptation %s: of %d crops the gate sees some %d; below %d it says hold"
-            log.warning(message, job.id, crops, judged, MIN_GATE_CROPS)
+            log.warning(message, self._adaptation.id, crops, judged, MIN_GATE_CROPS)
 
     def _until_interrupted(
         self, chunks: Iterable[Sequence[SeenCrop]]
@@ -144,27 +185,26 @@ class JobRunner:
                 raise JobInterruptedError
             yield chunk
 
-    async def _train(self) -> JobResult | None:
-        """Train and export, with restarts; the result if there is no model."""
-        folder, delays = self._folder, self._setup.restart_delays_s
-        rounds, in_row = len(folder.rounds()), 0
+    async def _train(self) -> None:
+        """Train and export, with restarts; raises `_TrainingFailedError`."""
+        folder = self._folder
+        restarts = Restarts(self._setup.restart_delays_s, len(folder.rounds()))
         while True:
             folder.discard_outcome()
             ended = await self._run(train_arguments(folder.path))
             outcome = folder.outcome()
             if outcome is not None and outcome.state == "finished":
-                return None
+                return
             if outcome is not None and outcome.state == "failed":
-                return JobResult(JobState.FAILED, outcome.reason, outcome.error)
-            finished = len(folder.rounds())
-            in_row = in_row + 1 if finished <= rounds else 0
-            rounds = max(rounds, finished)
-            if in_row > len(delays):
-                return self._given_up(outcome, ended, in_row)
-            delay = delays[max(in_row - 1, 0)]
+                raise _TrainingFailedError(
+                    JobResult(JobState.FAILED, outcome.reason, outcome.error)
+                )
+            delay = restarts.delay_after(len(folder.rounds()))
+            if delay is None:
+                raise _TrainingFailedError(self._given_up(outcome, ended, restarts.in_row))
             why = outcome.error if outcome is not None else "it gave no reason"
             message = "adaptation %s continues in %.0f s; its process %s: %s"
-            log.warning(message, self._job.id, delay, ended, why)
+            log.warning(message, self._adaptation.id, delay, ended, why)
             await self._context.pause(delay)
 
     async def _run(self, arguments: Sequence[str]) -> str:
@@ -221,7 +261,7 @@ class JobRunner:
         folder = self._folder
         folder.discard_outcome()
         folder.discard_verdict()
-        old = self._context.in_use(self._job.site)
+        old = self._context.in_use(self._adaptation.site)
         if old is None:
             return None, None
         ended = await self._run(gate_arguments(folder.path, old.bundle, self._setup.device))
@@ -230,9 +270,9 @@ class JobRunner:
             outcome = folder.outcome()
             why = outcome.error if outcome is not None else folder.last_log_line()
             message = "adaptation %s has no verdict; its gate %s: %s"
-            log.warning(message, self._job.id, ended, why or "no output")
+            log.warning(message, self._adaptation.id, ended, why or "no output")
             return None, None
-        adaptation = f"sites/{self._job.site}/adaptations/{self._job.id}"
+        adaptation = f"sites/{self._adaptation.site}/adaptations/{self._adaptation.id}"
         origin = {"adaptation": adaptation, "against": old.reference}
         report = origin | json.loads(folder.gate_file.read_bytes())
         return verdict, json.dumps(report, indent=1).encode() + b"\n"
