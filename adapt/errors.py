@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from models.wording import plural
+
 
 class AdaptError(Exception):
     """Base of all errors a user of `adapt` can meet.
@@ -54,7 +56,7 @@ class NonFiniteFeaturesError(DataError):
 
     def __init__(self, first_row: int, rows: int) -> None:
         super().__init__(
-            f"{rows} feature rows hold NaN or infinity (first: row {first_row}); "
+            f"NaN or infinity in {plural(rows, 'feature row')} (first: row {first_row}); "
             "the network diverged or the input file is damaged: lower the learning rate or "
             "extract the features again"
         )

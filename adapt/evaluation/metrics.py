@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import DataError, NonFiniteFeaturesError
+from models.wording import plural
 
 ProtocolName = Literal["market", "other-camera"]
 
@@ -186,9 +187,10 @@ def _score_all(
         )
     if not first_hit.any():
         raise DataError(
-            f"none of {total} queries has a match among {len(gallery.ids)} gallery images under "
-            f"the protocol {protocol}: a match shows the query's identity in another camera; check "
-            "that query and gallery share identities and that camera codes are right"
+            f"none of {plural(total, 'query', 'queries')} has a match among "
+            f"{plural(len(gallery.ids), 'gallery image')} under the protocol {protocol}: a "
+            "match shows the query's identity in another camera; check that query and gallery "
+            "share identities and that camera codes are right"
         )
     return average_precision, first_hit
 
@@ -220,8 +222,8 @@ def _unit(name: str, features: NDArray[np.floating]) -> NDArray[np.float32]:
     zero = np.flatnonzero(length == 0)
     if len(zero):
         raise DataError(
-            f"{len(zero)} {name} feature rows are all zero (first: row {zero[0]}) and have no "
-            "direction to compare: extract them again"
+            f"{plural(len(zero), f'{name} feature row')} with nothing but zeros (first: row "
+            f"{zero[0]}): no direction to compare; extract the features again"
         )
     unit = np.empty(features.shape, np.float32)
     np.divide(features, length[:, None], out=unit, casting="same_kind")

@@ -15,6 +15,7 @@ from adapt.data.decoding.decode import DecodedCrops
 from adapt.report.contact_sheet import contact_sheet
 from adapt.report.pictures import jpeg
 from adapt.types import OUTLIER
+from models.wording import plural
 
 SHOWN = 12
 """Crops on the sheet of one cluster."""
@@ -110,4 +111,4 @@ def draw_sheet(data: DecodedCrops, rows: NDArray[np.intp], seed: int) -> Sheet:
         f"{data.crops.cameras[code]} {count}" for code, count in zip(seen, counts, strict=True)
     )
     some = f", {len(shown)} of them shown" if len(shown) < len(rows) else ""
-    return Sheet(jpeg(image), f"{len(rows)} crops{some}; by camera: {cameras}")
+    return Sheet(jpeg(image), f"{plural(len(rows), 'crop')}{some}; by camera: {cameras}")

@@ -16,6 +16,7 @@ from adapt.runs.info import RESUMABLE_REASONS, RunInfo
 from adapt.runs.listing import series
 from models.errors import DamagedFileError
 from models.job_contract import GateVerdict
+from models.wording import plural
 
 SETTLED, UNSETTLED = 0.9, 0.7
 """Agreement of two rounds' clusters from which they have settled, below which they have not."""
@@ -73,16 +74,18 @@ def _gate_lead(gate: GateVerdict) -> tuple[Mark, str]:
 
 def _ending(info: RunInfo, status: str) -> tuple[Mark, str]:
     planned = info.spec.recipe.schedule.rounds
+    total = plural(planned, "round")
     kept = f"the network of round {info.rounds} is kept" if info.rounds else "no network is kept"
     again = f"Resume it with resight {info.kind} --resume"
     if status == "finished":
-        return "good", f"The run finished all {info.rounds} rounds."
+        done = f"all {info.rounds} rounds" if info.rounds > 1 else "its only round"
+        return "good", f"The run finished {done}."
     if status == "stopped":
-        return "odd", f"The run was stopped after {info.rounds} of {planned} rounds. {again}."
+        return "odd", f"The run was stopped after {info.rounds} of {total}. {again}."
     if status == "running":
-        return "odd", f"The run is still going: {info.rounds} of {planned} rounds are done."
+        return "odd", f"The run is still going, {info.rounds} of {total} done."
     if status == "crashed":
-        return "bad", f"The run's process crashed after {info.rounds} of {planned} rounds. {again}."
+        return "bad", f"The run's process crashed after {info.rounds} of {total}. {again}."
     more = f" {again}." if info.reason in RESUMABLE_REASONS else ""
     return "bad", (
         f"The run failed in round {info.rounds + 1} of {planned} ({info.reason}); {kept}. "
@@ -144,15 +147,16 @@ def _of_warnings(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
     warned = [row["round"] for row in rounds if row["warnings"]]
     if not warned:
         return [Point("good", "No round gave a warning.")]
-    told = f"{len(warned)} of {len(rounds)} rounds gave warnings, the last of them {warned[-1]}"
-    return [Point("odd", f"{told}; they are listed below.")]
+    told = f"{len(warned)} of {plural(len(rounds), 'round')} gave warnings"
+    return [Point("odd", f"{told}, the last of them {warned[-1]}; they are listed below.")]
 
 
 def _of_crops(info: RunInfo) -> list[Point]:
     return [
         Point(
             "odd" if d.unreadable > MANY_UNREADABLE * (d.crops + d.unreadable) else "plain",
-            f"{d.unreadable} of {d.crops + d.unreadable} crops of {d.role} cannot be read.",
+            f"{d.unreadable} of {plural(d.crops + d.unreadable, 'crop')} of {d.role} cannot be "
+            "read.",
         )
         for d in info.data
         if d.unreadable

@@ -46,6 +46,7 @@ from models.backbones.net import ReIDNet
 from models.errors import DamagedFileError
 from models.files import FileLock, read_json_lines, write_atomically
 from models.validation import explain
+from models.wording import plural
 
 log = logging.getLogger("resight")
 _NETWORK, _METRICS, _INFO = "model.safetensors", job_contract.METRICS_FILE, "run.json"
@@ -306,8 +307,8 @@ class Run:
             raise RunError(str(error)) from None
         if len(rows) < self.info.rounds:
             raise RunError(
-                f"{file} has {len(rows)} of {self.info.rounds} rounds that run.json counts; "
-                "restore it from a copy"
+                f"{file} has {len(rows)} of {plural(self.info.rounds, 'round')} that "
+                "run.json counts; restore it from a copy"
             )
         return rows
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from adapt.errors import ConfigError, LostProcessError
 from adapt.runtime.device import pick_device
+from models.wording import plural
 
 STEP_TIMEOUT = timedelta(minutes=10)
 """Within a step or an extraction nobody waits longer: all do the same there."""
@@ -62,7 +63,9 @@ class ProcessGroup:
         shares = images // ghost if ghost else images
         if shares % self.size == 0:
             return
-        what = f"{shares} batch-norm groups of {ghost} images" if ghost else f"{images} images"
+        what = plural(ghost or images, "image")
+        if ghost:
+            what = f"{plural(shares, 'batch-norm group')} of {what}"
         fits = ", ".join(str(n) for n in range(1, shares + 1) if shares % n == 0)
         raise ConfigError(
             f"a batch of {what} cannot be shared evenly by {self.size} processes: start as many as "
@@ -187,7 +190,8 @@ def own_device(name: str, number: int, processes: int, gpus: int | None = None) 
         )
     if processes > count:
         raise ConfigError(
-            f"{processes} processes for {count} GPUs: start one for each GPU (--nproc-per-node)"
+            f"{processes} processes for {plural(count, 'GPU')}: start one for each "
+            "GPU (--nproc-per-node)"
         )
     return torch.device("cuda", number)
 

@@ -188,8 +188,9 @@ def check_clusters(plan: TaskPlan) -> None:
     crops = len(read_labelled(plan.target, ("train",)))
     if wanted.clusters > crops:
         raise ConfigError(
-            f"{plan.target} has {crops} training crops, which cannot form {wanted.clusters} "
-            "clusters: give the whole set, or --set adapt.clustering.clusters=auto"
+            f"{plan.target} has {plural(crops, 'training crop')}, which cannot form "
+            f"{wanted.clusters} clusters: give the whole set, or --set "
+            "adapt.clustering.clusters=auto"
         )
 
 

@@ -20,6 +20,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from models.wording import plural
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine
 from service.errors import (
@@ -129,8 +130,9 @@ class Batcher:
             self._metrics.rejected.labels("queue").inc()
             wait = min(max(self._pending * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
-                f"the queue has room for {self._max_queue - self._pending} of {images} images (its "
-                f"limit is {self._max_queue}); try again in {wait:.2f} s",
+                f"the queue has room for {self._max_queue - self._pending} of "
+                f"{plural(images, 'image')} (its limit is {self._max_queue}); try again in "
+                f"{wait:.2f} s",
                 retry_after_s=wait,
             )
         self._pending += images

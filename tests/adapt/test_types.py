@@ -44,10 +44,10 @@ def test_keys_are_unique() -> None:
 def test_the_mean_of_tables_is_numpys_and_lies_where_it_is_wanted(tables: list[np.ndarray]) -> None:
     places: list[np.ndarray] = []
 
-    def room(shape: tuple[int, ...]) -> np.ndarray:
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
         places.append(np.full(shape, np.nan, np.float32))
         return places[-1]
 
-    mean = FeatureTable(tuple(tables), np.zeros(5, np.int64), room).mean()
+    mean = FeatureTable(tuple(tables), np.zeros(5, np.int64), allocate).mean()
     assert mean is places[0]
     np.testing.assert_allclose(mean, np.mean(tables, axis=0), atol=1e-6)

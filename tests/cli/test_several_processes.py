@@ -122,7 +122,7 @@ def test_batches_that_cannot_be_shared_are_refused_at_once(
     """Before the processes exchange anything: of these two, one is not there."""
     monkeypatch.setattr(distributed, "join", lambda _: (CPU, ProcessGroup(0, 2)))
     out = tmp_path / "run"
-    with pytest.raises(ConfigError, match="1 batch-norm groups of 6 images cannot be shared even"):
+    with pytest.raises(ConfigError, match="1 batch-norm group of 6 images cannot be shared even"):
         resight(*pretrain(source, out, 1), "--set", "batch.ghost=6")
     assert not out.exists()
 

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from adapt.errors import ClusteringError
 from adapt.runtime.numba_cache import compiled
 from adapt.types import PseudoLabels
+from models.wording import plural
 
 FARTHEST = 1.0
 """Distance of pairs that are not stored."""
@@ -54,8 +55,9 @@ def cluster_hdbscan(
     images = distances.shape[0]
     if images < max(min_samples, min_cluster_size):
         raise ClusteringError(
-            f"{images} images cannot form clusters of {max(min_samples, min_cluster_size)}: add "
-            "crops or lower min_samples and min_cluster_size"
+            f"{plural(images, 'image')} cannot form clusters of "
+            f"{max(min_samples, min_cluster_size)}: add crops or lower min_samples and "
+            "min_cluster_size"
         )
     core = _core_distances(distances, min_samples)
     tree = _spanning_tree(

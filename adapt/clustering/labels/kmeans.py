@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from adapt.errors import ClusteringError, DataError, NonFiniteFeaturesError
 from adapt.types import FloatAllocator, PseudoLabels, allocate_floats
+from models.wording import plural
 
 IMAGES_PER_IDENTITY = 20
 """Images of each person that `auto_clusters` expects at a site."""
@@ -62,8 +63,8 @@ def cluster_kmeans(
     _refuse_non_finite(features)
     if not 1 <= clusters <= len(features):
         raise ClusteringError(
-            f"{len(features)} images cannot form {clusters} clusters: set clusters to 1..N "
-            "(about the number of people) or add crops"
+            f"{plural(len(features), 'image')} cannot form {plural(clusters, 'cluster')}: set "
+            "clusters to 1..N (about the number of people) or add crops"
         )
     estimator = KMeans(
         clusters,

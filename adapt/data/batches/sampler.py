@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from adapt.errors import ClusteringError
 from adapt.types import OUTLIER
+from models.wording import plural
 
 IntArray = NDArray[np.int64]
 
@@ -54,8 +55,9 @@ class IdentitySampler:
         self._members: list[IntArray] = np.split(kept, starts[1:]) if len(kept) else []
         if len(self._members) < identities:
             raise ClusteringError(
-                f"{len(self._members)} identities cannot fill a batch of {identities}: lower "
-                "batch.identities, or change the clustering so that it finds more clusters"
+                f"{plural(len(self._members), 'identity', 'identities')} cannot fill a batch of "
+                f"{identities}: lower batch.identities, or change the clustering "
+                "so that it finds more clusters"
             )
 
     def __iter__(self) -> Iterator[IntArray]:

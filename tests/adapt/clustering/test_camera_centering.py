@@ -52,12 +52,12 @@ def test_a_difference_from_the_mean_keeps_its_direction_unless_it_is_rounding(
 def test_the_result_lies_in_the_room_given() -> None:
     given = []
 
-    def room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
         given.append(np.zeros(shape, np.float32))
         return given[-1]
 
     features, cameras = unit(4), np.arange(12) % 3
-    found = center_cameras(features, cameras, room)
+    found = center_cameras(features, cameras, allocate)
     assert found is given[0]
     np.testing.assert_array_equal(found, center_cameras(features, cameras))
 

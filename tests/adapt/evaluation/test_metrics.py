@@ -256,7 +256,9 @@ def test_input_is_left_alone() -> None:
 def test_unusable_features_are_refused(side: str) -> None:
     values = random_data(4)
     values[f"{side}_features"][6] = 0
-    with pytest.raises(DataError, match=rf"1 {side} feature rows are all zero \(first: row 6\)"):
+    with pytest.raises(
+        DataError, match=rf"1 {side} feature row with nothing but zeros \(first: row 6\)"
+    ):
         score(values)
     values[f"{side}_features"][5, 2] = np.nan
     with pytest.raises(NonFiniteFeaturesError, match="row 5"):

@@ -44,11 +44,11 @@ def test_crops_that_have_changed_are_not_shown_for_the_others(
 def test_crops_lie_where_there_is_room(home: Path) -> None:
     made: list[np.ndarray] = []
 
-    def room(shape: tuple[int, ...]) -> np.ndarray:
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
         made.append(np.zeros(shape, np.uint8))
         return made[-1]
 
-    material = gather(Run.open(home / "new"), None, None, CPU, room)
+    material = gather(Run.open(home / "new"), None, None, CPU, allocate)
     assert material.data is not None
     assert np.shares_memory(material.data.images, made[0])
     assert len(made) == 1

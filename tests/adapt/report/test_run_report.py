@@ -132,7 +132,7 @@ def test_a_run_without_a_round_has_a_page(home: Path, tmp_path: Path) -> None:
     ))  # fmt: skip
     page = page_of(run, gather(run, None, None, CPU))
     outline(page)
-    assert "The run is still going: 0 of 2 rounds are done." in page
+    assert "The run is still going, 0 of 2 rounds done." in page
     assert "No round was finished." in page
 
 

@@ -50,7 +50,8 @@ def mark_of(words: str, sentences: dict[str, str]) -> str:
             "odd",
             "stopped after 2 of 3 rounds. Resume it with resight adapt --resume",
         ),
-        ("running", {}, "odd", "still going: 2 of 3 rounds"),
+        ("finished", {"rounds": 1}, "plain", "finished its only round. Whether"),
+        ("running", {}, "odd", "still going, 2 of 3 rounds done"),
         (
             "crashed",
             {},
@@ -77,6 +78,10 @@ def test_endings(status: str, changes: dict[str, Any], mark: str, words: str) ->
 def test_what_cannot_go_on_is_not_told_to() -> None:
     _, lead, _ = in_words(info(reason="DIVERGED"), "failed", [], None)
     assert "Resume" not in lead
+
+
+def test_a_single_round_is_one_round() -> None:
+    assert "1 of 1 round gave warnings" in " ".join(said(row(1, warnings=["odd"])))
 
 
 @pytest.mark.parametrize(

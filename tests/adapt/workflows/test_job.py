@@ -175,7 +175,7 @@ def test_a_job_whose_disk_is_full_before_its_run_begins_goes_on(folder: Path) ->
 
 @pytest.mark.parametrize("reason", ["RUN_FOLDER_UNWRITABLE", "RUN_FOLDER_UNUSABLE"])
 def test_a_job_whose_disk_was_full_at_once_begins_anew(folder: Path, reason: str) -> None:
-    """Earlier versions had one reason for all that a folder may lack."""
+    """A run that failed by its folder is resumed, or begun anew where no state was saved."""
     begun(exported(folder))
     (folder / "run" / "checkpoint.safetensors").unlink()
     file = folder / "run" / "run.json"

@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from adapt.clustering.graph.jaccard import jaccard_distance
 from adapt.clustering.labels.hdbscan import cluster_hdbscan
 from adapt.errors import ClusteringError
+from models.wording import plural
 
 
 def library(
@@ -149,7 +150,7 @@ def test_images_all_the_same_or_all_apart(images: int) -> None:
     ("images", "samples", "size"), [(0, 1, 2), (1, 1, 2), (3, 4, 2), (3, 2, 4)]
 )
 def test_too_few_images_are_refused(images: int, samples: int, size: int) -> None:
-    with pytest.raises(ClusteringError, match=f"{images} images cannot form clusters of"):
+    with pytest.raises(ClusteringError, match=f"{plural(images, 'image')} cannot form clusters of"):
         cluster_hdbscan(
             sparse(np.zeros((images, images))), min_samples=samples, min_cluster_size=size
         )

@@ -40,8 +40,8 @@ def listed(site: Path) -> CropSet:
 
 
 def decoded(site: Path, allocate: Callable[..., np.ndarray] | None = None) -> DecodedCrops:
-    rooms: dict[str, Any] = {} if allocate is None else {"allocate": allocate}
-    return decode_crops(listed(site), SIZE, forget_names=True, **rooms)
+    options: dict[str, Any] = {} if allocate is None else {"allocate": allocate}
+    return decode_crops(listed(site), SIZE, forget_names=True, **options)
 
 
 def kept(site: Path, folder: Path) -> Path:
