@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
+from cli.common import METHOD_HELP, AsJson, ServerOption, SiteOption, print_json, short_time, table
 from models.job_contract import AdaptationRound
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.jobs.records import MAX_SEED, Adaptation, AdaptationSpec, JobState
@@ -22,7 +22,7 @@ _FIGURES = ("clusters", "outlier_share", "loss")
 @adaptations.command("start")
 def adaptations_start(
     site: SiteOption,
-    method: Annotated[str, typer.Option(help="aml, daal, hli, mmt or nrmt.")],
+    method: Annotated[str, typer.Option(help=METHOD_HELP)],
     recipe: Annotated[
         str | None,
         typer.Option(help="Recipe that comes with resight; default: the method's."),

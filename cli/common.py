@@ -9,10 +9,13 @@ from typing import Annotated
 
 import typer
 
+from models.job_contract import METHODS
 from models.wording import plural as plural
 from service.config import SERVER_VARIABLE
 from service.errors import BadNameError
 from service.types import check_site_id
+
+METHOD_HELP = f"{', '.join(METHODS[:-1])} or {METHODS[-1]}."
 
 
 def _site_id(site: str) -> str:

@@ -48,8 +48,8 @@ def report(
     _refuse_loss(file)
     verdict = None if gate is None else read_gate(gate)
     before = None if old is None else Run.open(old)
-    room = MappedCrops(file.parent).allocate
-    material = gather(opened, target, before, pick_device(device), room)
+    allocate = MappedCrops(file.parent).allocate
+    material = gather(opened, target, before, pick_device(device), allocate)
     page = render(run_page(opened, material, verdict))
     try:
         write_atomically(file, page)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapt.evaluation.metrics import ProtocolName
-from cli.common import plural
+from cli.common import METHOD_HELP, plural
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
@@ -124,7 +124,7 @@ def pretrain(
 # long: one parameter for each option
 def adapt(
     ctx: typer.Context,
-    method: Annotated[str | None, typer.Option(help="aml, daal, hli, mmt or nrmt.")] = None,
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
     target: Target = None,
     init: Inits = None,
     out: Out = None,

@@ -1,4 +1,4 @@
-"""Records that the rooms of `service` share: small, frozen, checked by their constructors.
+"""Records that the packages of `service` share: small, frozen, checked by their constructors.
 
 Times are aware UTC datetimes with microseconds; ids are the last parts of resource names.
 """

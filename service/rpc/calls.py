@@ -1,4 +1,4 @@
-"""What the servicers share. A servicer reads the request, calls its room, and writes the answer."""
+"""What the servicers share. A servicer reads a request, calls a package, and writes the answer."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ def test_every_folder_of_the_tree_exists_and_none_is_missing() -> None:
     assert not [path for path in named if not (ROOT / path).is_dir()]
     packages = {
         path.parent.relative_to(ROOT).as_posix()
-        for room in ("adapt", "service")
-        for path in (ROOT / room).glob("*/__init__.py")
+        for package in ("adapt", "service")
+        for path in (ROOT / package).glob("*/__init__.py")
     }
     assert packages <= named
 

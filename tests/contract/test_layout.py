@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("adapt", "cli", "models", "service")
+PACKAGES = ("adapt", "cli", "models", "service")
 OF_SEVERAL_MODULES = {
     "adapt/clustering/graph/test_identical_labels.py": "labels from sparse and dense distances",
     "adapt/data/catalog/test_labelled_sets.py": "all readers of labelled sets",
@@ -27,22 +27,22 @@ OF_SEVERAL_MODULES = {
 """What a file tests that has no module of its name."""
 
 
-def mirrored(room: str) -> list[tuple[Path, Path]]:
-    """Each test file of a room with the module or package of its name."""
+def mirrored(package: str) -> list[tuple[Path, Path]]:
+    """Each test file of a package with the module or package of its name."""
     pairs = []
-    for path in sorted((ROOT / "tests" / room).rglob("test_*.py")):
+    for path in sorted((ROOT / "tests" / package).rglob("test_*.py")):
         below = path.relative_to(ROOT / "tests").with_name(path.stem.removeprefix("test_"))
         pairs.append((path.relative_to(ROOT / "tests"), below))
     return pairs
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_each_test_file_has_the_name_of_a_module(room: str) -> None:
-    pairs = mirrored(room)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_test_file_has_the_name_of_a_module(package: str) -> None:
+    pairs = mirrored(package)
     assert pairs
     without = {
         str(test)
         for test, module in pairs
         if not (ROOT / module).with_suffix(".py").exists() and not (ROOT / module).is_dir()
     }
-    assert without == {name for name in OF_SEVERAL_MODULES if name.startswith(f"{room}/")}
+    assert without == {name for name in OF_SEVERAL_MODULES if name.startswith(f"{package}/")}

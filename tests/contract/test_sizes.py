@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("adapt", "benchmarks", "cli", "models", "service", "tools")
+PACKAGES = ("adapt", "benchmarks", "cli", "models", "service", "tools")
 MAX_PARAMETERS = 8
 MAX_LINES = 60
 REASON = "# long:"
@@ -49,21 +49,21 @@ def too_long(text: str) -> list[str]:
     return [f.name for f in functions(text) if lines(f) > MAX_LINES and not has_reason(text, f)]
 
 
-def modules(room: str) -> list[Path]:
-    return [path for path in sorted((ROOT / room).rglob("*.py")) if "pb" not in path.parts]
+def modules(package: str) -> list[Path]:
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "pb" not in path.parts]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_functions_take_few_parameters(room: str) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_functions_take_few_parameters(package: str) -> None:
     """Commands of `cli` are exempt: each option is a parameter."""
-    found = {path: too_many_parameters(path.read_text()) for path in modules(room)}
+    found = {path: too_many_parameters(path.read_text()) for path in modules(package)}
     assert found
-    assert room == "cli" or not {path: names for path, names in found.items() if names}
+    assert package == "cli" or not {path: names for path, names in found.items() if names}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_functions_are_short_or_say_why_not(room: str) -> None:
-    found = {path: too_long(path.read_text()) for path in modules(room)}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_functions_are_short_or_say_why_not(package: str) -> None:
+    found = {path: too_long(path.read_text()) for path in modules(package)}
     assert not {path: names for path, names in found.items() if names}
 
 

@@ -1,6 +1,6 @@
-"""No room starts another one by name: `python -m cli.main` and the like.
+"""No package starts another one by name: `python -m cli.main` and the like.
 
-Imports between rooms are checked by import-linter, names in strings are not. The only module that
+Imports between packages are checked by import-linter, names in strings are not. The only module
 is started by name is the worker of `models.job_contract`. Benchmarks, tools and tests may start the
 command line.
 """
@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("adapt", "cli", "models", "service")
+PACKAGES = ("adapt", "cli", "models", "service")
 CONTRACT = ROOT / "models" / "job_contract.py"
 
-_MODULE = re.compile(rf"({'|'.join(ROOMS)})(\.\w+)+")
-_STARTED = re.compile(rf"-m ({'|'.join(ROOMS)})\b")
+_MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)+")
+_STARTED = re.compile(rf"-m ({'|'.join(PACKAGES)})\b")
 
 
-def starts(room: str, source: str) -> Iterator[str]:
-    """Names of modules of other rooms in the strings of a source, docstrings aside."""
+def starts(package: str, source: str) -> Iterator[str]:
+    """Names of modules of other packages in the strings of a source, docstrings aside."""
     tree = ast.parse(source)
     prose = {
         node.value
@@ -34,12 +34,12 @@ def starts(room: str, source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
             named = _MODULE.fullmatch(node.value) or _STARTED.search(node.value)
-            if named and named[1] != room and (named.re is _STARTED or _is_module(named[0])):
+            if named and named[1] != package and (named.re is _STARTED or _is_module(named[0])):
                 yield node.value
         if isinstance(node, ast.List | ast.Tuple):
             values = [each.value if isinstance(each, ast.Constant) else "" for each in node.elts]
             for option, module in pairwise(values):
-                if option == "-m" and module in ROOMS and module != room:
+                if option == "-m" and module in PACKAGES and module != package:
                     yield f"-m {module}"
 
 
@@ -49,12 +49,12 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-@pytest.mark.parametrize("room", ["adapt", "models", "service"])
-def test_no_room_starts_another_by_name(room: str) -> None:
+@pytest.mark.parametrize("package", ["adapt", "models", "service"])
+def test_no_package_starts_another_by_name(package: str) -> None:
     found = {
         str(file.relative_to(ROOT)): names
-        for file in (ROOT / room).rglob("*.py")
-        if file != CONTRACT and (names := list(starts(room, file.read_text())))
+        for file in (ROOT / package).rglob("*.py")
+        if file != CONTRACT and (names := list(starts(package, file.read_text())))
     }
     assert found == {}
 
