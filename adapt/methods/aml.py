@@ -4,7 +4,7 @@ Huang, Zhang, Diao, Wu, Zhou. Asymmetric Mutual Learning for Unsupervised Cross-
 Re-identification. 2021.
 
 Where the equations live
-    average of re-ranked distances (3.2)    adapt.clustering.graph.rows.AverageGraph
+    average of re-ranked distances (3.2)    adapt.clustering.graph.rows.AverageGraph, average_rows
     nearest images, within and across       adapt.clustering.graph.rows.nearest_lists, fill_up
         cameras (3.2)
     (1)-(4) merging of clusters             adapt.clustering.labels.merging.merge_clusters

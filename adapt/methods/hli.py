@@ -10,7 +10,9 @@ Where the equations live
     (3) exploitation loss (ITBS)    adapt.losses.imitation.repel_loss + attract_loss
     (5) relation matrix (ALMS)      adapt.losses.imitation.relation_matrix
     (6) structure distillation      adapt.losses.imitation.structure_loss
-    (7), with (4): weighted sum     HLI.step; its first four terms adapt.losses.mutual
+    (4), (7) weighted sums          HLI.step
+    (7) its four terms of MMT       adapt.losses.mutual.mutual_terms, mutual_weights
+    temporal average                adapt.methods.parts.ema.ema_momentum, update_ema
 
 Departures from the paper, numbered as in docs/methods/hli.md, which argues each
     1. One student and its average, as the text says; `peers` = 2 crosses two pairs as MMT does.

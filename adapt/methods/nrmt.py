@@ -6,9 +6,11 @@ Mutual-Training for Person Re-identification. ECCV 2020.
 Where the equations live
     (2), (3) collaborative clustering  NRMT.step
     L_tri of (2), (3)                  adapt.losses.selection.selected_triplet
+    triplets of a batch                adapt.losses.selection.mine_pairs, mine_hardest
     (4), (5) relation of a triplet     adapt.losses.selection.triplet_gap
     (6), (7) peer confidence           adapt.losses.selection.peer_confident
     (8), (10), (11) disagreement       adapt.losses.selection.disagree
+    ours: D in mean distances          adapt.losses.selection.relative_gap
     Algorithm 1                        NRMT.relabel, NRMT.step
 
 Departures from the paper (docs/methods/nrmt.md argues each); no public code is known

@@ -54,7 +54,7 @@ class Reembedding:
         return self._unusable
 
     async def run(self) -> AsyncGenerator[int]:
-        """EmbedCrops the sightings that lack a vector of the model; each batch is stored at once.
+        """Embed the sightings that lack a vector of the model; each batch is stored at once.
 
         Yields:
             The number of sightings with a vector of the model, after each batch.

@@ -1,7 +1,13 @@
-"""Which camera took a file: the only rules for it, of adapt, evaluate, pretrain, enroll and gate.
+"""Which camera took a file: all rules, for adapt, gate, enroll, pretrain and evaluate.
 
 A caller asks in this order: what the user said (`CameraPattern`), then `cameras_by_path`. Labelled
 sets have names of their own (`market_name`, `msmt17_camera`). No torch is needed.
+
+Two parameters of `cameras_by_path` differ. adapt and gate read one folder as one site: subfolders
+are its cameras, whatever the files are called, and a folder without any is one camera
+(docs/cli.md, resight adapt). enroll may be given a whole labelled set, whose subfolders are splits:
+names count in them, too. It refuses a crop without a camera, since a search by camera would be
+wrong ever after (docs/service.md, resight enroll).
 """
 
 from __future__ import annotations
