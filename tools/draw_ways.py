@@ -26,9 +26,11 @@ _STYLE = """
   .module { font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace; font-size: 12px }
   .module { fill: #0a5299 }
   .arrow { fill: none; stroke: #57606a; stroke-width: 1.5 }
-  .between { fill: none; stroke: #a04b00; stroke-width: 1.5; stroke-dasharray: 6 4 }
+  .network { fill: none; stroke: #a04b00; stroke-width: 1.5; stroke-dasharray: 6 4 }
+  .crops { fill: none; stroke: #1a7f37; stroke-width: 1.5; stroke-dasharray: 2 3 }
   .head { fill: #57606a }
-  .head-between { fill: #a04b00 }
+  .head-network { fill: #a04b00 }
+  .head-crops { fill: #1a7f37 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 }
     .ground { fill: #0d1117 }
@@ -36,9 +38,11 @@ _STYLE = """
     .note { fill: #9da7b3 }
     .module { fill: #79b8ff }
     .arrow { stroke: #9da7b3 }
-    .between { stroke: #ffb070 }
+    .network { stroke: #ffb070 }
+    .crops { stroke: #56d364 }
     .head { fill: #9da7b3 }
-    .head-between { fill: #ffb070 }
+    .head-network { fill: #ffb070 }
+    .head-crops { fill: #56d364 }
   }
 """
 
@@ -153,12 +157,18 @@ WAYS = (
             ),
             Step(
                 ("adapt.workflows.export",),
-                "proves that both agree",
+                "checks ONNX against torch",
                 "bundle",
                 "ONNX, manifest, self-test",
             ),
             Step(
-                ("adapt.evaluation.gate",),
+                ("service.jobs.process",),
+                "starts a second process",
+                "python -m adapt gate FOLDER",
+                "where the site has a model in use",
+            ),
+            Step(
+                ("adapt.workflows.gate", "adapt.evaluation.gate"),
                 "compares with the model in use",
                 "verdict",
                 "promote, hold or reject",
@@ -178,7 +188,7 @@ WAYS = (
         ),
     ),
     Way(
-        "A JPEG that is enrolled",
+        "A JPEG enrolled, then a query",
         "EnrollSightings",
         "JPEG, camera, time",
         (
@@ -224,25 +234,34 @@ WAYS = (
                 "index in memory",
                 "faiss, exact",
             ),
-            Step(
-                ("service.gallery.search",),
-                "SearchSightings",
-                "matches",
-                "score, sighting",
-            ),
         ),
     ),
 )
 
+QUERY = Way(
+    "",
+    "SearchSightings",
+    "JPEG of the person to find",
+    (
+        Step(
+            ("service.rpc.gallery_servicer", "service.gallery.search"),
+            "embeds it as above, then compares",
+            "matches",
+            "score, sighting",
+        ),
+    ),
+)
+"""Below the last column: another JPEG, compared with the index."""
+
 
 def modules() -> list[str]:
     """Every module that the picture names."""
-    return [module for way in WAYS for step in way.steps for module in step.modules]
+    return [module for way in (*WAYS, QUERY) for step in way.steps for module in step.modules]
 
 
 def draw() -> str:
     """The picture as SVG."""
-    boxes = 1 + max(len(way.steps) for way in WAYS)
+    boxes = 1 + max(len(WAYS[1].steps), len(WAYS[2].steps) + 2)
     width, height = _COLUMN * len(WAYS), _TOP + _STEP * (boxes - 1) + _HEIGHT + 30
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
@@ -254,14 +273,14 @@ def draw() -> str:
             f'<marker id="{name}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8"'
             f' markerHeight="8" orient="auto-start-reverse">'
             f'<path class="{name}" d="M 0 0 L 10 5 L 0 10 z"/></marker>'
-            for name in ("head", "head-between")
+            for name in ("head", "head-network", "head-crops")
         ),
         "</defs>",
         f'<rect class="ground" width="{width}" height="{height}"/>',
     ]
     for number, way in enumerate(WAYS):
         parts += _column(number, way)
-    parts += [*_next_round(), *_between_columns(), "</svg>"]
+    parts += [*_next_round(), *_search(), *_between_columns(), "</svg>"]
     return "\n".join(parts) + "\n"
 
 
@@ -279,8 +298,9 @@ def _text(x: float, y: float, kind: str, text: str, anchor: str = "start") -> st
     return f'<text x="{x:g}" y="{y:g}"{kind}{anchor}>{escape(text)}</text>'
 
 
-def _box(column: int, row: int, data: str, note: str) -> list[str]:
-    left, top = _left(column), _top(row)
+def _box(column: int, row: int, data: str, note: str, aside: int = 0) -> list[str]:
+    """aside: pixels to the right of its column."""
+    left, top = _left(column) + aside, _top(row)
     middle = left + _BOX / 2
     return [
         f'<rect class="box" x="{left}" y="{top}" width="{_BOX}" height="{_HEIGHT}" rx="6"/>',
@@ -294,15 +314,34 @@ def _column(number: int, way: Way) -> list[str]:
     parts += _box(number, 0, way.data, way.note)
     x = _left(number) + 40
     for row, step in enumerate(way.steps, 1):
-        start, end = _top(row - 1) + _HEIGHT, _top(row)
-        parts.append(f'<path class="arrow" d="M {x} {start} V {end - 2}" marker-end="url(#head)"/>')
-        lines = [(name, "module") for name in step.modules] + [(step.does, "note")]
-        first = (start + end) / 2 + 4 - 8 * (len(lines) - 1)
-        parts += [
-            _text(x + 14, first + 16 * line, kind, text) for line, (text, kind) in enumerate(lines)
-        ]
+        parts += _arrow(x, row, step)
         parts += _box(number, row, step.data, step.note)
     return parts
+
+
+def _arrow(x: int, row: int, step: Step) -> list[str]:
+    """Down to a row, with who does what beside it."""
+    start, end = _top(row - 1) + _HEIGHT, _top(row)
+    lines = [(name, "module") for name in step.modules] + [(step.does, "note")]
+    first = (start + end) / 2 + 4 - 8 * (len(lines) - 1)
+    return [
+        f'<path class="arrow" d="M {x} {start} V {end - 2}" marker-end="url(#head)"/>',
+        *(_text(x + 14, first + 16 * line, kind, text) for line, (text, kind) in enumerate(lines)),
+    ]
+
+
+def _search() -> list[str]:
+    """The query beside the arrow from the index, and the matches that both lead to."""
+    column = len(WAYS) - 1
+    index, aside = len(WAYS[column].steps), 50
+    x, start, end = _left(column) + 24, _top(index) + _HEIGHT, _top(index + 2)
+    (step,) = QUERY.steps
+    return [
+        f'<path class="arrow" d="M {x} {start} V {end - 2}" marker-end="url(#head)"/>',
+        *_box(column, index + 1, QUERY.data, QUERY.note, aside),
+        *_arrow(_left(column) + aside + 24, index + 2, step),
+        *_box(column, index + 2, step.data, step.note),
+    ]
 
 
 def _next_round() -> list[str]:
@@ -320,12 +359,12 @@ def _between_columns() -> list[str]:
     """What one way takes from another."""
 
     def line(
-        start: tuple[float, float], bend: float, end: tuple[float, float], what: str
+        kind: str, start: tuple[float, float], bend: float, end: tuple[float, float], what: str
     ) -> list[str]:
         height = start[1] + 0.3 * (end[1] - start[1])
         return [
-            f'<path class="between" d="M {start[0]:g} {start[1]:g} H {bend:g} V {end[1]:g}'
-            f' H {end[0]:g}" marker-end="url(#head-between)"/>',
+            f'<path class="{kind}" d="M {start[0]:g} {start[1]:g} H {bend:g} V {end[1]:g}'
+            f' H {end[0]:g}" marker-end="url(#head-{kind})"/>',
             f'<text class="note" transform="translate({bend - 8:g} {height:g}) rotate(-90)"'
             f' text-anchor="middle">{escape(what)}</text>',
         ]
@@ -335,9 +374,9 @@ def _between_columns() -> list[str]:
 
     engine = (_left(2) + 38, (_top(3) + _HEIGHT + _top(4)) / 2)
     return [
-        *line(side(0, 8, _BOX), _left(1) - 40, side(1, 4, -2), "the job's run"),
-        *line(side(2, 6), _left(2) - 24, side(1, 2, _BOX + 2), "kept crops of the site"),
-        *line(side(1, 8, _BOX), _left(2) - 64, engine, "the model that runs"),
+        *line("network", side(0, 8, _BOX), _left(1) - 40, side(1, 4, -2), "the job's run"),
+        *line("crops", side(2, 6), _left(2) - 24, side(1, 2, _BOX + 2), "kept crops of the site"),
+        *line("network", side(1, 9, _BOX), _left(2) - 64, engine, "the model that runs"),
     ]
 
 
