@@ -164,8 +164,8 @@ class JobFolder:
                 path = f"{folder}/{crop.row:08d}{_suffix(crop.image)}"
                 (self.crops / path).write_bytes(crop.image)
                 # Each camera numbers its own tracks: the same name at two cameras is two tracks.
-                track = f"{folder}-{_cell(crop.track)}" if crop.track else ""
-                table.writerow([path, _cell(crop.camera), track, _time(crop.time)])
+                track = f"{folder}-{crop.track}" if crop.track else ""
+                table.writerow([path, crop.camera, track, _time(crop.time)])
                 number += 1
         return number
 
@@ -207,14 +207,6 @@ def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
 
 def _suffix(image: bytes) -> str:
     return next((suffix for magic, suffix in _SUFFIXES if image.startswith(magic)), ".tif")
-
-
-def _cell(name: str) -> str:
-    """A name as a cell of the manifest, quoted where a reader would strip it: "c1", "c1 ".
-
-    A name that begins with a quotation mark is quoted, too, so that no two names share a cell.
-    """
-    return f'"{name}"' if name != name.strip() or name.startswith('"') else name
 
 
 def _time(moment: datetime) -> str:
