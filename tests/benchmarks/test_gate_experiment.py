@@ -25,7 +25,8 @@ from tests.support.tiny_site import source_run  # noqa: E402
 def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
     """A run that kept each round's network, more and more noise in it."""
     made = source_run(data, out, seed=1)
-    run = Run(out, made.info.model_copy(update={"keep_rounds": True}))
+    kept = made.info.spec.model_copy(update={"keep_rounds": True})
+    run = Run(out, made.info.model_copy(update={"spec": kept}))
     net = run.network()
     torch.manual_seed(0)
     for number in range(2, rounds + 1):

@@ -75,7 +75,7 @@ def test_only_what_was_held_back_is_judged(work: Path) -> None:
     )
     info = json.loads((work / "adapted" / "run.json").read_text())
     (learned,) = (data["crops"] for data in info["data"] if data["role"] == "target")
-    assert info["hold_back"] == 0.3
+    assert info["spec"]["hold_back"] == 0.3
     done = resight(
         *("gate", "--old", work / "run", "--new", work / "adapted", "--target", work / "site"),
         *("--hold-back", 0.3),
@@ -94,7 +94,7 @@ def test_a_verdict_replaces_nothing_but_a_verdict(work: Path, tmp_path: Path) ->
         before = file.read_bytes()
         done = resight(*gate, "--json", file)
         assert done.exit_code == 2
-        assert "no verdict" in done.output
+        assert "is not a verdict" in " ".join(done.output.split())
         assert file.read_bytes() == before
     for content in ('{"verdict": "promote"}', ""):
         (tmp_path / "gate.json").write_text(content)

@@ -56,7 +56,7 @@ def test_all_splits_are_learned_from(source: Path, tmp_path: Path) -> None:
 
 def test_interpolation_belongs_to_the_model(source: Path, tmp_path: Path) -> None:
     info = pretrain(source, tmp_path / "run", "--interpolation", "cubic")
-    assert info["preprocessing"]["interpolation"] == "cubic"
+    assert info["spec"]["preprocessing"]["interpolation"] == "cubic"
 
 
 @pytest.mark.parametrize(("protocol", "cmc1"), [("market", 0.0), ("other-camera", 1.0)])
