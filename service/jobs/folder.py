@@ -101,13 +101,20 @@ class JobFolder:
         """Remove the crops of an adaptation that is over, as files and decoded, and large files.
 
         Crops must not outlive the adaptation: they may be of a person whose sightings are deleted.
-        Log, run and verdict stay, and the bundle of a failed adaptation. Raises OSError.
+        Log, run and verdict stay, and the bundle of a failed adaptation. Raises OSError: names all
+        that could not be removed; the rest is gone.
         """
-        _remove_folder(self.crops)
+        left: list[str] = []
         for name in RESUME_FILES:  # left where the run was not over
-            (self.run / name).unlink(missing_ok=True)
+            try:
+                (self.run / name).unlink(missing_ok=True)
+            except OSError as error:
+                left.append(str(error))
+        left += _remove_folder(self.crops)
         if state is not JobState.FAILED:  # it is in the registry, or was cancelled
-            _remove_folder(self.bundle)
+            left += _remove_folder(self.bundle)
+        if left:
+            raise OSError("; ".join(left))
 
     def discard_outcome(self) -> None:
         """Remove the outcome of an earlier process."""
@@ -181,13 +188,20 @@ def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
             try:
                 JobFolder(root / name).tidy(states[name])
             except OSError as error:
-                log.warning("%s cannot be tidied, remove its crops by hand: %s", root / name, error)
+                message = "%s has files that cannot be removed; remove them by hand: %s"
+                log.warning(message, root / name, error)
     return names - states.keys()
 
 
-def _remove_folder(path: Path) -> None:
+def _remove_folder(path: Path) -> list[str]:
+    """Remove as much of a folder as possible; returns what could not be removed, with the reason.
+
+    A link is not followed: it could not be removed.
+    """
+    left: list[str] = []
     if path.exists() or path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=lambda _, name, info: left.append(f"{name}: {info[1]}"))
+    return left
 
 
 def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
@@ -195,13 +209,14 @@ def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
     removed = []
     for adaptation in adaptations:
         folder = root / adaptation
-        try:
-            if folder.exists():
-                shutil.rmtree(folder)
-                log.info("removed %s: its site was deleted", folder)
-            removed.append(adaptation)
-        except OSError as error:
-            log.warning("%s of a deleted site cannot be removed: %s", folder, error)
+        present = folder.exists()
+        if left := _remove_folder(folder):
+            message = "%s of a deleted site cannot be removed; remove it by hand: %s"
+            log.warning(message, folder, "; ".join(left))
+            continue
+        if present:
+            log.info("removed %s: its site was deleted", folder)
+        removed.append(adaptation)
     return removed
 
 

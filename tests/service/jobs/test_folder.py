@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.errors import DamagedFileError
-from models.job_contract import AdaptationRound, GateVerdict, Job, JobOutcome
+from models.job_contract import (
+    CHECKPOINT_FILE,
+    RESUME_FILES,
+    AdaptationRound,
+    GateVerdict,
+    Job,
+    JobOutcome,
+)
 from service.jobs.folder import JobFolder, remove_folders, tidy_all
 from service.jobs.records import JobState
 from service.store.records import SeenCrop
@@ -193,8 +203,61 @@ def test_crops_that_cannot_be_removed_are_reported_and_hold_up_no_other(
     crops.symlink_to(tmp_path / "elsewhere")  # a link is not followed
     tidy_all(tmp_path, {"one": JobState.CANCELLED, "two": JobState.CANCELLED})
     (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path / 'one'} cannot be tidied, remove its crops by hand")
+    assert message.startswith(
+        f"{tmp_path / 'one'} has files that cannot be removed; remove them by hand: {crops}: "
+    )
     assert not JobFolder(tmp_path / "two").crops.exists()
+
+
+def stuck(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Files of these names cannot be removed."""
+    unlink = os.unlink
+
+    def refuse(path: Any, *, dir_fd: int | None = None) -> None:
+        if Path(path).name in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+
+
+def full_folder(path: Path) -> JobFolder:
+    """The folder of an adaptation that was cancelled in training."""
+    job = JobFolder(path)
+    job.prepare([[seen(number, "door") for number in (1, 2, 3)], [seen(4, "yard")]], JOB)
+    job.run.mkdir()
+    for name in RESUME_FILES:
+        (job.run / name).write_bytes(b"x")
+    job.bundle.mkdir()
+    (job.bundle / "model.onnx").write_bytes(b"x")
+    return job
+
+
+def files_below(path: Path) -> set[str]:
+    return {file.name for file in path.rglob("*") if file.is_file()}
+
+
+def test_one_file_that_cannot_be_removed_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = full_folder(tmp_path / "job")
+    stuck(monkeypatch, "00000002.jpg", CHECKPOINT_FILE)
+    with pytest.raises(OSError, match="Permission denied") as error:
+        job.tidy(JobState.CANCELLED)
+    assert files_below(job.path) == {"job.json", "00000002.jpg", CHECKPOINT_FILE}
+    for path in (job.crops / "0001" / "00000002.jpg", job.run / CHECKPOINT_FILE):
+        assert str(path) in str(error.value)
+    assert "00000003.jpg" not in str(error.value)
+
+
+def test_of_a_deleted_site_all_is_removed_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = full_folder(tmp_path / "job")
+    stuck(monkeypatch, "00000002.jpg")
+    assert remove_folders(tmp_path, ["job"]) == []
+    assert files_below(tmp_path) == {"00000002.jpg"}
+    assert str(job.crops / "0001" / "00000002.jpg") in caplog.text
 
 
 def test_only_folders_that_are_named_are_removed(
