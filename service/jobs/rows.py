@@ -5,10 +5,10 @@ PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, delete, insert, select, update
 
@@ -17,6 +17,7 @@ from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
     BadAdaptationError,
+    DamagedRowError,
     NoCropsError,
 )
 from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
@@ -26,6 +27,8 @@ from service.store.statements import refuse_unfinished, require_site
 from service.store.store import Store
 from service.store.tables import adaptations, crops, pending_folder_deletions, sightings
 from service.store.times import from_us, to_us
+
+T = TypeVar("T")
 
 _UNFINISHED = [state.value for state in JobState if not state.over]
 _CROPS_AT_A_TIME = 64
@@ -55,11 +58,12 @@ class JobRows:
             require_site(connection, site)
             return [_from_row(row) for row in connection.execute(query)]
 
-    def states(self) -> dict[str, JobState]:
-        """The states of all adaptations of all sites, by id."""
+    def states(self) -> dict[str, JobState | DamagedRowError]:
+        """The states of all adaptations of all sites, by id; the error where it is damaged."""
         query = select(adaptations.c.adaptation, adaptations.c.state)
         with self._store.reading() as connection:
-            return {row.adaptation: _state(row) for row in connection.execute(query)}
+            rows = connection.execute(query)
+            return {row.adaptation: _or_damage(_state, row) for row in rows}
 
     def pending_folder_deletions(self) -> list[str]:
         """Ids of adaptations whose site was deleted, and whose folders are to be removed."""
@@ -78,8 +82,11 @@ class JobRows:
 
         return self._store.submit(apply)
 
-    def unfinished(self) -> list[Adaptation]:
-        """Adaptations that run or wait, in the order in which the server runs them."""
+    def unfinished(self) -> list[Adaptation | DamagedRowError]:
+        """Adaptations that run or wait, in the order in which the server runs them.
+
+        In place of a damaged row stands its error: the others are to be run all the same.
+        """
         waits = case((adaptations.c.state == JobState.PENDING.value, 1), else_=0)
         query = (
             select(adaptations)
@@ -87,7 +94,7 @@ class JobRows:
             .order_by(waits, adaptations.c.created_us, adaptations.c.adaptation)
         )
         with self._store.reading() as connection:
-            return [_from_row(row) for row in connection.execute(query)]
+            return [_or_damage(_from_row, row) for row in connection.execute(query)]
 
     def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
         """The kept crops of a site in the order of enrollment, `_CROPS_AT_A_TIME` in each list.
@@ -259,6 +266,13 @@ def _from_row(row: Any) -> Adaptation:
         )
     except (BadAdaptationError, ValueError, TypeError, OverflowError) as error:
         raise damaged_row(name, f"has a value that cannot be read ({error})") from error
+
+
+def _or_damage(read: Callable[[Any], T], row: Any) -> T | DamagedRowError:
+    try:
+        return read(row)
+    except DamagedRowError as error:
+        return error
 
 
 def _state(row: Any) -> JobState:

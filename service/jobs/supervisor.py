@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.registry import Registry
-from service.errors import CallError
+from service.errors import CallError, DamagedRowError
 from service.jobs.folder import JobFolder, remove_folders, tidy_all
 from service.jobs.process import Starter
 from service.jobs.records import Adaptation, JobReason, JobResult, JobState
@@ -85,8 +85,13 @@ class Supervisor:
             self._interrupt.set()
 
     async def count(self) -> list[Adaptation]:
-        """Set the metrics; returns the adaptations that are not over, in the order they are run."""
-        jobs = await asyncio.to_thread(self._rows.unfinished)
+        """Set the metrics; returns the adaptations that are not over, in the order they are run.
+
+        A damaged one is left out, and logged once.
+        """
+        found = await asyncio.to_thread(self._rows.unfinished)
+        self._report_damage(found)
+        jobs = [job for job in found if isinstance(job, Adaptation)]
         for state in (JobState.PENDING, JobState.RUNNING):
             number = sum(job.state is state for job in jobs)
             self._metrics.adaptations.labels(state.value.lower()).set(number)
@@ -108,7 +113,7 @@ class Supervisor:
                     await self._changed.wait()
             except Exception as error:
                 if isinstance(error, CallError):
-                    log.warning("adaptations wait: the store does not answer: %s", error)
+                    log.warning("adaptations wait: %s", error)
                 else:
                     log.exception("adaptations wait after a fault of the server")
                 with suppress(TimeoutError):
@@ -116,7 +121,10 @@ class Supervisor:
 
     async def _tidy(self) -> None:
         # States before pending deletions: a site that is deleted in between is in one of them.
-        unowned = await asyncio.to_thread(lambda: tidy_all(self._root, self._rows.states()))
+        states = await asyncio.to_thread(self._rows.states)
+        self._report_damage(states.values())
+        readable = {job: state for job, state in states.items() if isinstance(state, JobState)}
+        unowned = await asyncio.to_thread(tidy_all, self._root, readable) - states.keys()
         left = await asyncio.to_thread(self._rows.pending_folder_deletions)
         if left:
             removed = await asyncio.to_thread(remove_folders, self._root, left)
@@ -126,6 +134,13 @@ class Supervisor:
             self._reported |= unknown
             message = "%s has entries of no adaptation in the database; they are left alone: %s"
             log.warning(message, self._root, ", ".join(sorted(unknown)))
+
+    def _report_damage(self, read: Iterable[object]) -> None:
+        """Log the errors among what was read of the rows, each once."""
+        for error in read:
+            if isinstance(error, DamagedRowError) and str(error) not in self._reported:
+                self._reported.add(str(error))
+                log.error("the adaptation is left out: %s", error)
 
     async def _work(self, job: Adaptation) -> None:
         # Before it is marked as running: a cancellation from then on has to find it here.

@@ -75,11 +75,13 @@ def test_a_damaged_row_fails_each_read_of_it(rows: JobRows, tmp_path: Path) -> N
         with pytest.raises(DamagedRowError, match="damaged: adaptation j1 of site lobby has"):
             rows.page("lobby", after="", limit=9)
         if column == "state":
-            with pytest.raises(DamagedRowError, match="adaptation j1 has the state 'ASLEEP'"):
-                rows.states()
+            error = rows.states()["j1"]
+            assert isinstance(error, DamagedRowError)
+            assert "adaptation j1 has the state 'ASLEEP'" in str(error)
         else:
-            with pytest.raises(DamagedRowError, match="damaged: adaptation j1 of site lobby has"):
-                rows.unfinished()
+            (damaged,) = rows.unfinished()
+            assert isinstance(damaged, DamagedRowError)
+            assert "damaged: adaptation j1 of site lobby has" in str(damaged)
         change(column, before[column])
     assert rows.get("lobby", "j1") == added
 
@@ -122,9 +124,9 @@ def test_what_runs_is_worked_on_first_then_the_oldest(
     for minutes, site in ((3, "s1"), (2, "s2"), (1, "lobby")):
         enroll("x", site=site)
         rows.add(f"of-{site}", site, SPEC, NOW + timedelta(minutes=minutes)).result(10)
-    assert [job.id for job in rows.unfinished()] == ["of-lobby", "of-s2", "of-s1"]
+    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-lobby", "of-s2", "of-s1"]
     rows.begin(rows.get("s1", "of-s1"), NOW).result(10)
-    assert [job.id for job in rows.unfinished()] == ["of-s1", "of-lobby", "of-s2"]
+    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-s1", "of-lobby", "of-s2"]
 
 
 def test_cancelling(rows: JobRows) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from models.bundle import Bundle
 from models.job_contract import GateVerdict
 from models.registry import ModelReference, Registry
+from service.errors import DamagedRowError
 from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
@@ -667,6 +670,33 @@ async def test_crops_of_a_site_that_was_deleted_before_a_crash_are_removed(
     start()
     await eventually(lambda: not process.folder.exists())
     await eventually(lambda: rows.pending_folder_deletions() == [])
+
+
+@pytest.mark.parametrize(("column", "value"), [("state", "ASLEEP"), ("overrides", "[")])
+async def test_a_damaged_row_holds_up_no_other(
+    rows: JobRows, start: Any, store: Store, starter: FakeStarter, enroll: Callable[..., None],
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, value: str,
+) -> None:  # fmt: skip
+    store.create_site("yard", ONE, NOW, lambda _: None).result(10)
+    enroll("c", site="yard")
+    add(rows, "bad")
+    folder = tmp_path / "jobs" / "bad"
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+        connection.execute(f"UPDATE adaptations SET {column} = ?", (value,))  # noqa: S608
+    starter.script = FakeProcess.succeed
+    supervisor = start()
+    for job in ("j1", "j2"):
+        add(rows, job, site="yard")
+        supervisor.changed()
+        assert (await over(rows, job, site="yard")).state is JobState.SUCCEEDED
+    await supervisor.stop()
+    with pytest.raises(DamagedRowError):
+        rows.get("lobby", "bad")
+    (told,) = [each for each in caplog.messages if "bad" in each]
+    assert told.startswith("the adaptation is left out: the database is damaged: adaptation bad ")
+    assert "adaptations wait" not in caplog.text
+    assert folder.exists()
 
 
 async def test_folders_that_no_site_had_are_left_alone_and_named_once(
