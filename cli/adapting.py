@@ -147,6 +147,7 @@ def _facts(job: Adaptation) -> list[tuple[str, str]]:
         ("model", job.model),
         ("verdict", verdict),
         *(("", reason) for reason in _verdict_reasons(job)),
+        ("rounds", job.rounds_error),
     ]
 
 
@@ -172,7 +173,8 @@ def _rounds_table(rounds: list[AdaptationRound]) -> str:
 def _state_line(job: Adaptation) -> str:
     result = f": {job.model}" if job.model else ""
     verdict = f" ({_verdict(job)})" if _verdict(job) else ""
-    return f"{job.state.value}{result}{verdict}"
+    rounds = f"; {job.rounds_error}" if job.rounds_error else ""
+    return f"{job.state.value}{result}{verdict}{rounds}"
 
 
 def _round_line(round_: AdaptationRound) -> str:
@@ -201,6 +203,7 @@ def _job_json(job: Adaptation) -> dict[str, Any]:
         "model": job.model,
         "verdict": _verdict(job),
         "verdict_reasons": _verdict_reasons(job),
+        "rounds_error": job.rounds_error,
     }
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.errors import DamagedFileError
-from models.job_contract import NEEDS_SOURCES, AdaptationRound
-from service.errors import InternalError, NotConfiguredError, ShuttingDownError
+from models.job_contract import METRICS_FILE, NEEDS_SOURCES, AdaptationRound
+from service.errors import NotConfiguredError, ShuttingDownError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
 from service.types import check_adaptation_id, check_site_id
+
+log = logging.getLogger("resight.jobs")
 
 
 class Adaptations:
@@ -41,6 +45,7 @@ class Adaptations:
         self._new_id = new_id
         self._poll_s = poll_s
         self._stopping = asyncio.Event()
+        self._reported: set[str] = set()
 
     def begin(self) -> None:
         """Run the adaptations that are not over, also those from before a restart."""
@@ -77,11 +82,10 @@ class Adaptations:
         return job
 
     async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
-        """One adaptation and its rounds so far.
+        """One adaptation and its rounds so far; none, and `rounds_error`, where they are damaged.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError
-            InternalError: its figures are damaged.
         """
         check_site_id(site)
         check_adaptation_id(adaptation)
@@ -90,7 +94,11 @@ class Adaptations:
         try:
             rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
         except DamagedFileError as error:
-            raise InternalError(str(error)) from error
+            if adaptation not in self._reported:
+                self._reported.add(adaptation)
+                log.error("the rounds of adaptation %s cannot be read: %s", adaptation, error)
+            problem = f"{METRICS_FILE} of the run cannot be read; the server's log says why"
+            return replace(job, rounds_error=problem), []
         return job, rounds
 
     async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
@@ -120,18 +128,20 @@ class Adaptations:
     ) -> AsyncGenerator[tuple[Adaptation, AdaptationRound | None]]:
         """Each round once, as soon as it is finished, and each state, until it is over.
 
+        That its rounds cannot be read is told as a state is.
+
         Raises:
             SiteNotFoundError, AdaptationNotFoundError, ShuttingDownError
         """
         seen = 0
-        sent: JobState | None = None
+        sent: tuple[JobState, str] | None = None
         while True:
             job, rounds = await self.get(site, adaptation)
             for round_ in rounds[seen:]:
                 yield job, round_
             seen = max(seen, len(rounds))
-            if job.state is not sent:
-                sent = job.state
+            if (job.state, job.rounds_error) != sent:
+                sent = job.state, job.rounds_error
                 yield job, None
             if job.state.over:
                 return

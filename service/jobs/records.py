@@ -109,11 +109,12 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """One row of the job table.
+    """One row of the job table, and whether its rounds can be read.
 
     cancel: whether a caller cancelled it. reason, error: why it failed, for programs and for
     people. model: reference of the new model; empty unless it succeeded. gate: the gate's verdict
-    on that model; None where there is none.
+    on that model; None where there is none. rounds_error: why its rounds are missing, for people;
+    empty where they were not asked for.
     """
 
     id: str
@@ -128,3 +129,4 @@ class Adaptation:
     error: str = ""
     model: str = ""
     gate: GateVerdict | None = None
+    rounds_error: str = ""

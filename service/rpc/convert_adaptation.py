@@ -43,6 +43,7 @@ def adaptation_to_wire(
         verdict=job.gate.verdict if job.gate else "",
         verdict_reasons=job.gate.reasons if job.gate else (),
         rounds=[round_to_wire(round_) for round_ in rounds or ()],
+        rounds_error=job.rounds_error,
     )
 
 
@@ -67,6 +68,7 @@ def adaptation_from_wire(
         error=message.error,
         model=parse_model(message.model) if message.model else "",
         gate=_gate_from_wire(message),
+        rounds_error=message.rounds_error,
     )
     return job, [round_from_wire(round_) for round_ in message.rounds]
 

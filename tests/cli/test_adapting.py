@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import typer
 from typer.testing import CliRunner
 
 import cli.serving
-from cli.adapting import _rounds_table
+from cli.adapting import _facts, _job_json, _rounds_table, _state_line
 from models.job_contract import AdaptationRound
 from service.errors import BadAdaptationError
+from service.jobs.records import Adaptation, AdaptationSpec, JobState
 
 
 def test_rounds_in_a_table() -> None:
@@ -20,6 +23,15 @@ def test_rounds_in_a_table() -> None:
         ["1", "7", "2.5", "-", "1"],
         ["2", "12", "1", "0.125", "-"],
     ]
+
+
+def test_that_rounds_cannot_be_read_is_shown_beside_the_state() -> None:
+    spec = AdaptationSpec("mmt", "mmt_small")
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    job = Adaptation("j1", "lobby", spec, JobState.RUNNING, now, rounds_error="no rounds")
+    assert _state_line(job) == "RUNNING; no rounds"
+    assert ("rounds", "no rounds") in _facts(job)
+    assert _job_json(job)["rounds_error"] == "no rounds"
 
 
 def test_what_is_wrong_is_said_before_the_server_is_asked() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from models.registry import Registry
-from service.errors import InternalError
 from service.jobs.api import Adaptations
 from service.jobs.folder import JobFolder
 from service.jobs.records import AdaptationSpec, JobResult, JobState
@@ -57,13 +56,47 @@ def write_rounds(folder: JobFolder, numbers: Sequence[int]) -> None:
     hidden.rename(folder.path / "run" / "metrics.jsonl")
 
 
-async def test_damaged_figures_are_an_error(adaptations: Adaptations, tmp_path: Path) -> None:
+async def test_damaged_figures_do_not_hide_the_state(
+    adaptations: Adaptations, rows: JobRows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
     folder = JobFolder(tmp_path / "jobs" / job.id)
     write_rounds(folder, [1, 2])
     (folder.run / "metrics.jsonl").write_text('{"round": 1}\n{"rou\n{"round": 3}\n')
-    with pytest.raises(InternalError, match=r"metrics\.jsonl is damaged in line 2"):
-        await adaptations.get("lobby", job.id)
+    rows.finish(job, JobResult(JobState.FAILED, "DIVERGED", "nan"), NOW).result(10)
+    found, rounds = await adaptations.get("lobby", job.id)
+    assert (found.state, found.reason, rounds) == (JobState.FAILED, "DIVERGED", [])
+    assert (
+        found.rounds_error == "metrics.jsonl of the run cannot be read; the server's log says why"
+    )
+    assert [told async for told in adaptations.watch("lobby", job.id)] == [(found, None)]
+    (message,) = caplog.messages
+    assert f"{folder.run / 'metrics.jsonl'} is damaged in line 2" in message
+
+
+async def test_a_watch_tells_once_that_the_rounds_cannot_be_read(
+    adaptations: Adaptations, rows: JobRows, tmp_path: Path
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    folder = JobFolder(tmp_path / "jobs" / job.id)
+    told: list[tuple[JobState, bool, bool]] = []
+
+    async def watch() -> None:
+        async for each, round_ in adaptations.watch("lobby", job.id):
+            told.append((each.state, bool(each.rounds_error), round_ is not None))
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(10):
+        for length, line in ((2, '{"round": 1}\n'), (3, "{\n")):
+            folder.run.mkdir(parents=True, exist_ok=True)
+            (folder.run / "metrics.jsonl").write_text(line)
+            while len(told) < length:
+                await asyncio.sleep(POLL_S)
+        await asyncio.sleep(10 * POLL_S)
+        rows.finish(job, JobResult(JobState.FAILED), NOW).result(10)
+        await watching
+    assert sorted(told[:2]) == [(JobState.PENDING, False, False), (JobState.PENDING, False, True)]
+    assert told[2:] == [(JobState.PENDING, True, False), (JobState.FAILED, True, False)]
 
 
 async def test_a_round_that_is_done_over_again_is_told_once(

@@ -80,6 +80,23 @@ async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
     assert "Ann" not in "".join(p.read_text() for p in process.folder.rglob("*.json*"))
 
 
+async def test_damaged_rounds_reach_the_client_without_a_path(
+    lobby: Any, starter: FakeStarter, tmp_path: Path
+) -> None:
+    client = lobby.client
+    job = await lobby.ask(client.start_adaptation, "lobby", SPEC)
+    process = await starter.number(1)
+    process.finish_round(1, loss=2.0)
+    (process.folder / "run" / "metrics.jsonl").write_text("{\n")
+    process.fail("DIVERGED", "nan")
+    (*_, (last, _)) = await lobby.ask(client.watch_adaptation, "lobby", job.id)
+    found, rounds = await lobby.ask(client.adaptation, "lobby", job.id)
+    assert (found, rounds) == (last, [])
+    assert (found.state, found.reason) == (JobState.FAILED, "DIVERGED")
+    assert found.rounds_error.startswith("metrics.jsonl of the run cannot be read")
+    assert str(tmp_path) not in found.rounds_error
+
+
 async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
     client = lobby.client
     job = await lobby.ask(client.start_adaptation, "lobby", SPEC)

@@ -76,6 +76,7 @@ class Adaptation(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     VERDICT_REASONS_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    ROUNDS_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sites/{site}/adaptations/{adaptation}"."""
     method: _builtins.str
@@ -95,6 +96,10 @@ class Adaptation(_message.Message):
     verdict: _builtins.str
     """What the gate says of this model against the one in use: "promote", "hold" or "reject". Empty:
     not judged.
+    """
+    rounds_error: _builtins.str
+    """Why the rounds are missing, for people: their file is damaged. Of GetAdaptation and
+    WatchAdaptation only; empty where the rounds could be read.
     """
     @_builtins.property
     def overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -138,10 +143,11 @@ class Adaptation(_message.Message):
         verdict: _builtins.str = ...,
         verdict_reasons: _abc.Iterable[_builtins.str] | None = ...,
         rounds: _abc.Iterable[Global___AdaptationRound] | None = ...,
+        rounds_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "method", b"method", "model", b"model", "name", b"name", "overrides", b"overrides", "reason", b"reason", "recipe", b"recipe", "rounds", b"rounds", "seed", b"seed", "start_time", b"start_time", "state", b"state", "verdict", b"verdict", "verdict_reasons", b"verdict_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "method", b"method", "model", b"model", "name", b"name", "overrides", b"overrides", "reason", b"reason", "recipe", b"recipe", "rounds", b"rounds", "rounds_error", b"rounds_error", "seed", b"seed", "start_time", b"start_time", "state", b"state", "verdict", b"verdict", "verdict_reasons", b"verdict_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
