@@ -53,7 +53,7 @@ def serve(
         bool | None,
         typer.Option(
             "--keep-crops/--no-keep-crops",
-            help="Store the enrolled images (default); without them no change to another model.",
+            help="Store the enrolled images (default); without them no rollover to another model.",
         ),
     ] = None,
 ) -> None:

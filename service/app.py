@@ -133,7 +133,6 @@ async def bootstrap(
     load_engine: EngineLoader | None = None,
     start_process: Starter = start_python,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Server:
     """Open the data folder, load the models, build the galleries; nothing listens yet.
 
@@ -142,7 +141,6 @@ async def bootstrap(
         load_engine: gives the engine of a bundle; None: on ONNX Runtime.
         start_process: starts the processes of adaptations.
         clock: the time, aware.
-        new_id: a fresh sighting id.
 
     Raises:
         StartError: what is wrong, and what to do.
@@ -167,7 +165,7 @@ async def bootstrap(
             own,
             _gallery_settings(settings),
             clock=clock,
-            new_id=new_id,
+            new_id=_new_id,
             metrics=metrics,
         )
         await asyncio.to_thread(gallery.load, await _load_models_of_sites(store, pool))
@@ -176,7 +174,7 @@ async def bootstrap(
         activator = Activator(store, sites, pool, rollovers)
 
         adaptations = _new_adaptations(
-            settings, store, registry, site_models, start_process, clock, new_id, metrics
+            settings, store, registry, site_models, start_process, clock, metrics
         )
         rpc = RpcServer(gallery, pool, site_models, activator, adaptations, settings, metrics)
         _warn_of_open_ports(settings)
@@ -190,7 +188,6 @@ def _new_adaptations(
     site_models: SiteModels,
     start_process: Starter,
     clock: Callable[[], datetime],
-    new_id: Callable[[], str],
     metrics: Metrics,
 ) -> Adaptations:
     rows, setup = JobRows(store), _job_setup(settings, site_models.own.reference)
@@ -204,7 +201,11 @@ def _new_adaptations(
         clock=clock,
         metrics=metrics,
     )
-    return Adaptations(rows, supervisor, setup, clock=clock, new_id=new_id)
+    return Adaptations(rows, supervisor, setup, clock=clock, new_id=_new_id)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
 
 
 def _gallery_settings(settings: Settings) -> GallerySettings:

@@ -183,7 +183,7 @@ class ResightClient:
     ) -> Iterator[RolloverProgress]:
         """Roll a site over to a model of the server's registry, `name` or `name@version`.
 
-        force: also to one that the gate rejected.
+        force: also to one with a rejected, unjudged or damaged verdict.
         """
         request = site_pb2.ActivateModelRequest(
             name=names.site_name(site),

@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     )
     keep_crops: bool = Field(
         default=True,
-        description="Keep the enrolled images; without them no change to another model.",
+        description="Keep the enrolled images; without them no rollover to another model.",
     )
     request_ttl_s: float = Field(
         default=24 * 3600.0, gt=0, description="How long a request_id is remembered, in seconds."
@@ -205,7 +205,7 @@ def load_settings(**given: object) -> Settings:
     """Settings from what is given, then RESIGHT_*, then the defaults; None means not given.
 
     Raises:
-        SettingsError: names every invalid setting.
+        SettingsError: names the invalid settings; after `models.validation.MAX_FAULTS` it counts.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -238,7 +238,7 @@ class ModelUnusableError(PreconditionError):
 
 
 class ModelRejectedError(PreconditionError):
-    """A registered model that the gate rejected."""
+    """A registered model with a rejected, unjudged or damaged verdict, activated without force."""
 
     reason = "MODEL_REJECTED"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from models.validation import MAX_FAULTS
 from service.config import (
     Settings,
     default_registry,
@@ -103,6 +104,14 @@ def test_an_invalid_setting_is_named(given: dict[str, object], message: str) -> 
     fields = given if not given else {"data_dir": "d", "model": "m", **given}
     with pytest.raises(SettingsError, match=message):
         load_settings(**fields)
+
+
+def test_many_invalid_settings_are_named_and_the_others_counted() -> None:
+    wrong = {f"wrong_{letter}": 1 for letter in "abcdefghijkl"}
+    with pytest.raises(SettingsError) as error:
+        load_settings(data_dir="d", model="m", **wrong)
+    assert str(error.value).count("wrong_") == MAX_FAULTS
+    assert "; and 2 more (settings come from options" in str(error.value)
 
 
 def test_variables_that_are_not_settings_are_named() -> None:
