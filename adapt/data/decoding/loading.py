@@ -8,6 +8,7 @@ from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_cro
 from adapt.runtime.progress import progress
 from adapt.types import CropSet
 from models.image import Preprocessing
+from models.wording import plural
 
 log = logging.getLogger("resight")
 _MAX_NAMED_FILES = 10
@@ -30,14 +31,16 @@ def load_crops(
         counts[code] += 1
     seen = ", ".join(f"{n} {c}" for n, c in zip(data.crops.cameras[:12], counts, strict=False))
     more = ", ..." if len(counts) > 12 else ""
-    log.info("%s: %d crops (by camera: %s%s)", listing.root, len(data), seen, more)
+    kept = plural(len(data), "crop")
+    log.info("%s: %s (by camera: %s%s)", listing.root, kept, seen, more)
     unreadable = data.crops.dropped[len(listing.dropped) :]
     for drop in unreadable[:_MAX_NAMED_FILES]:
         log.warning("left out %s: %s", drop.key, drop.reason)
     if len(unreadable) > _MAX_NAMED_FILES:
         log.warning("... and %d more", len(unreadable) - _MAX_NAMED_FILES)
     if unreadable:
-        log.warning("%d of %d crops cannot be read", len(unreadable), len(listing))
+        log.warning("%d of %s cannot be read", len(unreadable), plural(len(listing), "crop"))
     if listing.dropped:
-        log.info("%d other files, by their names no images", len(listing.dropped))
+        others = plural(len(listing.dropped), "other file")
+        log.info("%s, by their names no images", others)
     return data

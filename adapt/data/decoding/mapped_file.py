@@ -24,6 +24,7 @@ from adapt.runtime.disk_arrays import Scratch
 from adapt.types import CropSet, Dropped
 from models.files import sync_directory
 from models.image import Preprocessing
+from models.wording import plural
 
 log = logging.getLogger("resight")
 _LENGTH = 8
@@ -123,7 +124,7 @@ def kept_crops(path: Path, listing: CropSet, made_by: Mapping[str, Any]) -> Deco
         if path != Path(os.devnull):
             log.warning("%s is damaged (%s): decoding the crops again", path, error)
         return None
-    log.info("%s: %d crops as they were decoded", listing.root, len(crops))
+    log.info("%s: %s as they were decoded", listing.root, plural(len(crops), "crop"))
     return DecodedCrops(crops, images)
 
 

@@ -49,7 +49,7 @@ def test_a_difference_from_the_mean_keeps_its_direction_unless_it_is_rounding(
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_result_lies_in_the_room_given() -> None:
+def test_the_result_is_allocated_by_the_caller() -> None:
     given = []
 
     def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ def test_crops_that_have_changed_are_not_shown_for_the_others(
     assert "not those that the run learned from (24 then, 23 now)" in material.problems["crops"]
 
 
-def test_crops_lie_where_there_is_room(home: Path) -> None:
+def test_crops_are_allocated_by_the_caller(home: Path) -> None:
     made: list[np.ndarray] = []
 
     def allocate(shape: tuple[int, ...]) -> np.ndarray:

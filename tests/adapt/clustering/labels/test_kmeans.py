@@ -76,7 +76,7 @@ def test_same_seed_same_labels() -> None:
     assert (first.labels != other.labels).any()
 
 
-def test_copies_lie_in_the_room_given(tmp_path: Path) -> None:
+def test_copies_are_allocated_by_the_caller(tmp_path: Path) -> None:
     """scikit-learn makes two of float64 by default: one to work in, one for its tolerance."""
     features = np.random.default_rng(0).normal(size=(5000, 128)).astype(np.float32)
     before = features.copy()

@@ -233,7 +233,7 @@ class StartAdaptationRequest(_message.Message):
     @_builtins.property
     def overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What to change in the recipe, as "section.name=value"; at most 64, each at most 200
-        characters. Values that do not hold fail the adaptation with CONFIG_INVALID.
+        characters. Invalid values fail the adaptation with CONFIG_INVALID.
         """
 
     def __init__(
