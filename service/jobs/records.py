@@ -109,7 +109,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """One row of the job table, and whether its rounds can be read.
+    """A row of the table `adaptations`, and whether its rounds can be read.
 
     cancel: whether a caller cancelled it. reason, error: why it failed, for programs and for
     people. model: reference of the new model; empty unless it succeeded. gate: the gate's verdict

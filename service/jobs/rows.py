@@ -35,7 +35,7 @@ _CROPS_AT_A_TIME = 64
 
 
 class JobRows:
-    """The job table, and the crops that jobs learn from. Reads may be called from any thread."""
+    """The table `adaptations`, and the crops to learn from. Any thread may call what reads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -189,27 +189,27 @@ class JobRows:
 
         return self._store.submit(apply)
 
-    def begin(self, job: Adaptation, now: datetime) -> Future[Adaptation]:
+    def begin(self, adaptation: Adaptation, now: datetime) -> Future[Adaptation]:
         """Mark as running. Returns the new row, which is over if it was cancelled meanwhile."""
 
         def apply(connection: Connection) -> Adaptation:
-            found = _one(connection, job.site, job.id)
+            found = _one(connection, adaptation.site, adaptation.id)
             if not found.state.over:
                 started = to_us(found.started or now)
                 running = {"state": JobState.RUNNING.value, "started_us": started}
-                _change(connection, job.id, running)
-            return _one(connection, job.site, job.id)
+                _change(connection, adaptation.id, running)
+            return _one(connection, adaptation.site, adaptation.id)
 
         return self._store.submit(apply)
 
-    def finish(self, job: Adaptation, result: JobResult, now: datetime) -> Future[None]:
+    def finish(self, adaptation: Adaptation, result: JobResult, now: datetime) -> Future[None]:
         """Store how an adaptation ended."""
         gate = result.gate
 
         def apply(connection: Connection) -> None:
             _change(
                 connection,
-                job.id,
+                adaptation.id,
                 {
                     "state": result.state.value,
                     "reason": result.reason,

@@ -91,11 +91,11 @@ class Supervisor:
         """
         found = await asyncio.to_thread(self._rows.unfinished)
         self._report_damage(found)
-        jobs = [job for job in found if isinstance(job, Adaptation)]
+        adaptations = [adaptation for adaptation in found if isinstance(adaptation, Adaptation)]
         for state in (JobState.PENDING, JobState.RUNNING):
-            number = sum(job.state is state for job in jobs)
+            number = sum(adaptation.state is state for adaptation in adaptations)
             self._metrics.adaptations.labels(state.value.lower()).set(number)
-        return jobs
+        return adaptations
 
     def folder(self, adaptation: str) -> JobFolder:
         """The folder of an adaptation, which need not exist."""
@@ -106,9 +106,9 @@ class Supervisor:
             self._changed.clear()
             try:
                 await self._tidy()
-                jobs = await self.count()
-                if jobs:
-                    await self._work(jobs[0])
+                adaptations = await self.count()
+                if adaptations:
+                    await self._work(adaptations[0])
                 else:
                     await self._changed.wait()
             except Exception as error:
@@ -123,7 +123,9 @@ class Supervisor:
         # States before pending deletions: a site that is deleted in between is in one of them.
         states = await asyncio.to_thread(self._rows.states)
         self._report_damage(states.values())
-        readable = {job: state for job, state in states.items() if isinstance(state, JobState)}
+        readable = {
+            adaptation: state for adaptation, state in states.items() if isinstance(state, JobState)
+        }
         unowned = await asyncio.to_thread(tidy_all, self._root, readable) - states.keys()
         left = await asyncio.to_thread(self._rows.pending_folder_deletions)
         if left:
@@ -142,26 +144,32 @@ class Supervisor:
                 self._reported.add(str(error))
                 log.error("the adaptation is left out: %s", error)
 
-    async def _work(self, job: Adaptation) -> None:
+    async def _work(self, adaptation: Adaptation) -> None:
         # Before it is marked as running: a cancellation from then on has to find it here.
-        self._current, self._interrupt = job.id, asyncio.Event()
+        self._current, self._interrupt = adaptation.id, asyncio.Event()
         if self._stopping:
             return
         try:
-            job = await _committed(self._rows.begin(job, self._clock()))
-            if job.state.over:
+            adaptation = await _committed(self._rows.begin(adaptation, self._clock()))
+            if adaptation.state.over:
                 return
             await self.count()
-            result = JobResult(JobState.CANCELLED) if job.cancel else await self._result(job)
+            result = (
+                JobResult(JobState.CANCELLED)
+                if adaptation.cancel
+                else await self._result(adaptation)
+            )
             if result is not None:
-                await self._finish(job, result)
+                await self._finish(adaptation, result)
         finally:
             self._current = ""
 
-    async def _result(self, job: Adaptation) -> JobResult | None:
+    async def _result(self, adaptation: Adaptation) -> JobResult | None:
         """Run an adaptation; None when the server stops before it ends."""
-        log.info("adaptation %s of site %s: %s", job.id, job.site, job.spec.method)
-        folder = self.folder(job.id)
+        log.info(
+            "adaptation %s of site %s: %s", adaptation.id, adaptation.site, adaptation.spec.method
+        )
+        folder = self.folder(adaptation.id)
         context = JobContext(
             setup=self._setup,
             crops=self._rows,
@@ -172,14 +180,14 @@ class Supervisor:
             interrupted=self._interrupt.is_set,
         )
         try:
-            return await JobRunner(job, folder, context).run()
+            return await JobRunner(adaptation, folder, context).run()
         except JobInterruptedError:
             # A stop of the server decides nothing, even for an adaptation that was cancelled.
             return None if self._stopping else JobResult(JobState.CANCELLED)
         except CallError:
             raise
         except Exception:
-            log.exception("adaptation %s failed after a fault of the server", job.id)
+            log.exception("adaptation %s failed after a fault of the server", adaptation.id)
             return JobResult(
                 JobState.FAILED, JobReason.INTERNAL, "a fault of the server; see its log"
             )
@@ -215,13 +223,13 @@ class Supervisor:
         if self._interrupt.is_set():
             raise JobInterruptedError
 
-    async def _finish(self, job: Adaptation, result: JobResult) -> None:
-        await _committed(self._rows.finish(job, result, self._clock()))
+    async def _finish(self, adaptation: Adaptation, result: JobResult) -> None:
+        await _committed(self._rows.finish(adaptation, result, self._clock()))
         self._metrics.adaptations_ended.labels(result.state.value.lower()).inc()
         log.info(
             "adaptation %s of site %s: %s %s",
-            job.id,
-            job.site,
+            adaptation.id,
+            adaptation.site,
             result.state.value,
             result.model or result.error,
         )

@@ -39,7 +39,7 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
         after = decode_token(call, request.page_token)
         found = await self._adaptations.page(site, after=after, limit=size + 1)
         return adaptation_pb2.ListAdaptationsResponse(
-            adaptations=[adaptation_to_wire(job) for job in found[:size]],
+            adaptations=[adaptation_to_wire(adaptation) for adaptation in found[:size]],
             next_page_token=encode_token(call, found[size - 1].id) if len(found) > size else "",
         )
 
@@ -53,8 +53,8 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
     ) -> AsyncIterator[adaptation_pb2.WatchAdaptationResponse]:
         steps = self._adaptations.watch(*parse_adaptation(request.name))
         async with aclosing(steps):
-            async for job, round_ in steps:
+            async for adaptation, round_ in steps:
                 yield adaptation_pb2.WatchAdaptationResponse(
-                    adaptation=adaptation_to_wire(job),
+                    adaptation=adaptation_to_wire(adaptation),
                     round=None if round_ is None else round_to_wire(round_),
                 )
