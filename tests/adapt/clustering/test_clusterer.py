@@ -300,7 +300,7 @@ def test_unusable_input_is_refused(algorithm: str) -> None:
 def test_the_row_that_is_not_finite_is_named(algorithm: str, centering: object) -> None:
     features, cameras, _ = site()
     features[37, 2] = np.nan
-    with pytest.raises(DataError, match=r"1 feature rows .*row 37"):
+    with pytest.raises(DataError, match=r"1 feature row .*row 37"):
         cluster(features, cameras, algorithm=algorithm, camera_centering=centering)
 
 
