@@ -64,11 +64,12 @@ def amount(size: int) -> str:
 
 def _crops(crops: CropSet) -> str:
     unreadable = sum(drop.image for drop in crops.dropped)
+    others = len(crops.dropped) - unreadable
     left_out = {
         "held back": crops.held_back,
         "thinned": crops.thinned,
         "cannot be read": unreadable,
-        "other files": len(crops.dropped) - unreadable,
+        "other file" if others == 1 else "other files": others,
     }
     parts = [f"{count} {why}" for why, count in left_out.items() if count]
     return f"{len(crops)}" + (f" (left out: {', '.join(parts)})" if parts else "")

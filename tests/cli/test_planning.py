@@ -59,7 +59,7 @@ def test_by_hand() -> None:
         plan_text(PLAN)
         == """\
 mmt on site: a plan, nothing is written
-  crops     4 (left out: 2 held back, 5 thinned, 1 cannot be read, 1 other files)
+  crops     4 (left out: 2 held back, 5 thinned, 1 cannot be read, 1 other file)
   cameras   2: door 2, lift 2
   tracks    2, and 1 crop without
   networks  resnet18 at 32x16: theta_1, theta_2, E_1, E_2; 2 trained

@@ -79,7 +79,7 @@ def test_pretrain_leaves_a_complete_run_folder(
     }
     assert (data.unreadable, data.not_images) == (1, 1)
     assert "1 of 25 crops cannot be read" in caplog.text
-    assert "1 other files" in caplog.text
+    assert "1 other file," in caplog.text
     assert run.info.origin == Origin()
     assert run.info.spec.recipe.schedule.rounds == 2
     assert {"python", "torch", "numpy"} <= set(run.info.versions)
