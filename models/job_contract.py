@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -65,6 +65,10 @@ EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 75}
 """Exit code of a process by `JobOutcome.state`; 75 is EX_TEMPFAIL of sysexits.h."""
 
 Verdict = Literal["promote", "hold", "reject"]
+"""What the gate says of a model that it judged."""
+
+UNJUDGED: Final = "unjudged"
+"""What the server records in place of a verdict when the gate was due and gave none."""
 
 
 def train_arguments(folder: Path) -> list[str]:
@@ -147,13 +151,14 @@ class JobOutcome(_Record):
 class GateVerdict(BaseModel):
     """What the gate says of a new model; its further figures in the same file are not read.
 
-    verdict: on the new model beside the one in use. reasons: for people. adaptation: that made the
+    verdict: on the new model beside the one in use. reasons: for people; of `UNJUDGED` the error
+    of the last gate. adaptation: that made the
     new model, "sites/{site}/adaptations/{adaptation}"; empty where it is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    verdict: Verdict
+    verdict: Verdict | Literal["unjudged"]
     reasons: tuple[str, ...] = ()
     adaptation: str = ""
 

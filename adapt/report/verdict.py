@@ -68,6 +68,7 @@ def _gate_lead(gate: GateVerdict) -> tuple[Mark, str]:
         "promote": ("good", "Promote: the gate finds the new model better than the old one."),
         "hold": ("odd", "Hold: the gate does not find the new model clearly better."),
         "reject": ("bad", "Reject: the gate finds the new model worse, or of no use."),
+        "unjudged": ("odd", "Unjudged: the gate gave no verdict on the new model."),
     }
     return told[gate.verdict]
 

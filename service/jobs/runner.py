@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from models.errors import DamagedFileError, ModelConflictError, ModelError, RegistryError
 from models.job_contract import (
     MIN_GATE_CROPS,
     NEEDS_SOURCES,
+    UNJUDGED,
     WORKER,
     GateVerdict,
     Job,
@@ -255,24 +256,40 @@ class JobRunner:
     async def _judge(self) -> tuple[GateVerdict, bytes] | tuple[None, None]:
         """The gate's verdict on the new model, and its report for the registry.
 
-        None where the site answers with no model, or the gate ended without a verdict. Raises
+        A gate that crashes or meets a transient condition is started again. The verdict is
+        `UNJUDGED` where none of them gave one; None where the site answers with no model. Raises
         DamagedFileError: a verdict that cannot be read is not the same as none.
         """
-        folder = self._folder
-        folder.discard_outcome()
-        folder.discard_verdict()
-        old = self._context.in_use(self._adaptation.site)
-        if old is None:
-            return None, None
-        ended = await self._run(gate_arguments(folder.path, old.bundle, self._setup.device))
-        verdict = folder.verdict()
-        if verdict is None:
+        folder, site = self._folder, self._adaptation.site
+        restarts = Restarts(self._setup.restart_delays_s, rounds=0)
+        while True:
+            folder.discard_outcome()
+            folder.discard_verdict()
+            old = self._context.in_use(site)
+            if old is None:
+                return None, None
+            ended = await self._run(gate_arguments(folder.path, old.bundle, self._setup.device))
+            verdict = folder.verdict()
+            origin = {
+                "adaptation": f"sites/{site}/adaptations/{self._adaptation.id}",
+                "against": old.reference,
+            }
+            if verdict is not None:
+                return verdict, _report(origin, json.loads(folder.gate_file.read_bytes()))
             outcome = folder.outcome()
             why = outcome.error if outcome is not None else folder.last_log_line()
-            message = "adaptation %s has no verdict; its gate %s: %s"
-            log.warning(message, self._adaptation.id, ended, why or "no output")
-            return None, None
-        adaptation = f"sites/{self._adaptation.site}/adaptations/{self._adaptation.id}"
-        origin = {"adaptation": adaptation, "against": old.reference}
-        report = origin | json.loads(folder.gate_file.read_bytes())
-        return verdict, json.dumps(report, indent=1).encode() + b"\n"
+            error = f"the gate {ended}: {why or 'no output'}"
+            failed = outcome is not None and outcome.state == "failed"
+            delay = None if failed else restarts.delay_after(0)
+            if delay is None:
+                log.warning("adaptation %s has no verdict; %s", self._adaptation.id, error)
+                verdict = GateVerdict(verdict=UNJUDGED, reasons=(error,))
+                return verdict, _report(origin, {"verdict": UNJUDGED, "reasons": [error]})
+            message = "the gate of adaptation %s is started again in %.0f s; %s"
+            log.warning(message, self._adaptation.id, delay, error)
+            await self._context.pause(delay)
+
+
+def _report(origin: Mapping[str, str], said: Mapping[str, Any]) -> bytes:
+    """The gate's report as the registry keeps it; origin: what the server adds."""
+    return json.dumps({**origin, **said}, indent=1).encode() + b"\n"

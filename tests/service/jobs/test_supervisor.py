@@ -220,16 +220,72 @@ async def test_the_gate_judges_by_what_was_held_back_when_it_began(
     gate.judge("promote")
 
 
-async def test_a_gate_that_fails_has_not_judged(
+@pytest.mark.parametrize("full_disk", [True, False])
+async def test_a_gate_that_ends_early_is_started_again(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, full_disk: bool
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path, restart_delays_s=(0.0, 0.0))
+    (await starter.number(1)).succeed()
+    for number in (2, 3):
+        gate = await starter.number(number)
+        assert gate.arguments[0] == "gate"
+        if full_disk:
+            gate.stop("RUN_FOLDER_UNWRITABLE", "the disk is full")
+        else:
+            gate.end(-9)
+    (await starter.number(4)).judge("promote")
+    done = await over(rows)
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.gate == GateVerdict(verdict="promote")
+
+
+async def test_a_gate_that_gives_no_verdict_leaves_one_that_blocks(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry
+) -> None:
+    add(rows)
+    start(bundle=tiny_bundle.path, restart_delays_s=(0.0,))
+    (await starter.number(1)).succeed()
+    for number, output in ((2, "first"), (3, "Killed: out of memory")):
+        gate = await starter.number(number)
+        gate.log.write_text(output)
+        gate.end(-9)
+    done = await over(rows)
+    error = "the gate ended with exit code -9: Killed: out of memory"
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.gate == GateVerdict(verdict="unjudged", reasons=(error,))
+    kept = json.loads((registry.root / "lobby" / "1.gate.json").read_text())
+    assert kept == {
+        "adaptation": "sites/lobby/adaptations/j1",
+        "against": "tiny@1",
+        "verdict": "unjudged",
+        "reasons": [error],
+    }
+    assert registry.gate_record(ModelReference("lobby", "1")).blocks_activation
+    assert len(starter.started) == 3
+
+
+async def test_a_gate_that_fails_for_good_is_not_started_again(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
 ) -> None:
     add(rows)
     start(bundle=tiny_bundle.path)
     (await starter.number(1)).succeed()
-    (await starter.number(2)).end(2)
+    (await starter.number(2)).fail("DATA_INVALID", "no crops")
     done = await over(rows)
-    assert (done.state, done.gate) == (JobState.SUCCEEDED, None)
-    assert registry.verdict(ModelReference("lobby", "1")) == ""
+    assert done.gate is not None
+    assert (done.gate.verdict, len(starter.started)) == ("unjudged", 2)
+    assert done.gate.reasons == ("the gate ended with exit code 1: no crops",)
+
+
+async def test_a_site_without_a_model_needs_no_verdict(
+    rows: JobRows, starter: FakeStarter, start: Any, registry: Registry
+) -> None:
+    add(rows)
+    start()
+    (await starter.number(1)).succeed()
+    assert (await over(rows)).gate is None
+    assert not registry.gate_record(ModelReference("lobby", "1")).blocks_activation
 
 
 @pytest.mark.parametrize("file", ["gate.json", "outcome.json", "run/metrics.jsonl"])
@@ -265,8 +321,10 @@ async def test_what_an_earlier_gate_said_does_not_count(
     assert rows.get("lobby", "j1").state is JobState.RUNNING
     start(bundle=tiny_bundle.path)
     (await starter.number(3)).succeed()
-    (await starter.number(4)).end(1)
-    assert (await over(rows)).gate is None
+    (await starter.number(4)).fail("DATA_INVALID", "no crops")
+    gate = (await over(rows)).gate
+    assert gate is not None
+    assert gate.verdict == "unjudged"
 
 
 async def test_versions_go_on(
@@ -397,22 +455,22 @@ async def test_a_process_that_cannot_be_started_is_not_tried_for_ever(
     assert starter.refusals == []
 
 
-async def test_a_gate_that_cannot_be_started_has_not_judged(
+async def test_a_gate_that_cannot_be_started_is_tried_again_but_not_for_ever(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     add(rows)
-    start(bundle=tiny_bundle.path)
+    start(bundle=tiny_bundle.path, restart_delays_s=(0.0,))
     process = await starter.number(1)
-    starter.refusals = [NO_ROOM]
+    starter.refusals = [NO_ROOM] * 2
     process.succeed()
     done = await over(rows)
-    assert (done.state, done.model, done.gate) == (
-        JobState.SUCCEEDED,
-        "lobby@1",
-        None,
-    )
-    assert "adaptation j1 has no verdict; its gate could not be started" in caplog.text
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.gate is not None
+    assert done.gate.verdict == "unjudged"
+    assert starter.refusals == []
+    assert "the gate of adaptation j1 is started again in 0 s; the gate could not be" in caplog.text
+    assert "adaptation j1 has no verdict; the gate could not be started" in caplog.text
 
 
 async def test_rounds_of_before_a_restart_are_no_step_forward(
