@@ -39,7 +39,7 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
         except ModelError as error:
             found.append((reference, error))
             typer.echo(f"damaged: {reference}: {error}", err=True)
-        if problem := known.origin(reference).problem:
+        if problem := known.gate_record(reference).problem:
             typer.echo(f"damaged: verdict on {reference}: {problem}", err=True)
     found.sort(key=lambda pair: isinstance(pair[1], ModelError))  # sound ones first
     if as_json:

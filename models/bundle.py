@@ -172,7 +172,7 @@ def write_bundle(
         BundleExistsError: `out` is taken.
         ManifestInvalidError: images and vectors are not a self-test.
     """
-    refuse_taken(out)
+    refuse_taken_bundle(out)
     _check_self_test(images, vectors, card.preprocessing, _MIN_TOLERANCE)
     tolerance = min(MAX_TOLERANCE, _closest_pair(vectors) / 4)
     contents = {
@@ -198,7 +198,7 @@ def write_bundle(
     return Bundle.open(out)
 
 
-def refuse_taken(out: Path) -> None:
+def refuse_taken_bundle(out: Path) -> None:
     """Raise `BundleExistsError` when `out` exists, before long work for it begins."""
     if out.exists() or out.is_symlink():
         raise _taken(out)

@@ -69,8 +69,8 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a model comes from, as the gate's report beside it says.
+class GateRecord:
+    """What the gate's report beside a model says of it.
 
     verdict: the gate's, `promote`, `hold` or `reject`; `DAMAGED` where the report cannot be read;
     empty where there is none. adaptation: that made the model,
@@ -133,20 +133,20 @@ class Registry:
         return Bundle.open(target)
 
     def verdict(self, reference: ModelReference) -> str:
-        """The gate's verdict on "name@version"; see `Origin.verdict`."""
-        return self.origin(reference).verdict
+        """The gate's verdict on "name@version"; see `GateRecord.verdict`."""
+        return self.gate_record(reference).verdict
 
-    def origin(self, reference: ModelReference) -> Origin:
-        """Where "name@version" comes from, as far as it is known."""
+    def gate_record(self, reference: ModelReference) -> GateRecord:
+        """What the gate's report on "name@version" says; empty where there is none."""
         try:
             gate = GateVerdict.read(
                 _verdict_file(self._folder(reference.name, str(reference.version)))
             )
         except FileNotFoundError:
-            return Origin()
+            return GateRecord()
         except DamagedFileError as error:
-            return Origin(DAMAGED, problem=str(error))
-        return Origin(gate.verdict, gate.adaptation)
+            return GateRecord(DAMAGED, problem=str(error))
+        return GateRecord(gate.verdict, gate.adaptation)
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest; RegistryError."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
+from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken_bundle, write_bundle
 from models.errors import WrapError
 from models.files import sha256_file
 from models.foreign_graph import (
@@ -96,7 +96,7 @@ def wrap_onnx(
         WrapError: unreadable file, other inputs or outputs, or wrong at batch > 1 beyond repair.
         BundleError: `out` is taken.
     """
-    refuse_taken(out)
+    refuse_taken_bundle(out)
     read = _read(onnx_path)
     size = _input_size(read, options.height, options.width)
     chosen = _choose_output(read, options.output)

@@ -235,7 +235,7 @@ class Match:
 class RolloverProgress:
     """How far the rollover of a site is: `embedded` of `total` sightings, `dropped` deleted.
 
-    adaptation, verdict: of an activated model of the registry, see `models.registry.Origin`.
+    adaptation, verdict: of an activated model of the registry, see `models.registry.GateRecord`.
     """
 
     embedded: int

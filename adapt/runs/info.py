@@ -16,7 +16,7 @@ from adapt.types import CropSet
 from models.image import Preprocessing
 
 FORMAT = 2
-_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
+_RUN_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "torch", "torchvision")
 
 TRANSIENT_REASONS = (StoppedError.reason, WriteError.reason, LostProcessError.reason, "INTERRUPTED")
 """Reasons of transient conditions, e.g. a full disk."""
@@ -147,5 +147,5 @@ def library_versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "resight": version("resight"),
-        **{name: version(name) for name in _LIBRARIES},
+        **{name: version(name) for name in _RUN_LIBRARIES},
     }

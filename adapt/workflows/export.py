@@ -23,7 +23,7 @@ from torch import nn
 from adapt.errors import ExportError
 from adapt.runs.folder import Run
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
-from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken, write_bundle
+from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, refuse_taken_bundle, write_bundle
 from models.manifest import NAME_PATTERN, VERSION_PATTERN, ModelCard
 from models.self_test_images import make_self_test_images
 
@@ -34,7 +34,7 @@ MAX_DIFFERENCE = 1e-4
 """Largest absolute difference of any component between torch and ONNX Runtime."""
 
 _PARITY_BATCHES = (1, 5)
-_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy")
+_EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy")
 
 
 class _Deployed(nn.Module):
@@ -81,7 +81,7 @@ def export_bundle(
             f"the card says {card.backbone}, the network is a {net.backbone_name}; "
             "give the card the network's backbone_name"
         )
-    refuse_taken(out)
+    refuse_taken_bundle(out)
     height, width = card.preprocessing.height, card.preprocessing.width
     images = make_self_test_images(height, width) if sample_images is None else sample_images
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3) or len(images) < 2:
@@ -105,7 +105,7 @@ def export_bundle(
         images=images,
         vectors=vectors,
         libraries={
-            **{name: version(name) for name in _LIBRARIES},
+            **{name: version(name) for name in _EXPORT_LIBRARIES},
             "onnxruntime": onnxruntime.__version__,  # several distributions own the name
         },
     )

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from models.bundle import Bundle
 from models.errors import ModelError, ModelNotFoundError
-from models.registry import ModelReference, Origin, Registry
+from models.registry import GateRecord, ModelReference, Registry
 from service.embedding.batcher import Batcher
 from service.embedding.engine import Engine, fingerprint
 from service.errors import (
@@ -130,12 +130,12 @@ class ModelPool:
             raise
         return ModelReference.parse(bundle.manifest.reference)
 
-    async def origin(self, reference: ModelReference) -> Origin:
-        """The origin of a model by the registry.
+    async def gate_record(self, reference: ModelReference) -> GateRecord:
+        """The gate's record of a model in the registry.
 
         It belongs to the name: the same weights may be registered under another one, too.
         """
-        return await asyncio.to_thread(self._registry.origin, reference)
+        return await asyncio.to_thread(self._registry.gate_record, reference)
 
     def release(self, used: Collection[str]) -> None:
         """Release the models whose fingerprint is not in `used`, after their running calls."""

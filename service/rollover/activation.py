@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from models.registry import DAMAGED, Origin
+from models.registry import DAMAGED, GateRecord
 from service.embedding.model_pool import LoadedModel, ModelPool
 from service.errors import ModelRejectedError, NoEarlierModelError
 from service.gallery.live_sites import LiveSites
@@ -43,13 +43,13 @@ class Activator:
         """
         await asyncio.to_thread(self._store.site, check_site_id(site))
         exact = await self._pool.exact(reference)
-        origin = await self._pool.origin(exact)
-        if origin.blocks_activation and not force:
-            raise ModelRejectedError(_refusal(str(exact), origin))
+        record = await self._pool.gate_record(exact)
+        if record.blocks_activation and not force:
+            raise ModelRejectedError(_refusal(str(exact), record))
         loaded = await self._pool.load(str(exact))
         async with aclosing(self._run(site, loaded, drop_unusable=drop_unusable)) as steps:
             async for step in steps:
-                yield replace(step, adaptation=origin.adaptation, verdict=origin.verdict)
+                yield replace(step, adaptation=record.adaptation, verdict=record.verdict)
 
     async def rollback(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[RolloverProgress]:
         """Roll a site over to the model that it used before.
@@ -78,9 +78,9 @@ class Activator:
             self._pool.release(self._sites.models() | self._rollovers.models())
 
 
-def _refusal(reference: str, origin: Origin) -> str:
-    if origin.verdict == DAMAGED:
-        why = f"the gate's verdict on {reference} is damaged: {origin.problem}"
+def _refusal(reference: str, record: GateRecord) -> str:
+    if record.verdict == DAMAGED:
+        why = f"the gate's verdict on {reference} is damaged: {record.problem}"
     else:
-        why = f"the gate rejected {reference} ({origin.adaptation or 'unknown'})"
+        why = f"the gate rejected {reference} ({record.adaptation or 'unknown'})"
     return f"{why}; activate another model, or force this one"

@@ -19,7 +19,7 @@ from models.errors import (
     ModelReferenceError,
     RegistryError,
 )
-from models.registry import DAMAGED, ModelReference, Origin, Registry, version_key
+from models.registry import DAMAGED, GateRecord, ModelReference, Registry, version_key
 
 MakeBundle = Callable[..., Bundle]
 
@@ -56,12 +56,12 @@ def test_where_a_model_comes_from(
 ) -> None:
     for version, told, expected in (
         ("1", b'{"verdict": "reject", "adaptation": "sites/a/adaptations/b"}',
-         Origin("reject", "sites/a/adaptations/b")),
-        ("2", b'{"verdict": "hold"}', Origin("hold")),
-        ("4", None, Origin()),
+         GateRecord("reject", "sites/a/adaptations/b")),
+        ("2", b'{"verdict": "hold"}', GateRecord("hold")),
+        ("4", None, GateRecord()),
     ):  # fmt: skip
         registry.add(make_bundle(tmp_path / version, version=version).path, verdict=told)
-        assert registry.origin(ModelReference("toy", version)) == expected
+        assert registry.gate_record(ModelReference("toy", version)) == expected
 
 
 def test_the_verdict_is_kept_beside_the_model(
@@ -100,13 +100,13 @@ def test_a_verdict_that_cannot_be_read_blocks_as_a_rejection_does(
         file.mkdir()
     else:
         file.write_bytes(content)
-    origin = registry.origin(ModelReference("toy", "1"))
-    assert (origin.verdict, origin.blocks_activation) == (DAMAGED, True)
-    assert str(file) in origin.problem
+    record = registry.gate_record(ModelReference("toy", "1"))
+    assert (record.verdict, record.blocks_activation) == (DAMAGED, True)
+    assert str(file) in record.problem
 
 
 def test_which_verdicts_block() -> None:
-    blocking = {v for v in ("", "promote", "hold", "reject") if Origin(v).blocks_activation}
+    blocking = {v for v in ("", "promote", "hold", "reject") if GateRecord(v).blocks_activation}
     assert blocking == {"reject"}
 
 
