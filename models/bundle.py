@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models.errors import (
+    BundleError,
     BundleExistsError,
     BundleHashMismatchError,
     BundleNotFoundError,
@@ -70,7 +71,19 @@ class Bundle:
         Raises:
             BundleNotFoundError: no folder with a manifest at `path`.
             ManifestInvalidError: the manifest is invalid, or a file it names is missing.
+            BundleError: the folder or its manifest cannot be read.
         """
+        try:
+            return cls._read(path)
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or path} cannot be read: {error.strerror}; allow this user to "
+                "read it, or give another bundle"
+            ) from error
+
+    @classmethod
+    def _read(cls, path: Path) -> Bundle:
+        """As `open`, but raises OSError for what cannot be read."""
         file = path / MANIFEST_FILE
         if not is_plain_file(path, MANIFEST_FILE):
             raise BundleNotFoundError(

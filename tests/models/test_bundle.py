@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, check_self_test, write_bundle
 from models.errors import (
+    BundleError,
     BundleExistsError,
     BundleHashMismatchError,
     BundleNotFoundError,
@@ -80,6 +81,23 @@ def test_no_bundle_here(bundle: Bundle, tmp_path: Path, kind: str) -> None:
         (path / "manifest.json").symlink_to(bundle.path / "manifest.json")
     with pytest.raises(BundleNotFoundError, match="resight export"):
         Bundle.open(path)
+
+
+@pytest.mark.parametrize("looked", ["is_symlink", "read_bytes"])
+def test_a_manifest_that_cannot_be_read(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, looked: str
+) -> None:
+    """By a folder that may not be entered, or by the file's own rights."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, looked, refuse)
+    file = bundle.path / "manifest.json"
+    with pytest.raises(
+        BundleError, match=f"{file} cannot be read: Permission denied; allow this user"
+    ):
+        Bundle.open(bundle.path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])

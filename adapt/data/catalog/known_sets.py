@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapt.data.catalog.folders import labelled_splits
-from adapt.errors import NoImagesError
+from adapt.errors import DataError, NoImagesError
 
 SetName = Literal["market", "duke", "msmt17"]
 
@@ -22,8 +22,19 @@ FOLDER_NAMES: dict[SetName, tuple[str, ...]] = {
 def find_set(data_root: Path, name: SetName) -> Path:
     """The folder of a published set: one of its names in `data_root`, or in another of them.
 
-    Raises NoImagesError that lists what was looked for where, and which folders lacked what.
+    Raises NoImagesError that lists what was looked for where, and which folders lacked what;
+    DataError when a folder cannot be read.
     """
+    try:
+        return _find(data_root, name)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or data_root} cannot be read: {error.strerror}; allow this user to "
+            "read it, or give another folder of data sets"
+        ) from error
+
+
+def _find(data_root: Path, name: SetName) -> Path:
     if not data_root.is_dir():
         raise NoImagesError(f"{data_root} is not a folder; give the one that holds the data sets")
     names = FOLDER_NAMES[name]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from adapt.data.catalog.known_sets import SetName, find_set
-from adapt.errors import NoImagesError
+from adapt.errors import DataError, NoImagesError
 from tests.support.tiny_sets import write_duke, write_market, write_msmt17
 
 
@@ -47,6 +48,25 @@ def test_what_was_looked_for_where_is_listed(tmp_path: Path) -> None:
         find_set(tmp_path, "market")
     with pytest.raises(NoImagesError, match="is not a folder"):
         find_set(tmp_path / "absent", "market")
+
+
+@pytest.mark.parametrize("unreadable", ["", "market1501"])
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    (tmp_path / "market1501").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == tmp_path / unreadable:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(
+        DataError, match=f"{tmp_path / unreadable} cannot be read: Permission denied; allow this"
+    ):
+        find_set(tmp_path, "market")
 
 
 def test_a_folder_that_lacks_parts_is_named(tmp_path: Path) -> None:
