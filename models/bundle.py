@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class Bundle:
 
         Raises:
             BundleHashMismatchError: names the files that differ, lack or are too many.
+            BundleError: a folder in it cannot be read.
         """
         wrong = [
             name
@@ -127,12 +129,7 @@ class Bundle:
             if not is_plain_file(self.path, name) or sha256_file(self.path / name) != expected
         ]
         known = {*self.manifest.files, MANIFEST_FILE}
-        found = {
-            entry.relative_to(self.path).as_posix()
-            for entry in self.path.rglob("*")
-            if entry.is_symlink() or not entry.is_dir()
-        }
-        unexpected = sorted(found - known)
+        unexpected = sorted(_files_below(self.path) - known)
         if wrong or unexpected:
             raise BundleHashMismatchError(
                 f"{self.path} is not what its maker wrote: differing {sorted(wrong)}, "
@@ -209,6 +206,23 @@ def write_bundle(
     except FileExistsError as error:
         raise _taken(out) from error
     return Bundle.open(out)
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Paths of all files below, and of all links, which are not followed. Raises BundleError."""
+
+    def refuse(error: OSError) -> None:
+        raise BundleError(
+            f"{error.filename} cannot be read: {error.strerror}; allow this user to read it, or "
+            "copy the bundle again without it"
+        ) from error
+
+    found: set[str] = set()
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        here = Path(parent)
+        links = [name for name in folders if (here / name).is_symlink()]
+        found |= {(here / name).relative_to(folder).as_posix() for name in [*files, *links]}
+    return found
 
 
 def refuse_taken_bundle(out: Path) -> None:

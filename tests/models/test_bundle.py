@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -162,6 +164,23 @@ def test_an_unexpected_file_is_found(bundle: Bundle, name: str) -> None:
     (bundle.path / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle.path / name).write_bytes(b"x")
     with pytest.raises(BundleHashMismatchError, match=name):
+        bundle.verify()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = bundle.path / "hidden"
+    hidden.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(BundleError, match=rf"{hidden} cannot be read: Permission denied; allow"):
         bundle.verify()
 
 
