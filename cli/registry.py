@@ -32,18 +32,19 @@ models = typer.Typer(help="Registered models.", no_args_is_help=True)
 def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> None:
     """List the registered models."""
     known = Registry(registry or default_registry())
-    found: list[tuple[ModelReference, Manifest | ModelError]] = []
+    found: list[tuple[ModelReference, Manifest | ModelError, str]] = []
     for reference in known.references():
+        gate = known.gate_record(reference)
         try:
-            found.append((reference, known.resolve(str(reference)).manifest))
+            found.append((reference, known.resolve(str(reference)).manifest, gate.verdict))
         except ModelError as error:
-            found.append((reference, error))
+            found.append((reference, error, gate.verdict))
             typer.echo(f"damaged: {reference}: {error}", err=True)
-        if problem := known.gate_record(reference).problem:
-            typer.echo(f"damaged: verdict on {reference}: {problem}", err=True)
-    found.sort(key=lambda pair: isinstance(pair[1], ModelError))  # sound ones first
+        if gate.problem:
+            typer.echo(f"{gate.verdict}: verdict on {reference}: {gate.problem}", err=True)
+    found.sort(key=lambda each: isinstance(each[1], ModelError))  # sound ones first
     if as_json:
-        print_json([_model_json(each, of, known.verdict(each)) for each, of in found])
+        print_json([_model_json(*each) for each in found])
     elif not found:
         typer.echo(f"no models in {known.root}; add one with `resight models add BUNDLE`")
     else:
@@ -57,7 +58,7 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
             "verdict",
             "state",
         ]
-        rows = [_model_row(each, of, known.verdict(each)) for each, of in found]
+        rows = [_model_row(*each) for each in found]
         typer.echo(table(header, rows, right=[1]))
 
 
@@ -131,7 +132,7 @@ def models_activate(
         bool,
         typer.Option(
             "--force",
-            help="Activate a model that the gate rejected, or whose verdict is damaged, too.",
+            help="Activate a model with a rejected, unjudged or damaged verdict, too.",
         ),
     ] = False,
     server: ServerOption = DEFAULT_SERVER,

@@ -24,7 +24,7 @@ from models.errors import (
     RegistryError,
 )
 from models.files import FileLock, atomic_folder, sync_directory, write_synced
-from models.job_contract import GateVerdict
+from models.job_contract import UNJUDGED, GateVerdict
 from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
 
 _LOCK_FILE = ".lock"
@@ -72,10 +72,10 @@ def version_key(version: str) -> tuple[int, ...]:
 class GateRecord:
     """What the gate's report beside a model says of it.
 
-    verdict: the gate's, `promote`, `hold` or `reject`; `DAMAGED` where the report cannot be read;
-    empty where there is none. adaptation: that made the model,
-    "sites/{site}/adaptations/{adaptation}"; empty where it is not known. problem: why the report
-    cannot be read, for people.
+    verdict: the gate's, `promote`, `hold` or `reject`; `UNJUDGED` where the gate was due and gave
+    none; `DAMAGED` where the report cannot be read; empty where there is no report. adaptation:
+    that made the model, "sites/{site}/adaptations/{adaptation}"; empty where it is not known.
+    problem: why the report cannot be read, or why the gate gave no verdict, for people.
     """
 
     verdict: str = ""
@@ -84,8 +84,8 @@ class GateRecord:
 
     @property
     def blocks_activation(self) -> bool:
-        """Whether a site may use the model only by force: rejected, or the report is damaged."""
-        return self.verdict in ("reject", DAMAGED)
+        """Whether a site may use the model only by force: rejected, unjudged or damaged."""
+        return self.verdict in ("reject", UNJUDGED, DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,6 @@ class Registry:
                 self._keep_verdict(target, verdict)
         return Bundle.open(target)
 
-    def verdict(self, reference: ModelReference) -> str:
-        """The gate's verdict on "name@version"; see `GateRecord.verdict`."""
-        return self.gate_record(reference).verdict
-
     def gate_record(self, reference: ModelReference) -> GateRecord:
         """What the gate's report on "name@version" says; empty where there is none."""
         try:
@@ -146,14 +142,15 @@ class Registry:
             return GateRecord()
         except DamagedFileError as error:
             return GateRecord(DAMAGED, problem=str(error))
-        return GateRecord(gate.verdict, gate.adaptation)
+        problem = "; ".join(gate.reasons) if gate.verdict == UNJUDGED else ""
+        return GateRecord(gate.verdict, gate.adaptation, problem)
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest; RegistryError."""
         return tuple(
             ModelReference(name.name, version)
             for name in sorted(_folders(self.root, NAME_PATTERN))
-            for version in self._versions(name.name)
+            for version in _versions(name)
         )
 
     def next_version(self, name: str, *used: str) -> str:
@@ -161,7 +158,7 @@ class Registry:
 
         used: `name@version` of models elsewhere, whose versions are taken, too.
         """
-        taken = self._versions(name)
+        taken = self._versions_of(name)
         for other in map(ModelReference.parse, used):
             if other.name == name and other.version is not None:
                 taken.append(other.version)
@@ -177,7 +174,7 @@ class Registry:
             RegistryError: the folder of bundles cannot be read.
         """
         wanted = ModelReference.parse(reference)
-        versions = self._versions(wanted.name)
+        versions = self._versions_of(wanted.name)
         version = wanted.version or (versions[-1] if versions else None)
         if version is None or version not in versions:
             known = ", ".join(str(known) for known in self.references()) or "none"
@@ -203,9 +200,10 @@ class Registry:
         bundle.verify()
         return bundle
 
-    def _versions(self, name: str) -> list[str]:
-        found = _folders(self.root / name, VERSION_PATTERN)
-        return sorted((folder.name for folder in found), key=version_key)
+    def _versions_of(self, name: str) -> list[str]:
+        """Oldest to newest; none where the name is absent, or of a file. Raises RegistryError."""
+        folder = self.root / name
+        return _versions(folder) if folder in _folders(self.root, NAME_PATTERN) else []
 
     def _folder(self, name: str, version: str) -> Path:
         return self.root / name / version
@@ -240,14 +238,24 @@ def _verdict_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.gate.json")
 
 
+def _versions(folder: Path) -> list[str]:
+    found = _folders(folder, VERSION_PATTERN)
+    return sorted((version.name for version in found), key=version_key)
+
+
 def _folders(root: Path, pattern: str) -> list[Path]:
     """Folders below `root` of such names, none where `root` is absent. Raises RegistryError."""
     try:
-        entries = list(root.iterdir())
+        return [
+            path for path in root.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)
+        ]
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        raise RegistryError(
+            f"{root} is not a folder; give the folder of registered models"
+        ) from None
     except OSError as error:
         raise RegistryError(
             f"{root} cannot be read: {error.strerror}; give a folder that this user may read"
         ) from None
-    return [path for path in entries if path.is_dir() and re.fullmatch(pattern, path.name)]

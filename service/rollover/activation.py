@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from models.job_contract import UNJUDGED
 from models.registry import DAMAGED, GateRecord
 from service.embedding.model_pool import LoadedModel, ModelPool
 from service.errors import ModelRejectedError, NoEarlierModelError
@@ -36,7 +37,7 @@ class Activator:
     ) -> AsyncGenerator[RolloverProgress]:
         """Roll a site over to a model of the registry, `name` or `name@version`.
 
-        force: also to a model that the gate rejected, or whose verdict is damaged.
+        force: also to a model with a rejected, unjudged or damaged verdict.
 
         Raises:
             UnknownModelError, ModelUnusableError, ModelRejectedError, and as `Rollovers.run`.
@@ -81,6 +82,9 @@ class Activator:
 def _refusal(reference: str, record: GateRecord) -> str:
     if record.verdict == DAMAGED:
         why = f"the gate's verdict on {reference} is damaged: {record.problem}"
+    elif record.verdict == UNJUDGED:
+        made_by = record.adaptation or "unknown"
+        why = f"the gate gave no verdict on {reference} ({made_by}): {record.problem}"
     else:
         why = f"the gate rejected {reference} ({record.adaptation or 'unknown'})"
     return f"{why}; activate another model, or force this one"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 import cli.serving
 from models.bundle import Bundle
 from models.errors import BundleHashMismatchError, ModelNotFoundError
+from models.job_contract import GateVerdict
 from models.registry import Registry
 from service.embedding.engine import OnnxEngine
 from tests.support.tiny_model import write_tiny_bundle
@@ -56,7 +57,12 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     listed = json.loads(run(app, registry, "list", "--json").stdout)
     assert [m["verdict"] for m in listed] == ["", "", "promote"]
     run(app, registry, "verify", "tiny@3")
-    (registry / "tiny" / "3.gate.json").write_bytes(report[:20])
+    gate = registry / "tiny" / "3.gate.json"
+    gate.write_text('{"verdict": "unjudged", "reasons": ["the gate crashed"]}')
+    told = run(app, registry, "list")
+    assert told.stdout.splitlines()[3].split()[-1] == "unjudged"
+    assert told.stderr == "unjudged: verdict on tiny@3: the gate crashed\n"
+    gate.write_bytes(report[:20])
     told = run(app, registry, "list")
     assert told.stdout.splitlines()[3].split()[-1] == "damaged"
     assert f"damaged: verdict on tiny@3: {registry / 'tiny' / '3.gate.json'}" in told.stderr
@@ -65,6 +71,36 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert isinstance(run(app, registry, "verify", "tiny").exception, BundleHashMismatchError)
     assert isinstance(run(app, registry, "verify", "other").exception, ModelNotFoundError)
+
+
+def test_a_file_in_place_of_a_models_folder_is_no_model(app: typer.Typer, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    run(app, registry, "add", write_tiny_bundle(tmp_path / "1").path)
+    (registry / "lobby").write_text("notes")
+    verified = run(app, registry, "verify", "lobby")
+    assert isinstance(verified.exception, ModelNotFoundError)
+    assert "no model lobby in" in str(verified.exception)
+
+
+def test_each_verdict_is_read_once(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tmp_path / "registry"
+    for version in ("1", "2"):
+        bundle = write_tiny_bundle(tmp_path / version, version=version)
+        Registry(registry).add(bundle.path, verdict=b'{"verdict": "hold"}')
+    read = GateVerdict.read
+    files: list[str] = []
+
+    def counted(file: Path) -> GateVerdict:
+        files.append(file.name)
+        return read(file)
+
+    monkeypatch.setattr(GateVerdict, "read", counted)
+    for arguments in (["list"], ["list", "--json"]):
+        files.clear()
+        run(app, registry, *arguments)
+        assert files == ["1.gate.json", "2.gate.json"]
 
 
 def test_list_names_a_damaged_model_and_lists_the_others(app: typer.Typer, tmp_path: Path) -> None:

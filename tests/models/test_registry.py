@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from models.errors import (
     ModelReferenceError,
     RegistryError,
 )
+from models.job_contract import UNJUDGED
 from models.registry import DAMAGED, GateRecord, ModelReference, Registry, version_key
 
 MakeBundle = Callable[..., Bundle]
@@ -58,6 +60,8 @@ def test_where_a_model_comes_from(
         ("1", b'{"verdict": "reject", "adaptation": "sites/a/adaptations/b"}',
          GateRecord("reject", "sites/a/adaptations/b")),
         ("2", b'{"verdict": "hold"}', GateRecord("hold")),
+        ("3", b'{"verdict": "unjudged", "adaptation": "a", "reasons": ["no", "memory"]}',
+         GateRecord(UNJUDGED, "a", "no; memory")),
         ("4", None, GateRecord()),
     ):  # fmt: skip
         registry.add(make_bundle(tmp_path / version, version=version).path, verdict=told)
@@ -69,9 +73,9 @@ def test_the_verdict_is_kept_beside_the_model(
 ) -> None:
     one = ModelReference("toy", "1")
     bundle = make_bundle(tmp_path / "one", version="1")
-    assert registry.verdict(one) == ""
+    assert registry.gate_record(one).verdict == ""
     registry.add(bundle.path, verdict=b'{"verdict": "hold"}')
-    assert registry.verdict(one) == "hold"
+    assert registry.gate_record(one).verdict == "hold"
     assert [str(r) for r in registry.references()] == ["toy@1"]
     registry.verify("toy@1")
     # The same content again changes nothing, other content less.
@@ -79,11 +83,11 @@ def test_the_verdict_is_kept_beside_the_model(
     other = make_bundle(tmp_path / "other", version="1", scores={"x": 1.0})
     with pytest.raises(ModelConflictError):
         registry.add(other.path, verdict=b'{"verdict": "promote"}')
-    assert registry.verdict(one) == "hold"
+    assert registry.gate_record(one).verdict == "hold"
     # A verdict is of the model that it came with.
     shutil.rmtree(registry.root / "toy" / "1")
     registry.add(other.path)
-    assert registry.verdict(one) == ""
+    assert registry.gate_record(one).verdict == ""
 
 
 @pytest.mark.parametrize(
@@ -106,8 +110,9 @@ def test_a_verdict_that_cannot_be_read_blocks_as_a_rejection_does(
 
 
 def test_which_verdicts_block() -> None:
-    blocking = {v for v in ("", "promote", "hold", "reject") if GateRecord(v).blocks_activation}
-    assert blocking == {"reject"}
+    verdicts = ("", "promote", "hold", "reject", UNJUDGED, DAMAGED)
+    blocking = {verdict for verdict in verdicts if GateRecord(verdict).blocks_activation}
+    assert blocking == {"reject", UNJUDGED, DAMAGED}
 
 
 def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -289,15 +294,41 @@ def test_of_two_processes_with_other_content_one_wins(
     assert registry.verify("toy@1").digest == winner.digest
 
 
+CALLS: list[Callable[[Registry], object]] = [
+    Registry.references,
+    lambda registry: registry.next_version("toy"),
+    lambda registry: registry.resolve("toy"),
+]
+
+
 def test_a_registry_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("not a folder")
-    calls: list[Callable[[Registry], object]] = [
-        Registry.references,
-        lambda registry: registry.next_version("toy"),
-        lambda registry: registry.resolve("toy"),
-    ]
-    for call in calls:
-        with pytest.raises(RegistryError, match=rf"{file}.* cannot be read: Not a directory"):
+    for call in CALLS:
+        with pytest.raises(RegistryError, match=rf"{file} is not a folder; give the folder"):
             call(Registry(file))
     assert Registry(tmp_path / "absent").references() == ()
+
+
+def test_a_registry_that_this_user_may_not_read_is_not_an_empty_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for call in CALLS:
+        with pytest.raises(RegistryError, match="cannot be read: Permission denied; give a folder"):
+            call(registry)
+
+
+def test_a_file_in_place_of_a_models_folder_is_no_model(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    registry.add(make_bundle(tmp_path / "a").path)
+    (registry.root / "lobby").write_text("notes")
+    for reference in ("lobby", "lobby@1"):
+        with pytest.raises(ModelNotFoundError, match=rf"no model {reference} in .*known: toy@1"):
+            registry.verify(reference)
+    assert [str(r) for r in registry.references()] == ["toy@1"]
+    assert registry.next_version("lobby") == "1"

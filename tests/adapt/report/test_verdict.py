@@ -130,7 +130,8 @@ def test_crops_that_cannot_be_read_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "mark"), [("promote", "good"), ("hold", "odd"), ("reject", "bad")]
+    ("verdict", "mark"),
+    [("promote", "good"), ("hold", "odd"), ("reject", "bad"), ("unjudged", "odd")],
 )
 def test_a_gate_has_the_first_word(verdict: str, mark: str) -> None:
     gate = GateVerdict.model_validate({"verdict": verdict, "reasons": ["because", "also"]})

@@ -322,9 +322,9 @@ async def test_what_an_earlier_gate_said_does_not_count(
     start(bundle=tiny_bundle.path)
     (await starter.number(3)).succeed()
     (await starter.number(4)).fail("DATA_INVALID", "no crops")
-    gate = (await over(rows)).gate
-    assert gate is not None
-    assert gate.verdict == "unjudged"
+    done = await over(rows)
+    assert done.gate is not None
+    assert done.gate.verdict == "unjudged"
 
 
 async def test_versions_go_on(

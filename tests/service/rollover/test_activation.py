@@ -90,15 +90,18 @@ async def test_activate_and_roll_back(serve: Any) -> None:
     assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
 
 
+VERDICTS = ("reject", "unjudged", "damaged", "promote", "hold", "")
+
+
 async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
     serve: Any, registry: Registry, tmp_path: Path
 ) -> None:
     server = await serve()
     client = server.client
-    for number, verdict in enumerate(("reject", "damaged", "promote", "hold", "")):
+    for number, verdict in enumerate(VERDICTS):
         site = f"lobby-{verdict or 'none'}"
         name = f"yard-{verdict or 'none'}"
-        known = verdict in ("reject", "promote", "hold")
+        known = verdict not in ("damaged", "")
         made_by = f"sites/{name}/adaptations/j1" if known else ""
         report = f'{{"verdict": "{verdict}", "adaptation": "{made_by}"}}'.encode()
         shift = 50.0 + number  # the same weights would be the same model
@@ -106,7 +109,7 @@ async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
         registry.add(bundle.path, verdict=report if verdict else None)
         await server.ask(client.create_site, site)
         await server.ask(client.enroll, site, people(*range(3)))
-        force = verdict in ("reject", "damaged")
+        force = verdict in ("reject", "unjudged", "damaged")
         if force:
             message = made_by or str(registry.root / name / "1.gate.json")
             for model in (f"{name}@1", name):

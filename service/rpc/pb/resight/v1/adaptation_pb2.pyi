@@ -94,8 +94,9 @@ class Adaptation(_message.Message):
     model: _builtins.str
     """The model that it gave, "models/{name}@{version}". Empty unless it succeeded."""
     verdict: _builtins.str
-    """What the gate says of this model against the one in use: "promote", "hold" or "reject". Empty:
-    not judged.
+    """What the gate says of this model against the one in use: "promote", "hold" or "reject";
+    "unjudged" where it was due and gave no verdict. Empty where the site had no model to compare
+    with.
     """
     rounds_error: _builtins.str
     """Why the rounds are missing, for people: their file is damaged. Of GetAdaptation and
@@ -119,7 +120,7 @@ class Adaptation(_message.Message):
 
     @_builtins.property
     def verdict_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why the gate says so, in sentences."""
+        """Why the gate says so, in sentences; of "unjudged" the error of the last gate."""
 
     @_builtins.property
     def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdaptationRound]:

@@ -252,7 +252,7 @@ class ActivateModelRequest(_message.Message):
     drop_unusable: _builtins.bool
     """As in ReembedSiteRequest."""
     force: _builtins.bool
-    """Activate the model also where the gate's verdict on it is "reject" or "damaged"."""
+    """Activate the model also where the gate's verdict on it is "reject", "unjudged" or "damaged"."""
     def __init__(
         self,
         *,
@@ -317,11 +317,12 @@ class ReembedSiteResponse(_message.Message):
     """Sightings deleted since the call began, as drop_unusable asked for."""
     adaptation: _builtins.str
     """Of ActivateModel: the adaptation that gave the model, "sites/{site}/adaptations/{adaptation}".
-    Empty where the gate did not judge it.
+    Empty where it has no verdict.
     """
     verdict: _builtins.str
-    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject"; "damaged" where
-    the verdict cannot be read. Empty where the gate did not judge the model.
+    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject"; "unjudged" where
+    the gate was due and gave none; "damaged" where the verdict cannot be read. Empty where the gate
+    was not due.
     """
     @_builtins.property
     def site(self) -> Global___Site:

@@ -153,8 +153,8 @@ class SiteServiceServicer:
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
         FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
-        FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject" or "damaged",
-        and force is not set.
+        FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject", "unjudged" or
+        "damaged", and force is not set.
         FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

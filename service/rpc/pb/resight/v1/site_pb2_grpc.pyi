@@ -88,8 +88,8 @@ class SiteServiceStub:
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
     FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
-    FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject" or "damaged",
-      and force is not set.
+    FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject", "unjudged" or
+      "damaged", and force is not set.
     FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
     """
     RollbackModel: _grpc.UnaryStreamMultiCallable[_site_pb2.RollbackModelRequest, _site_pb2.ReembedSiteResponse]
@@ -162,8 +162,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
     FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
-    FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject" or "damaged",
-      and force is not set.
+    FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject", "unjudged" or
+      "damaged", and force is not set.
     FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
     """
     RollbackModel: _aio.UnaryStreamMultiCallable[_site_pb2.RollbackModelRequest, _site_pb2.ReembedSiteResponse]  # type: ignore[assignment]
@@ -269,8 +269,8 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         NOT_FOUND / MODEL_NOT_FOUND: the registry has no such model.
         FAILED_PRECONDITION / MODEL_UNUSABLE: the model is damaged, or fails its self-test here.
-        FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject" or "damaged",
-          and force is not set.
+        FAILED_PRECONDITION / MODEL_REJECTED: the gate's verdict on the model is "reject", "unjudged" or
+          "damaged", and force is not set.
         FAILED_PRECONDITION / CROP_UNUSABLE, REEMBED_RUNNING: as for ReembedSite.
         """
 
