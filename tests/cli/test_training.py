@@ -146,7 +146,7 @@ def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path)
         *("--init", tmp_path / "init1", "--init", collapsed.path, "--recipe", "nrmt_small"),
         *("--set", "schedule.rounds=2", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
         *("--set", "batch.identities=3", "--set", "batch.instances=2"),
-        *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=6"),
+        *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=9"),
         *("--set", "options.components=cc+sc", "--set", "options.thresholds=raw"),
         *("--set", "options.confidence=-0.1"),
     )
