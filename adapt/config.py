@@ -62,7 +62,7 @@ class BatchShape(_Section):
 
 
 class Augmentation(_Section):
-    """Random changes of a training image, each image on its own (methods.md of the papers: MMT)."""
+    """Random changes of a training image, each image on its own (as in MMT)."""
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(10, ge=0, description="zero pixels added on each side before the random crop")

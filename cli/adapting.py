@@ -11,7 +11,7 @@ from models.job_contract import AdaptationRound
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.jobs.records import MAX_SEED, Adaptation, AdaptationSpec, JobState
 
-adaptations = typer.Typer(help="Adaptations of sites, by the server.", no_args_is_help=True)
+adaptations = typer.Typer(help="Adaptations of sites on the server.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="ADAPTATION", help="Id, as in `adaptations list`.")]
 
@@ -25,7 +25,7 @@ def adaptations_start(
     method: Annotated[str, typer.Option(help=METHOD_HELP)],
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe that comes with resight; default: the method's."),
+        typer.Option(help="Built-in recipe; default: the method's."),
     ] = None,
     overrides: Annotated[
         list[str] | None,

@@ -27,31 +27,39 @@ def register(app: typer.Typer) -> None:
 
 def cluster(
     features: Annotated[Path, typer.Option(help=".npy of (N, D) features, floating point.")],
-    method: Annotated[Literal["dbscan", "hdbscan", "kmeans"], typer.Option(help="See below.")],
+    method: Annotated[Literal["dbscan", "hdbscan", "kmeans"], typer.Option(help="Algorithm.")],
     out: Annotated[Path, typer.Option(help=".npy to write: (N,) int64, -1 for outliers.")],
     cameras: Annotated[
         Path | None, typer.Option(help=".npy of (N,) camera numbers, or text, one name per line.")
     ] = None,
     camera_centering: Annotated[
         Literal["on", "off", "auto"],
-        typer.Option(help="Take each camera's mean feature away; auto: where cameras show."),
+        typer.Option(help="Subtract each camera's mean feature; auto: if it differs by camera."),
     ] = "auto",
     clusters: Annotated[
-        str, typer.Option(help="K of kmeans: a number, or auto for N/20.")
+        str, typer.Option(help="Number of clusters for kmeans, or auto for N/20.")
     ] = "auto",
     k1: Annotated[int, typer.Option(min=1, help="Neighbors of the k-reciprocal sets.")] = 20,
     k2: Annotated[int, typer.Option(min=1, help="Neighbors of the query expansion.")] = 6,
     variant: Annotated[
-        Literal["classic", "faiss"], typer.Option(help="Reading of the Jaccard distance.")
+        Literal["classic", "faiss"], typer.Option(help="Variant of the Jaccard distance.")
     ] = "classic",
     radius: Annotated[
-        str, typer.Option(help="Of dbscan: auto, pairs, rho, or a number in (0, 1).")
+        str, typer.Option(help="Radius of dbscan: auto, pairs, rho, or a number in (0, 1).")
     ] = "auto",
-    pairs_per_image: Annotated[float, typer.Option(help="Of the radius rule pairs.")] = 10.35,
-    rho: Annotated[float, typer.Option(help="Of the radius rule rho.")] = 1.6e-3,
-    min_samples: Annotated[int, typer.Option(min=1, help="Of dbscan and hdbscan.")] = 4,
-    min_cluster_size: Annotated[int, typer.Option(min=2, help="Of hdbscan.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of kmeans.")] = 1,
+    pairs_per_image: Annotated[
+        float, typer.Option(help="Pairs per image within the radius, for --radius pairs.")
+    ] = 10.35,
+    rho: Annotated[
+        float, typer.Option(help="Share of the nearest pairs, for --radius rho.")
+    ] = 1.6e-3,
+    min_samples: Annotated[
+        int, typer.Option(min=1, help="Neighbors of a core point, for dbscan and hdbscan.")
+    ] = 4,
+    min_cluster_size: Annotated[
+        int, typer.Option(min=2, help="Images of the smallest cluster, for hdbscan.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed, for kmeans.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Cluster features without labels: re-ranked distance and DBSCAN or HDBSCAN, or k-means."""
@@ -109,15 +117,18 @@ def _cluster(
 
 
 def _settings(**chosen: Any) -> Clustering:
-    """The settings of a recipe. Raises BadParameter that names the option."""
+    """The settings of a recipe. Raises BadParameter that names the options."""
     from adapt.config import Clustering
+    from models.validation import explain
 
     try:
         return Clustering(**chosen)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise typer.BadParameter(f"--{option} {first['input']}: {first['msg']}") from None
+        raise typer.BadParameter(explain(error, Clustering, spell=_option)) from None
+
+
+def _option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
 
 
 def _report(labels: PseudoLabels, cameras: NDArray[np.int64], seconds: Mapping[str, float]) -> None:

@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier demo there is replaced.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of sites, networks and batches.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the whole demo.")] = 1,
 ) -> None:
     """Pre-train, adapt, export, serve, enroll and search: minutes, nothing downloaded."""
     run_demo(demo_plan(), out, seed)

@@ -20,20 +20,16 @@ from service.types import Enrolled, NewSighting
 def enroll(
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     site: SiteOption,
-    camera: Annotated[str | None, typer.Option(help="The camera of all these crops.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera of all these crops.")] = None,
     camera_pattern: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression searched in each path below its folder; its first group, or "
-            "the one named `camera`, is the camera."
+            help="Regular expression searched in each path below its folder; its group `camera`, "
+            "or its first, names the camera."
         ),
     ] = None,
-    person: Annotated[
-        str, typer.Option(help="Label of the person on all these crops, if known.")
-    ] = "",
-    track: Annotated[
-        str, typer.Option(help="The track of all these crops, if they are of one.")
-    ] = "",
+    person: Annotated[str, typer.Option(help="Person label of all these crops.")] = "",
+    track: Annotated[str, typer.Option(help="Track of all these crops.")] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file was not enrolled.")
     ] = False,

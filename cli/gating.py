@@ -27,7 +27,7 @@ def gate(
     target: Annotated[Path, typer.Option(help="Folder of the site's crops; no labels are read.")],
     hold_back: Annotated[
         float | None,
-        typer.Option(help="Judge by the crops that `adapt` left out with this --hold-back."),
+        typer.Option(help="Judge only by the crops that `adapt --hold-back` left out."),
     ] = None,
     camera_pattern: Annotated[
         str | None,
@@ -36,7 +36,7 @@ def gate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File to write figures and verdict to.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the resamples.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Compare two models on a site without labels: promote, hold or reject the new one."""

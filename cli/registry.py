@@ -110,7 +110,7 @@ def models_add(
 
 @models.command("verify")
 def models_verify(
-    model: Annotated[str, typer.Argument(help="name, or name@version.")],
+    model: Annotated[str, typer.Argument(help="Name, or name@version.")],
     registry: RegistryOption = None,
 ) -> None:
     """Compare the files of a registered model with their hashes, and run its self-test."""
@@ -125,14 +125,14 @@ def models_verify(
 
 @models.command("activate")
 def models_activate(
-    model: Annotated[str, typer.Argument(help="name, or name@version, of the server's registry.")],
+    model: Annotated[str, typer.Argument(help="Name, or name@version, in the server's registry.")],
     site: SiteOption,
     drop_unusable: DropUnusable = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Activate a model with a rejected, unjudged or damaged verdict, too.",
+            help="Activate the model even if its verdict is reject, missing or damaged.",
         ),
     ] = False,
     server: ServerOption = DEFAULT_SERVER,
@@ -169,25 +169,27 @@ def models_wrap(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
     channel_order: Annotated[
-        Literal["rgb", "bgr"], typer.Option(help="Color order that the model expects.")
+        Literal["rgb", "bgr"], typer.Option(help="Channel order that the model expects.")
     ] = "rgb",
     scale: Annotated[
         float, typer.Option(help="Factor on pixels of 0 to 255, before the mean.")
     ] = 1.0,
     mean: Annotated[
         tuple[float, float, float],
-        typer.Option(help="Subtracted from each channel, after the scale."),
+        typer.Option(help="Mean to subtract from each channel, after the scale."),
     ] = (0.0, 0.0, 0.0),
     std: Annotated[
         tuple[float, float, float], typer.Option(help="Divisor of each channel, after the mean.")
     ] = (1.0, 1.0, 1.0),
     height: Annotated[
-        int | None, typer.Option(help="Input size, if the graph leaves it open.")
+        int | None, typer.Option(help="Input height in pixels, if the graph does not fix it.")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Input size, if the graph leaves it open.")
+        int | None, typer.Option(help="Input width in pixels, if the graph does not fix it.")
     ] = None,
-    interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="Interpolation that resizes crops.")
+    ] = "area",
     output: Annotated[
         str | None, typer.Option(help="Output to use, if the graph has several.")
     ] = None,

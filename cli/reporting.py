@@ -19,13 +19,13 @@ def register(app: typer.Typer) -> None:
 def report(
     run: Annotated[Path, typer.Option(help="Run folder.")],
     target: Annotated[
-        Path | None, typer.Option(help="Where the site's crops are now, if they were moved.")
+        Path | None, typer.Option(help="Folder of the site's crops, if it was moved.")
     ] = None,
     old: Annotated[
-        Path | None, typer.Option(help="Run folder of the old model, to show it beside the new.")
+        Path | None, typer.Option(help="Run folder of the old model, to compare with the new one.")
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option(help="JSON file of a gate, whose verdict is shown on top.")
+        Path | None, typer.Option(help="JSON file of `gate`, whose verdict is shown first.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="HTML file to write; default: report.html in the run.")

@@ -27,25 +27,28 @@ def register(app: typer.Typer) -> None:
 
 def reproduce(
     recipe: Annotated[
-        str, typer.Argument(help="Task of a paper, such as mmt-duke-market-resnet50-500.")
+        str, typer.Argument(help="Task of a paper, e.g. mmt-duke-market-resnet50-500.")
     ],
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
     out: Annotated[
-        Path, typer.Option(help="Folder of the run folders; finished runs there are used again.")
+        Path, typer.Option(help="Folder of the run folders; finished runs in it are reused.")
     ] = Path("reproduced"),
     weights: Annotated[
         str, typer.Option(help="State dict to pre-train from, or `torchvision` to download.")
     ] = "torchvision",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="pretrain.NAME=, adapt.NAME=, input.NAME= or backbone=."),
+        typer.Option(
+            "--set",
+            help="Change pretrain.NAME=, adapt.NAME=, input.NAME= or backbone=; repeatable.",
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed of the adaptation and first source network.")
     ] = 1,
     device: Device = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done with what; train nothing.")
+        bool, typer.Option("--dry-run", help="Print data sets, runs and recipes; train nothing.")
     ] = False,
 ) -> None:
     """Pre-train, adapt and score a paper's task, and print our figures beside the paper's."""

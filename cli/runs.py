@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from adapt.runs.listing import RunLine
 
 _runs = typer.Typer(
-    help="Look at run folders.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Inspect run folders.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 @_runs.command("list")
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="Folder that run folders lie in.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that contains run folders.")],
     as_json: AsJson = False,
 ) -> None:
     """List the run folders one or two levels below a folder."""

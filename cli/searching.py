@@ -41,11 +41,11 @@ def search(
     exclude_camera: Annotated[
         list[str] | None,
         typer.Option(
-            help="Without this camera; repeatable. With the query's own: cross-camera search."
+            help="Exclude this camera; repeatable. The query's own gives a cross-camera search."
         ),
     ] = None,
     exclude_track: Annotated[
-        list[str] | None, typer.Option(help="Without this track; repeatable.")
+        list[str] | None, typer.Option(help="Exclude this track; repeatable.")
     ] = None,
     start: From = None,
     end: To = None,
@@ -93,7 +93,9 @@ def sighting_list(
     camera: Cameras = None,
     start: From = None,
     end: To = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number; default: all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of sightings; default: all.")
+    ] = None,
     server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the galleries; made if absent.")
+        Path | None, typer.Option(help="Folder of the galleries; created if absent.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Bundle folder, or NAME or NAME@VERSION in the registry.")
@@ -46,14 +46,14 @@ def serve(
     ] = None,
     provider: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="Where the model runs; default: auto."),
+        typer.Option(help="Execution provider of the model; default: auto."),
     ] = None,
     registry: RegistryOption = None,
     keep_crops: Annotated[
         bool | None,
         typer.Option(
             "--keep-crops/--no-keep-crops",
-            help="Store the enrolled images (default); without them no rollover to another model.",
+            help="Store enrolled images (default); without them a site cannot change its model.",
         ),
     ] = None,
 ) -> None:

@@ -58,7 +58,9 @@ def site_list(server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False) ->
 @sites.command("delete")
 def site_delete(
     name: SiteName,
-    force: Annotated[bool, typer.Option("--force", help="Delete its sightings, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete the site with its sightings.")
+    ] = False,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Delete a site; one with sightings only with --force."""

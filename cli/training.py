@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from adapt.runtime.context import RunContext
     from adapt.runtime.distributed import ProcessGroup
 
-Recipe = Annotated[str, typer.Option(help="Recipe that comes with resight, or a .toml file.")]
+Recipe = Annotated[str, typer.Option(help="Built-in recipe, or a .toml file.")]
 RecipeOfMethod = Annotated[
-    str | None, typer.Option(help="Recipe or .toml file; default: named as the method.")
+    str | None, typer.Option(help="Built-in recipe or .toml file; default: the method's.")
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe: optimizer.lr=1e-4; repeatable."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder to write; must not hold a network yet.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder to write; must not contain a network.")]
 Resume = Annotated[
     Path | None,
-    typer.Option(help="Run folder of a run that was stopped or crashed: resume it."),
+    typer.Option(help="Run folder of a stopped or crashed run to resume."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Target = Annotated[
     Path | None,
     typer.Option(help="Folder of the site's crops, or a manifest; no labels are read."),
@@ -52,12 +52,10 @@ Inits = Annotated[
 CameraPattern = Annotated[
     str | None, typer.Option(help="Regular expression that finds the camera in a crop's path.")
 ]
-HoldBack = Annotated[
-    float, typer.Option(help="Share of the crops to leave out, for `gate` to judge by.")
-]
+HoldBack = Annotated[float, typer.Option(help="Share of the crops to leave out, for `gate`.")]
 Validation = Annotated[
     Path | None,
-    typer.Option(help="Labelled set scored after each round, for curves; nothing is chosen by it."),
+    typer.Option(help="Labelled set to score after each round; it does not affect training."),
 ]
 
 
@@ -73,10 +71,11 @@ def register(app: typer.Typer) -> None:
 def pretrain(
     ctx: typer.Context,
     source: Annotated[
-        list[Path] | None, typer.Option(help="Labelled crops, see docs/data.md; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Folder of labelled crops, see docs/data.md; repeatable."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Such as resnet50_ibn_a; see docs/models.md.")
+        str | None, typer.Option(help="Backbone, e.g. resnet50_ibn_a; see docs/models.md.")
     ] = None,
     out: Out = None,
     weights: Annotated[
@@ -85,8 +84,12 @@ def pretrain(
     ] = None,
     height: Annotated[int, typer.Option(min=8, max=2048, help="Input height in pixels.")] = 256,
     width: Annotated[int, typer.Option(min=8, max=2048, help="Input width in pixels.")] = 128,
-    interpolation: Annotated[Interpolation, typer.Option(help="How crops are resized.")] = "area",
-    all_splits: Annotated[bool, typer.Option(help="Learn from query and gallery, too.")] = False,
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="Interpolation that resizes crops.")
+    ] = "area",
+    all_splits: Annotated[
+        bool, typer.Option(help="Also train on query and gallery crops.")
+    ] = False,
     recipe: Recipe = "source",
     overrides: Overrides = None,
     seed: Seed = 1,
@@ -130,10 +133,10 @@ def adapt(
     out: Out = None,
     source: Annotated[
         list[Path] | None,
-        typer.Option(help="Labelled crops as in pretrain, for DAAL; repeatable."),
+        typer.Option(help="Labelled crops as in `pretrain`, for DAAL; repeatable."),
     ] = None,
     all_splits: Annotated[
-        bool, typer.Option(help="Of --source, take query and bounding_box_test, too.")
+        bool, typer.Option(help="Also use query and gallery crops of --source.")
     ] = False,
     camera_pattern: CameraPattern = None,
     hold_back: HoldBack = 0.0,
@@ -147,7 +150,8 @@ def adapt(
     ] = False,
     resume: Resume = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be done, time and memory; write nothing.")
+        bool,
+        typer.Option("--plan", help="Print the run, its time, memory and disk; write nothing."),
     ] = False,
 ) -> None:
     """Adapt pre-trained networks to a site's own unlabelled crops."""
@@ -188,11 +192,13 @@ def export(
     run: Annotated[Path, typer.Option(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; default: made of the bundle folder's.")
+        str | None,
+        typer.Option(help="Name of the model; default: from the name of the bundle folder."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
     round_number: Annotated[
-        int | None, typer.Option("--round", help="A kept round, not the last network.")
+        int | None,
+        typer.Option("--round", help="Number of a kept round; default: the last network."),
     ] = None,
 ) -> None:
     """Export the network of a run as an ONNX bundle and prove that both agree."""
@@ -211,15 +217,18 @@ def export(
 
 def evaluate(
     model: Annotated[Path | None, typer.Option(help="Run folder or bundle.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled crops, see docs/data.md.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of labelled crops, see docs/data.md.")
+    ] = None,
     features: Annotated[
-        Path | None, typer.Option(help=".npz of features instead of --model and --data.")
+        Path | None, typer.Option(help=".npz of features, instead of --model and --data.")
     ] = None,
     protocol: Annotated[
-        ProtocolName, typer.Option(help="other-camera removes the query's whole camera.")
+        ProtocolName,
+        typer.Option(help="Matches to ignore; other-camera: all of the query's camera."),
     ] = "market",
     center_cameras: Annotated[
-        bool, typer.Option(help="Take each camera's mean feature away first (a control).")
+        bool, typer.Option(help="Subtract each camera's mean feature first (a control).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Device = "auto",

@@ -25,6 +25,8 @@ from models.errors import DamagedFileError
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Fill a hidden folder beside `target`, then rename it to `target` in one step.
 
+    An empty folder at `target` is replaced.
+
     Raises:
         FileExistsError: `target` was made by another process meanwhile.
     """

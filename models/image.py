@@ -130,14 +130,14 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}") from error
     _check_size(height, width, max_pixels)
-    if tile > max_pixels:  # decoders make room for a whole tile, however small the image
+    if tile > max_pixels:  # decoders allocate a whole tile, however small the image
         raise ImageTooLargeError(f"TIFF with tiles of {tile} pixels; send a PNG")
     if turned:  # OpenCV turns TIFF whatever the flags say
         raise UnsupportedImageError("TIFF with an orientation tag; save it upright, or as PNG")
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """OpenCV makes room for what a chunk claims, up to 4 GiB, before it looks what is there."""
+    """OpenCV allocates the length that a chunk states, up to 4 GiB, before it reads the chunk."""
     position = len(_PNG_MAGIC)
     while data.startswith(_PNG_MAGIC) and position + _PNG_CHUNK_FRAME <= len(data):
         (length,) = struct.unpack_from(">I", data, position)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,6 +25,7 @@ def explain(
     *,
     section: str = "",
     missing: Callable[[str], str] | None = None,
+    spell: Callable[[str], str] = str,
 ) -> str:
     """What is wrong with a record, field by field, in one line.
 
@@ -33,9 +35,10 @@ def explain(
             the record has.
         section: the dotted name of the part that was checked, if it was not the whole.
         missing: says of a required field, by its dotted name, how to give it.
+        spell: writes a field's dotted name the way the user gives it, e.g. as an option.
     """
     faults = error.errors()
-    told = [_explain(fault, record, section, missing) for fault in faults[:MAX_FAULTS]]
+    told = [_explain(fault, record, section, missing, spell) for fault in faults[:MAX_FAULTS]]
     if len(faults) > MAX_FAULTS:
         told.append(f"and {len(faults) - MAX_FAULTS} more")
     return "; ".join(told)
@@ -46,16 +49,35 @@ def _explain(
     record: type[BaseModel] | None,
     section: str,
     missing: Callable[[str], str] | None,
+    spell: Callable[[str], str],
 ) -> str:
     above = section.split(".") if section else []
-    path = [*above, *map(str, fault["loc"])]
+    path = [*above, *map(str, _without_alternative(record, fault["loc"]))]
     name = ".".join(path)
     if fault["type"] == "missing" and missing is not None:
         return f"{name} {missing(name)}"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden" and record is not None:
         message = _unknown(path, _fields_of(record, fault["loc"][:-1]))
-    return f"{name}: {message}" if name else message
+    return f"{spell(name)}: {message}" if name else message
+
+
+def _without_alternative(
+    record: type[BaseModel] | None, location: tuple[int | str, ...]
+) -> tuple[int | str, ...]:
+    """Where a fault is, without the name that pydantic gives to an alternative of a union."""
+    inner: Any = record
+    for depth, part in enumerate(location, start=1):
+        field = getattr(inner, "model_fields", {}).get(part)
+        if field is None:
+            break
+        inner = field.annotation
+        alternatives = [each for each in get_args(inner) if each is not NoneType]
+        if isinstance(inner, UnionType) or get_origin(inner) is Union:
+            if len(alternatives) > 1:
+                return location[:depth]
+            inner = alternatives[0]
+    return location
 
 
 def _fields_of(record: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

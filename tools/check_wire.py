@@ -3,7 +3,7 @@
 python -m tools.check_wire
 
 `buf breaking` compares with the newest tag v* among the ancestors of HEAD. Before the first release
-there is none, and the check says so.
+there is none, and the check says so. In a tree without .git, e.g. a source archive, it is skipped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ BROKEN = 100
 
 
 def last_release(repository: Path) -> str | None:
-    """The newest tag v* among the ancestors of HEAD, or None.
+    """The newest tag v* among the ancestors of HEAD, or None. v1.0.0-rc1 is older than v1.0.0.
 
     Raises:
         subprocess.CalledProcessError: `repository` is not in a git repository with a commit.
     """
-    tags = _git(repository, "tag", "--list", "v*", "--merged", "HEAD", "--sort=-version:refname")
+    order = ("-c", "versionsort.suffix=-rc", "tag", "--sort=-version:refname")
+    tags = _git(repository, *order, "--list", "v*", "--merged", "HEAD")
     return tags.split()[0] if tags else None
 
 
@@ -62,11 +63,21 @@ def _environment() -> dict[str, str]:
 
 def main(repository: Path = ROOT) -> int:
     """Run the check; returns the exit code."""
+    if not (repository / ".git").exists():
+        print(f"buf breaking: skipped, {repository} is not a git repository")
+        return 0
     try:
         tag = last_release(repository)
     except subprocess.CalledProcessError as error:
-        print(f"buf breaking: skipped, git cannot list tags: {error.stderr.strip()}")
-        return 0
+        print(f"error: git cannot list tags: {error.stderr.strip()}", file=sys.stderr)
+        return 1
+    if tag is None and _git(repository, "rev-parse", "--is-shallow-repository") == "true":
+        print(
+            "error: this shallow clone has no tag v* to compare proto/ with: run"
+            " git fetch --unshallow --tags",
+            file=sys.stderr,
+        )
+        return 1
     if tag is None:
         print("buf breaking: no tag v* yet, so there is no release to compare with")
         return 0

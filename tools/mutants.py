@@ -39,11 +39,13 @@ from tools.mutation import Fault, faults, modules
 from tools.source_tree import ROOT, copy_source
 
 ROOMS = (
-    "adapt/clustering", "adapt/data", "adapt/evaluation", "adapt/losses", "adapt/methods",
+    "adapt", "adapt/clustering", "adapt/data", "adapt/evaluation", "adapt/losses", "adapt/methods",
     "adapt/recipes", "adapt/report", "adapt/runs", "adapt/runtime", "adapt/synthetic",
-    "adapt/training", "adapt/workflows", "cli", "models", "service/embedding", "service/gallery",
-    "service/jobs", "service/operations", "service/rollover", "service/rpc", "service/store",
+    "adapt/training", "adapt/workflows", "cli", "models", "service", "service/embedding",
+    "service/gallery", "service/jobs", "service/operations", "service/rollover", "service/rpc",
+    "service/store",
 )  # fmt: skip
+"""Folders whose modules are broken in turn: each module is in the nearest of them."""
 
 FURTHER = {
     "adapt/data": ["tests/adapt/data"],
@@ -141,7 +143,7 @@ def stages(root: Path, path: str) -> list[list[str]]:
     dotted = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
     named = re.compile(rf"\b{re.escape(dotted)}\b")
     tests = sorted((root / "tests").rglob("test_*.py"))
-    room = next((room for room in ROOMS if module.is_relative_to(room)), path)
+    room = max((room for room in ROOMS if module.is_relative_to(room)), key=len, default=path)
     wanted = [
         [Path(mirror(path))],
         [t.relative_to(root) for t in tests if named.search(t.read_text(encoding="utf-8"))],

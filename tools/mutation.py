@@ -83,15 +83,19 @@ def faults(path: str, source: bytes) -> list[Fault]:
 
 
 def modules(root: Path, rooms: tuple[str, ...]) -> dict[str, list[str]]:
-    """Room -> paths of its Python files relative to `root`, generated code left out."""
-    return {
-        room: [
+    """Room -> paths of its Python files relative to `root`, generated code left out.
+
+    Files of a room inside another one, e.g. `adapt/data` in `adapt`, belong to the inner room only.
+    """
+    found = {}
+    for room in rooms:
+        inner = [root / each for each in rooms if each.startswith(f"{room}/")]
+        found[room] = [
             path.relative_to(root).as_posix()
             for path in sorted((root / room).rglob("*.py"))
-            if "pb" not in path.parts
+            if "pb" not in path.parts and not any(map(path.is_relative_to, inner))
         ]
-        for room in rooms
-    }
+    return found
 
 
 _Located = ast.expr | ast.stmt

@@ -1,6 +1,6 @@
 """A run in words: how it ended, what its figures say, what to do.
 
-Whether the new model is better than the old one no figure of a run says; that is the gate's to say.
+No figure of a run says whether the new model is better than the old one; the gate does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def in_words(
     elif info.kind == "adapt" and status == "finished":
         mark = "plain"
         lead += (
-            " Whether the new model is better than the old one, the gate has to say (resight gate)."
+            " Run resight gate to see whether the new model is better than the old one."
         )
     if rounds:
         points += _of_labels(info, rounds) if info.kind == "adapt" else []

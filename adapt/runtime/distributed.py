@@ -1,12 +1,12 @@
-"""Several processes that do one run together, and how they talk.
+"""Several processes that do one run together, and their collectives.
 
 `torchrun` starts the same program once for each GPU and tells each copy its rank. All of them read
 the crops and take the same steps, each on its share of every batch (`adapt.training.sharding`);
 the first one, rank 0, alone clusters, scores, writes and logs. docs/several-gpus.md says what
 follows.
 
-A process that ends closes its connections, so that the others fail at their next word instead of
-waiting for it.
+A process that ends closes its connections, so that the next collective of the others fails instead
+of waiting for it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from adapt.runtime.device import pick_device
 from models.wording import plural
 
 STEP_TIMEOUT = timedelta(minutes=10)
-"""Within a step or an extraction nobody waits longer: all do the same there."""
+"""Timeout of a collective within a step or an extraction, where all processes do the same."""
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
-"""While the first process clusters, scores or writes, the others wait for so long."""
+"""Timeout of the other processes while the first one clusters, scores or writes."""
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors by name, and what JSON holds."""
@@ -40,7 +40,7 @@ State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, and which of them this one is; all have to call the same in turn.
+    """The processes of a run and the rank of this one. All must call the same collectives in order.
 
     rank: of this process, from 0. size: how many there are.
     """
@@ -73,7 +73,7 @@ class ProcessGroup:
         )
 
     def any_rank(self, here: bool) -> bool:
-        """Whether it holds in any process; each waits patiently for all others."""
+        """Whether `here` is true in any process. Waits for all others, up to COLLECTIVE_TIMEOUT."""
         if self.size == 1:
             return here
         flag = torch.tensor(int(here))
@@ -82,7 +82,7 @@ class ProcessGroup:
         return bool(flag)
 
     def barrier(self) -> None:
-        """Wait patiently until all processes have come so far."""
+        """Wait until all processes have reached this call, up to COLLECTIVE_TIMEOUT."""
         self.any_rank(False)
 
     def broadcast(self, state: State | None) -> State:
@@ -130,12 +130,12 @@ class ProcessGroup:
         return tensor
 
     def shutdown(self) -> None:
-        """End the talk, when nothing more is to come."""
+        """Close the connections to the other processes. No collective may follow."""
         if self.size > 1:
             dist.destroy_process_group()
 
     def _send(self, tensor: Tensor) -> Tensor:
-        """From the first process; in bytes, as not every kind of number travels."""
+        """Broadcast from the first process, as bytes: gloo does not support every dtype."""
         tensor = tensor.contiguous()
         if tensor.numel():
             with _reaching_others():
@@ -144,13 +144,13 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""One process: nothing is shared, and nothing is different from a run without this module."""
+"""One process: all collectives return their input."""
 
 
 def join(
     device: str, environment: Mapping[str, str] | None = None
 ) -> tuple[torch.device, ProcessGroup]:
-    """Meet the other processes that `torchrun` started, if it did.
+    """Join the other processes that `torchrun` started, if it did.
 
     device: see `pick_device`; of several processes each takes the GPU of its number. The log of
     all but the first is silent but for errors. environment: that of this process unless given.
@@ -177,7 +177,7 @@ def join(
 def own_device(name: str, number: int, processes: int, gpus: int | None = None) -> torch.device:
     """Device of one of several processes on a machine; number: from 0.
 
-    gpus: how many there are; torch is asked if it is not given. Raises ConfigError.
+    gpus: number of GPUs; default: that of torch. Raises ConfigError.
     """
     count = torch.cuda.device_count() if gpus is None else gpus
     picked = pick_device(name, count)
@@ -199,7 +199,7 @@ def own_device(name: str, number: int, processes: int, gpus: int | None = None) 
 def refuse_several(what: str, environment: Mapping[str, str] | None = None) -> None:
     """Raise ConfigError where `torchrun` started several processes, each of which would do it."""
     if _number(os.environ if environment is None else environment, "WORLD_SIZE", 1) > 1:
-        raise ConfigError(f"{what} is the work of one process: start it without torchrun")
+        raise ConfigError(f"{what} runs in one process: start it without torchrun")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -219,6 +219,6 @@ def _reaching_others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            "another process of this run has ended or does not answer; it says why itself. Put "
-            "that right and resume it with --resume"
+            "another process of this run has ended or does not answer: read its log, correct the "
+            "cause, and resume the run with --resume"
         ) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from adapt.synthetic.scene import Scene, backdrop, build_scene, cast_shadow, occ
 from adapt.synthetic.styles import STYLES
 from adapt.synthetic.textures import Image
 from adapt.synthetic.wardrobe import Appearance, dress_crowd
+from models.files import atomic_folder
 
 GENERATOR_VERSION = 2
 """Raised whenever a change here alters a single pixel of any site."""
@@ -214,7 +213,7 @@ def _write_site(spec: SiteSpec, root: Path, progress: Progress | None) -> None:
 
 
 def render_site(spec: SiteSpec, out_dir: Path, *, progress: Progress | None = None) -> SiteSummary:
-    """Renders a site as a Market-1501 folder, all of it or nothing.
+    """Render a site as a Market-1501 folder, all of it or nothing.
 
     Writes bounding_box_train/, query/ (one crop per test identity and camera), bounding_box_test/
     and synthetic.json; the last is what the crops can be made again from, byte for byte.
@@ -225,16 +224,12 @@ def render_site(spec: SiteSpec, out_dir: Path, *, progress: Progress | None = No
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise DataError(f"{out_dir} is not an empty folder; remove it or give another one")
-    part = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}.part")
     try:
-        _write_site(spec, part, progress)
-        if out_dir.exists():
-            out_dir.rmdir()
-        part.rename(out_dir)
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(out_dir) as folder:
+            _write_site(spec, folder, progress)
     except OSError as error:
         raise DataError(f"{out_dir} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     views = spec.test_identities * spec.cameras
     return SiteSummary(
         root=out_dir,

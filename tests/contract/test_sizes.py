@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("adapt", "benchmarks", "cli", "models", "service", "tools")
+PACKAGES = ("adapt", "benchmarks", "cli", "models", "service", "tests", "tools")
 MAX_PARAMETERS = 8
 MAX_LINES = 60
 REASON = "# long:"

@@ -37,7 +37,40 @@ def source_bundle(inits: list[Path], tmp_path_factory: pytest.TempPathFactory) -
     return export_run(Run.open(inits[0]), out, name="source", version="1")
 
 
-def test_enroll_adapt_crash_go_on_activate(
+def start_adaptation(command: Command, address: str, *overrides: str) -> str:
+    """Start an adaptation of the site `lobby`; returns its id."""
+    changes = [part for each in overrides for part in ("--set", each)]
+    started = command(
+        *("adaptations", "start", "--site", "lobby", "--method", "mmt", "--recipe", "mmt_small"),
+        *(*changes, "--json"),
+        server=address,
+    )
+    assert started.returncode == 0, started.stderr
+    job: str = json.loads(started.stdout)["adaptation"]
+    return job
+
+
+def refuse_person(folder: Path, person: str) -> None:
+    """Fail if a file of an adaptation names a person."""
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    assert not any(person.encode() in path.read_bytes() for path in left)
+
+
+def check_activation(command: Command, address: str, job: str, image: Path) -> None:
+    """Activate the model of an adaptation of 24 crops; search results come from it then."""
+    search = ("search", image, "--site", "lobby", "--json", "--limit", 24)
+    before = json.loads(command(*search, server=address).stdout)
+    moved = command("models", "activate", "lobby", "--site", "lobby", server=address)
+    assert moved.stdout.splitlines() == [
+        "site lobby uses lobby@1: 24 sightings",
+        f"lobby@1 is of sites/lobby/adaptations/{job}; the gate's verdict: hold",
+    ], moved.stderr
+    after = json.loads(command(*search, server=address).stdout)
+    assert (before["model"], after["model"]) == ("source@1", "lobby@1")
+    assert [m["score"] for m in before["matches"]] != [m["score"] for m in after["matches"]]
+
+
+def test_a_crashed_adaptation_is_resumed_and_its_model_activated(
     start: Callable[..., Any],
     command: Command,
     eventually: Callable[[Callable[[], bool]], None],
@@ -57,14 +90,7 @@ def test_enroll_adapt_crash_go_on_activate(
     labelled = ["--site", "lobby", "--person", "Ann Example"]
     enrolled = command("enroll", *labelled, crops, server=server.address)
     assert enrolled.returncode == 0, enrolled.stderr
-    changes = [part for each in (*OVERRIDES, *LONGER) for part in ("--set", each)]
-    asked = command(
-        *("adaptations", "start", "--site", "lobby", "--method", "mmt", "--recipe", "mmt_small"),
-        *(*changes, "--json"),
-        server=server.address,
-    )
-    assert asked.returncode == 0, asked.stderr
-    job = json.loads(asked.stdout)["adaptation"]
+    job = start_adaptation(command, server.address, *OVERRIDES, *LONGER)
     folder = server.data_dir / "adaptations" / job
 
     with server.client() as client:
@@ -86,8 +112,7 @@ def test_enroll_adapt_crash_go_on_activate(
 
     # Nothing of what adaptation saw names a person, and no crop is left behind.
     eventually(lambda: not (folder / "crops").exists() and not (folder / "bundle").exists())
-    left = [path for path in folder.rglob("*") if path.is_file()]
-    assert not any(b"Ann Example" in path.read_bytes() for path in left)
+    refuse_person(folder, "Ann Example")
 
     report = command("adaptations", "report", job, "--site", "lobby", server=server.address)
     assert "lobby@1" in report.stdout
@@ -95,17 +120,7 @@ def test_enroll_adapt_crash_go_on_activate(
     listed = command("adaptations", "list", "--site", "lobby", server=server.address)
     assert listed.stdout.splitlines()[1].split()[:3] == [job, "mmt", "SUCCEEDED"]
 
-    image = next(crops.rglob("*.png"))
-    search = ("search", image, "--site", "lobby", "--json", "--limit", 24)
-    before = json.loads(command(*search, server=server.address).stdout)
-    moved = command("models", "activate", "lobby", "--site", "lobby", server=server.address)
-    assert moved.stdout.splitlines() == [
-        "site lobby uses lobby@1: 24 sightings",
-        f"lobby@1 is of sites/lobby/adaptations/{job}; the gate's verdict: hold",
-    ], moved.stderr
-    after = json.loads(command(*search, server=server.address).stdout)
-    assert (before["model"], after["model"]) == ("source@1", "lobby@1")
-    assert [m["score"] for m in before["matches"]] != [m["score"] for m in after["matches"]]
+    check_activation(command, server.address, job, next(crops.rglob("*.png")))
     assert server.stop() == 0
     assert "Traceback" not in server.log
 
@@ -122,10 +137,7 @@ def test_cancel(
     )
     command("site", "create", "lobby", server=server.address)
     command("enroll", "--site", "lobby", write_crops(tmp_path / "crops"), server=server.address)
-    asked = ["--site", "lobby", "--method", "mmt", "--recipe", "mmt_small", "--json"]
-    changes = ["--set", "batch.identities=2", "--set", "augment.pad=1"]
-    done = command("adaptations", "start", *asked, *changes, server=server.address)
-    job = json.loads(done.stdout)["adaptation"]
+    job = start_adaptation(command, server.address, "batch.identities=2", "augment.pad=1")
     with server.client() as client:
         for adaptation, _ in client.watch_adaptation("lobby", job):
             if adaptation.state is JobState.RUNNING:

@@ -79,6 +79,34 @@ def test_the_newest_of_several_releases_counts(repository: Path) -> None:
     assert last_release(repository) == "v0.10.0"
 
 
+def test_a_candidate_is_older_than_its_release(repository: Path) -> None:
+    for tag in ("v1.0.0", "v1.0.0-rc1", "v1.0.0-rc2"):
+        git(repository, "tag", tag)
+    assert last_release(repository) == "v1.0.0"
+
+
+def test_a_shallow_clone_without_tags_is_an_error(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(repository, "tag", "v0.1.0")
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "After the release")
+    clone = tmp_path / "clone"
+    shallow = ("clone", "--quiet", "--depth=1", "--no-tags")
+    git(tmp_path, *shallow, repository.as_uri(), str(clone))
+    assert main(clone) == 1
+    assert "git fetch --unshallow --tags" in capsys.readouterr().err
+    git(clone, "fetch", "--quiet", "--unshallow", "--tags")
+    assert main(clone) == 0
+
+
+def test_tags_that_git_cannot_list_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    assert main(tmp_path) == 1
+    assert "error: git cannot list tags" in capsys.readouterr().err
+
+
 def test_a_release_of_another_branch_does_not_count(repository: Path) -> None:
     git(repository, "checkout", "--quiet", "-b", "other")
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Elsewhere")

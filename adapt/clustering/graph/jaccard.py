@@ -89,7 +89,7 @@ class JaccardGraph:
     Holds the neighbors, V' (some 80 entries a row) and the matrix that was asked for last, nothing
     N x N.
 
-    features, near: the rows of length 1 and their neighbors that it stands on.
+    features, near: the rows of length 1 and their nearest neighbors.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class JaccardGraph:
         device: torch.device | None = None,
         stages: Stages | None = None,
     ) -> None:
-        """Args, errors: those of `jaccard_distance`; stages: is told how long each stage took."""
+        """Args, errors: those of `jaccard_distance`; stages: records the seconds of each stage."""
         self._stages = stages or Stages()
         if k1 < 1 or k2 < 1 or variant not in ("classic", "faiss"):
             raise ValueError(f"k1 {k1}, k2 {k2} must be >= 1; {variant!r} classic or faiss")

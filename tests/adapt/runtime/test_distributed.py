@@ -134,5 +134,5 @@ def test_batches_that_cannot_be_shared() -> None:
 
 def test_what_one_process_does_is_refused_to_several() -> None:
     refuse_several("a plan", {})
-    with pytest.raises(ConfigError, match="a plan is the work of one process"):
+    with pytest.raises(ConfigError, match="a plan runs in one process"):
         refuse_several("a plan", {"WORLD_SIZE": "2"})
