@@ -11,6 +11,8 @@ import numpy as np
 import typer
 from pydantic import ValidationError
 
+from models.wording import plural
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -157,7 +159,7 @@ def _report(labels: PseudoLabels, cameras: NDArray[np.int64], seconds: Mapping[s
 def _sizes(sizes: NDArray[np.int64]) -> str:
     if not len(sizes):
         return ""
-    return f" of {sizes.min()} to {sizes.max()} images, median {np.median(sizes):g}"
+    return f" of {sizes.min()} to {plural(sizes.max(), 'image')}, median {np.median(sizes):g}"
 
 
 def _number(text: str, option: str, rules: Sequence[str]) -> float | str:

@@ -78,7 +78,10 @@ def _described(report: GateReport) -> str:
     if report.comparisons:
         header = ("proxy", "old", "new", "new - old", "interval", "vote")
         lines.append(table(header, [_row(each) for each in report.comparisons], (1, 2, 3)))
-    lines.append(f"{plural(report.crops, 'crop')}, {report.groups} tracks and crops without one")
+    lines.append(
+        f"{plural(report.crops, 'crop')}, "
+        f"{report.groups} groups (tracks, and crops without a track)"
+    )
     lines.append(f"verdict: {report.verdict}")
     return "\n".join(lines + [f"  {reason}" for reason in report.reasons])
 

@@ -34,6 +34,7 @@ from models.image import Interpolation, Preprocessing
 from models.manifest import ForeignSource, ModelCard
 from models.self_test_images import make_self_test_images
 from models.validation import explain
+from models.wording import plural
 
 try:
     import onnx
@@ -255,4 +256,6 @@ def _run(session: Any, output: str, name: str, batch: NDArray[Any]) -> NDArray[n
     try:
         return np.asarray(session.run([output], {name: batch})[0], np.float32)
     except Exception as error:
-        raise WrapError(f"ONNX Runtime cannot run {len(batch)} images ({error})") from error
+        raise WrapError(
+            f"ONNX Runtime cannot run {plural(len(batch), 'image')} ({error})"
+        ) from error

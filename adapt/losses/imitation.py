@@ -133,7 +133,9 @@ def attract_loss(
     """
     _check(student_BD, teacher_BD, right_B)
     if label_B.shape != right_B.shape:
-        raise ValueError(f"{len(right_B)} images need as many labels, got {tuple(label_B.shape)}")
+        raise ValueError(
+            f"labels {tuple(label_B.shape)} must be one for each image, ({len(right_B)},)"
+        )
     helper_BB = ((label_B[:, None] == label_B[None, :]) & right_B).to(teacher_BD.dtype)
     helpers_B = helper_BB.sum(dim=1)
     mean_BD = helper_BB @ teacher_BD.detach() / helpers_B.clamp(min=1)[:, None]

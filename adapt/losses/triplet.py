@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.wording import plural
+
 
 @dataclass(frozen=True)
 class HardTriplets:
@@ -55,8 +57,8 @@ def mine_hard_triplets(dist_BB: Tensor, label_B: Tensor) -> HardTriplets:
     same_BB = label_B[:, None] == label_B[None, :]
     if bool(same_BB.all()):
         raise ValueError(
-            f"all {len(label_B)} images of the batch have one label, so there are no negatives: "
-            "sample at least two identities per batch"
+            f"the batch ({plural(len(label_B), 'image')}) has one label, so there are no "
+            "negatives: sample at least two identities per batch"
         )
     dist_BB = dist_BB.detach()
     self_BB = torch.eye(len(label_B), dtype=torch.bool, device=dist_BB.device)

@@ -58,6 +58,7 @@ from adapt.methods.parts.classifiers import classifier_at
 from adapt.types import OUTLIER, Batch, FeatureTable, Losses, PseudoLabels, RoundOf, Term
 from models.backbones.attention import START, DomainBranch
 from models.backbones.net import ReIDNet
+from models.wording import plural
 
 HEAVY = 5.0
 """Mean sum of the weights (4) from which on a round is warned of.
@@ -177,7 +178,7 @@ class DAAL(ClusteringMethod[DAALOptions]):
         clusters = len(self._center_KD)
         return (
             f"the soft labels of a crop sum to {total:.1f} on average, usual is 1.5: its features "
-            f"are on cluster centers, and with {clusters} clusters a weight reaches "
+            f"are on cluster centers, and with {plural(clusters, 'cluster')} a weight reaches "
             f"{1 / (MIN_SQUARED_TO_CENTER * clusters):.0f}, so that the source's loss and the "
             "domain loss hardly count; set options.normalize=true",
         )

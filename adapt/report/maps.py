@@ -56,7 +56,7 @@ def lay_out(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """
     count = len(features)
     if count < 4:
-        raise ValueError(f"{count} crops make no map")
+        raise ValueError(f"a map needs at least 4 crops, not {count}")
     if np.ptp(features, axis=0).max() < _ALIKE:  # PCA and t-SNE would divide by the spread
         return np.zeros((count, 2), np.float32)
     kept = min(_DIMENSIONS, count, features.shape[1])

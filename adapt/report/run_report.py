@@ -34,6 +34,7 @@ from adapt.runs.info import DataInfo, RunInfo
 from adapt.runs.listing import flatten
 from adapt.types import OUTLIER
 from models.job_contract import GateVerdict
+from models.wording import plural
 
 HEADINGS = (
     "Over the rounds",
@@ -155,7 +156,8 @@ def _maps(material: Material) -> list[Block]:
     if data is None or not material.embeddings:
         return [_missing(material, "crops", "models")]
     if len(data) < MIN_MAP_CROPS:
-        return [Note(f"{len(data)} crops are too few for a map.", missing=True)]
+        told = f"A map needs at least {MIN_MAP_CROPS} crops, this site has {len(data)}."
+        return [Note(told, missing=True)]
     rows = choose_rows(len(data), MAP_CROPS, SEED)
     codes = {"by camera": (data.crops.camera_codes[rows], data.crops.cameras, "other cameras")}
     if material.labels:
@@ -169,8 +171,9 @@ def _maps(material: Material) -> list[Block]:
         for how, key in legends.items()
         for model, places in planes.items()
     ]
-    some = f"{len(rows)} of {len(data)} crops, drawn at random" if len(rows) < len(data) else ""
-    told = f"{some or f'All {len(data)} crops'}; the same in each map."
+    total = plural(len(data), "crop")
+    some = f"{len(rows)} of {total}, drawn at random" if len(rows) < len(data) else f"All {total}"
+    told = f"{some}; the same in each map."
     return [*map(Note, (told, *material.notes)), Pictures(pictures, "pairs", [*legends.values()])]
 
 

@@ -52,9 +52,7 @@ def in_words(
         mark, lead = _gate_lead(gate)
     elif info.kind == "adapt" and status == "finished":
         mark = "plain"
-        lead += (
-            " Run resight gate to see whether the new model is better than the old one."
-        )
+        lead += " Run resight gate to see whether the new model is better than the old one."
     if rounds:
         points += _of_labels(info, rounds) if info.kind == "adapt" else []
         points += _of_loss(rounds)

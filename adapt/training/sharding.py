@@ -34,6 +34,7 @@ from adapt.errors import ConfigError
 from adapt.runtime.distributed import ProcessGroup
 from models.backbones.ghost_batch_norm import group_batch_norm
 from models.backbones.net import ReIDNet
+from models.wording import plural
 
 
 class Gathered(torch.autograd.Function):
@@ -70,7 +71,9 @@ class AllGatherSumGrad(torch.autograd.Function):
 def own_rows(rows: int, group: ProcessGroup) -> slice:
     """The share of a process. Raises ConfigError when rows cannot be dealt evenly."""
     if rows % group.size:
-        raise ConfigError(f"{rows} images cannot be shared evenly by {group.size} processes")
+        raise ConfigError(
+            f"{plural(rows, 'image')} cannot be shared evenly by {group.size} processes"
+        )
     share = rows // group.size
     return slice(group.rank * share, (group.rank + 1) * share)
 

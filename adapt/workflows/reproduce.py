@@ -189,7 +189,7 @@ def check_clusters(plan: TaskPlan) -> None:
     if wanted.clusters > crops:
         raise ConfigError(
             f"{plan.target} has {plural(crops, 'training crop')}, which cannot form "
-            f"{wanted.clusters} clusters: give the whole set, or --set "
+            f"{plural(wanted.clusters, 'cluster')}: give the whole set, or --set "
             "adapt.clustering.clusters=auto"
         )
 

@@ -39,7 +39,9 @@ def class_activation_map(net: ReIDNet, x: Tensor, label_B: Tensor) -> Tensor:
     if net.classifier is None:
         raise BackboneError("a class activation map needs a classifier; reset_classifier first")
     if label_B.shape != (len(x),):
-        raise BackboneError(f"{len(x)} images need one class each, got {tuple(label_B.shape)}")
+        raise BackboneError(
+            f"classes {tuple(label_B.shape)} must be one for each image, ({len(x)},)"
+        )
     training = net.training
     net.eval()
     map_BChw = net.feature_map(x)

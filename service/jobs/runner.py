@@ -28,6 +28,7 @@ from models.job_contract import (
     train_arguments,
 )
 from models.registry import Registry
+from models.wording import plural
 from service.jobs.folder import JobFolder
 from service.jobs.records import Adaptation, JobReason, JobResult, JobState, model_name
 from service.store.records import SeenCrop
@@ -218,7 +219,7 @@ class JobRunner:
     def _given_up(self, outcome: JobOutcome | None, ended: str, starts: int) -> JobResult:
         """The result after too many processes in a row that ended early."""
         folder = self._folder
-        in_row = f"{starts} processes in a row finished no round"
+        in_row = f"{plural(starts, 'process', 'processes')} in a row finished no round"
         if outcome is not None:
             error = f"{outcome.error} ({in_row}); when that is mended, start another adaptation"
             return JobResult(JobState.FAILED, outcome.reason, error)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from models.wording import plural
 from service.embedding.model_pool import LoadedModel
 from service.errors import (
     BadLimitError,
@@ -189,8 +190,8 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         most = max(MAX_MATCHES, self._max_limit)
         if queries * limit > most:
             raise BadLimitError(
-                f"{queries} queries with a limit of {limit} ask for more than {most} matches; "
-                "send fewer queries per call, or a lower limit"
+                f"{plural(queries, 'query', 'queries')} with a limit of {limit} may give "
+                f"more than {most} matches; send fewer queries per call, or a lower limit"
             )
         return limit
 

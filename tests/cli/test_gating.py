@@ -48,7 +48,7 @@ def test_verdicts(work: Path, tmp_path: Path, old: str, new: str, verdict: str) 
     )
     assert done.exit_code == EXIT_CODES[verdict]
     assert f"verdict: {verdict}" in done.stdout
-    assert "120 crops, 120 tracks and crops without one" in done.stdout
+    assert "120 crops, 120 groups (tracks, and crops without a track)" in done.stdout
     written = json.loads((tmp_path / "gate.json").read_text())
     assert (written["verdict"], written["crops"]) == (verdict, 120)
     for name in written["proxies"]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from adapt.errors import ClusteringError
+from models.wording import plural
 
 MAX_PAIRS = 400
 """Stored pairs per image, on average, from which on a matrix is refused. Features that tell people
@@ -143,7 +144,9 @@ class AverageGraph:
 
     def __init__(self, first: DistanceGraph, second: DistanceGraph) -> None:
         if first.images != second.images:
-            raise ValueError(f"{first.images} and {second.images} images cannot be averaged")
+            raise ValueError(
+                f"graphs of {plural(first.images, 'image')} and {second.images} cannot be averaged"
+            )
         self._graphs = (first, second)
         self._stored: tuple[float, csr_array] | None = None
 

@@ -118,9 +118,9 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     what = f"these labels cannot be trained on ({labels.rule}): "
     if labels.outlier_share > MAX_OUTLIER_SHARE:
         raise ClusteringError(
-            f"{what}{labels.outlier_share:.1%} of {len(labels.labels)} images are outliers; use "
-            "k-means, a smaller min_samples, for DBSCAN a larger radius or pairs_per_image, for "
-            "HDBSCAN a smaller min_cluster_size"
+            f"{what}{labels.outlier_share:.1%} of {plural(len(labels.labels), 'image')} are "
+            "outliers; use k-means, a smaller min_samples, for DBSCAN a larger radius or "
+            "pairs_per_image, for HDBSCAN a smaller min_cluster_size"
         )
     needed = max(2, identities_per_batch)
     if labels.clusters < needed:
@@ -131,8 +131,9 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     largest, kept = int(labels.sizes.max()), int(labels.sizes.sum())
     if largest > MAX_CLUSTER_SHARE * kept:
         raise ClusteringError(
-            f"{what}one cluster holds {largest} of {kept} clustered images; use a smaller radius "
-            "or more clusters, or start from a network that tells people apart better"
+            f"{what}one cluster holds {largest} of {plural(kept, 'clustered image')}; use a "
+            "smaller radius or more clusters, or start from a network that tells people apart "
+            "better"
         )
 
 

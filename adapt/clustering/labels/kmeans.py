@@ -126,7 +126,8 @@ def auto_clusters(images: int, identities_per_batch: int) -> int:
     fewest, most = max(2, identities_per_batch), images // MIN_IMAGES_PER_CLUSTER
     if most < fewest:
         raise ClusteringError(
-            f"{images} images are too few for batches of {identities_per_batch} identities: add "
+            f"{plural(images, 'image')} cannot fill batches of "
+            f"{plural(identities_per_batch, 'identity', 'identities')}: add "
             f"crops (at least {fewest * MIN_IMAGES_PER_CLUSTER}) or lower the identities per batch"
         )
     return min(max(round(images / IMAGES_PER_IDENTITY), fewest), most)

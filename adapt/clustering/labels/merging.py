@@ -19,6 +19,7 @@ from adapt.clustering.graph.rows import NearestLists
 from adapt.clustering.labels.guards import MAX_CLUSTER_SHARE
 from adapt.errors import ClusteringError
 from adapt.types import OUTLIER
+from models.wording import plural
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Merging:
         return int(self.joined.max(initial=0))
 
     def __str__(self) -> str:
-        return f"{self.joined.sum()} clusters merged to {len(self.joined)}"
+        return f"{plural(self.joined.sum(), 'cluster')} merged to {len(self.joined)}"
 
 
 def merge_clusters(labels: NDArray[np.int64], lists: NearestLists, threshold: float) -> Merging:
@@ -101,10 +102,11 @@ def refuse_chain(merging: Merging) -> None:
     chained = int(merging.joined[largest])
     if chained > 1 and sizes[largest] > MAX_CLUSTER_SHARE * total:
         raise ClusteringError(
-            f"a chain of merges makes {chained} of {merging.joined.sum()} clusters one, with "
-            f"{sizes[largest]} of {total} clustered images: lower options.merge_cross_camera below "
-            "the images that people have in other cameras (without cameras, of a person at all), "
-            "raise options.merge_threshold, or do not merge (options.labels=original)"
+            f"a chain of merges makes {chained} of {plural(merging.joined.sum(), 'cluster')} "
+            f"one, with {sizes[largest]} of {plural(total, 'clustered image')}: lower "
+            "options.merge_cross_camera below the images that people have in other cameras "
+            "(without cameras, of a person at all), raise options.merge_threshold, or do "
+            "not merge (options.labels=original)"
         )
 
 

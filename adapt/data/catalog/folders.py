@@ -28,6 +28,7 @@ from adapt.data.catalog.msmt17 import LISTS, msmt17_splits, read_msmt17
 from adapt.data.catalog.splits import Split
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED, UNTRACKED, CropSet, Dropped, Sample
+from models.wording import plural
 
 SPLIT_FOLDERS: dict[Split, str] = {
     "train": "bounding_box_train",
@@ -92,8 +93,9 @@ def read_market(root: Path, splits: Sequence[Split]) -> CropSet:
         good = {path for path, _ in named}
         wrong = [path for path in images if path not in good]
         raise DataError(
-            f"{len(wrong)} of {len(images)} files below {root} are not named like Market-1501 "
-            f"(PPPP_cC...), first: {wrong[0].name}; rename them or use a plain site folder"
+            f"{len(wrong)} of {plural(len(images), 'file')} below {root} do not have a name "
+            f"like Market-1501 (PPPP_cC...), first: {wrong[0].name}; rename them or use a plain "
+            "site folder"
         )
     cameras = camera_codes(name.camera for _, name in named)
     samples = tuple(

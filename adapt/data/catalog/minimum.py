@@ -32,21 +32,24 @@ def check_amount(
     if count < needed:
         raise TooFewCropsError(
             f"{crops.root} has {plural(count, 'crop')}, this recipe needs at least {needed}: "
-            f"batches of {identities} x {instances} crops, and at least {smallest_cluster} crops "
-            "in a cluster; add crops, or lower batch.identities and batch.instances with --set"
+            f"batches of {identities} x {plural(instances, 'crop')}, and at least "
+            f"{plural(smallest_cluster, 'crop')} in a cluster; add crops, or lower "
+            "batch.identities and batch.instances with --set"
         )
     tracks = {sample.track for sample in crops.samples}
     if tracks == {UNTRACKED} or not tracks:
         return _camera_warning(crops)
     if len(tracks) == 1:
         raise TooFewCropsError(
-            f"all {count} crops of {crops.root} are of one track, so of one person, and there is "
-            "nothing to learn; add crops of other people, or correct the column 'track'"
+            f"all {plural(count, 'crop')} of {crops.root} are of one track, so of one person, "
+            "and there is nothing to learn; add crops of other people, or correct the column "
+            "'track'"
         )
     if UNTRACKED not in tracks and len(tracks) < identities and by_identity:
         split = (
-            f"{len(tracks)} tracks are at most so many people, but a batch takes {identities} "
-            "identities: clusters will split people; lower batch.identities or add crops"
+            f"{plural(len(tracks), 'track')} can show at most as many people, but a batch takes "
+            f"{plural(identities, 'identity', 'identities')}: clusters will split "
+            "people; lower batch.identities or add crops"
         )
         return (split, *_camera_warning(crops))
     return _camera_warning(crops)

@@ -88,7 +88,7 @@ class PartParser:
         try:
             (found,) = self._session.run(None, {self._name: pixels.contiguous().numpy()})
         except Exception as error:
-            raise self._unfit(f"cannot parse {len(images)} crops ({error})") from error
+            raise self._unfit(f"cannot parse {plural(len(images), 'crop')} ({error})") from error
         if len(found) == len(images):
             if np.issubdtype(found.dtype, np.floating) and found.ndim == 4:
                 return self._largest(found)
@@ -97,8 +97,8 @@ class PartParser:
             if np.issubdtype(found.dtype, np.integer) and found.ndim == 4 and found.shape[1] == 1:
                 return np.asarray(found[:, 0])
         raise self._unfit(
-            f"gives {found.dtype} {found.shape} for {len(images)} crops, not integers (B,h,w) or "
-            "float scores (B,C,h,w)"
+            f"gives {found.dtype} {found.shape} for {plural(len(images), 'crop')}, not "
+            "integers (B,h,w) or float scores (B,C,h,w)"
         )
 
     def _largest(self, scores: NDArray[np.floating]) -> NDArray[np.integer]:

@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for bound in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="bound"):
             repel_loss(STUDENT, TEACHER, RIGHT, bound)
-    with pytest.raises(ValueError, match="as many labels"):
+    with pytest.raises(ValueError, match="must be one for each image"):
         attract_loss(STUDENT, TEACHER, RIGHT, LABEL[:2])
     with pytest.raises(ValueError, match="differ"):
         structure_loss(STUDENT, TEACHER[:, :1], "inverse")

@@ -46,7 +46,7 @@ def test_few_crops_make_a_map(count: int) -> None:
 
 
 def test_of_fewer_it_makes_none() -> None:
-    with pytest.raises(ValueError, match="3 crops"):
+    with pytest.raises(ValueError, match="at least 4 crops, not 3"):
         lay_out(groups(3, 1)[0], seed=0)
 
 

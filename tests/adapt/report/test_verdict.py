@@ -43,14 +43,19 @@ def mark_of(words: str, sentences: dict[str, str]) -> str:
 @pytest.mark.parametrize(
     ("status", "changes", "mark", "words"),
     [
-        ("finished", {}, "plain", "finished all 2 rounds. Whether the new model is better"),
+        (
+            "finished",
+            {},
+            "plain",
+            "finished all 2 rounds. Run resight gate to see whether the new model is better",
+        ),
         (
             "stopped",
             {},
             "odd",
             "stopped after 2 of 3 rounds. Resume it with resight adapt --resume",
         ),
-        ("finished", {"rounds": 1}, "plain", "finished its only round. Whether"),
+        ("finished", {"rounds": 1}, "plain", "finished its only round. Run resight gate"),
         ("running", {}, "odd", "still going, 2 of 3 rounds done"),
         (
             "crashed",

@@ -113,7 +113,7 @@ def test_few_tracks_and_one_camera_are_warned_of(
     two = [f"{row.split(',')[0]},c1,t{n % 2},{n}" for n, row in enumerate(rows)]
     (listed / "manifest.csv").write_text("\n".join([header, *two]))
     opened(listed, init)
-    assert "2 tracks are at most so many people, but a batch takes 3" in caplog.text
+    assert "2 tracks can show at most as many people, but a batch takes 3" in caplog.text
     assert "do not tell cameras apart" in caplog.text
 
 

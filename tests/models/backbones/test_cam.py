@@ -106,7 +106,7 @@ def test_one_image_alone_has_the_same_map(net: ReIDNet, x: torch.Tensor) -> None
 
 
 def test_what_does_not_fit_is_refused(net: ReIDNet, x: torch.Tensor) -> None:
-    with pytest.raises(BackboneError, match="one class each"):
+    with pytest.raises(BackboneError, match="must be one for each image"):
         class_activation_map(net, x, LABEL[:2])
     with pytest.raises(BackboneError, match="reset_classifier"):
         class_activation_map(ReIDNet("resnet18"), x, LABEL)

@@ -52,7 +52,7 @@ def test_one_track_is_one_person() -> None:
 
 def test_fewer_tracks_than_a_batch_takes() -> None:
     (warning,) = check(site(*[0, 1, 2] * 10, cameras=2))
-    assert warning.startswith("3 tracks are at most so many people, but a batch takes 4")
+    assert warning.startswith("3 tracks can show at most as many people, but a batch takes 4")
     assert check(site(*[0, 1, 2] * 10, cameras=2), by_identity=False) == ()
     assert check(site(*[0, 1, 2, 3] * 10, cameras=2)) == ()
 
