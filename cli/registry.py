@@ -132,7 +132,7 @@ def models_activate(
         bool,
         typer.Option(
             "--force",
-            help="Activate the model even if its verdict is reject, missing or damaged.",
+            help="Activate the model even if its verdict is reject, unjudged or damaged.",
         ),
     ] = False,
     server: ServerOption = DEFAULT_SERVER,

@@ -730,10 +730,10 @@ async def test_crops_of_a_site_that_was_deleted_before_a_crash_are_removed(
     await eventually(lambda: rows.pending_folder_deletions() == [])
 
 
-@pytest.mark.parametrize(("column", "value"), [("state", "ASLEEP"), ("overrides", "[")])
+@pytest.mark.parametrize("damage", ["state = 'ASLEEP'", "overrides = '['"])
 async def test_a_damaged_row_holds_up_no_other(
     rows: JobRows, start: Any, store: Store, starter: FakeStarter, enroll: Callable[..., None],
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, value: str,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str,
 ) -> None:  # fmt: skip
     store.create_site("yard", ONE, NOW, lambda _: None).result(10)
     enroll("c", site="yard")
@@ -741,7 +741,7 @@ async def test_a_damaged_row_holds_up_no_other(
     folder = tmp_path / "jobs" / "bad"
     folder.mkdir(parents=True)
     with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
-        connection.execute(f"UPDATE adaptations SET {column} = ?", (value,))  # noqa: S608
+        connection.execute(f"UPDATE adaptations SET {damage}")  # noqa: S608
     starter.script = FakeProcess.succeed
     supervisor = start()
     for job in ("j1", "j2"):
