@@ -32,10 +32,13 @@ def list_runs(
     folder: Annotated[Path, typer.Argument(help="Folder that contains run folders.")],
     as_json: AsJson = False,
 ) -> None:
-    """List the run folders one or two levels below a folder."""
-    from adapt.runs.listing import describe_run, find_runs
+    """List the run folders one or two levels below a folder.
 
-    lines = [describe_run(path, str(path.relative_to(folder))) for path in find_runs(folder)]
+    A folder that cannot be read is a line, too; why is said below the table.
+    """
+    from adapt.runs import listing
+
+    lines = listing.list_runs(folder)
     if as_json:
         print_json([_line_json(line) for line in lines])
         return

@@ -20,6 +20,8 @@ from typing import Any, Self
 
 from models.errors import DamagedFileError
 
+ALL_LINES = slice(None)
+
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
@@ -85,6 +87,14 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def append_synced(path: Path, data: bytes) -> None:
+    """Append to a file, which need not exist, and wait until the disk has it. Raises OSError."""
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the disk has the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -137,14 +147,15 @@ class FileLock:
         self.release()
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
     """Read a file of one JSON object per line.
 
-    A last line without a line break was cut short by a crash of its writer: it is left out.
+    which: of the lines, counted from 0; the others are not looked at. A last line without a line
+    break was cut short by a crash of its writer: it is left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: any other line is not a JSON object, or the file cannot be read.
+        DamagedFileError: any other of the lines is not a JSON object, or the file cannot be read.
     """
     try:
         *lines, _cut_short = path.read_bytes().split(b"\n")
@@ -152,7 +163,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         raise
     except OSError as error:
         raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
-    return [_json_object(path, number, line) for number, line in enumerate(lines, start=1)]
+    numbered = list(enumerate(lines, start=1))[which]
+    return [_json_object(path, number, line) for number, line in numbered]
 
 
 def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from models.errors import DamagedFileError
-from models.files import read_json_lines, write_atomically
+from models.files import ALL_LINES, read_json_lines, write_atomically
 from models.validation import read_record
 
 METHODS = ("aml", "daal", "hli", "mmt", "nrmt")
@@ -179,24 +179,51 @@ class AdaptationRound:
 
 
 def read_rounds(file: Path) -> list[AdaptationRound]:
-    """The rounds of a metrics.jsonl, oldest first. Raises FileNotFoundError, DamagedFileError."""
-    return [_round(file, number, raw) for number, raw in enumerate(read_json_lines(file), start=1)]
-
-
-def _round(file: Path, line: int, raw: Mapping[str, Any]) -> AdaptationRound:
-    labels, warnings = raw.get("labels", ""), raw.get("warnings", [])
-    if (
-        type(raw.get("round")) is not int
-        or not isinstance(labels, str)
-        or not isinstance(warnings, list)
-    ):
-        raise DamagedFileError(
-            f"{file} is damaged in line {line} (no round with labels and warnings); restore it "
-            "from a copy"
+    """The rounds of a metrics.jsonl, oldest first. Raises as `read_rows`."""
+    return [
+        AdaptationRound(
+            number=row["round"],
+            labels=row["labels"],
+            warnings=tuple(row["warnings"]),
+            figures={name: float(row[name]) for name in row if name not in _ROW_FIELDS},
         )
-    figures = {
-        name: float(value)
-        for name, value in raw.items()
-        if name != "round" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return AdaptationRound(raw["round"], labels, tuple(map(str, warnings)), figures)
+        for row in read_rows(file)
+    ]
+
+
+_ROW_FIELDS = ("round", "labels", "warnings")
+"""Of a line of metrics.jsonl; each further field is a figure."""
+
+
+def read_rows(file: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl as they were written, oldest first.
+
+    which: of the lines, counted from the first, 0; the others are not looked at. A last line
+    that was cut short by a crash is left out.
+    Raises FileNotFoundError, and DamagedFileError when one of the lines is no round: `round` is an
+    integer, `labels` text, `warnings` a list of texts, and each further field a number.
+    """
+    rows = read_json_lines(file, which)
+    for line, row in enumerate(rows, start=1 + (which.start or 0)):
+        if fault := _fault(row):
+            raise DamagedFileError(
+                f"{file} is damaged in line {line} ({fault}); restore it from a copy"
+            )
+    return rows
+
+
+def _fault(row: Mapping[str, Any]) -> str:
+    """What is wrong with a line of metrics.jsonl; empty where nothing is."""
+    if missing := [name for name in _ROW_FIELDS if name not in row]:
+        return f"no {missing[0]}"
+    if type(row["round"]) is not int:
+        return "round is not an integer"
+    if not isinstance(row["labels"], str):
+        return "labels is not text"
+    warnings = row["warnings"]
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+        return "warnings is not a list of texts"
+    for name, value in row.items():
+        if name not in _ROW_FIELDS and type(value) not in (int, float):
+            return f"{name} is not a number"
+    return ""

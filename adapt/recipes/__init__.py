@@ -54,11 +54,14 @@ def load_recipe(name_or_file: str, *, method: str, overrides: Sequence[str] = ()
 
 def parse_recipe(raw: Mapping[str, Any], name: str = "of a run") -> Recipe:
     """Check a recipe. Raises ConfigError, which calls it by `name`."""
-    own = _OPTIONS.get(raw.get("method", ""))
-    if own is None:
-        raise ConfigError(
-            f"recipe {name}: no method {raw.get('method')!r}; use one of: {', '.join(_OPTIONS)}"
-        )
+    method = raw.get("method")
+    if not isinstance(method, str) or method not in _OPTIONS:
+        if method is None:
+            fault = "method is missing"
+        else:
+            fault = f"no method {method!r}" if isinstance(method, str) else "method is not text"
+        raise ConfigError(f"recipe {name}: {fault}; use one of: {', '.join(_OPTIONS)}")
+    own = _OPTIONS[method]
     try:
         options = own.model_validate(raw.get("options", {}))
     except ValidationError as error:

@@ -103,13 +103,17 @@ def stacked_chart(
     *,
     unit: str,
 ) -> Chart:
-    """Draw figures that add up, as a stack of bars for each round."""
+    """Draw figures that add up, as a stack of bars for each round.
+
+    A round without one of the figures is a gap: its sum is not known.
+    """
 
     def draw(axis: Axes) -> None:
-        x = [row["round"] for row in rounds]
-        foot = np.zeros(len(rounds))
+        whole = [row for row in rounds if all(key in row for key in names)]
+        x = [row["round"] for row in whole]
+        foot = np.zeros(len(whole))
         for (key, name), color in zip(names.items(), COLORS * 9, strict=False):
-            values = np.array([row.get(key, 0.0) for row in rounds], float)
+            values = np.array([row[key] for row in whole], float)
             axis.bar(x, values, bottom=foot, label=name, color=color)
             foot += values
         axis.set_xlabel("round")

@@ -94,7 +94,7 @@ def _crops(run: Run, target: Path | None, allocate: CropAllocator) -> DecodedCro
     """
     info, spec = run.info, run.info.spec
     if target is not None:
-        spec = spec.model_copy(update={"target": target})
+        spec = spec.changed(target=target)
     known = next((d for d in info.data if d.role == "target"), None)
     data = read_crops(list_site(spec), spec.recipe, info.preprocessing, allocate)
     if known is None or data.crops.fingerprint != known.fingerprint:

@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from adapt.errors import (
     StoppedError,
     WriteError,
 )
-from adapt.runs.info import FORMAT, RunInfo
-from adapt.runs.lock import FolderInUseError, locked
+from adapt.runs.info import FORMAT, DataInfo, RunInfo
+from adapt.runs.lock import locked
 from adapt.runs.tensor_files import (
     load_network,
     load_tensors,
@@ -44,7 +45,7 @@ from adapt.runs.tensor_files import (
 from models import job_contract
 from models.backbones.net import ReIDNet
 from models.errors import DamagedFileError
-from models.files import FileLock, read_json_lines, write_atomically
+from models.files import ALL_LINES, FileLock, append_synced, write_atomically
 from models.validation import explain
 from models.wording import plural
 
@@ -54,6 +55,20 @@ TARGET_CROPS, SOURCE_CROPS = job_contract.TARGET_CROPS, job_contract.SOURCE_CROP
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", job_contract.CHECKPOINT_FILE, "labels.safetensors"
 REPORT = "report.html"
 """A page about the run; a new run in this folder replaces it."""
+
+
+class Standing(Enum):
+    """What a run folder is good for.
+
+    NEW: a new run; it holds none, or one that finished no round and cannot be resumed. RESUME: to
+    be resumed. REUSE: its run is finished. ENDED: its run is not, but cannot be resumed; it holds
+    the network of the last good round.
+    """
+
+    NEW = "new"
+    RESUME = "resume"
+    REUSE = "reuse"
+    ENDED = "ended"
 
 
 class Run:
@@ -106,12 +121,20 @@ class Run:
     def status(self) -> str:
         """`RunInfo.state` as it is now; `crashed` if that is `running` and no process writes there.
 
-        Only a run whose state is `running` is locked, for no longer than it takes to look.
+        Where the folder cannot be locked at all it stays `running`, with a warning. Only a run
+        whose state is `running` is locked, for no longer than it takes to look.
         """
         if self.info.state == "running":
             try:
-                lock = locked(self.path)
-            except FolderInUseError:
+                lock = FileLock(self.path)
+            except BlockingIOError:
+                return "running"
+            except OSError as error:
+                log.warning(
+                    "%s: whether a process still writes there cannot be told (%s); run.json says "
+                    "running",
+                    *(self.path, error.strerror),
+                )
                 return "running"
             with lock:
                 self.info = Run.open(self.path).info  # it may have ended since it was read
@@ -121,6 +144,20 @@ class Run:
     def can_continue(self) -> bool:
         """Whether the run is not over and has a checkpoint to resume from."""
         return not self.info.is_over and (self.path / _CHECKPOINT).exists()
+
+    @property
+    def standing(self) -> Standing:
+        """What the folder is good for, whether or not a process writes there."""
+        if self.info.state == "finished":
+            return Standing.REUSE
+        if self.can_continue:
+            return Standing.RESUME
+        return Standing.ENDED if self.info.rounds else Standing.NEW
+
+    @classmethod
+    def standing_of(cls, path: Path) -> Standing:
+        """The same of a folder, which need not exist. Raises RunError as `open`."""
+        return cls.open(path).standing if (path / _INFO).exists() else Standing.NEW
 
     @classmethod
     def reopen(cls, path: Path) -> Run:
@@ -170,12 +207,24 @@ class Run:
             marked = {**notes, "format": FORMAT, "recipe": self.info.spec.recipe_hash()}
             save_tensors(self.path / _CHECKPOINT, tensors, marked)
 
+    def move_target(self, target: Path, data: DataInfo) -> None:
+        """Note where the site's crops are now. data: the same crops, as they were read there."""
+        moved = tuple(data if each.role == "target" else each for each in self.info.data)
+        self._update(spec=self.info.spec.changed(target=target.resolve()), data=moved)
+
     def rewind(self, rounds: int, processes: int = 1) -> None:
         """Return to the end of an earlier round: drop the figures of the rounds after it.
 
+        Figures that a power cut took from the last rounds are replaced by a warning: the state to
+        continue from does not need them.
         processes: that continue from there.
+        Raises RunError when a line of an earlier round is damaged.
         """
-        rows = self.metrics()[:rounds]
+        rows = self._rows(slice(rounds))
+        for number in range(len(rows) + 1, rounds + 1):
+            log.warning("%s: the figures of round %d are lost", self.path, number)
+            lost = "the figures of this round are lost"
+            rows.append({"round": number, "labels": "", "warnings": [lost]})
         # run.json first: there are never fewer figures than rounds it counts
         self._update(rounds=rounds, processes=processes, state="running", reason="", error="")
         with self._writing():
@@ -190,12 +239,13 @@ class Run:
     ) -> None:
         """Keep a finished round: append its figures, replace the network and its labels.
 
+        Each is on the disk before the next is written, and run.json counts the round last.
+        metrics: as `models.job_contract.read_rows` reads them.
         labels: (N,) per set, of the crops in the order of `decode_crops`; may be none.
         Raises RunError when that cannot be written; the network of the round before then stays.
         """
         with self._writing():
-            with (self.path / _METRICS).open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+            append_synced(self.path / _METRICS, (json.dumps(metrics) + "\n").encode())
             if labels:
                 # Copies: both networks of AML may learn from one array.
                 tensors = {f"{i:02d}": torch.tensor(each) for i, each in enumerate(labels)}
@@ -298,19 +348,30 @@ class Run:
         A last line without its end was cut off when the process was killed; it is not a round.
         Raises RunError when any other line is damaged, or rounds are missing.
         """
-        file = self.path / _METRICS
-        try:
-            rows = read_json_lines(file)
-        except FileNotFoundError:
-            rows = []  # right as long as no round is finished
-        except DamagedFileError as error:
-            raise RunError(str(error)) from None
+        rows = self._rows()
         if len(rows) < self.info.rounds:
             raise RunError(
-                f"{file} has {len(rows)} of {plural(self.info.rounds, 'round')} that "
-                "run.json counts; restore it from a copy"
+                f"{self.path / _METRICS} has {len(rows)} of {plural(self.info.rounds, 'round')} "
+                "that run.json counts; restore it from a copy"
             )
         return rows
+
+    def figures_of(self, number: int) -> dict[str, Any] | None:
+        """The figures of one round, from 1; None where they are lost.
+
+        Raises RunError when its line is damaged.
+        """
+        rows = self._rows(slice(number - 1, number))
+        return rows[0] if rows else None
+
+    def _rows(self, which: slice = ALL_LINES) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl; there is no such file before the first round is finished."""
+        try:
+            return job_contract.read_rows(self.path / _METRICS, which)
+        except FileNotFoundError:
+            return []
+        except DamagedFileError as error:
+            raise RunError(str(error)) from None
 
     def _update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)
@@ -337,7 +398,7 @@ def _read_info(file: Path, content: bytes) -> RunInfo:
         found = json.loads(content)
         if not isinstance(found, dict):
             raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{file} is damaged ({error}); restore it from a copy") from None
     if found.get("format") != FORMAT:
         raise RunError(
@@ -384,10 +445,10 @@ def _refuse_worth(path: Path) -> None:
     if not (path / _INFO).is_file():
         raise taken
     try:
-        info = Run.open(path).info
+        standing = Run.open(path).standing
     except RunError:
         raise taken from None
-    if info.state == "finished" or info.rounds > 0:
+    if standing is not Standing.NEW:
         raise taken
 
 

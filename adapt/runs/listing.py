@@ -12,7 +12,10 @@ from adapt.errors import ConfigError, RunError
 from adapt.runs.folder import Run
 
 DAMAGED = "damaged"
-"""State of a folder whose run.json or metrics.jsonl cannot be read."""
+"""State of a run folder whose run.json or metrics.jsonl cannot be used."""
+
+UNREADABLE = "unreadable"
+"""State of a folder of which cannot be told whether it holds runs."""
 
 NOT_LEARNED = ("seconds_", "memory_")
 """Prefixes of figures that depend on the machine and the time: equal runs differ in them."""
@@ -22,9 +25,10 @@ NOT_LEARNED = ("seconds_", "memory_")
 class RunLine:
     """One run in a list.
 
-    name: path below the listed folder. state: `Run.status`, or `DAMAGED`, with `problem` for people
-    and nothing else known. rounds: finished ones of `planned`. clusters: in the last round, one
-    number per set of labels. minutes: of the finished part. reason: what it stopped on.
+    name: path below the listed folder. state: `Run.status`, or `DAMAGED` or `UNREADABLE`, with
+    `problem` for people and nothing else known. rounds: finished ones of `planned`. clusters: in
+    the last round, one number per set of labels. minutes: of the finished part. reason: what it
+    stopped on.
     """
 
     name: str
@@ -59,29 +63,40 @@ class SideBySide:
     figures: Mapping[str, tuple[float | None, ...]]
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """Run folders: the folder itself and those one or two levels below it, sorted.
+def list_runs(folder: Path) -> list[RunLine]:
+    """The folder itself, if it is a run, and the runs one or two levels below it, by name.
 
-    Raises RunError when there is none.
+    A folder below it that cannot be read is a line, too. Raises RunError when `folder` cannot be
+    read, or there is none.
     """
-    found = sorted(_runs_below(folder, levels=2))
-    if not found:
+    lines = {path: _line(path, folder, problem) for path, problem in _runs_below(folder, levels=2)}
+    unreadable = lines.get(folder)
+    if unreadable is not None and unreadable.state == UNREADABLE:
+        raise RunError(unreadable.problem)
+    if not lines:
         raise RunError(f"{folder} holds no run: give a folder that contains --out run folders")
-    return found
+    return [lines[path] for path in sorted(lines)]
 
 
-def _runs_below(folder: Path, levels: int) -> Iterator[Path]:
-    """The folder if it is a run, and those below it. Raises RunError for one that is unreadable."""
-    if (folder / "run.json").is_file():
-        yield folder
-    if levels:
-        try:
-            entries = list(folder.iterdir())
-        except OSError as error:
-            raise RunError(f"{folder} cannot be read: {error.strerror}") from None
-        for entry in entries:
-            if entry.is_dir():
-                yield from _runs_below(entry, levels - 1)
+def _line(path: Path, folder: Path, problem: str) -> RunLine:
+    name = str(path.relative_to(folder))
+    if problem:
+        return RunLine(name, UNREADABLE, problem=problem)
+    return describe_run(path, name)
+
+
+def _runs_below(folder: Path, levels: int) -> Iterator[tuple[Path, str]]:
+    """The folder if it is a run, and those below it, each with why it cannot be read."""
+    try:
+        is_run = (folder / "run.json").is_file()
+        below = [entry for entry in folder.iterdir() if entry.is_dir()] if levels else []
+    except OSError as error:
+        yield folder, f"{folder} cannot be read: {error.strerror}"
+        return
+    if is_run:
+        yield folder, ""
+    for entry in below:
+        yield from _runs_below(entry, levels - 1)
 
 
 def describe_run(path: Path, name: str) -> RunLine:

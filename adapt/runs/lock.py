@@ -8,20 +8,16 @@ from adapt.errors import RunError, WriteError
 from models.files import FileLock
 
 
-class FolderInUseError(WriteError):
-    """Another process writes into the folder."""
-
-
 def locked(path: Path) -> FileLock:
     """Lock a run folder.
 
-    Raises FolderInUseError when another process writes there, RunError and WriteError when it
-    cannot be opened or locked at all.
+    Raises RunError when it cannot be opened, WriteError when another process writes there or its
+    file system has no locks.
     """
     try:
         return FileLock(path)
     except BlockingIOError:
-        raise FolderInUseError(
+        raise WriteError(
             f"cannot lock {path}: a run is still writing there; choose another --out"
         ) from None
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:

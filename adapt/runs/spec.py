@@ -14,7 +14,11 @@ from adapt.config import Recipe
 from adapt.data.catalog.splits import Split
 from adapt.errors import ConfigError
 from adapt.recipes import parse_recipe
+from models.backbones.trunks import BACKBONES
 from models.image import Preprocessing
+
+MAX_SEED = 2**32 - 1
+"""NumPy's RandomState, which k-means is seeded by, takes no more."""
 
 
 def _to_recipe(value: Recipe | Mapping[str, Any]) -> Recipe:
@@ -43,6 +47,8 @@ class RunSpec(BaseModel):
     validation: labelled set scored after each round, for the curves only.
     keep_rounds: keep the network of every round.
 
+    seed: of all that is drawn, 0 to `MAX_SEED`.
+
     Raises ConfigError when fields contradict each other.
     """
 
@@ -66,8 +72,12 @@ class RunSpec(BaseModel):
 
     def model_post_init(self, context: object) -> None:
         """Check what no field can know alone."""
-        if self.seed < 0:
-            raise ConfigError(f"the seed is {self.seed}: give 0 or more")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"the seed is {self.seed}: give 0 to {MAX_SEED}")
+        if self.backbone is not None and self.backbone not in BACKBONES:
+            raise ConfigError(
+                f"no backbone {self.backbone!r}; choose one of: {', '.join(BACKBONES)}"
+            )
         if not 0 <= self.hold_back < 1:
             raise ConfigError(
                 f"a share to hold back is in [0, 1), as 0.2 for a fifth, not {self.hold_back}"
@@ -89,14 +99,17 @@ class RunSpec(BaseModel):
 
     def absolute(self) -> RunSpec:
         """The same with absolute paths, to be read again from another folder."""
-        return self.model_copy(
-            update={
-                "inits": tuple(path.resolve() for path in self.inits),
-                "target": self.target and self.target.resolve(),
-                "sources": tuple(path.resolve() for path in self.sources),
-                "validation": self.validation and self.validation.resolve(),
-            }
+        return self.changed(
+            inits=tuple(path.resolve() for path in self.inits),
+            target=self.target and self.target.resolve(),
+            sources=tuple(path.resolve() for path in self.sources),
+            validation=self.validation and self.validation.resolve(),
         )
+
+    def changed(self, **fields: object) -> RunSpec:
+        """The same with other values of some fields. Raises ConfigError as for a new spec."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return RunSpec.model_validate(values | fields)
 
     def recipe_hash(self) -> str:
         """sha256 of the recipe's JSON, whatever the order of its fields."""

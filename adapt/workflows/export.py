@@ -118,8 +118,8 @@ def export_run(
 
     round_number: from 1, of a round whose network was kept; the last one unless given.
     The card's data are the sets that were learned from. Its scores are those of the round, if
-    the run had a validation set and, of the last, was not killed: then the network may be one
-    round ahead.
+    the run had a validation set and they are not lost. Of the last round of a run that was killed
+    there are none: its network may be one round ahead.
 
     Raises:
         RunError, ExportError, BundleError.
@@ -136,9 +136,8 @@ def export_run(
         )
     info = run.info
     net = run.network(round_number)
-    rounds = run.metrics()[: round_number or info.rounds]
-    if round_number is None and info.state == "running":
-        rounds = []
+    unsure = round_number is None and info.state == "running"
+    figures = None if unsure else run.figures_of(round_number or info.rounds)
     learned = [data for data in info.data if data.role != "validation"]
     card = ModelCard(
         name=name,
@@ -148,7 +147,7 @@ def export_run(
         method=info.method,
         recipe=info.spec.recipe_name,
         data={f"{data.role} {i}": data.fingerprint for i, data in enumerate(learned)},
-        scores={key: v for key, v in (rounds[-1] if rounds else {}).items() if "val_" in key},
+        scores={key: value for key, value in (figures or {}).items() if "val_" in key},
         created=datetime.now(UTC),
     )
     return export_bundle(net, out, card=card)

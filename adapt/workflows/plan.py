@@ -200,7 +200,7 @@ def _labelling_seconds(session: Session, device: torch.device) -> float:
     features = separated(rows, people, dimension, np.random.default_rng(spec.seed))
     cameras = np.arange(rows) // people % len(session.data.crops.cameras)
     recipe = spec.recipe.model_copy(update={"clustering": settings})
-    scaled = spec.model_copy(update={"recipe": recipe})
+    scaled = spec.changed(recipe=recipe)
     cluster = site_clusterer(scaled, device, allocate_floats)
     cluster(features, cameras)
     start = time.perf_counter()

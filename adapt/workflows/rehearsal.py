@@ -34,7 +34,12 @@ from adapt.training.loop import (
     place_networks,
     set_up_networks,
 )
-from adapt.training.optimizer import build_optimizer, train_step
+from adapt.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    train_step,
+)
 from adapt.types import Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample
 
 CROPS_OF_A_PERSON = 40
@@ -144,6 +149,7 @@ def rehearse(
     sets = labelled_sets(stand_in, labels, session.source)
     with closing(draw_of(method, recipe, device).streams(sets, (seed, 0), 0)) as batches:
         optimizer = build_optimizer(method, recipe.optimizer)
+        set_learning_rate(optimizer, learning_rate(recipe.optimizer, 0))
         activations, step_seconds = _steps(method, batches, optimizer, device, patience)
     trained = sum(_bytes(net, trained=True) for net in method.trained())
     passes = len(method.extractors()) * (2 if own_statistics else 1)

@@ -23,7 +23,7 @@ from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import METHODS
 from adapt.recipes import apply_override, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
-from adapt.runs.folder import Run
+from adapt.runs.folder import Run, Standing
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
 from adapt.workflows.adapt import adapt
@@ -150,9 +150,7 @@ def plan_task(
 def _with_seeds(spec: RunSpec, seeds: range, folder: Path) -> tuple[PlannedRun, ...]:
     """The same run with each seed, in FOLDER-seedN."""
     return tuple(
-        PlannedRun(
-            spec.model_copy(update={"seed": seed}), folder.with_name(f"{folder.name}-seed{seed}")
-        )
+        PlannedRun(spec.changed(seed=seed), folder.with_name(f"{folder.name}-seed{seed}"))
         for seed in seeds
     )
 
@@ -202,9 +200,9 @@ def earlier_run(planned: PlannedRun) -> Run | None:
     if not (planned.out / "run.json").is_file():
         return None
     run = Run.open(planned.out)
-    if run.info.state != "finished" and not run.can_continue:
-        if run.info.rounds == 0:
-            return None
+    if run.standing is Standing.NEW:
+        return None
+    if run.standing is Standing.ENDED:
         raise RunError(
             f"{planned.out} holds a run that ended after {plural(run.info.rounds, 'round')} "
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "

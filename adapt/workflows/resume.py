@@ -33,10 +33,12 @@ def resume(path: Path, context: RunContext, *, target: Path | None = None) -> Ru
         _check_machine(run, context.device)
         spec = run.info.spec
         if target is not None:
-            spec = spec.model_copy(update={"target": target})
+            spec = spec.changed(target=target)
         session = open_session(spec, context, path, begun=run.info)
         session.crops.keep()
         if snapshot is not None:
+            if target is not None:
+                run.move_target(target, session.data_info[0])
             run.rewind(snapshot.rounds, group.size)
             log.info("%s continues in round %d", path, snapshot.rounds + 1)
     except BaseException:

@@ -146,9 +146,7 @@ def _open_adaptation(
         runs = tuple(Run.open(path) for path in spec.inits)
         networks = _students(runs, wanted)
         first = runs[0].info
-        spec = spec.model_copy(
-            update={"backbone": first.backbone, "preprocessing": first.preprocessing}
-        )
+        spec = spec.changed(backbone=first.backbone, preprocessing=first.preprocessing)
     else:
         networks = [ReIDNet(begun.backbone, attention=begun.attention) for _ in range(wanted)]
     listing = list_site(spec)

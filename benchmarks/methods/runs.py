@@ -26,7 +26,7 @@ from adapt.errors import (
 )
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS
-from adapt.runs.folder import Run
+from adapt.runs.folder import Run, Standing
 from adapt.runs.info import Origin
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
@@ -124,11 +124,11 @@ def made(wanted: Wanted, work: Callable[[], object]) -> MadeRun:
     An interrupted run is resumed. work: has to be picklable. Raises SystemExit when the folder
     holds another run.
     """
-    there = (wanted.out / "run.json").exists()
-    if there and Run.open(wanted.out).can_continue:
+    standing = Run.standing_of(wanted.out)
+    if standing is Standing.RESUME:
         _refuse_other(wanted)
         alone(_measured, partial(resume, wanted.out, RunContext(CPU)), _cost_file(wanted.out))
-    elif not there or not _usable(wanted):
+    elif not _usable(wanted, standing):
         alone(_measured, work, _cost_file(wanted.out))
     file = _cost_file(wanted.out)
     peak = json.loads(file.read_text())["peak"] if file.exists() else None
@@ -181,16 +181,21 @@ def _cost_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.cost.json")
 
 
-def _usable(wanted: Wanted) -> bool:
-    """Whether the run that is there is the one that is wanted; False: it may be made anew."""
-    run = Run.open(wanted.out)
-    collapsed = run.info.reason in {error.reason for error in COLLAPSE}
-    if run.info.state != "finished" and not collapsed:
-        if run.info.rounds:
+def _usable(wanted: Wanted, standing: Standing) -> bool:
+    """Whether the run that is wanted is there, finished or collapsed; False: it may be made."""
+    if standing is not Standing.REUSE and not _collapsed(wanted.out):
+        if standing is Standing.ENDED:
             raise SystemExit(f"{wanted.out} did not finish: remove it, unless it still runs")
         return False
     _refuse_other(wanted)
     return True
+
+
+def _collapsed(out: Path) -> bool:
+    """Whether a run is there that collapsed, be it in its first round."""
+    if not (out / "run.json").exists():
+        return False
+    return Run.open(out).info.reason in {error.reason for error in COLLAPSE}
 
 
 def _refuse_other(wanted: Wanted) -> None:

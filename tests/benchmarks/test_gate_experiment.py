@@ -18,6 +18,7 @@ from benchmarks.gate.letters import unpack_letters  # noqa: E402
 from benchmarks.gate.measuring import read_site_result  # noqa: E402
 from benchmarks.gate.networks import kept_networks, source_network  # noqa: E402
 from benchmarks.gate.spoiled import FAULTS, NOISE, damage  # noqa: E402
+from tests.support.tiny_runs import row  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
@@ -33,7 +34,7 @@ def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
         with torch.no_grad():
             for weight in net.parameters():
                 weight.add_(0.1 * weight.std() * torch.randn_like(weight))
-        run.record({"round": number}, net)
+        run.record(row(number), net)
     return out
 
 

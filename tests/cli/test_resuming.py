@@ -113,7 +113,9 @@ def test_crops_that_were_moved_are_found_again(source: Path, tmp_path: Path) -> 
     with pytest.raises(RunError, match="are not those that the run began with"):
         resight("adapt", "--resume", run, "--target", source)
     resight("adapt", "--resume", run, "--target", moved)
-    assert Run.open(run).info.state == "finished"
+    info = Run.open(run).info
+    assert (info.state, info.spec.target) == ("finished", moved)
+    assert [each.root for each in info.data if each.role == "target"] == [str(moved)]
 
 
 @pytest.mark.parametrize("command", ["adapt", "pretrain"])

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from models.errors import DamagedFileError
-from models.job_contract import AdaptationRound, GateVerdict, Job, JobOutcome, read_rounds
+from models.job_contract import (
+    AdaptationRound,
+    GateVerdict,
+    Job,
+    JobOutcome,
+    read_rounds,
+    read_rows,
+)
 
 JOB: dict[str, Any] = {
     "method": "daal",
@@ -62,20 +69,42 @@ def test_a_verdict_is_read_without_the_figures_beside_it(tmp_path: Path) -> None
     assert GateVerdict.read(file) == GateVerdict(verdict="hold", reasons=("few",))
 
 
+ROW: dict[str, object] = {"round": 1, "labels": "dbscan", "warnings": []}
+
+
 @pytest.mark.parametrize(
-    "row",
-    [{}, {"round": "1"}, {"round": True}, {"round": 1, "labels": 3}, {"round": 1, "warnings": "x"}],
+    ("row", "fault"),
+    [
+        ({}, "no round"),
+        ({"round": 1, "warnings": []}, "no labels"),
+        ({"round": 1, "labels": ""}, "no warnings"),
+        (ROW | {"round": "1"}, "round is not an integer"),
+        (ROW | {"round": True}, "round is not an integer"),
+        (ROW | {"labels": 3}, "labels is not text"),
+        (ROW | {"warnings": "x"}, "warnings is not a list of texts"),
+        (ROW | {"warnings": [1]}, "warnings is not a list of texts"),
+        (ROW | {"seconds_train": "1"}, "seconds_train is not a number"),
+        (ROW | {"loss": None}, "loss is not a number"),
+        (ROW | {"loss": True}, "loss is not a number"),
+    ],
 )
-def test_a_line_that_is_no_round_is_an_error(tmp_path: Path, row: dict[str, object]) -> None:
+def test_a_line_that_is_no_round_is_an_error(
+    tmp_path: Path, row: dict[str, object], fault: str
+) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text(json.dumps({"round": 1}) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2"):
-        read_rounds(file)
+    file.write_text(json.dumps(ROW) + "\n" + json.dumps(row) + "\n")
+    for read in (read_rounds, read_rows):
+        with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2 \({fault}\)"):
+            read(file)
+    assert read_rows(file, slice(1)) == [ROW]
+    with pytest.raises(DamagedFileError, match="in line 2"):
+        read_rows(file, slice(1, 2))
 
 
 def test_figures_of_a_round_are_its_numbers(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    row = {"round": 2, "labels": "dbscan", "warnings": ["odd"], "loss": 1.5, "n": 3, "ok": True}
+    row = {"round": 2, "labels": "dbscan", "warnings": ["odd"], "loss": 1.5, "n": 3}
     file.write_text(json.dumps(row) + "\n")
     expected = AdaptationRound(2, "dbscan", ("odd",), {"loss": 1.5, "n": 3.0})
     assert read_rounds(file) == [expected]
+    assert read_rows(file) == [row]

@@ -66,6 +66,11 @@ def info(**changes: object) -> RunInfo:
     return RunInfo(**{**values, **changes})
 
 
+def row(number: int, **figures: float) -> dict[str, object]:
+    """The figures of a round, as a run records them."""
+    return {"round": number, "labels": "k-means", "warnings": [], **figures}
+
+
 def finished(path: Path, **changes: object) -> Run:
     run = Run.create(path, info(**changes))
     figures = {"round": 1, "labels": "k-means", "clusters": 7.0, "loss": 0.5, "warnings": ["odd"]}

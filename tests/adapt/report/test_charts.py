@@ -80,6 +80,14 @@ def test_same_figures_same_drawing_and_no_lasting_style() -> None:
     assert {key: matplotlib.rcParams[key] for key in before} == before
 
 
+def test_a_stack_that_lacks_a_figure_is_a_gap() -> None:
+    """Not a bar of the rest: as if the stage had taken no time."""
+    whole = [{"round": n, "a": 1.0, "b": 2.0} for n in (1, 3)]
+    names = {"a": "a", "b": "b"}
+    gap = stacked_chart("T", "", [whole[0], {"round": 2, "a": 1.0}, whole[1]], names, unit="s").svg
+    assert gap == stacked_chart("T", "", whole, names, unit="s").svg
+
+
 def test_bars_have_the_heights_of_the_values() -> None:
     svg = bar_chart("B", "", [4.0, 2.0, 1.0], first=1, across="n", up="crops").svg
     root = ElementTree.fromstring(svg)  # noqa: S314

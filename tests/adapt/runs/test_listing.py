@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 from adapt.errors import ClusteringError, ConfigError, RunError
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
-from adapt.runs.listing import compare_runs, describe_run, find_runs, flatten, last_figures, series
-from tests.support.tiny_runs import data, finished, info
+from adapt.runs.listing import compare_runs, describe_run, flatten, last_figures, list_runs, series
+from tests.support.tiny_runs import data, finished, info, row
 
 
 def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
@@ -26,12 +27,32 @@ def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         if name != "empty":
             (tmp_path / name / "run.json").write_text("{}")
-    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c"]
-    assert find_runs(tmp_path / "a") == [tmp_path / "a"]
+    assert [line.name for line in list_runs(tmp_path)] == ["a", "b/c"]
+    assert [line.name for line in list_runs(tmp_path / "a")] == ["."]
     with pytest.raises(RunError, match="holds no run"):
-        find_runs(tmp_path / "empty")
+        list_runs(tmp_path / "empty")
     with pytest.raises(RunError, match="gone cannot be read"):
-        find_runs(tmp_path / "gone")
+        list_runs(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("call", ["iterdir", "is_dir", "is_file"])
+def test_a_folder_that_cannot_be_read_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """As lost+found, beside runs that can."""
+    finished(tmp_path / "run")
+    (tmp_path / "lost+found" / "inner").mkdir(parents=True)
+    real = getattr(Path, call)
+
+    def refused(path: Path) -> object:
+        if "lost+found" in (path.name if call == "iterdir" else path.parent.name):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, call, refused)
+    lost, run = list_runs(tmp_path)
+    assert (lost.name, lost.state, run.state) == ("lost+found", "unreadable", "finished")
+    assert lost.problem == f"{tmp_path / 'lost+found'} cannot be read: Permission denied"
 
 
 def test_a_line_says_how_far_a_run_came(tmp_path: Path) -> None:
@@ -55,16 +76,17 @@ def test_a_run_is_dead_when_it_says_running_and_nobody_writes(tmp_path: Path) ->
 
 def test_seconds_of_a_dead_run_are_those_of_its_rounds(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", info())
-    row = {"round": 1, "seconds_train": 100.0, "seconds_extract": 20.0, "clusters": 2}
-    (run.path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    figures = row(1, seconds_train=100.0, seconds_extract=20.0, clusters=2)
+    (run.path / "metrics.jsonl").write_text(json.dumps(figures) + "\n")
     run.release()
     assert describe_run(run.path, "run").minutes == 2.0
 
 
+@pytest.mark.parametrize("content", ["{\n", "{}\n", "[" * 100_000])
 @pytest.mark.parametrize("file", ["run.json", "metrics.jsonl"])
-def test_a_damaged_run_is_a_line_that_says_why(tmp_path: Path, file: str) -> None:
+def test_a_damaged_run_is_a_line_that_says_why(tmp_path: Path, file: str, content: str) -> None:
     run = finished(tmp_path / "run")
-    (run.path / file).write_text("{\n")
+    (run.path / file).write_text(content + "\n")
     line = describe_run(run.path, "run")
     assert line.state == "damaged"
     assert file in line.problem

@@ -39,7 +39,9 @@ def test_json_of_a_pretraining() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "the seed is -1: give 0 or more"),
+        ({"seed": -1}, "the seed is -1: give 0 to 4294967295"),
+        ({"seed": 2**32}, "the seed is 4294967296: give 0 to 4294967295"),
+        ({"backbone": "gone"}, "no backbone 'gone'; choose one of: .*resnet50"),
         ({"hold_back": 1.0}, r"a share to hold back is in \[0, 1\)"),
         ({"hold_back": float("nan")}, r"a share to hold back is in \[0, 1\)"),
         ({"target": None}, "needs target"),
@@ -63,6 +65,10 @@ def test_fields_that_contradict_each_other(changes: dict[str, object], message: 
 
 def test_what_cannot_be_read_is_refused() -> None:
     written = json.loads(spec().model_dump_json())
+    with pytest.raises(ConfigError, match="method is missing; use one of: source, "):
+        RunSpec.model_validate(written | {"recipe": {}})
+    with pytest.raises(ConfigError, match="method is not text; use one of: source, "):
+        RunSpec.model_validate(written | {"recipe": {"method": ["mmt"]}})
     with pytest.raises(ConfigError, match="no method 'gone'"):
         RunSpec.model_validate(written | {"recipe": {"method": "gone"}})
     with pytest.raises(ConfigError, match=r"options\.gone: unknown"):
@@ -82,6 +88,16 @@ def test_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.sources, found.validation) == ((tmp_path / "a",), tmp_path / "b")
     assert found.absolute() == found
     assert spec(validation=None).absolute().validation is None
+
+
+def test_a_changed_spec_is_checked() -> None:
+    asked = spec()
+    assert asked.changed(seed=2) == spec(seed=2)
+    assert asked.changed() == asked
+    with pytest.raises(ConfigError, match="the seed is -1"):
+        asked.changed(seed=-1)
+    with pytest.raises(ValidationError, match="surprise"):
+        asked.changed(surprise=1)
 
 
 def test_the_hash_is_of_the_recipe_alone() -> None:

@@ -38,6 +38,7 @@ from adapt.workflows.pretrain import pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 from tests.support.specs import adapt_spec, on_cpu, pretrain_spec  # noqa: E402
+from tests.support.tiny_runs import row  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -371,7 +372,7 @@ def test_other_methods_go_on_from_a_network_with_attention(
     net.add_attention()
     started = {"attention": True, "state": "running", "rounds": 0}
     start = Run.create(tmp_path / "start", plain.info.model_copy(update=started))
-    start.record({"round": 1}, net)
+    start.record(row(1), net)
     start.finish(1.0)
     run = Run.open(site_run(market("site", seed=5), start.path, tmp_path / "run").path)
     assert run.info.attention

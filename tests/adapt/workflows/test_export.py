@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 from tests.support.graph_kinds import kinds, shorten
 from tests.support.tiny_runs import info as run_info
+from tests.support.tiny_runs import row
 
 HEIGHT, WIDTH = 64, 32
 EXPORTED = ("resnet18", "resnet18_ibn_a", "resnet50_mmt", "resnet50_ibn_a_fastreid", "mobilenet_v2")
@@ -253,7 +255,7 @@ def run(net: ReIDNet, tmp_path: Path) -> Run:
         data=(data, data.model_copy(update={"role": "validation", "fingerprint": "e" * 64})),
     )
     run = Run.create(tmp_path / "run", info)
-    run.record({"round": 1, "val_mAP": 0.25, "loss": 1.0}, net)
+    run.record(row(1, val_mAP=0.25, loss=1.0), net)
     run.finish(1.0)
     return run
 
@@ -309,6 +311,19 @@ def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path
     assert bundle.manifest.scores == {}
 
 
+def test_a_network_whose_figures_are_lost_or_not_needed_is_exported(
+    run: Run, tmp_path: Path
+) -> None:
+    """A power cut may take a line of metrics.jsonl; the network is sound."""
+    file = run.path / "metrics.jsonl"
+    file.write_text("")
+    bundle = export_run(run, tmp_path / "lost", name="lobby", version="1")
+    assert bundle.manifest.scores == {}
+    file.write_text(json.dumps(row(1, val_mAP=0.25)) + "\ndamaged\n")
+    bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1")
+    assert bundle.manifest.scores == {"val_mAP": 0.25}
+
+
 def test_a_kept_round_is_exported_with_its_own_scores(
     run: Run, net: ReIDNet, tmp_path: Path
 ) -> None:
@@ -317,12 +332,12 @@ def test_a_kept_round_is_exported_with_its_own_scores(
     )
     start = run.info.model_copy(update={"rounds": 0, "spec": keeps})
     other = Run.create(tmp_path / "kept", start)
-    other.record({"round": 1, "val_mAP": 0.5}, net)
+    other.record(row(1, val_mAP=0.5), net)
     other.info = other.info.model_copy(update={"spec": forgets})
     later = copy.deepcopy(net)
     with torch.no_grad():
         next(later.backbone.parameters()).neg_()
-    other.record({"round": 2, "val_mAP": 0.1}, later)
+    other.record(row(2, val_mAP=0.1), later)
     other.finish(1.0)
     images, bundles = pixels(2), []
     for number in (1, None):
@@ -340,9 +355,9 @@ def test_a_kept_round_is_exported_with_its_own_scores(
 def test_a_run_with_attention_is_exported_with_it(run: Run, tmp_path: Path) -> None:
     """The shared branch of DAAL; of heads and classifiers nothing is left."""
     net = lively("resnet18", attention=True)
-    info = run.info.model_copy(update={"attention": True, "method": "daal"})
+    info = run.info.model_copy(update={"attention": True, "rounds": 0})
     attentive = Run.create(tmp_path / "daal", info)
-    attentive.record({"round": 1}, net)
+    attentive.record(row(1), net)
     attentive.finish(1.0)
     bundle = export_run(Run.open(attentive.path), tmp_path / "bundle", name="daal", version="1")
     images = pixels(5)

@@ -19,9 +19,11 @@ from adapt.config import (  # noqa: E402
     Recipe,
 )
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
-from adapt.methods import METHODS, SiteMethod  # noqa: E402
+from adapt.methods import METHODS, Method, SiteMethod  # noqa: E402
 from adapt.training.loop import TrainingSession  # noqa: E402
-from adapt.types import CropSet, Sample  # noqa: E402
+from adapt.training.optimizer import train_step  # noqa: E402
+from adapt.types import Batch, CropSet, Sample  # noqa: E402
+from adapt.workflows import rehearsal  # noqa: E402
 from adapt.workflows.rehearsal import MadeUpClusterer, StepCosts, rehearse, separated  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.specs import on_cpu  # noqa: E402
@@ -101,6 +103,19 @@ def test_activations_grow_with_the_batch() -> None:
     assert large.activations == pytest.approx(2 * small.activations, rel=0.05)
     one_map = 8 * 64 * (HEIGHT // 2) * (WIDTH // 2) * 4
     assert small.activations > 4 * one_map, "the stem alone keeps several maps of its size"
+
+
+def test_steps_are_as_large_as_in_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the full rate, without warm-up, a rehearsal can diverge where the run does not."""
+    rates: list[float] = []
+
+    def noted(method: Method, batches: tuple[Batch, ...], opt: torch.optim.Optimizer) -> object:
+        rates.append(opt.param_groups[0]["lr"])
+        return train_step(method, batches, opt)
+
+    monkeypatch.setattr(rehearsal, "train_step", noted)
+    rehearsed("hli", optimizer=OptimizerSettings(lr=0.5, warmup_rounds=10))
+    assert set(rates) == {0.5 * 0.01}
 
 
 def test_made_up_people_take_turns() -> None:

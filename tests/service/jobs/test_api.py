@@ -47,10 +47,15 @@ def adaptations(rows: JobRows, metrics: Metrics, tmp_path: Path) -> Adaptations:
     )
 
 
+FIRST = json.dumps({"round": 1, "labels": "", "warnings": []}) + "\n"
+
+
 def write_rounds(folder: JobFolder, numbers: Sequence[int]) -> None:
     """All of them at once, as a run does that goes back."""
     (folder.path / "run").mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({"round": number}) + "\n" for number in numbers)
+    lines = "".join(
+        json.dumps({"round": number, "labels": "", "warnings": []}) + "\n" for number in numbers
+    )
     hidden = folder.path / "run" / "new"
     hidden.write_text(lines)
     hidden.rename(folder.path / "run" / "metrics.jsonl")
@@ -62,7 +67,7 @@ async def test_damaged_figures_do_not_hide_the_state(
     job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
     folder = JobFolder(tmp_path / "jobs" / job.id)
     write_rounds(folder, [1, 2])
-    (folder.run / "metrics.jsonl").write_text('{"round": 1}\n{"rou\n{"round": 3}\n')
+    (folder.run / "metrics.jsonl").write_text(FIRST + '{"rou\n' + FIRST)
     rows.finish(job, JobResult(JobState.FAILED, "DIVERGED", "nan"), NOW).result(10)
     found, rounds = await adaptations.get("lobby", job.id)
     assert (found.state, found.reason, rounds) == (JobState.FAILED, "DIVERGED", [])
@@ -87,7 +92,7 @@ async def test_a_watch_tells_once_that_the_rounds_cannot_be_read(
 
     watching = asyncio.create_task(watch())
     async with asyncio.timeout(10):
-        for length, line in ((2, '{"round": 1}\n'), (3, "{\n")):
+        for length, line in ((2, FIRST), (3, "{\n")):
             folder.run.mkdir(parents=True, exist_ok=True)
             (folder.run / "metrics.jsonl").write_text(line)
             while len(told) < length:

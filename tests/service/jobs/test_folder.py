@@ -106,8 +106,6 @@ def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
         "labels": "dbscan",
         "warnings": ["odd"],
         "loss": 1.5,
-        "note": "x",
-        "ok": True,
     }
     (folder.run / "metrics.jsonl").write_text(json.dumps(raw) + "\n" + '{"round": 2, "lo')
     assert folder.rounds() == [AdaptationRound(1, "dbscan", ("odd",), {"loss": 1.5})]
