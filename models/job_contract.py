@@ -200,7 +200,7 @@ def read_rows(file: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
 
     which: of the lines, counted from the first, 0; the others are not looked at. A last line
     that was cut short by a crash is left out.
-    Raises FileNotFoundError, and DamagedFileError when one of the lines is no round: `round` is an
+    Raises FileNotFoundError, and DamagedFileError when a line is not a round: `round` is an
     integer, `labels` text, `warnings` a list of texts, and each further field a number.
     """
     rows = read_json_lines(file, which)

@@ -57,7 +57,7 @@ REPORT = "report.html"
 """A page about the run; a new run in this folder replaces it."""
 
 
-class Standing(Enum):
+class FolderUse(Enum):
     """What a run folder is good for.
 
     NEW: a new run; it holds none, or one that finished no round and cannot be resumed. RESUME: to
@@ -146,18 +146,18 @@ class Run:
         return not self.info.is_over and (self.path / _CHECKPOINT).exists()
 
     @property
-    def standing(self) -> Standing:
+    def use(self) -> FolderUse:
         """What the folder is good for, whether or not a process writes there."""
         if self.info.state == "finished":
-            return Standing.REUSE
+            return FolderUse.REUSE
         if self.can_continue:
-            return Standing.RESUME
-        return Standing.ENDED if self.info.rounds else Standing.NEW
+            return FolderUse.RESUME
+        return FolderUse.ENDED if self.info.rounds else FolderUse.NEW
 
     @classmethod
-    def standing_of(cls, path: Path) -> Standing:
+    def use_of(cls, path: Path) -> FolderUse:
         """The same of a folder, which need not exist. Raises RunError as `open`."""
-        return cls.open(path).standing if (path / _INFO).exists() else Standing.NEW
+        return cls.open(path).use if (path / _INFO).exists() else FolderUse.NEW
 
     @classmethod
     def reopen(cls, path: Path) -> Run:
@@ -445,10 +445,10 @@ def _refuse_worth(path: Path) -> None:
     if not (path / _INFO).is_file():
         raise taken
     try:
-        standing = Run.open(path).standing
+        use = Run.open(path).use
     except RunError:
         raise taken from None
-    if standing is not Standing.NEW:
+    if use is not FolderUse.NEW:
         raise taken
 
 

@@ -13,7 +13,7 @@ from typing import cast
 from adapt.errors import AdaptError, ConfigError, RunError, WriteError
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe, recipe_label
-from adapt.runs.folder import Run, Standing
+from adapt.runs.folder import FolderUse, Run
 from adapt.runs.info import TRANSIENT_REASONS
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext, StopRequest
@@ -124,7 +124,7 @@ def _what_is_left(run: Run | None) -> str:
         return "all"
     if run.info.is_over:  # also where it finished no round: it would fail again
         return "nothing"
-    return "the rest" if run.standing is Standing.RESUME else "all"
+    return "the rest" if run.use is FolderUse.RESUME else "all"
 
 
 def _is_unfinished(path: Path) -> bool:

@@ -23,7 +23,7 @@ from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import METHODS
 from adapt.recipes import apply_override, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
-from adapt.runs.folder import Run, Standing
+from adapt.runs.folder import FolderUse, Run
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
 from adapt.workflows.adapt import adapt
@@ -200,9 +200,9 @@ def earlier_run(planned: PlannedRun) -> Run | None:
     if not (planned.out / "run.json").is_file():
         return None
     run = Run.open(planned.out)
-    if run.standing is Standing.NEW:
+    if run.use is FolderUse.NEW:
         return None
-    if run.standing is Standing.ENDED:
+    if run.use is FolderUse.ENDED:
         raise RunError(
             f"{planned.out} holds a run that ended after {plural(run.info.rounds, 'round')} "
             f"({run.info.reason or run.info.state}); remove it to train it again, or choose "

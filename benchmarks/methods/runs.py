@@ -26,7 +26,7 @@ from adapt.errors import (
 )
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS
-from adapt.runs.folder import Run, Standing
+from adapt.runs.folder import FolderUse, Run
 from adapt.runs.info import Origin
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
@@ -124,11 +124,11 @@ def made(wanted: Wanted, work: Callable[[], object]) -> MadeRun:
     An interrupted run is resumed. work: has to be picklable. Raises SystemExit when the folder
     holds another run.
     """
-    standing = Run.standing_of(wanted.out)
-    if standing is Standing.RESUME:
+    use = Run.use_of(wanted.out)
+    if use is FolderUse.RESUME:
         _refuse_other(wanted)
         alone(_measured, partial(resume, wanted.out, RunContext(CPU)), _cost_file(wanted.out))
-    elif not _usable(wanted, standing):
+    elif not _usable(wanted, use):
         alone(_measured, work, _cost_file(wanted.out))
     file = _cost_file(wanted.out)
     peak = json.loads(file.read_text())["peak"] if file.exists() else None
@@ -181,10 +181,10 @@ def _cost_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.cost.json")
 
 
-def _usable(wanted: Wanted, standing: Standing) -> bool:
+def _usable(wanted: Wanted, use: FolderUse) -> bool:
     """Whether the run that is wanted is there, finished or collapsed; False: it may be made."""
-    if standing is not Standing.REUSE and not _collapsed(wanted.out):
-        if standing is Standing.ENDED:
+    if use is not FolderUse.REUSE and not _collapsed(wanted.out):
+        if use is FolderUse.ENDED:
             raise SystemExit(f"{wanted.out} did not finish: remove it, unless it still runs")
         return False
     _refuse_other(wanted)

@@ -14,7 +14,7 @@ import torch
 
 from adapt.methods import METHODS
 from adapt.recipes import load_recipe
-from adapt.runs.folder import Run, Standing
+from adapt.runs.folder import FolderUse, Run
 from adapt.runs.listing import NOT_LEARNED
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import CHECKPOINT_SECONDS, RunContext
@@ -74,7 +74,7 @@ def adapted(
     seconds: how often its state is saved within a round.
     """
     context = RunContext(CPU, checkpoint_seconds=seconds)
-    if Run.standing_of(out) is Standing.RESUME:
+    if Run.use_of(out) is FolderUse.RESUME:
         resume(out, context)
         return
     recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))

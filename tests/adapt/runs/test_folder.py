@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import AdaptError, ClusteringError, RunError, StoppedError
-from adapt.runs.folder import Run, Standing, refuse_taken
+from adapt.runs.folder import FolderUse, Run, refuse_taken
 from models.backbones.net import ReIDNet
 from tests.support.tiny_runs import data, row
 from tests.support.tiny_runs import info as run_info
@@ -124,21 +124,21 @@ def test_figures_of_one_round(tmp_path: Path) -> None:
 
 def test_what_a_folder_is_good_for(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert Run.standing_of(path) is Standing.NEW
+    assert Run.use_of(path) is FolderUse.NEW
     run = Run.create(path, INFO)
-    assert Run.standing_of(path) is Standing.NEW, "a run that crashed at once is replaced"
+    assert Run.use_of(path) is FolderUse.NEW, "a run that crashed at once is replaced"
     run.save_checkpoint({}, {})
-    assert Run.standing_of(path) is Standing.RESUME
+    assert Run.use_of(path) is FolderUse.RESUME
     run.record(row(1), ReIDNet("mobilenet_v2"))
     run.finish(1.0, StoppedError("stop"))
-    assert Run.standing_of(path) is Standing.RESUME
+    assert Run.use_of(path) is FolderUse.RESUME
     run = Run.reopen(path)
     run.finish(1.0, ClusteringError("1 cluster"))
-    assert Run.standing_of(path) is Standing.ENDED
+    assert Run.use_of(path) is FolderUse.ENDED
     run.info = run.info.model_copy(update={"rounds": 0})
-    assert run.standing is Standing.NEW, "it has no network"
+    assert run.use is FolderUse.NEW, "it has no network"
     run.finish(1.0)
-    assert Run.standing_of(path) is Standing.REUSE
+    assert Run.use_of(path) is FolderUse.REUSE
 
 
 def test_run_json_tells_where_the_crops_were_moved(tmp_path: Path) -> None:
