@@ -280,8 +280,8 @@ class JobRunner:
             outcome = folder.outcome()
             why = outcome.error if outcome is not None else folder.last_log_line()
             error = f"the gate {ended}: {why or 'no output'}"
-            failed = outcome is not None and outcome.state == "failed"
-            delay = None if failed else restarts.delay_after(0)
+            early = outcome is None or outcome.state == "stopped"
+            delay = restarts.delay_after(0) if early else None
             if delay is None:
                 log.warning("adaptation %s has no verdict; %s", self._adaptation.id, error)
                 verdict = GateVerdict(verdict=UNJUDGED, reasons=(error,))
