@@ -6,7 +6,7 @@ Leaf functions never see these records; they take plain values. A recipe (`adapt
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -169,6 +169,10 @@ class MethodOptions(_Section):
     def students_wanted(self, most: int) -> int:
         """Number of source-trained networks with these options; `most` is the method's own."""
         return most
+
+    def absolute(self) -> Self:
+        """The same with absolute paths, where an option names a file."""
+        return self
 
     def source_wanted(self) -> bool:
         """Whether the method learns from labelled source crops, too, with these options."""

@@ -14,6 +14,7 @@ masks, each through a head as in PCB (models.backbones.parts). The heads are not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -59,6 +60,12 @@ class SourceOptions(MethodOptions):
     lower_classes: tuple[int, ...] = Field(
         (8, 9, 12, 16, 17, 18, 19), min_length=1, description="of that model"
     )
+
+    def absolute(self) -> Self:
+        """The same with an absolute `parts_model`."""
+        if not self.parts_model:
+            return self
+        return self.model_copy(update={"parts_model": str(Path(self.parts_model).resolve())})
 
     @model_validator(mode="after")
     def _model_for_masks(self) -> Self:

@@ -1,6 +1,6 @@
 """The run folder: what a training run was, did and left behind.
 
-RUN/run.json             everything that decides the run, and how it ended (`RunInfo`)
+RUN/run.json             spec, origin, data, versions and device of the run, and how it ended
 RUN/metrics.jsonl        one JSON object per round
 RUN/model.safetensors    the network to keep, of the last finished round
 RUN/labels.safetensors   of an adaptation: the labels that round learned from, one array per set

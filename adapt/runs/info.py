@@ -143,7 +143,7 @@ class RunInfo(_Record):
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what decides a run's result."""
+    """Versions of the libraries that a run computes with, `RunInfo.versions`."""
     return {
         "python": platform.python_version(),
         "resight": version("resight"),

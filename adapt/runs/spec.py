@@ -1,4 +1,9 @@
-"""What a run is asked to do: everything that decides it and is given by its user."""
+"""The spec of a run: what its user asked for.
+
+A run is decided by its spec, the content of what the spec names (origin: the sha256 of networks and
+weights; data: the fingerprints of crops), the versions of libraries and the device. run.json has
+all five (`adapt.runs.info.RunInfo`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from adapt.data.catalog.splits import Split
 from adapt.errors import ConfigError
 from adapt.recipes import parse_recipe
 from models.backbones.trunks import BACKBONES
+from models.backbones.weights import TORCHVISION
 from models.image import Preprocessing
 
 MAX_SEED = 2**32 - 1
@@ -31,7 +37,7 @@ def _to_recipe(value: Recipe | Mapping[str, Any]) -> Recipe:
 
 
 class RunSpec(BaseModel):
-    """All that decides a run, but for the machine; stands whole in run.json.
+    """What was asked for; run.json has it whole.
 
     kind: `pretrain` on labelled crops, or `adapt` to a site's unlabelled crops.
     recipe: whole, with every default. recipe_name: its name and what --set changed.
@@ -98,8 +104,17 @@ class RunSpec(BaseModel):
                 raise ConfigError(f"a run of {self.kind} takes no {name}")
 
     def absolute(self) -> RunSpec:
-        """The same with absolute paths, to be read again from another folder."""
+        """The same with absolute paths, the recipe's too, to be read from another folder.
+
+        `weights` stay as they are where they name no file (`TORCHVISION`).
+        """
+        options = self.recipe.options.absolute()
+        weights = self.weights
+        if weights is not None and weights != TORCHVISION:
+            weights = str(Path(weights).resolve())
         return self.changed(
+            recipe=self.recipe.model_copy(update={"options": options}),
+            weights=weights,
             inits=tuple(path.resolve() for path in self.inits),
             target=self.target and self.target.resolve(),
             sources=tuple(path.resolve() for path in self.sources),

@@ -209,7 +209,8 @@ def earlier_run(planned: PlannedRun) -> Run | None:
             "another --out"
         )
     was, wanted = run.info.spec, planned.spec.absolute()
-    if other := [name for name in _DECISIVE if getattr(was, name) != getattr(wanted, name)]:
+    compared = [name for name in RunSpec.model_fields if name not in NOT_COMPARED]
+    if other := [name for name in compared if getattr(was, name) != getattr(wanted, name)]:
         raise RunError(
             f"{planned.out} holds a run with other settings ({', '.join(other)}); choose another "
             "--out or remove it"
@@ -217,8 +218,13 @@ def earlier_run(planned: PlannedRun) -> Run | None:
     return run
 
 
-_DECISIVE = ("recipe", "seed", "backbone", "preprocessing", "weights", "target", "sources")
-"""Fields of a spec in which an earlier run has to be the planned one."""
+NOT_COMPARED = {
+    "recipe_name": "words for people; the recipe itself is compared",
+    "inits": "paths; `reproduce` compares the networks by their sha256",
+    "validation": "scored for the curves; the networks do not depend on it",
+    "keep_rounds": "keeps more files of the same networks",
+}
+"""Fields of a spec in which an earlier run may differ from the planned one, and why."""
 
 
 def _finished(run: Run, context: RunContext) -> Run:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from adapt.errors import ConfigError
 from adapt.methods import METHODS
 from adapt.methods.mmt import MMTOptions
+from adapt.methods.source import SourceOptions
 from adapt.recipes import load_recipe
 from adapt.runs.spec import RunSpec
 from tests.support.specs import adapt_spec, pretrain_spec
@@ -98,6 +99,20 @@ def test_a_changed_spec_is_checked() -> None:
         asked.changed(seed=-1)
     with pytest.raises(ValidationError, match="surprise"):
         asked.changed(surprise=1)
+
+
+def test_absolute_files_of_a_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = ["options.parts=masks", "options.parts_model=models/parser.onnx"]
+    recipe = load_recipe("source_small", method="source", overrides=changes)
+    found = pretrain_spec(Path("set"), recipe=recipe, weights="trunk.pth").absolute()
+    assert found.weights == str(tmp_path / "trunk.pth")
+    assert isinstance(found.recipe.options, SourceOptions)
+    assert found.recipe.options.parts_model == str(tmp_path / "models" / "parser.onnx")
+    assert found.absolute() == found
+    plain = pretrain_spec(tmp_path, weights="torchvision")
+    assert plain.absolute() == plain, "torchvision is no file, nor is an empty parts_model"
+    assert pretrain_spec(tmp_path).absolute().weights is None
 
 
 def test_the_hash_is_of_the_recipe_alone() -> None:

@@ -284,6 +284,34 @@ def test_crops_that_were_lost_are_decoded_again(
     assert outcome(resume(copy, context())) == outcome(world.whole("hli"))
 
 
+def test_body_parts_go_on_from_another_folder(
+    world: RunsOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of body parts and the crops were given by relative paths."""
+    pytest.importorskip("onnx", reason="the parsing model is made by onnx")
+    from tests.support.parsing_models import parsing_model
+
+    parsing_model(tmp_path / "parser.onnx", takes="float", size=(32, 16))
+    options = SourceOptions(
+        parts="masks", parts_model="parser.onnx", upper_classes=(0, 1), lower_classes=(2,)
+    )
+    recipe = Recipe(
+        method="source",
+        options=options,
+        schedule=Schedule(rounds=1, iterations=1),
+        batch=BatchShape(identities=3, instances=2),
+    )
+    (tmp_path / "source").symlink_to(world.source)
+    monkeypatch.chdir(tmp_path)
+    spec = pretrain_spec(Path("source"), backbone="mobilenet_v2", recipe=recipe)
+    with pytest.raises(StoppedError):
+        pretrain(spec, context(StopAfter(0)), Path("run"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert resume(tmp_path / "run", context()).info.state == "finished"
+
+
 def test_a_recipe_changed_by_hand_is_refused(copy: Path) -> None:
     recipe = json.loads((copy / "run.json").read_text())["spec"]["recipe"]
     before = (copy / "checkpoint.safetensors").read_bytes()
