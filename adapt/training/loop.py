@@ -103,12 +103,12 @@ def train(
     trainer = _Trainer(session, recipe, context, seed, checkpointer or NoCheckpointer(), allocate)
     trainer.start(resume)
     rounds = recipe.schedule.rounds
-    while trainer.at.number < rounds:
-        if not trainer.at.done:
+    while trainer.state.round < rounds:
+        if not trainer.state.steps_in_round:
             trainer.label()
         trainer.take_steps()
         yield trainer.end_round()
-        if trainer.at.number < rounds:
+        if trainer.state.round < rounds:
             trainer.save()
 
 
@@ -153,7 +153,7 @@ class _Trainer:
     seed: int
     checkpointer: Checkpointer
     allocate: FloatAllocator
-    at: TrainerState = field(default_factory=TrainerState)
+    state: TrainerState = field(default_factory=TrainerState)
 
     @property
     def method(self) -> Method:
@@ -180,87 +180,87 @@ class _Trainer:
         fresh = None
         if snapshot.notes["optimizer"]:
             fresh = build_optimizer(self.method, self.recipe.optimizer)
-        self.at.load_state_dict(self.method, snapshot, fresh)
+        self.state.load_state_dict(self.method, snapshot, fresh)
 
     def _follow_main(self) -> None:
         """Give all processes the state of the main one."""
         group = self.group
         if group.is_main and group.size > 1:
-            snapshot = self.at.state_dict(self.method)
+            snapshot = self.state.state_dict(self.method)
             group.broadcast((snapshot.tensors, snapshot.notes))
         elif not group.is_main:
             self._restore(Snapshot(*group.broadcast(None)))
 
     def save(self) -> None:
         """Save the state of now."""
-        self.checkpointer.save(partial(self.at.state_dict, self.method))
+        self.checkpointer.save(partial(self.state.state_dict, self.method))
 
     def label(self) -> None:
         """Extract features, label them anew and make the round's optimizer."""
-        self.at.clock = Clock()
+        self.state.clock = Clock()
         cameras = self.session.data.crops.camera_codes
         self.group.barrier()  # the main process may have had more to do until here
         features = self._extract(cameras if self.recipe.clustering.camera_statistics else None)
-        self.at.clock.lap("extract")
+        self.state.clock.lap("extract")
         if self.group.is_main:
             self._label_by(FeatureTable(features, cameras, self.allocate))
         self._follow_main()
         self.checkpointer.check_stop()
 
     def _label_by(self, table: FeatureTable) -> None:
-        method, at = self.method, self.at
+        method, state = self.method, self.state
         before = dict(method.label_seconds())
         min_clusters = self.recipe.batch.identities if method.sampling == "identities" else 2
-        _relabel(method, table, at, self.recipe.schedule.rounds, min_clusters)
+        _relabel(method, table, state, self.recipe.schedule.rounds, min_clusters)
         spent = {
             stage: seconds - before.get(stage, 0.0)
             for stage, seconds in method.label_seconds().items()
         }
-        at.clock.lap("relabel", spent)
+        state.clock.lap("relabel", spent)
         place_networks(method, self.context.device)  # a new classifier starts on the CPU
-        kept = None if method.fresh_optimizer else at.optimizer
-        at.optimizer = build_optimizer(method, self.recipe.optimizer, kept)
-        at.means = Means()
+        kept = None if method.fresh_optimizer else state.optimizer
+        state.optimizer = build_optimizer(method, self.recipe.optimizer, kept)
+        state.means = Means()
 
     def take_steps(self) -> None:
         """The steps of the round that are left."""
-        method, at, recipe = self.method, self.at, self.recipe
-        optimizer = cast(torch.optim.Optimizer, at.optimizer)  # made when the round began
+        method, state, recipe = self.method, self.state, self.recipe
+        optimizer = cast(torch.optim.Optimizer, state.optimizer)  # made when the round began
         for net in method.networks().values():
             net.train()
-        sets = labelled_sets(self.session.data, at.labels, self.session.source)
+        sets = labelled_sets(self.session.data, state.labels, self.session.source)
         draw = draw_of(method, recipe, self.context.device)
-        batches = draw.streams(sets, (self.seed, at.number), at.done)
-        steps = steps_of_round(method, recipe.schedule, at.labels, recipe.batch)
+        batches = draw.streams(sets, (self.seed, state.round), state.steps_in_round)
+        steps = steps_of_round(method, recipe.schedule, state.labels, recipe.batch)
         nets = method.networks().values()
         with (
             closing(batches),
             progress(self._title("train"), steps) as tick,
             shard_trunks(nets, optimizer, self.group, recipe.batch.ghost),
         ):
-            while at.done < steps:
-                rate = learning_rate(recipe.optimizer, at.number, at.done / steps)
+            while state.steps_in_round < steps:
+                rate = learning_rate(recipe.optimizer, state.round, state.steps_in_round / steps)
                 set_learning_rate(optimizer, rate)
-                at.means.add(train_step(method, next(batches), optimizer))
-                method.after_step(at.step)
-                at.step += 1
-                at.done += 1
-                tick(at.done)
+                state.means.add(train_step(method, next(batches), optimizer))
+                method.after_step(state.steps)
+                state.steps += 1
+                state.steps_in_round += 1
+                tick(state.steps_in_round)
                 if self.checkpointer.is_due():
-                    at.clock.lap("train")
+                    state.clock.lap("train")
                     self.save()
         refuse_not_finite(method)
-        at.clock.lap("train")
+        state.clock.lap("train")
 
     def end_round(self) -> RoundResult:
         """Count the round and describe it."""
-        at = self.at
-        lr = learning_rate(self.recipe.optimizer, at.number)
-        trained = at.means.result()
-        metrics = {**at.figures, **trained, "lr": lr, **at.clock.seconds, **self._memory()}
-        warnings = (*at.warnings, *self.method.after_round(trained))
-        at.number, at.done = at.number + 1, 0
-        return RoundResult(at.number, at.labels, metrics, tuple(dict.fromkeys(warnings)))
+        state = self.state
+        lr = learning_rate(self.recipe.optimizer, state.round)
+        trained = state.means.result()
+        metrics = {**state.figures, **trained, "lr": lr, **state.clock.seconds, **self._memory()}
+        warnings = (*state.warnings, *self.method.after_round(trained))
+        state.round, state.steps_in_round = state.round + 1, 0
+        return RoundResult(state.round, state.labels, metrics, tuple(dict.fromkeys(warnings)))
 
     def _memory(self) -> dict[str, float]:
         """Peaks since this process began: no system tells them of a round."""
@@ -269,7 +269,7 @@ class _Trainer:
         return figures if gpu is None else {**figures, "memory_gpu_bytes": float(gpu)}
 
     def _title(self, stage: str) -> str:
-        return f"round {self.at.number + 1}/{self.recipe.schedule.rounds}: {stage}"
+        return f"round {self.state.round + 1}/{self.recipe.schedule.rounds}: {stage}"
 
     def _extract(self, cameras: NDArray[np.int64] | None) -> tuple[NDArray[np.float32], ...]:
         with progress(self._title("extract"), len(self.session.data)) as tick:
@@ -290,17 +290,17 @@ class _Trainer:
 
 
 def _relabel(
-    method: Method, table: FeatureTable, at: TrainerState, rounds: int, min_clusters: int
+    method: Method, table: FeatureTable, state: TrainerState, rounds: int, min_clusters: int
 ) -> None:
     """Label a round anew. min_clusters: that batches need."""
-    labels = method.relabel(table, RoundOf(at.number, rounds))
+    labels = method.relabel(table, RoundOf(state.round, rounds))
     reports = [
         check_labels(now, table.cameras, identities_per_batch=min_clusters, previous=before)
-        for now, before in zip(labels, at.labels or [None] * len(labels), strict=True)
+        for now, before in zip(labels, state.labels or [None] * len(labels), strict=True)
     ]
-    at.labels = labels
-    at.figures = _figures(reports)
-    at.warnings = tuple(warning for report in reports for warning in report.warnings)
+    state.labels = labels
+    state.figures = _figures(reports)
+    state.warnings = tuple(warning for report in reports for warning in report.warnings)
 
 
 def steps_of_round(

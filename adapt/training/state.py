@@ -80,15 +80,16 @@ class Clock:
 class TrainerState:
     """The state of a run, which the loop advances.
 
-    number: of the round, from 0. done: its finished steps; at 0 the round has not begun.
-    step: steps of all rounds. labels: of this round, or of the one before if it has not begun.
+    round: number of the round, from 0. steps_in_round: its finished steps; at 0 it has not begun.
+    steps: finished steps of all rounds.
+    labels: of this round, or of the one before if it has not begun.
     figures, warnings: what labelling gave. means: of the steps so far.
     clock: of the stages so far.
     """
 
-    number: int = 0
-    done: int = 0
-    step: int = 0
+    round: int = 0
+    steps_in_round: int = 0
+    steps: int = 0
     labels: tuple[PseudoLabels, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -109,9 +110,9 @@ class TrainerState:
         for name, array in method.state_dict().items():
             tensors[f"memory/{name}"] = torch.from_numpy(np.asarray(array))
         notes = {
-            "round": self.number,
-            "done": self.done,
-            "step": self.step,
+            "round": self.round,
+            "steps_in_round": self.steps_in_round,
+            "steps": self.steps,
             "rules": [labels.rule for labels in self.labels],
             "label_warnings": [labels.warnings for labels in self.labels],
             "radii": [labels.radius for labels in self.labels],
@@ -136,7 +137,8 @@ class TrainerState:
         if optimizer is not None:
             _fill(method, optimizer, snapshot)
         torch.set_rng_state(snapshot.tensors["random"])
-        self.number, self.done, self.step = notes["round"], notes["done"], notes["step"]
+        self.round, self.steps = notes["round"], notes["steps"]
+        self.steps_in_round = notes["steps_in_round"]
         self.labels = tuple(
             PseudoLabels(snapshot.tensors[f"labels/{n}"].numpy(), rule, tuple(warnings), radius)
             for n, (rule, warnings, radius) in enumerate(
