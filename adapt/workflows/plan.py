@@ -234,13 +234,18 @@ def _memory(session: Session, costs: StepCosts) -> Memory:
 def _disk(session: Session, costs: StepCosts) -> Disk:
     recipe = session.spec.recipe
     decoded = [session.data, *([session.source] if session.source is not None else [])]
-    networks = len(session.method.extractors())
-    # their mean, and of each graph, or of the mean, the centered features; k-means' float64 is two
-    copies = 1 + (3 if recipe.clustering.algorithm == "kmeans" else networks)
     table = len(session.data) * session.method.embedder().dimension * np.dtype(np.float32).itemsize
+    networks = len(session.method.extractors())
+    mean = 1  # of the networks
+    if recipe.clustering.algorithm == "kmeans":
+        centered = 1  # the mean, centered by camera
+        double = 2  # its copy in float64, which has the size of two tables
+    else:
+        centered = networks  # one for each graph
+        double = 0
     return Disk(
         crops=sum(each.images.nbytes for each in decoded),
-        embeddings=(networks + copies) * table,
+        embeddings=(networks + mean + centered + double) * table,
         checkpoints=CHECKPOINTS * (costs.networks + costs.optimizer),
     )
 
