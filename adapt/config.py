@@ -166,9 +166,9 @@ class Thinning(_Section):
 class MethodOptions(_Section):
     """Base class of the options of one method; each method file defines its own."""
 
-    def students_wanted(self, most: int) -> int:
-        """Number of source-trained networks with these options; `most` is the method's own."""
-        return most
+    def students_wanted(self, max_students: int) -> int:
+        """Number of source-trained networks with these options; see `adapt.methods.students_of`."""
+        return max_students
 
     def absolute(self) -> Self:
         """The same with absolute paths, where an option names a file."""

@@ -143,7 +143,7 @@ def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
 
     Raises RunError or BundleError when it is neither.
     """
-    if (path / "run.json").exists():
+    if Run.is_at(path):
         run = Run.open(path)
         return network_embedder(run.network(), pick_device(device)), run.info.preprocessing
     bundle = Bundle.open(path)

@@ -1,5 +1,6 @@
 """The methods by name. One paper, one file."""
 
+from adapt.config import Recipe
 from adapt.methods.aml import AML
 from adapt.methods.base import Method, SiteMethod, SourceMethod
 from adapt.methods.daal import DAAL
@@ -17,6 +18,12 @@ METHODS: dict[str, type[SiteMethod]] = {
 }
 """What `resight adapt --method` offers. `Source` pre-trains and has no site."""
 
+
+def students_of(recipe: Recipe) -> int:
+    """Number of source-trained networks that an adaptation by a recipe starts from."""
+    return recipe.options.students_wanted(METHODS[recipe.method].max_students)
+
+
 __all__ = [
     "AML",
     "DAAL",
@@ -28,4 +35,5 @@ __all__ = [
     "SiteMethod",
     "Source",
     "SourceMethod",
+    "students_of",
 ]

@@ -100,7 +100,7 @@ class AML(ClusteringMethod[AMLOptions]):
     """Two networks: one learns from clusters, the other from clusters that were merged."""
 
     Options: ClassVar[type[MethodOptions]] = AMLOptions
-    students_wanted: ClassVar[int] = 2
+    max_students: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: AMLOptions, clusterer: Clusterer

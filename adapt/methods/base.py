@@ -91,10 +91,11 @@ class Method(Protocol):
 class SiteMethod(Method, Protocol):
     """A method that adapts source-trained networks to an unlabelled site.
 
-    students_wanted: how many source-trained networks it starts from; its options may leave fewer.
+    max_students: source-trained networks that it starts from; its options may ask for fewer
+        (`adapt.methods.students_of`).
     """
 
-    students_wanted: ClassVar[int]
+    max_students: ClassVar[int]
 
     def __init__(
         self, students: Sequence[ReIDNet], options: MethodOptions, clusterer: Clusterer
@@ -113,7 +114,7 @@ class ClusteringMethod(Generic[OptionsT]):
     """
 
     Options: ClassVar[type[MethodOptions]]
-    students_wanted: ClassVar[int]
+    max_students: ClassVar[int]
     views: ClassVar[int] = 1
     sampling: ClassVar[Literal["identities", "images"]] = "identities"
     fresh_optimizer: bool = True
@@ -122,7 +123,7 @@ class ClusteringMethod(Generic[OptionsT]):
         self, students: Sequence[ReIDNet], options: OptionsT, clusterer: Clusterer
     ) -> None:
         """Start from source-trained networks, as many as the options ask for."""
-        wanted = options.students_wanted(self.students_wanted)
+        wanted = options.students_wanted(self.max_students)
         if len(students) != wanted:
             name = type(self).__name__
             raise ValueError(

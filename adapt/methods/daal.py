@@ -99,7 +99,7 @@ class DAAL(ClusteringMethod[DAALOptions]):
 
     Options: ClassVar[type[MethodOptions]] = DAALOptions
     sampling: ClassVar[Literal["identities", "images"]] = "images"
-    students_wanted: ClassVar[int] = 1
+    max_students: ClassVar[int] = 1
 
     def __init__(
         self, students: Sequence[ReIDNet], options: DAALOptions, clusterer: Clusterer

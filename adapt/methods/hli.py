@@ -95,7 +95,7 @@ class HLIOptions(MethodOptions):
             raise ValueError("erase_area_min must not exceed erase_area_max")
         return self
 
-    def students_wanted(self, most: int) -> int:
+    def students_wanted(self, max_students: int) -> int:
         """`peers`."""
         return self.peers
 
@@ -105,7 +105,7 @@ class HLI(ClusteringMethod[HLIOptions]):
 
     Options: ClassVar[type[MethodOptions]] = HLIOptions
     views: ClassVar[int] = 2
-    students_wanted: ClassVar[int] = 2
+    max_students: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: HLIOptions, clusterer: Clusterer

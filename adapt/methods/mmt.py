@@ -78,7 +78,7 @@ class MMTOptions(MethodOptions):
             raise ValueError("keep = 2 needs networks = 2")
         return self
 
-    def students_wanted(self, most: int) -> int:
+    def students_wanted(self, max_students: int) -> int:
         """`networks`."""
         return self.networks
 
@@ -88,7 +88,7 @@ class MMT(ClusteringMethod[MMTOptions]):
 
     Options: ClassVar[type[MethodOptions]] = MMTOptions
     views: ClassVar[int] = 2
-    students_wanted: ClassVar[int] = 2
+    max_students: ClassVar[int] = 2
 
     def __init__(
         self, students: Sequence[ReIDNet], options: MMTOptions, clusterer: Clusterer

@@ -97,7 +97,7 @@ class NRMT(ClusteringMethod[NRMTOptions]):
     """Two networks that learn from the clusters of both and from triplets their peer confirms."""
 
     Options: ClassVar[type[MethodOptions]] = NRMTOptions
-    students_wanted: ClassVar[int] = 2
+    max_students: ClassVar[int] = 2
     fresh_optimizer = False
 
     def __init__(

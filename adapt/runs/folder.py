@@ -118,6 +118,11 @@ class Run:
             raise RunError(f"{file} cannot be read: {error.strerror}") from None
         return cls(path, _read_info(file, content))
 
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a folder is a run folder: it has a run.json."""
+        return (path / _INFO).is_file()
+
     def status(self) -> str:
         """`RunInfo.state` as it is now; `crashed` if that is `running` and no process writes there.
 
@@ -157,7 +162,7 @@ class Run:
     @classmethod
     def use_of(cls, path: Path) -> FolderUse:
         """The same of a folder, which need not exist. Raises RunError as `open`."""
-        return cls.open(path).use if (path / _INFO).exists() else FolderUse.NEW
+        return cls.open(path).use if cls.is_at(path) else FolderUse.NEW
 
     @classmethod
     def reopen(cls, path: Path) -> Run:
@@ -416,10 +421,10 @@ def _read_info(file: Path, content: bytes) -> RunInfo:
 def in_run(file: Path) -> Path | None:
     """The run folder that a file lies in, or would, at any depth that runs have; resolved."""
     above = file.resolve().parents[:2]
-    return next((folder for folder in above if (folder / _INFO).is_file()), None)
+    return next((folder for folder in above if Run.is_at(folder)), None)
 
 
-def refuse_taken(path: Path) -> None:
+def refuse_taken_run(path: Path) -> None:
     """Raise RunError unless `Run.create` could start a run there; changes nothing."""
     if not path.exists():
         return
@@ -442,7 +447,7 @@ def _refuse_worth(path: Path) -> None:
         ours = (_INFO, _METRICS, REPORT, TARGET_CROPS, SOURCE_CROPS)
         if entry.name not in ours and not _half_written(entry):
             raise taken
-    if not (path / _INFO).is_file():
+    if not Run.is_at(path):
         raise taken
     try:
         use = Run.open(path).use

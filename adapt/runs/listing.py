@@ -88,7 +88,7 @@ def _line(path: Path, folder: Path, problem: str) -> RunLine:
 def _runs_below(folder: Path, levels: int) -> Iterator[tuple[Path, str]]:
     """The folder if it is a run, and those below it, each with why it cannot be read."""
     try:
-        is_run = (folder / "run.json").is_file()
+        is_run = Run.is_at(folder)
         below = [entry for entry in folder.iterdir() if entry.is_dir()] if levels else []
     except OSError as error:
         yield folder, f"{folder} cannot be read: {error.strerror}"

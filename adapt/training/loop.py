@@ -1,12 +1,13 @@
 """The training loop, the only one: rounds of extract, relabel, train.
 
 Every method of `adapt.methods` runs in it. What a method may vary is `adapt.methods.base.Method`.
+`adapt.workflows.rehearsal` times single steps by the same functions, with made-up labels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +45,14 @@ from adapt.training.state import (
     TrainerState,
     restore_networks,
 )
-from adapt.types import FeatureTable, FloatAllocator, PseudoLabels, RoundOf, allocate_floats
+from adapt.types import (
+    Batch,
+    FeatureTable,
+    FloatAllocator,
+    PseudoLabels,
+    RoundOf,
+    allocate_floats,
+)
 from models.backbones.ghost_batch_norm import group_batch_norm
 
 
@@ -128,19 +136,37 @@ def place_networks(method: Method, device: torch.device) -> None:
         net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def draw_of(method: Method, recipe: Recipe, device: torch.device) -> Draw:
-    """How the batches of a method are drawn."""
-    return Draw(recipe.batch, recipe.augment, method.views, method.sampling, device)
+def prepare_optimizer(
+    method: Method,
+    recipe: Recipe,
+    device: torch.device,
+    kept: torch.optim.Optimizer | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer of a round, once it is labelled. kept: see `build_optimizer`."""
+    place_networks(method, device)  # a new classifier starts on the CPU
+    return build_optimizer(method, recipe.optimizer, kept)
 
 
-def labelled_sets(
-    data: DecodedCrops, labels: Sequence[PseudoLabels], source: DecodedCrops | None
-) -> list[LabelledSet]:
-    """What a step gets a batch of each: the crops by each set of labels, then the source crops."""
-    sets = [(data, each.labels) for each in labels]
-    if source is not None:
-        sets.append((source, np.unique(source.crops.persons, return_inverse=True)[1]))
-    return sets
+def round_batches(
+    session: TrainingSession,
+    labels: Sequence[PseudoLabels],
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    seed: tuple[int, int],
+    first: int = 0,
+) -> Generator[tuple[Batch, ...]]:
+    """What each step of a round gets: crops by each set of labels, then the source crops.
+
+    seed: of the run, and number of the round. first: number of the first step.
+    """
+    sets: list[LabelledSet] = [(session.data, each.labels) for each in labels]
+    if session.source is not None:
+        persons = session.source.crops.persons
+        sets.append((session.source, np.unique(persons, return_inverse=True)[1]))
+    method = session.method
+    draw = Draw(recipe.batch, recipe.augment, method.views, method.sampling, device)
+    return draw.streams(sets, seed, first)
 
 
 @dataclass
@@ -217,9 +243,8 @@ class _Trainer:
             for stage, seconds in method.label_seconds().items()
         }
         state.clock.lap("relabel", spent)
-        place_networks(method, self.context.device)  # a new classifier starts on the CPU
         kept = None if method.fresh_optimizer else state.optimizer
-        state.optimizer = build_optimizer(method, self.recipe.optimizer, kept)
+        state.optimizer = prepare_optimizer(method, self.recipe, self.context.device, kept)
         state.means = Means()
 
     def take_steps(self) -> None:
@@ -228,9 +253,14 @@ class _Trainer:
         optimizer = cast(torch.optim.Optimizer, state.optimizer)  # made when the round began
         for net in method.networks().values():
             net.train()
-        sets = labelled_sets(self.session.data, state.labels, self.session.source)
-        draw = draw_of(method, recipe, self.context.device)
-        batches = draw.streams(sets, (self.seed, state.round), state.steps_in_round)
+        batches = round_batches(
+            self.session,
+            state.labels,
+            recipe,
+            self.context.device,
+            seed=(self.seed, state.round),
+            first=state.steps_in_round,
+        )
         steps = steps_of_round(method, recipe.schedule, state.labels, recipe.batch)
         nets = method.networks().values()
         with (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from adapt.errors import AdaptError, ConfigError, RunError, WriteError
-from adapt.methods import METHODS
+from adapt.methods import students_of
 from adapt.recipes import load_recipe, recipe_label
 from adapt.runs.folder import FolderUse, Run
 from adapt.runs.info import TRANSIENT_REASONS
@@ -144,12 +144,12 @@ def _told(group: ProcessGroup, left: str) -> str:
 
 
 def _earlier_run(path: Path) -> Run | None:
-    return Run.open(path) if (path / "run.json").exists() else None
+    return Run.open(path) if Run.is_at(path) else None
 
 
 def _new_run(folder: Path, job: Job, context: RunContext) -> Run:
     recipe = load_recipe(job.recipe, method=job.method, overrides=job.overrides)
-    wanted = recipe.options.students_wanted(METHODS[job.method].students_wanted)
+    wanted = students_of(recipe)
     spec = RunSpec(
         kind="adapt",
         recipe=recipe,

@@ -1,7 +1,8 @@
 """What a round costs: a few real steps of the real networks on real crops, timed and thrown away.
 
 Labels are made up, so that nothing depends on what would be found: `MadeUpClusterer` gives people
-of equal size, the features that methods look at (`separated`) show the same people.
+of equal size, the features that methods look at (`separated`) show the same people. Networks,
+optimizer, batches and steps come from the functions of `adapt.training.loop`.
 """
 
 from __future__ import annotations
@@ -29,17 +30,12 @@ from adapt.runtime.device import peak_gpu_bytes
 from adapt.training.extraction import MIN_CAMERA_CROPS, extract
 from adapt.training.loop import (
     TrainingSession,
-    draw_of,
-    labelled_sets,
     place_networks,
+    prepare_optimizer,
+    round_batches,
     set_up_networks,
 )
-from adapt.training.optimizer import (
-    build_optimizer,
-    learning_rate,
-    set_learning_rate,
-    train_step,
-)
+from adapt.training.optimizer import learning_rate, set_learning_rate, train_step
 from adapt.types import Batch, CropSet, FeatureTable, PseudoLabels, RoundOf, Sample
 
 CROPS_OF_A_PERSON = 40
@@ -145,11 +141,10 @@ def rehearse(
     )
     table = FeatureTable(features, stand_in.crops.camera_codes)
     labels = method.relabel(table, RoundOf(0, recipe.schedule.rounds))
-    place_networks(method, device)  # a new classifier starts on the CPU
-    sets = labelled_sets(stand_in, labels, session.source)
-    with closing(draw_of(method, recipe, device).streams(sets, (seed, 0), 0)) as batches:
-        optimizer = build_optimizer(method, recipe.optimizer)
-        set_learning_rate(optimizer, learning_rate(recipe.optimizer, 0))
+    optimizer = prepare_optimizer(method, recipe, device)
+    set_learning_rate(optimizer, learning_rate(recipe.optimizer, 0))
+    stood_in = TrainingSession(method, stand_in, session.source)
+    with closing(round_batches(stood_in, labels, recipe, device, seed=(seed, 0))) as batches:
         activations, step_seconds = _steps(method, batches, optimizer, device, patience)
     trained = sum(_bytes(net, trained=True) for net in method.trained())
     passes = len(method.extractors()) * (2 if own_statistics else 1)

@@ -20,7 +20,7 @@ from adapt.data.catalog.known_sets import find_set
 from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.metrics import RetrievalScores
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
-from adapt.methods import METHODS
+from adapt.methods import students_of
 from adapt.recipes import apply_override, load_recipe, recipe_label
 from adapt.recipes.papers import Figures, Paper, Task, find_task
 from adapt.runs.folder import FolderUse, Run
@@ -110,7 +110,7 @@ def plan_task(
     first = (*paper.pretrain.set, *changes["pretrain"])
     second = (*paper.adapt.set, *task.changes, *changes["adapt"])
     recipe = load_recipe(paper.adapt.recipe, method=method, overrides=second)
-    students = recipe.options.students_wanted(METHODS[method].students_wanted)
+    students = students_of(recipe)
     _check_weights(weights, network.backbone)
     source, target = find_set(data_root, task.source), find_set(data_root, task.target)
     start = RunSpec(
@@ -197,7 +197,7 @@ def earlier_run(planned: PlannedRun) -> Run | None:
 
     Raises RunError when the folder holds a run that ended for good or one of another spec.
     """
-    if not (planned.out / "run.json").is_file():
+    if not Run.is_at(planned.out):
         return None
     run = Run.open(planned.out)
     if run.use is FolderUse.NEW:

@@ -28,9 +28,9 @@ from adapt.data.decoding.run_crops import RunCrops
 from adapt.data.decoding.thinning import thin_crops
 from adapt.errors import ConfigError, RunError
 from adapt.evaluation.scoring import LabelledCrops
-from adapt.methods import METHODS, Source, SourceMethod
+from adapt.methods import METHODS, Source, SourceMethod, students_of
 from adapt.methods.source import SourceOptions
-from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run, refuse_taken
+from adapt.runs.folder import SOURCE_CROPS, TARGET_CROPS, Run, refuse_taken_run
 from adapt.runs.info import DataInfo, Origin, RunInfo
 from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
@@ -96,7 +96,7 @@ def open_session(
     context.group.refuse_uneven(batch.size, batch.ghost)
     if begun is None:
         if context.group.is_main:
-            refuse_taken(folder)
+            refuse_taken_run(folder)
         torch.manual_seed(spec.seed)
     crops = RunCrops(folder, context.group)
     if spec.kind == "pretrain":
@@ -140,7 +140,7 @@ def _open_adaptation(
 ) -> Session:
     recipe = spec.recipe
     method_type = METHODS[recipe.method]
-    wanted = recipe.options.students_wanted(method_type.students_wanted)
+    wanted = students_of(recipe)
     runs: tuple[Run, ...] = ()
     if begun is None:
         runs = tuple(Run.open(path) for path in spec.inits)
@@ -334,7 +334,7 @@ def _initial_network(spec: RunSpec) -> tuple[ReIDNet, str, tuple[DataInfo, ...]]
     Raises RunError when a run's network is of another architecture.
     """
     weights, backbone = spec.weights, cast(str, spec.backbone)
-    if weights is not None and (Path(weights) / "run.json").is_file():
+    if weights is not None and Run.is_at(Path(weights)):
         run = Run.open(Path(weights))
         if run.info.backbone != backbone or run.info.attention:
             kind = run.info.backbone + (" with attention" if run.info.attention else "")

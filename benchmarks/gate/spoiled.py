@@ -97,7 +97,7 @@ def spoil(
     """
     folders = [out / f"{name}-{seed}" for name in FAULTS]
     for name, folder in zip(FAULTS, folders, strict=True):
-        if (folder / "run.json").exists():
+        if Run.is_at(folder):
             continue
         changes = (*PLAIN.overrides, *FAULTS[name], *overrides)
         recipe, recipe_name = Arm(name, PLAIN.method, name, changes).recipe()

@@ -25,7 +25,7 @@ from adapt.errors import (
     TrainingError,
 )
 from adapt.evaluation.scoring import LabelledCrops
-from adapt.methods import METHODS
+from adapt.methods import students_of
 from adapt.runs.folder import FolderUse, Run
 from adapt.runs.info import Origin
 from adapt.runs.spec import RunSpec
@@ -146,7 +146,7 @@ def adapted(arm: Arm, site: BenchmarkSite, out: Path, seed: int) -> MadeRun:
         crops = merge_sources([read_labelled(site.target, ("train",))])
         wanted = Wanted(spec, out, (crops,), Origin(weights=first.network_hash()))
         return made(wanted, partial(pretrain, spec, context, out))
-    inits = site.inits[: recipe.options.students_wanted(METHODS[arm.method].students_wanted)]
+    inits = site.inits[: students_of(recipe)]
     learned = [read_site(site.target)]
     sources = (site.source,) if recipe.options.source_wanted() else ()
     if sources:
@@ -193,7 +193,7 @@ def _usable(wanted: Wanted, use: FolderUse) -> bool:
 
 def _collapsed(out: Path) -> bool:
     """Whether a run is there that collapsed, be it in its first round."""
-    if not (out / "run.json").exists():
+    if not Run.is_at(out):
         return False
     return Run.open(out).info.reason in {error.reason for error in COLLAPSE}
 

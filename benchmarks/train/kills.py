@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapt.methods import METHODS
+from adapt.methods import students_of
 from adapt.recipes import load_recipe
 from adapt.runs.folder import FolderUse, Run
 from adapt.runs.listing import NOT_LEARNED
@@ -78,7 +78,7 @@ def adapted(
         resume(out, context)
         return
     recipe = load_recipe(f"{method}_small", method=method, overrides=(*SMALL, *OWN.get(method, ())))
-    wanted = recipe.options.students_wanted(METHODS[method].students_wanted)
+    wanted = students_of(recipe)
     spec = RunSpec(
         kind="adapt",
         recipe=recipe,
@@ -136,7 +136,7 @@ def kills(
 
 def where(out: Path) -> str:
     """The round that a killed run was in, and what it can be resumed from."""
-    if not (out / "run.json").exists():
+    if not Run.is_at(out):
         return "before there was a run"
     run = Run.open(out)
     done = f"{run.info.state} in round {run.info.rounds + 1}"

@@ -90,7 +90,7 @@ def build(name: str) -> Method:
     # the paper's 15 images of other cameras are more than a person has here
     own = {"merge_cross_camera": 4} if name == "aml" else {}
     options = kind.Options(**own)
-    nets = [small_net() for _ in range(options.students_wanted(kind.students_wanted))]
+    nets = [small_net() for _ in range(options.students_wanted(kind.max_students))]
     method = kind(nets, options, Clusterer(settings, identities_per_batch=4, seed=0))
     if isinstance(method, SourceMethod):
         rows = np.eye(4, method.embedder().dimension, dtype=np.float32)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adapt.config import BatchShape, Clustering, OptimizerSettings, Recipe
-from adapt.methods import AML, METHODS, Method, Source, SourceMethod
+from adapt.methods import AML, METHODS, Method, Source, SourceMethod, students_of
 from adapt.methods.source import SourceOptions
 from adapt.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from adapt.training.optimizer import build_optimizer, train_step
@@ -117,7 +117,7 @@ def _built(case: Case) -> Method:
             clustering=Clustering(algorithm="dbscan"),
             options=kind.Options(**case.options),
         )
-        wanted = recipe.options.students_wanted(kind.students_wanted)
+        wanted = students_of(recipe)
         nets = [_net(case.trunk) for _ in range(wanted)]
         method = kind(nets, recipe.options, MadeUpClusterer(recipe, seed=1))
     _label(method, RoundOf(3 if case.late else 0, 4))

@@ -431,7 +431,7 @@ def test_networks_and_what_is_kept() -> None:
         assert method.embedder() is method.teachers[kept]
         assert method.extractors() == method.teachers
         assert method.trained() == method.students
-        assert method.options.students_wanted(HLI.students_wanted) == len(method.students)
+        assert method.options.students_wanted(HLI.max_students) == len(method.students)
 
 
 def test_wrong_options_and_networks_are_refused() -> None:

@@ -314,8 +314,8 @@ def test_without_a_second_network_its_own_average_teaches() -> None:
 
 
 def test_one_network_is_wanted_then_and_no_second_can_be_kept() -> None:
-    assert MMTOptions().students_wanted(MMT.students_wanted) == 2
-    assert MMTOptions(networks=1).students_wanted(MMT.students_wanted) == 1
+    assert MMTOptions().students_wanted(MMT.max_students) == 2
+    assert MMTOptions(networks=1).students_wanted(MMT.max_students) == 1
     with pytest.raises(ValueError, match="networks given: 2; MMT trains 1 "):
         MMT(nets(), MMTOptions(networks=1), clusterer())
     with pytest.raises(ConfigError, match="keep = 2 needs networks = 2"):

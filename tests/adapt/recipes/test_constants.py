@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import Recipe  # noqa: E402
-from adapt.methods import METHODS  # noqa: E402
+from adapt.methods import METHODS, students_of  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.recipes.papers import Task, load_paper  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
@@ -251,9 +251,7 @@ def test_networks_trained_averaged_and_kept(method: str) -> None:
     recipe = load_recipe(method, method=method)
     built = METHODS[method]
     torch.manual_seed(0)
-    students = [
-        ReIDNet("resnet18") for _ in range(recipe.options.students_wanted(built.students_wanted))
-    ]
+    students = [ReIDNet("resnet18") for _ in range(students_of(recipe))]
     made = built(
         students, recipe.options, Clusterer(recipe.clustering, identities_per_batch=2, seed=0)
     )

@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.errors import AdaptError, ClusteringError, RunError, StoppedError
-from adapt.runs.folder import FolderUse, Run, refuse_taken
+from adapt.runs.folder import FolderUse, Run, refuse_taken_run
 from models.backbones.net import ReIDNet
 from tests.support.tiny_runs import data, row
 from tests.support.tiny_runs import info as run_info
@@ -210,11 +210,11 @@ def test_a_run_json_that_is_none_is_named(tmp_path: Path, content: bytes) -> Non
 
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     first = Run.create(tmp_path / "run", INFO)
-    for attempt in (lambda: Run.create(first.path, INFO), lambda: refuse_taken(first.path)):
+    for attempt in (lambda: Run.create(first.path, INFO), lambda: refuse_taken_run(first.path)):
         with pytest.raises(RunError, match="still writing there; choose another --out"):
             attempt()
     first.finish(1.0, RunError("stopped"))
-    refuse_taken(first.path)
+    refuse_taken_run(first.path)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_run_killed_before_its_first_round_is_replaced(
 ) -> None:
     half = {"__model__12__tmp": b"half", "__tmpl2kRzB": b"half"}
     path = killed(tmp_path / "run", metrics__jsonl=b'{"round"', **half)
-    refuse_taken(path)
+    refuse_taken_run(path)
     assert (path / "metrics.jsonl").exists(), "asking changes nothing"
     Run.create(path, INFO)
     assert [entry.name for entry in path.iterdir()] == ["run.json"]
@@ -259,7 +259,7 @@ def test_a_run_killed_before_its_first_round_is_replaced(
 def test_what_may_be_of_worth_is_never_replaced(tmp_path: Path, files: dict[str, bytes]) -> None:
     path = killed(tmp_path / "run", **files)
     before = {entry.name: entry.read_bytes() for entry in path.iterdir()}
-    for attempt in (lambda: Run.create(path, INFO), lambda: refuse_taken(path)):
+    for attempt in (lambda: Run.create(path, INFO), lambda: refuse_taken_run(path)):
         with pytest.raises(RunError, match="not empty; choose another --out or remove it"):
             attempt()
     assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
@@ -278,7 +278,7 @@ def test_who_goes_on_with_a_run_removes_what_was_half_written(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(RunError, match="is a file; choose another --out"):
-        refuse_taken(tmp_path / "file")
+        refuse_taken_run(tmp_path / "file")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(RunError, match="cannot make"):
             Run.create(path, INFO)

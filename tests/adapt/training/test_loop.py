@@ -159,7 +159,7 @@ class _EveryStep(NoCheckpointer):
 def test_a_round_that_goes_on_tells_the_times_of_before_the_stop_too() -> None:
     data, kept = crops(), _EveryStep()
     run(source(data, _Slow), data, checkpointer=kept)
-    (state,) = (s for s in kept.states if (s.notes["round"], s.notes["done"]) == (1, 1))
+    (state,) = (s for s in kept.states if (s.notes["round"], s.notes["steps_in_round"]) == (1, 1))
     before = state.notes["stages"]
     notes = {**state.notes, "stages": {**before, "seconds_train": 1000.0}}
     (rest,) = run(source(data, _Slow), data, resume=Snapshot(state.tensors, notes))

@@ -27,7 +27,7 @@ from adapt.errors import (  # noqa: E402
     NothingLearnedError,
     RunError,
 )
-from adapt.methods import METHODS, SourceMethod  # noqa: E402
+from adapt.methods import METHODS, SourceMethod, students_of  # noqa: E402
 from adapt.methods.parts.attention_watch import MAX_STUCK_STEPS  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
@@ -176,7 +176,7 @@ class Case:
         self.recipe = load_recipe(name, method=name, overrides=given)
         self.plan = Failure(after=2 if name == "aml" else 1, state=self.state)
         watched = Watched(self.recipe.clustering, self.plan)
-        students = nets[: self.recipe.options.students_wanted(METHODS[name].students_wanted)]
+        students = nets[: students_of(self.recipe)]
         self.method = METHODS[name](copy.deepcopy(students), self.recipe.options, watched)
         self.size = size
         self.out = out

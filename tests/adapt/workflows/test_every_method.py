@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.clustering.clusterer import Clusterer  # noqa: E402
 from adapt.config import BatchShape, Clustering, Recipe, Schedule  # noqa: E402
-from adapt.methods import DAAL, METHODS  # noqa: E402
+from adapt.methods import DAAL, METHODS, students_of  # noqa: E402
 from adapt.methods.daal import DAALOptions  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
@@ -90,7 +90,7 @@ class RunsOnDisk:
             return Run.open(out)
         given = (*TINY, *OWN.get(name, ()))
         recipe = load_recipe(f"{name}_small", method=name, overrides=given)
-        wanted = recipe.options.students_wanted(METHODS[name].students_wanted)
+        wanted = students_of(recipe)
         inits = [self.init(n) for n in range(1, wanted + 1)]
         sources = (self.source,) if recipe.options.source_wanted() else ()
         adapt(adapt_spec(site, inits, recipe, sources=sources), on_cpu(), out)

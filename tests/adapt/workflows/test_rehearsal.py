@@ -19,7 +19,7 @@ from adapt.config import (  # noqa: E402
     Recipe,
 )
 from adapt.data.decoding.decode import DecodedCrops  # noqa: E402
-from adapt.methods import METHODS, Method, SiteMethod  # noqa: E402
+from adapt.methods import METHODS, Method, SiteMethod, students_of  # noqa: E402
 from adapt.training.loop import TrainingSession  # noqa: E402
 from adapt.training.optimizer import train_step  # noqa: E402
 from adapt.types import Batch, CropSet, Sample  # noqa: E402
@@ -50,7 +50,7 @@ def crops(count: int = CROPS, people: int = 1) -> DecodedCrops:
 
 def nets(method: str, how: Recipe) -> list[ReIDNet]:
     torch.manual_seed(0)
-    wanted = how.options.students_wanted(METHODS[method].students_wanted)
+    wanted = students_of(how)
     return [ReIDNet("resnet18") for _ in range(wanted)]
 
 

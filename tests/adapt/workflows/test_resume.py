@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from adapt.config import BatchShape, Recipe, Schedule  # noqa: E402
 from adapt.errors import CheckpointError, RunError, StoppedError  # noqa: E402
-from adapt.methods import METHODS  # noqa: E402
+from adapt.methods import METHODS, students_of  # noqa: E402
 from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.recipes import load_recipe  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
@@ -93,7 +93,7 @@ class RunsOnDisk:
         self, name: str, out: Path, stop: StopRequest | None = None, hold_back: float = 0.0
     ) -> Run:
         recipe = load_recipe(f"{name}_small", method=name, overrides=(*TINY, *OWN.get(name, ())))
-        wanted = recipe.options.students_wanted(METHODS[name].students_wanted)
+        wanted = students_of(recipe)
         spec = adapt_spec(
             self.site,
             self.inits[:wanted],
