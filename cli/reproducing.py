@@ -121,8 +121,9 @@ def _planned(plan: TaskPlan) -> str:
             state = "finished" if done else f"continues in round {run.info.rounds + 1}"
         return f"{state}  {planned.out}: {planned.spec.recipe_name}, seed {planned.spec.seed}"
 
-    size = plan.preprocessing
-    lines.append(f"{plan.backbone} at {size.height}x{size.width} from {plan.weights}")
+    start = plan.pretraining[0].spec
+    size = start.known_preprocessing
+    lines.append(f"{start.backbone} at {size.height}x{size.width} from {start.weights}")
     lines += [line(planned) for planned in (*plan.pretraining, plan.adaptation)]
     before = plan.paper.unadapted_for(plan.task)
     lines.append(_compared([("unadapted", before, None), ("adapted", plan.task, None)]))

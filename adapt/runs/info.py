@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -128,12 +128,12 @@ class RunInfo(_Record):
     @property
     def backbone(self) -> str:
         """Of the network."""
-        return cast(str, self.spec.backbone)
+        return self.spec.known_backbone
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What the network takes."""
-        return cast(Preprocessing, self.spec.preprocessing)
+        return self.spec.known_preprocessing
 
     @property
     def is_over(self) -> bool:

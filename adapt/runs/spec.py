@@ -103,6 +103,23 @@ class RunSpec(BaseModel):
             if getattr(self, name):
                 raise ConfigError(f"a run of {self.kind} takes no {name}")
 
+    @property
+    def known_backbone(self) -> str:
+        """`backbone` of a complete spec; only an adaptation that nobody opened has none.
+
+        Raises ValueError.
+        """
+        if self.backbone is None:
+            raise ValueError("spec.backbone is missing")
+        return self.backbone
+
+    @property
+    def known_preprocessing(self) -> Preprocessing:
+        """`preprocessing` of a complete spec; raises as `known_backbone`."""
+        if self.preprocessing is None:
+            raise ValueError("spec.preprocessing is missing")
+        return self.preprocessing
+
     def absolute(self) -> RunSpec:
         """The same with absolute paths, the recipe's too, to be read from another folder.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -160,8 +159,8 @@ def _put_together(
         recipe=recipe,
         crops=session.data.crops,
         source_crops=0 if session.source is None else len(session.source),
-        backbone=cast(str, session.spec.backbone),
-        preprocessing=session.preprocessing,
+        backbone=session.spec.known_backbone,
+        preprocessing=session.spec.known_preprocessing,
         networks=tuple(session.method.networks()),
         trained=len(session.method.trained()),
         views=session.method.views,

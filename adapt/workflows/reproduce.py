@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,21 +60,26 @@ class PlannedRun:
 class TaskPlan:
     """All of a task, decided before anything is trained.
 
-    source, target: folders of the sets. pretraining: one run for each network that the method
-    starts from. changed: what `--set` changed; the paper's figures then cannot be compared.
+    pretraining: one run for each network that the method starts from. changed: what `--set`
+    changed; the paper's figures then cannot be compared.
     """
 
     name: str
     paper: Paper
     task: Task
-    source: Path
-    target: Path
-    backbone: str
-    preprocessing: Preprocessing
-    weights: str
     pretraining: tuple[PlannedRun, ...]
     adaptation: PlannedRun
     changed: tuple[str, ...]
+
+    @property
+    def source(self) -> Path:
+        """Folder of the labelled set."""
+        return self.pretraining[0].spec.sources[0]
+
+    @property
+    def target(self) -> Path:
+        """Folder of the set that is adapted to."""
+        return cast(Path, self.adaptation.spec.target)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,6 @@ class TaskScores:
     ours: RetrievalScores
 
 
-# long: two records, field by field
 def plan_task(
     name: str,
     *,
@@ -136,15 +140,8 @@ def plan_task(
         target=target,
         sources=(source,) if recipe.options.source_wanted() else (),
     )
-    return TaskPlan(
-        *(name, paper, task, source, target),
-        backbone=network.backbone,
-        preprocessing=network.input,
-        weights=weights,
-        pretraining=pretraining,
-        adaptation=PlannedRun(adaptation, out / f"{name}-seed{seed}"),
-        changed=tuple(overrides),
-    )
+    adapted = PlannedRun(adaptation, out / f"{name}-seed{seed}")
+    return TaskPlan(name, paper, task, pretraining, adapted, tuple(overrides))
 
 
 def _with_seeds(spec: RunSpec, seeds: range, folder: Path) -> tuple[PlannedRun, ...]:
@@ -166,7 +163,8 @@ def reproduce(plan: TaskPlan, context: RunContext) -> tuple[TaskScores, ...]:
     check_clusters(plan)
     sources = [_pretrained(planned, context) for planned in plan.pretraining]
     adapted = _adapted(plan.adaptation, sources, context)
-    labelled = LabelledCrops.read(plan.target, plan.preprocessing)
+    size = plan.adaptation.spec.known_preprocessing
+    labelled = LabelledCrops.read(plan.target, size)
     rows = tuple(
         TaskScores(label, paper, labelled.score(network_embedder(run.network(), context.device)))
         for label, paper, run in (

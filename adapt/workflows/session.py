@@ -61,11 +61,6 @@ class Session(TrainingSession):
     data_info: tuple[DataInfo, ...]
     crops: RunCrops
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What the networks take."""
-        return cast(Preprocessing, self.spec.preprocessing)
-
 
 def open_session(
     spec: RunSpec,
@@ -108,7 +103,6 @@ def open_session(
 
 def _open_pretraining(spec: RunSpec, crops: RunCrops, begun: RunInfo | None) -> Session:
     options = cast(SourceOptions, spec.recipe.options)
-    preprocessing = cast(Preprocessing, spec.preprocessing)
     if begun is None:
         net, weights, learned = _initial_network(spec)
     else:
@@ -118,12 +112,12 @@ def _open_pretraining(spec: RunSpec, crops: RunCrops, begun: RunInfo | None) -> 
         raise RunError(
             f"{options.parts_model} is another model than the run began with; restore it"
         )
-    data = _read_sources(spec, preprocessing, crops)
+    data = _read_sources(spec, crops)
     _refuse_changed(begun, data, "source")
     source_info = DataInfo.of(data.crops, "source")
     if parser is not None:
         data = with_part_masks(data, parser)
-    labelled = _read_validation(spec, preprocessing)
+    labelled = _read_validation(spec)
     return Session(
         method=Source(net, options, data.crops.persons),
         data=data,
@@ -135,53 +129,68 @@ def _open_pretraining(spec: RunSpec, crops: RunCrops, begun: RunInfo | None) -> 
     )
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What an adaptation starts or continues from.
+
+    spec: complete. listing: the site's crops, not yet opened.
+    learned: labelled crops that the networks were pre-trained on.
+    """
+
+    spec: RunSpec
+    networks: list[ReIDNet]
+    origin: Origin
+    learned: tuple[DataInfo, ...]
+    listing: CropSet
+
+
+def _new_start(spec: RunSpec) -> _Start:
+    """The networks of the `inits`; raises unless the site has enough crops for the recipe."""
+    runs = [Run.open(path) for path in spec.inits]
+    networks = _students(runs, students_of(spec.recipe))
+    first = runs[0].info
+    spec = spec.changed(backbone=first.backbone, preprocessing=first.preprocessing)
+    listing = list_site(spec)
+    _check_amount(listing, spec.recipe)
+    hashes = tuple(run.network_hash() for run in runs)
+    _warn_of_inits(hashes, len(networks))
+    learned = tuple(info for run in runs for info in run.info.data if info.role == "source")
+    return _Start(spec, networks, Origin(inits=hashes), learned, listing)
+
+
+def _resumed_start(spec: RunSpec, begun: RunInfo) -> _Start:
+    """Networks to be filled from the checkpoint."""
+    wanted = students_of(spec.recipe)
+    networks = [ReIDNet(begun.backbone, attention=begun.attention) for _ in range(wanted)]
+    learned = tuple(info for info in begun.data if info.role == "source")
+    return _Start(spec, networks, begun.origin, learned, list_site(spec))
+
+
 def _open_adaptation(
     spec: RunSpec, crops: RunCrops, clusterer: Clusterer, begun: RunInfo | None
 ) -> Session:
-    recipe = spec.recipe
-    method_type = METHODS[recipe.method]
-    wanted = students_of(recipe)
-    runs: tuple[Run, ...] = ()
-    if begun is None:
-        runs = tuple(Run.open(path) for path in spec.inits)
-        networks = _students(runs, wanted)
-        first = runs[0].info
-        spec = spec.changed(backbone=first.backbone, preprocessing=first.preprocessing)
-    else:
-        networks = [ReIDNet(begun.backbone, attention=begun.attention) for _ in range(wanted)]
-    listing = list_site(spec)
-    if begun is None:
-        _check_amount(listing, recipe)
-    method = method_type(networks, recipe.options, clusterer)
+    start = _new_start(spec) if begun is None else _resumed_start(spec, begun)
+    spec, recipe = start.spec, start.spec.recipe
+    method = METHODS[recipe.method](start.networks, recipe.options, clusterer)
     learns_source = isinstance(method, SourceMethod)
-    if begun is None:
-        _warn_of_one_init(runs, wanted)
-        _check_sources(spec, learns_source)
-    preprocessing = cast(Preprocessing, spec.preprocessing)
-    decode = partial(read_crops, listing, recipe, preprocessing)
-    data = crops.read(TARGET_CROPS, listing, made_by(preprocessing, recipe), decode)
-    _refuse_changed(begun, data, "target")
-    if begun is None:
-        for warning in _check_amount(data.crops, recipe):
-            log.warning("%s", warning)
-    source = None
-    if spec.sources and learns_source:
-        source = _read_sources(spec, preprocessing, crops)
+    _check_sources(spec, learns_source)
+    preprocessing = spec.known_preprocessing
+    decode = partial(read_crops, start.listing, recipe, preprocessing)
+    data = crops.read(TARGET_CROPS, start.listing, made_by(preprocessing, recipe), decode)
+    _check_target(begun, data, recipe)
+    source, learned = None, start.learned
+    if spec.sources:
+        source = _read_sources(spec, crops)
         _refuse_changed(begun, source, "source")
-    hashes = tuple(run.network_hash() for run in runs)
-    if len(set(hashes)) < len(hashes):
-        log.warning("two --init runs hold the same network; give two that differ by their seed")
-    labelled = _read_validation(spec, preprocessing)
-    learned = [info for run in runs for info in run.info.data if info.role == "source"]
-    if source is not None:
-        learned.append(DataInfo.of(source.crops, "source"))
+        learned = (*learned, DataInfo.of(source.crops, "source"))
+    labelled = _read_validation(spec)
     return Session(
         method=method,
         data=data,
         source=source,
         spec=spec,
         labelled=labelled,
-        origin=Origin(inits=hashes),
+        origin=start.origin,
         data_info=(
             DataInfo.of(data.crops, "target"),
             *{info.fingerprint: info for info in learned}.values(),
@@ -225,8 +234,9 @@ def site_clusterer(spec: RunSpec, device: torch.device, allocate: FloatAllocator
     )
 
 
-def _read_sources(spec: RunSpec, preprocessing: Preprocessing, crops: RunCrops) -> DecodedCrops:
+def _read_sources(spec: RunSpec, crops: RunCrops) -> DecodedCrops:
     """Labelled folders, each once, as one decoded set for a run."""
+    preprocessing = spec.known_preprocessing
     refuse_twice(spec.sources)
     listing = merge_sources([read_labelled(root, spec.splits) for root in spec.sources])
     return crops.read(
@@ -243,8 +253,10 @@ def made_by(preprocessing: Preprocessing, recipe: Recipe | None = None) -> dict[
     return {"preprocessing": preprocessing.model_dump(mode="json"), "thinning": thinning}
 
 
-def _read_validation(spec: RunSpec, preprocessing: Preprocessing) -> LabelledCrops | None:
-    return None if spec.validation is None else LabelledCrops.read(spec.validation, preprocessing)
+def _read_validation(spec: RunSpec) -> LabelledCrops | None:
+    if spec.validation is None:
+        return None
+    return LabelledCrops.read(spec.validation, spec.known_preprocessing)
 
 
 def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:
@@ -268,6 +280,15 @@ def _refuse_changed(
             f"the crops below {data.crops.root} are not those that the run began with: restore "
             "them, or start a new run"
         )
+
+
+def _check_target(begun: RunInfo | None, data: DecodedCrops, recipe: Recipe) -> None:
+    """Refuse too few crops of a new run, and other crops than a resumed one began with."""
+    if begun is not None:
+        _refuse_changed(begun, data, "target")
+        return
+    for warning in _check_amount(data.crops, recipe):
+        log.warning("%s", warning)
 
 
 def _check_amount(crops: CropSet, recipe: Recipe) -> tuple[str, ...]:
@@ -310,13 +331,15 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     return [nets[i] if i < len(nets) else copy.deepcopy(nets[0]) for i in range(wanted)]
 
 
-def _warn_of_one_init(runs: Sequence[Run], wanted: int) -> None:
-    if len(runs) < wanted:
+def _warn_of_inits(hashes: Sequence[str], wanted: int) -> None:
+    if len(hashes) < wanted:
         log.warning(
             "one --init for %d networks: they start equal; pre-train a second seed for the full "
             "method",
             wanted,
         )
+    if len(set(hashes)) < len(hashes):
+        log.warning("two --init runs hold the same network; give two that differ by their seed")
 
 
 def _part_parser(options: SourceOptions) -> tuple[PartParser | None, str]:
@@ -333,7 +356,7 @@ def _initial_network(spec: RunSpec) -> tuple[ReIDNet, str, tuple[DataInfo, ...]]
 
     Raises RunError when a run's network is of another architecture.
     """
-    weights, backbone = spec.weights, cast(str, spec.backbone)
+    weights, backbone = spec.weights, spec.known_backbone
     if weights is not None and Run.is_at(Path(weights)):
         run = Run.open(Path(weights))
         if run.info.backbone != backbone or run.info.attention:

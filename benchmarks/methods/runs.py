@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from adapt.config import Recipe
 from adapt.data.catalog.folders import read_labelled, read_site
@@ -220,7 +220,7 @@ def differences(run: Run, wanted: Wanted) -> list[str]:
 
 
 def _prints(wanted: Wanted) -> set[str]:
-    size = cast(Preprocessing, wanted.spec.preprocessing)
+    size = wanted.spec.known_preprocessing
     return {load_crops(crops, size).crops.fingerprint for crops in wanted.crops}
 
 
