@@ -143,9 +143,10 @@ def where(out: Path) -> str:
     if not run.can_continue:
         return f"{done}, no checkpoint"
     notes = run.load_checkpoint()[1]
-    if notes["done"]:
-        return f"{done}, checkpoint within round {notes['round'] + 1}, after {notes['done']} steps"
-    return f"{done}, checkpoint between rounds, {notes['round']} done"
+    rounds, steps = notes["round"], notes["steps_in_round"]
+    if steps:
+        return f"{done}, checkpoint within round {rounds + 1}, after {steps} steps"
+    return f"{done}, checkpoint between rounds, {rounds} done"
 
 
 def _outcome(out: Path) -> tuple[Any, ...]:

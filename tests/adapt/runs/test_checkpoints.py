@@ -48,7 +48,7 @@ class KeptStates(Run):
         self.seconds: list[float] = []
 
     def save_checkpoint(self, tensors: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-        self.kept.append((notes["round"], notes["done"]))
+        self.kept.append((notes["round"], notes["steps_in_round"]))
         self.seconds.append(notes["seconds"])
         self.clock.now += 2  # writing takes time, too
 
@@ -123,7 +123,7 @@ def test_when_a_state_is_due() -> None:
     assert not checkpointer.is_due()
     clock.now += 1
     assert checkpointer.is_due()
-    state = Snapshot({}, {"round": 3, "done": 1})
+    state = Snapshot({}, {"round": 3, "steps_in_round": 1})
     checkpointer.save(lambda: state)
     assert run.seconds == [560], "500 of them in an earlier process"
     assert not checkpointer.is_due()
