@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="runs are of torch networks")
 from typer.testing import CliRunner
 
 from adapt.errors import DataError, RunError
-from adapt.runs.folder import Run, refuse_taken
+from adapt.runs.folder import Run, refuse_taken_run
 from cli.main import app
 from tests.support.tiny_runs import finished, info
 
@@ -81,6 +81,6 @@ def test_a_page_does_not_keep_a_failed_runs_folder(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", info())
     run.finish(1.0, DataError("no"))
     report("--run", run.path)
-    refuse_taken(run.path)
+    refuse_taken_run(run.path)
     Run.create(run.path, info()).release()
     assert not (run.path / "report.html").exists()

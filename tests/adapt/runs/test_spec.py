@@ -111,7 +111,7 @@ def test_absolute_files_of_a_pretraining(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.recipe.options.parts_model == str(tmp_path / "models" / "parser.onnx")
     assert found.absolute() == found
     plain = pretrain_spec(tmp_path, weights="torchvision")
-    assert plain.absolute() == plain, "torchvision is no file, nor is an empty parts_model"
+    assert plain.absolute() == plain, "neither torchvision nor an empty parts_model names a file"
     assert pretrain_spec(tmp_path).absolute().weights is None
 
 
