@@ -15,7 +15,7 @@ TORCH_TESTS := $(shell grep -rl 'importorskip."torch"' $(SERVING_TESTS)) $(SLOW_
 	$(filter-out tests/support tests/adapt %.py $(SERVING_TESTS) $(SLOW_TESTS), \
 	$(wildcard tests/[a-z]* tests/adapt/[a-z]*)) $(wildcard tests/adapt/test_*.py)
 # Percent of the lines of adapt, cli, models and service that the tests of both environments run.
-COVERAGE_FLOOR := 80
+COVERAGE_FLOOR := 97
 
 .PHONY: setup demo check test test-fast test-serving mutants release bench proto format clean
 

@@ -153,7 +153,6 @@ def _new_start(spec: RunSpec) -> _Start:
     listing = list_site(spec)
     _check_amount(listing, spec.recipe)
     hashes = tuple(run.network_hash() for run in runs)
-    _warn_of_inits(hashes, len(networks))
     learned = tuple(info for run in runs for info in run.info.data if info.role == "source")
     return _Start(spec, networks, Origin(inits=hashes), learned, listing)
 
@@ -172,6 +171,8 @@ def _open_adaptation(
     start = _new_start(spec) if begun is None else _resumed_start(spec, begun)
     spec, recipe = start.spec, start.spec.recipe
     method = METHODS[recipe.method](start.networks, recipe.options, clusterer)
+    if begun is None:  # not before: the method may refuse the number of networks
+        _warn_of_inits(start.origin.inits, len(start.networks))
     learns_source = isinstance(method, SourceMethod)
     _check_sources(spec, learns_source)
     preprocessing = spec.known_preprocessing

@@ -55,8 +55,8 @@ def test_a_kill_says_its_round_and_what_the_run_goes_on_from(tmp_path: Path) -> 
     assert where(path) == "before there was a run"
     run = Run.create(path, info(rounds=2))
     assert where(path) == "running in round 3, no checkpoint"
-    run.save_checkpoint({}, {"round": 2, "done": 0})
+    run.save_checkpoint({}, {"round": 2, "steps_in_round": 0})
     assert where(path) == "running in round 3, checkpoint between rounds, 2 done"
-    run.save_checkpoint({}, {"round": 2, "done": 3})
+    run.save_checkpoint({}, {"round": 2, "steps_in_round": 3})
     assert where(path) == "running in round 3, checkpoint within round 3, after 3 steps"
     run.release()

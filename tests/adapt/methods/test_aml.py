@@ -397,7 +397,7 @@ def test_without_cameras_a_person_of_few_crops_is_chained_to_strangers() -> None
     first, _ = aml(merge_nearest=3, merge_cross_camera=2).relabel(blind, ONLY)
     (warning,) = first.warnings
     assert "lists the 5 nearest crops" in warning
-    assert "strangers are where people have fewer" in warning
+    assert "where people have fewer, strangers are merged" in warning
     assert "options.labels=original" in warning
     for labels in aml(labels="original", merge_cross_camera=15).relabel(blind, ONLY):
         assert not labels.warnings

@@ -184,7 +184,7 @@ def test_an_average_graph_gives_what_the_dense_average_has() -> None:
 
 def test_graphs_of_other_images_have_no_average() -> None:
     small = StoredGraph(sparse(np.zeros((3, 3), np.float32)))
-    with pytest.raises(ValueError, match="3 and 40 images"):
+    with pytest.raises(ValueError, match="3 images and 40"):
         AverageGraph(small, StoredGraph(sparse(random_distances(6))))
 
 
