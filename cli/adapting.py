@@ -38,11 +38,11 @@ def adaptations_start(
     """Start an adaptation to a site's own crops on the server; prints its id."""
     spec = AdaptationSpec(method, recipe or method, tuple(overrides or ()), seed)
     with ResightClient(server) as client:
-        job = client.start_adaptation(site, spec)
+        adaptation = client.start_adaptation(site, spec)
     if as_json:
-        print_json(_job_json(job))
+        print_json(_adaptation_json(adaptation))
     else:
-        typer.echo(f"adaptation {job.id} of site {site} waits for its turn")
+        typer.echo(f"adaptation {adaptation.id} of site {site} waits for its turn")
 
 
 @adaptations.command("list")
@@ -53,22 +53,22 @@ def adaptations_list(
     with ResightClient(server) as client:
         found = list(client.adaptations(site))
     if as_json:
-        print_json([_job_json(job) for job in found])
+        print_json([_adaptation_json(adaptation) for adaptation in found])
     elif not found:
         typer.echo(f"no adaptations of site {site}; start one with `resight adaptations start`")
     else:
         header = ["adaptation", "method", "state", "created", "model", "verdict", "reason"]
         rows = [
             [
-                job.id,
-                job.spec.method,
-                job.state.value,
-                short_time(job.created),
-                job.model,
-                _verdict(job),
-                job.reason,
+                adaptation.id,
+                adaptation.spec.method,
+                adaptation.state.value,
+                short_time(adaptation.created),
+                adaptation.model,
+                _verdict(adaptation),
+                adaptation.reason,
             ]
-            for job in found
+            for adaptation in found
         ]
         typer.echo(table(header, rows))
 
@@ -82,14 +82,14 @@ def adaptations_watch(
 ) -> None:
     """Show each round when it is finished, until the adaptation is over; exit code 1 on failure."""
     with ResightClient(server) as client:
-        for job, round_ in client.watch_adaptation(site, adaptation):
+        for latest, round_ in client.watch_adaptation(site, adaptation):
             if as_json:
-                print_json(_job_json(job) if round_ is None else _round_json(round_))
+                print_json(_adaptation_json(latest) if round_ is None else _round_json(round_))
             else:
-                typer.echo(_state_line(job) if round_ is None else _round_line(round_))
-    if job.state is not JobState.SUCCEEDED:
-        why = f": {job.reason}: {job.error}" if job.error else ""
-        raise ClientError(f"adaptation {adaptation} {job.state.value.lower()}{why}")
+                typer.echo(_state_line(latest) if round_ is None else _round_line(round_))
+    if latest.state is not JobState.SUCCEEDED:
+        why = f": {latest.reason}: {latest.error}" if latest.error else ""
+        raise ClientError(f"adaptation {adaptation} {latest.state.value.lower()}{why}")
 
 
 @adaptations.command("cancel")
@@ -98,8 +98,8 @@ def adaptations_cancel(
 ) -> None:
     """Cancel an adaptation that waits or runs."""
     with ResightClient(server) as client:
-        job = client.cancel_adaptation(site, adaptation)
-    ending = "is cancelled" if job.state.over else "is being cancelled"
+        cancelled = client.cancel_adaptation(site, adaptation)
+    ending = "is cancelled" if cancelled.state.over else "is being cancelled"
     typer.echo(f"adaptation {adaptation} of site {site} {ending}")
 
 
@@ -112,11 +112,11 @@ def adaptations_report(
 ) -> None:
     """Show an adaptation in full: settings, rounds, verdict, result."""
     with ResightClient(server) as client:
-        job, rounds = client.adaptation(site, adaptation)
+        found, rounds = client.adaptation(site, adaptation)
     if as_json:
-        print_json({**_job_json(job), "rounds": [_round_json(round_) for round_ in rounds]})
+        print_json({**_adaptation_json(found), "rounds": [_round_json(row) for row in rounds]})
         return
-    for name, value in _facts(job):
+    for name, value in _facts(found):
         if value:
             typer.echo(f"{name:<12}{value}")
     if rounds:
@@ -126,37 +126,37 @@ def adaptations_report(
             typer.echo(f"round {round_.number}: {warning}")
 
 
-def _facts(job: Adaptation) -> list[tuple[str, str]]:
+def _facts(adaptation: Adaptation) -> list[tuple[str, str]]:
     def time(moment: Any) -> str:
         return "" if moment is None else short_time(moment)
 
-    verdict = _verdict(job) or ("not judged" if job.model else "")
+    verdict = _verdict(adaptation) or ("not judged" if adaptation.model else "")
     return [
-        ("site", job.site),
-        ("adaptation", job.id),
-        ("method", job.spec.method),
-        ("recipe", job.spec.recipe),
-        ("changed", ", ".join(job.spec.overrides)),
-        ("seed", str(job.spec.seed)),
-        ("state", job.state.value),
-        ("reason", job.reason),
-        ("error", job.error),
-        ("created", time(job.created)),
-        ("started", time(job.started)),
-        ("ended", time(job.ended)),
-        ("model", job.model),
+        ("site", adaptation.site),
+        ("adaptation", adaptation.id),
+        ("method", adaptation.spec.method),
+        ("recipe", adaptation.spec.recipe),
+        ("changed", ", ".join(adaptation.spec.overrides)),
+        ("seed", str(adaptation.spec.seed)),
+        ("state", adaptation.state.value),
+        ("reason", adaptation.reason),
+        ("error", adaptation.error),
+        ("created", time(adaptation.created)),
+        ("started", time(adaptation.started)),
+        ("ended", time(adaptation.ended)),
+        ("model", adaptation.model),
         ("verdict", verdict),
-        *(("", reason) for reason in _verdict_reasons(job)),
-        ("rounds", job.rounds_error),
+        *(("", reason) for reason in _verdict_reasons(adaptation)),
+        ("rounds", adaptation.rounds_error),
     ]
 
 
-def _verdict(job: Adaptation) -> str:
-    return job.gate.verdict if job.gate else ""
+def _verdict(adaptation: Adaptation) -> str:
+    return adaptation.gate.verdict if adaptation.gate else ""
 
 
-def _verdict_reasons(job: Adaptation) -> list[str]:
-    return list(job.gate.reasons) if job.gate else []
+def _verdict_reasons(adaptation: Adaptation) -> list[str]:
+    return list(adaptation.gate.reasons) if adaptation.gate else []
 
 
 def _rounds_table(rounds: list[AdaptationRound]) -> str:
@@ -170,11 +170,11 @@ def _rounds_table(rounds: list[AdaptationRound]) -> str:
     return table(["round", *names], rows, right=range(len(names) + 1))
 
 
-def _state_line(job: Adaptation) -> str:
-    result = f": {job.model}" if job.model else ""
-    verdict = f" ({_verdict(job)})" if _verdict(job) else ""
-    rounds = f"; {job.rounds_error}" if job.rounds_error else ""
-    return f"{job.state.value}{result}{verdict}{rounds}"
+def _state_line(adaptation: Adaptation) -> str:
+    result = f": {adaptation.model}" if adaptation.model else ""
+    verdict = f" ({_verdict(adaptation)})" if _verdict(adaptation) else ""
+    rounds = f"; {adaptation.rounds_error}" if adaptation.rounds_error else ""
+    return f"{adaptation.state.value}{result}{verdict}{rounds}"
 
 
 def _round_line(round_: AdaptationRound) -> str:
@@ -183,27 +183,27 @@ def _round_line(round_: AdaptationRound) -> str:
     return f"round {round_.number}: {round_.labels}; {', '.join(shown)}{warned}"
 
 
-def _job_json(job: Adaptation) -> dict[str, Any]:
+def _adaptation_json(adaptation: Adaptation) -> dict[str, Any]:
     def time(moment: Any) -> str | None:
         return None if moment is None else moment.isoformat()
 
     return {
-        "adaptation": job.id,
-        "site": job.site,
-        "method": job.spec.method,
-        "recipe": job.spec.recipe,
-        "overrides": list(job.spec.overrides),
-        "seed": job.spec.seed,
-        "state": job.state.value,
-        "reason": job.reason,
-        "error": job.error,
-        "created": time(job.created),
-        "started": time(job.started),
-        "ended": time(job.ended),
-        "model": job.model,
-        "verdict": _verdict(job),
-        "verdict_reasons": _verdict_reasons(job),
-        "rounds_error": job.rounds_error,
+        "adaptation": adaptation.id,
+        "site": adaptation.site,
+        "method": adaptation.spec.method,
+        "recipe": adaptation.spec.recipe,
+        "overrides": list(adaptation.spec.overrides),
+        "seed": adaptation.spec.seed,
+        "state": adaptation.state.value,
+        "reason": adaptation.reason,
+        "error": adaptation.error,
+        "created": time(adaptation.created),
+        "started": time(adaptation.started),
+        "ended": time(adaptation.ended),
+        "model": adaptation.model,
+        "verdict": _verdict(adaptation),
+        "verdict_reasons": _verdict_reasons(adaptation),
+        "rounds_error": adaptation.rounds_error,
     }
 
 

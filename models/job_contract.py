@@ -200,24 +200,26 @@ def read_rows(file: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
 
     which: of the lines, counted from the first, 0; the others are not looked at. A last line
     that was cut short by a crash is left out.
-    Raises FileNotFoundError, and DamagedFileError when a line is not a round: `round` is an
-    integer, `labels` text, `warnings` a list of texts, and each further field a number.
+    Raises FileNotFoundError, and DamagedFileError when line n is not round n: `round` is n,
+    `labels` text, `warnings` a list of texts, and each further field a number.
     """
     rows = read_json_lines(file, which)
     for line, row in enumerate(rows, start=1 + (which.start or 0)):
-        if fault := _fault(row):
+        if fault := _fault(row, line):
             raise DamagedFileError(
                 f"{file} is damaged in line {line} ({fault}); restore it from a copy"
             )
     return rows
 
 
-def _fault(row: Mapping[str, Any]) -> str:
-    """What is wrong with a line of metrics.jsonl; empty where nothing is."""
+def _fault(row: Mapping[str, Any], line: int) -> str:
+    """What is wrong with a line of metrics.jsonl, counted from 1; empty where nothing is."""
     if missing := [name for name in _ROW_FIELDS if name not in row]:
         return f"no {missing[0]}"
     if type(row["round"]) is not int:
         return "round is not an integer"
+    if row["round"] != line:
+        return f"it holds round {row['round']}"
     if not isinstance(row["labels"], str):
         return "labels is not text"
     warnings = row["warnings"]

@@ -254,8 +254,8 @@ class ResightClient:
         )
         try:
             for message in self._adaptations.WatchAdaptation(request):
-                job, _ = adaptation_from_wire(message.adaptation)
-                yield job, round_from_wire(message.round) if message.HasField("round") else None
+                latest, _ = adaptation_from_wire(message.adaptation)
+                yield latest, round_from_wire(message.round) if message.HasField("round") else None
         except grpc.RpcError as error:
             raise self._failure(error) from error
 

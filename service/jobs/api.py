@@ -76,10 +76,10 @@ class Adaptations:
             )
         now = self._clock()
         name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{self._new_id()[:6]}"
-        job = await asyncio.wrap_future(self._rows.add(name, site, spec, now))
+        added = await asyncio.wrap_future(self._rows.add(name, site, spec, now))
         self._supervisor.changed()
         await self._supervisor.count()
-        return job
+        return added
 
     async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
         """One adaptation and its rounds so far; none, and `rounds_error`, where they are damaged.
@@ -89,7 +89,7 @@ class Adaptations:
         """
         check_site_id(site)
         check_adaptation_id(adaptation)
-        job = await asyncio.to_thread(self._rows.get, site, adaptation)
+        found = await asyncio.to_thread(self._rows.get, site, adaptation)
         # After the row: if that says it is over, these are all rounds.
         try:
             rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
@@ -98,8 +98,8 @@ class Adaptations:
                 self._reported.add(adaptation)
                 log.error("the rounds of adaptation %s cannot be read: %s", adaptation, error)
             problem = f"{METRICS_FILE} of the run cannot be read; the server's log says why"
-            return replace(job, rounds_error=problem), []
-        return job, rounds
+            return replace(found, rounds_error=problem), []
+        return found, rounds
 
     async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
         """The first `limit` adaptations of a site with an id above `after`, by id."""
@@ -114,10 +114,10 @@ class Adaptations:
         """
         check_site_id(site)
         check_adaptation_id(adaptation)
-        job = await asyncio.wrap_future(self._rows.cancel(site, adaptation, self._clock()))
+        cancelled = await asyncio.wrap_future(self._rows.cancel(site, adaptation, self._clock()))
         self._supervisor.changed(cancelled=adaptation)
         await self._supervisor.count()
-        return job
+        return cancelled
 
     def site_is_gone(self) -> None:
         """A site was deleted: the folders of its adaptations are removed."""
@@ -136,14 +136,14 @@ class Adaptations:
         seen = 0
         sent: tuple[JobState, str] | None = None
         while True:
-            job, rounds = await self.get(site, adaptation)
+            latest, rounds = await self.get(site, adaptation)
             for round_ in rounds[seen:]:
-                yield job, round_
+                yield latest, round_
             seen = max(seen, len(rounds))
-            if (job.state, job.rounds_error) != sent:
-                sent = job.state, job.rounds_error
-                yield job, None
-            if job.state.over:
+            if (latest.state, latest.rounds_error) != sent:
+                sent = latest.state, latest.rounds_error
+                yield latest, None
+            if latest.state.over:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._poll_s)

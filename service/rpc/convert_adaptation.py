@@ -24,26 +24,26 @@ def spec_from_wire(request: adaptation_pb2.StartAdaptationRequest) -> Adaptation
 
 
 def adaptation_to_wire(
-    job: Adaptation, rounds: list[AdaptationRound] | None = None
+    adaptation: Adaptation, rounds: list[AdaptationRound] | None = None
 ) -> adaptation_pb2.Adaptation:
     """An adaptation as it is sent."""
     return adaptation_pb2.Adaptation(
-        name=adaptation_name(job.site, job.id),
-        method=job.spec.method,
-        recipe=job.spec.recipe,
-        overrides=job.spec.overrides,
-        seed=job.spec.seed,
-        state=_STATES.Value(f"STATE_{job.state.value}"),
-        reason=job.reason,
-        error=job.error,
-        create_time=timestamp(job.created),
-        start_time=None if job.started is None else timestamp(job.started),
-        end_time=None if job.ended is None else timestamp(job.ended),
-        model=model_name(job.model) if job.model else "",
-        verdict=job.gate.verdict if job.gate else "",
-        verdict_reasons=job.gate.reasons if job.gate else (),
+        name=adaptation_name(adaptation.site, adaptation.id),
+        method=adaptation.spec.method,
+        recipe=adaptation.spec.recipe,
+        overrides=adaptation.spec.overrides,
+        seed=adaptation.spec.seed,
+        state=_STATES.Value(f"STATE_{adaptation.state.value}"),
+        reason=adaptation.reason,
+        error=adaptation.error,
+        create_time=timestamp(adaptation.created),
+        start_time=None if adaptation.started is None else timestamp(adaptation.started),
+        end_time=None if adaptation.ended is None else timestamp(adaptation.ended),
+        model=model_name(adaptation.model) if adaptation.model else "",
+        verdict=adaptation.gate.verdict if adaptation.gate else "",
+        verdict_reasons=adaptation.gate.reasons if adaptation.gate else (),
         rounds=[round_to_wire(round_) for round_ in rounds or ()],
-        rounds_error=job.rounds_error,
+        rounds_error=adaptation.rounds_error,
     )
 
 
@@ -55,9 +55,9 @@ def adaptation_from_wire(
     def time(field: str) -> datetime | None:
         return moment(getattr(message, field)) if message.HasField(field) else None  # type: ignore[arg-type]
 
-    site, adaptation = parse_adaptation(message.name)
-    job = Adaptation(
-        id=adaptation,
+    site, id_ = parse_adaptation(message.name)
+    adaptation = Adaptation(
+        id=id_,
         site=site,
         spec=AdaptationSpec(message.method, message.recipe, tuple(message.overrides), message.seed),
         state=JobState(_STATES.Name(message.state).removeprefix("STATE_")),
@@ -70,7 +70,7 @@ def adaptation_from_wire(
         gate=_gate_from_wire(message),
         rounds_error=message.rounds_error,
     )
-    return job, [round_from_wire(round_) for round_ in message.rounds]
+    return adaptation, [round_from_wire(round_) for round_ in message.rounds]
 
 
 def _gate_from_wire(message: adaptation_pb2.Adaptation) -> GateVerdict | None:

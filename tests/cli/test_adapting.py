@@ -6,7 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 import cli.serving
-from cli.adapting import _facts, _job_json, _rounds_table, _state_line
+from cli.adapting import _adaptation_json, _facts, _rounds_table, _state_line
 from models.job_contract import AdaptationRound
 from service.errors import BadAdaptationError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
@@ -31,7 +31,7 @@ def test_that_rounds_cannot_be_read_is_shown_beside_the_state() -> None:
     job = Adaptation("j1", "lobby", spec, JobState.RUNNING, now, rounds_error="no rounds")
     assert _state_line(job) == "RUNNING; no rounds"
     assert ("rounds", "no rounds") in _facts(job)
-    assert _job_json(job)["rounds_error"] == "no rounds"
+    assert _adaptation_json(job)["rounds_error"] == "no rounds"
 
 
 def test_what_is_wrong_is_said_before_the_server_is_asked() -> None:

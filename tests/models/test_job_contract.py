@@ -70,6 +70,7 @@ def test_a_verdict_is_read_without_the_figures_beside_it(tmp_path: Path) -> None
 
 
 ROW: dict[str, object] = {"round": 1, "labels": "dbscan", "warnings": []}
+SECOND = ROW | {"round": 2}
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,15 @@ ROW: dict[str, object] = {"round": 1, "labels": "dbscan", "warnings": []}
         ({}, "no round"),
         ({"round": 1, "warnings": []}, "no labels"),
         ({"round": 1, "labels": ""}, "no warnings"),
-        (ROW | {"round": "1"}, "round is not an integer"),
-        (ROW | {"round": True}, "round is not an integer"),
-        (ROW | {"labels": 3}, "labels is not text"),
-        (ROW | {"warnings": "x"}, "warnings is not a list of texts"),
-        (ROW | {"warnings": [1]}, "warnings is not a list of texts"),
-        (ROW | {"seconds_train": "1"}, "seconds_train is not a number"),
-        (ROW | {"loss": None}, "loss is not a number"),
-        (ROW | {"loss": True}, "loss is not a number"),
+        (SECOND | {"round": "1"}, "round is not an integer"),
+        (SECOND | {"round": True}, "round is not an integer"),
+        (SECOND | {"round": 3}, "it holds round 3"),
+        (SECOND | {"labels": 3}, "labels is not text"),
+        (SECOND | {"warnings": "x"}, "warnings is not a list of texts"),
+        (SECOND | {"warnings": [1]}, "warnings is not a list of texts"),
+        (SECOND | {"seconds_train": "1"}, "seconds_train is not a number"),
+        (SECOND | {"loss": None}, "loss is not a number"),
+        (SECOND | {"loss": True}, "loss is not a number"),
     ],
 )
 def test_a_line_that_is_no_round_is_an_error(
@@ -99,12 +101,14 @@ def test_a_line_that_is_no_round_is_an_error(
     assert read_rows(file, slice(1)) == [ROW]
     with pytest.raises(DamagedFileError, match="in line 2"):
         read_rows(file, slice(1, 2))
+    file.write_text(json.dumps(ROW) + "\n" + json.dumps(SECOND) + "\n")
+    assert read_rows(file, slice(1, 2)) == [SECOND]
 
 
 def test_figures_of_a_round_are_its_numbers(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    row = {"round": 2, "labels": "dbscan", "warnings": ["odd"], "loss": 1.5, "n": 3}
+    row = {"round": 1, "labels": "dbscan", "warnings": ["odd"], "loss": 1.5, "n": 3}
     file.write_text(json.dumps(row) + "\n")
-    expected = AdaptationRound(2, "dbscan", ("odd",), {"loss": 1.5, "n": 3.0})
+    expected = AdaptationRound(1, "dbscan", ("odd",), {"loss": 1.5, "n": 3.0})
     assert read_rounds(file) == [expected]
     assert read_rows(file) == [row]

@@ -95,9 +95,17 @@ def test_every_file_in_use_is_hashed(make_card: Callable[..., ModelCard], missin
         make(make_card(), files=files)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"dimension": 0}, {"schema_version": 2}, {"files": FILES | {"x": "A" * 64}}]
-)
+def test_a_vector_has_one_number_at_least_and_65536_at_most(
+    make_card: Callable[..., ModelCard],
+) -> None:
+    for dimension in (1, 65536):
+        assert make(make_card(), dimension=dimension).dimension == dimension
+    for dimension in (0, 65537):
+        with pytest.raises(ValidationError, match="dimension"):
+            make(make_card(), dimension=dimension)
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"files": FILES | {"x": "A" * 64}}])
 def test_bad_manifests(make_card: Callable[..., ModelCard], changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         make(make_card(), **changes)

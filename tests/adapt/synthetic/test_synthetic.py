@@ -266,3 +266,37 @@ PINNED = (2, "open", "wine", "black", "backpack")
 def test_who_a_seed_stands_for_is_pinned_to_the_generator_version() -> None:
     first = people_of(SITE_B)[0]
     assert (GENERATOR_VERSION, first.top, first.top_color, first.shoes, first.bag) == PINNED
+
+
+LOOKS = (
+    (SITE_A, 0, 0.5, """
+a4a3a1a19ea5c0bca5a39d7584a5c0bda9a5948aa5a2c2c1b1adb9ddcfbac6c8
+d8dee0efeac3cccedcdcd9efe9cac4d2c7d9d3efe9cfb5d18ed8d1ece9cfb4a6
+7bd197aec5bac5c942bc5c588d88c5c64bb064609d9ac1c1a2b3cac6d2c4bdbd
+80a3c8c0d1bab8b97fa9d4bfdabeb3b46ea1b08fc78e9fb4a0a397928e91a5b3"""),
+    (SITE_B, 8, 2.7, """
+5b625a675f7e8d8a7048594f4757827fa35a432441517d7aa79f612945447472
+a09f4a2f3577746a758f94958b947c63678f5b39365d866162865b3633438e62
+5f684936333868675b5b403633396c6d55543a36333268745a593e39373b767a
+5956514a475e7c8058544f4b47627f85575248464752778857524b464c577c89"""),
+    (SITE_B, 11, 1.6, """
+5b625a655e7e8d8a704850374c58827fa35a463b59547d7aa79e7651484d7472
+a0937539344f6b6a756b553b3e46646367685f3f464a61616260564c47486262
+5f5e4e46414664675b5b4f343053706d55544634304369745a59638a7b61777a
+59566a9a86637c805854779d6c637f855752795f4652778857524e4e4a577c89"""),
+)  # fmt: skip
+"""Site, person, azimuth and picture: the means of 16x8 cells of 8x8 pixels, in hexadecimals."""
+
+
+@pytest.mark.parametrize(("spec", "person", "azimuth", "picture"), LOOKS)
+def test_how_a_seed_looks_is_pinned_to_the_generator_version(
+    spec: SiteSpec, person: int, azimuth: float, picture: str
+) -> None:
+    """Short sleeves and a handbag; beanie, scarf and ponytail; hood, skirt and a bag's strap."""
+    post = posts_of(spec)[0]
+    clean = replace(post, camera=replace(post.camera, occlusion=0.0, noise=0.0, box_error=0.0))
+    figure = Figure.of(people_of(spec)[person])
+    crop = render_crop(figure, clean, azimuth, 128, 64, np.random.default_rng(1))
+    cells = crop.reshape(16, 8, 8, 8, 3).mean((1, 3, 4)).ravel()
+    assert PINNED[0] == GENERATOR_VERSION
+    np.testing.assert_allclose(cells, np.frombuffer(bytes.fromhex(picture), np.uint8), atol=1.5)

@@ -27,6 +27,7 @@ from adapt.runtime.context import RunContext, StopRequest  # noqa: E402
 from adapt.workflows.adapt import adapt  # noqa: E402
 from adapt.workflows.pretrain import pretrain  # noqa: E402
 from adapt.workflows.resume import resume  # noqa: E402
+from tests.support.shared_runs import StopAfter  # noqa: E402
 from tests.support.specs import CPU, adapt_spec, pretrain_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
@@ -47,23 +48,6 @@ OWN = {
     ),
 }
 """AML: lists that fit few crops. MMT: random numbers in labelling, moments across rounds."""
-
-
-class StopAfter(StopRequest):
-    """Asks to stop when it was looked at so often."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def made(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    @made.setter
-    def made(self, value: bool) -> None:
-        pass
 
 
 def context(stop: StopRequest | None = None) -> RunContext:

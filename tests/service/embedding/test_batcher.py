@@ -240,10 +240,11 @@ async def test_close_gives_up_after_the_drain(engine: FakeEngine, metrics: Metri
         await admitted
 
 
+@pytest.mark.parametrize(("together", "seconds_per_image"), [(1, 1.0), (4, 0.25)])
 async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
-    engine: FakeEngine, metrics: Metrics
+    engine: FakeEngine, metrics: Metrics, together: int, seconds_per_image: float
 ) -> None:
-    """Every reading of the clock is 1 s later: an image takes 1 s, so ten take the most advised."""
+    """A batch reads the clock when it begins and when it ends, and each reading is 1 s later."""
     seconds = iter(range(10_000))
     decoder = CropDecoder(
         PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
@@ -251,19 +252,19 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
     batcher = Batcher(
         engine,
         decoder,
-        max_batch=1,
+        max_batch=together,
         max_queue=20,
         metrics=metrics,
         clock=lambda: float(next(seconds)),
     )
     for _ in range(30):
-        await batcher.embed([crop(1)])
+        await batcher.embed([crop(1)] * together)
     engine.gate.clear()
     waiting = asyncio.create_task(batcher.embed([crop(1)] * 5))
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError) as refused:
         await batcher.embed([crop(1)] * 16)
-    assert refused.value.retry_after_s == pytest.approx(5, rel=0.2)
+    assert refused.value.retry_after_s == pytest.approx(5 * seconds_per_image, rel=0.2)
     engine.gate.set()
     await waiting
     await batcher.close(5)
