@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 # A file's tests share what they made, so they stay in one process; tiny networks need one thread.
 # Files run in the order given: at the end no process waits for another one's long file.
-PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Each file runs once, without torch where it can: one that cannot skips itself by the line that is
 # looked for here.
 SERVING_TESTS := tests/e2e tests/cli tests/service tests/models tests/contract
@@ -16,6 +16,9 @@ TORCH_TESTS := $(shell grep -rl 'importorskip."torch"' $(SERVING_TESTS)) $(SLOW_
 	$(wildcard tests/[a-z]* tests/adapt/[a-z]*)) $(wildcard tests/adapt/test_*.py)
 # Percent of the lines of adapt, cli, models and service that the tests of both environments run.
 COVERAGE_FLOOR := 97
+
+# Without bytecode on disk each process that a test starts compiles all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo check test test-fast test-serving mutants release bench proto format clean
 
@@ -51,17 +54,18 @@ check: setup
 test test-fast test-serving: export OMP_NUM_THREADS ?= 1
 
 test: setup test-serving
-	$(BIN)/$(PYTEST) $(TORCH_TESTS) --cov --cov-append --cov-report=term:skip-covered \
-		--cov-fail-under=$(COVERAGE_FLOOR)
+	$(BIN)/python -m slipcover --out .coverage-torch.json $(PYTEST) $(TORCH_TESTS)
+	$(BIN)/python -m slipcover --fail-under $(COVERAGE_FLOOR) --out .coverage-all.json \
+		--merge .coverage-serving.json .coverage-torch.json
 
 # For the inner loop: no training, no servers, no other processes.
 test-fast: setup
-	$(BIN)/$(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 # What serves, where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready
 	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
-	$(SERVE_VENV)/bin/$(PYTEST) $(SERVING_TESTS) --cov --cov-report=
+	$(SERVE_VENV)/bin/python -m slipcover --out .coverage-serving.json $(PYTEST) $(SERVING_TESTS)
 
 # Breaks the code in 72 places, drawn by a seed, and lists those that no test notices. Takes an hour.
 mutants: setup
@@ -82,4 +86,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(SERVE_VENV) demo-out dist .coverage
+	rm -rf $(VENV) $(SERVE_VENV) demo-out dist .coverage-*.json

@@ -187,7 +187,9 @@ class Tree:
             RuntimeError: pytest itself did not work, or there is no test.
         """
         said = self.root / ".said.txt"
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", *options, *tests]
+        # pytest may itself be a test of a run whose coverage is measured.
+        plugins = [word for name in ("cacheprovider", "slipcover") for word in ("-p", f"no:{name}")]
+        arguments = ["-x", "-q", *plugins, *options, *tests]
         process = FORKS.Process(
             target=_pytest, args=(self.root, self._environment, arguments, said)
         )

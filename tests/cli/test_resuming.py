@@ -27,7 +27,7 @@ from tests.support.tiny_sets import write_market  # noqa: E402
 ENOUGH_S = 300.0
 SMALL = (
     *("--height", "32", "--width", "16", "--backbone", "mobilenet_v2", "--recipe", "source_small"),
-    *("--set", "schedule.rounds=3", "--set", "schedule.iterations=30", "--set", "augment.pad=1"),
+    *("--set", "schedule.rounds=3", "--set", "schedule.iterations=12", "--set", "augment.pad=1"),
     *("--set", "batch.identities=3", "--set", "batch.instances=2", "--device", "cpu"),
 )
 
