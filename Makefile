@@ -9,7 +9,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Each file runs once, without torch where it can: one that cannot skips itself by the line that is
 # looked for here.
-SERVING_TESTS := tests/e2e tests/cli tests/service tests/models tests/contract
+SERVING_TESTS := tests/e2e tests/faults tests/cli tests/service tests/models tests/contract
 SLOW_TESTS := tests/benchmarks tests/adapt/workflows
 TORCH_TESTS := $(shell grep -rl 'importorskip."torch"' $(SERVING_TESTS)) $(SLOW_TESTS) \
 	$(filter-out tests/support tests/adapt %.py $(SERVING_TESTS) $(SLOW_TESTS), \
@@ -20,7 +20,7 @@ COVERAGE_FLOOR := 97
 # Without bytecode on disk each process that a test starts compiles all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo check test test-fast test-serving mutants release bench proto format clean
+.PHONY: setup demo check test test-fast test-serving faults mutants release bench proto format clean
 
 setup: $(VENV)/.ready
 
@@ -51,7 +51,7 @@ check: setup
 	$(BIN)/python tools/generate_proto.py --check
 	$(BIN)/python tools/check_words.py
 
-test test-fast test-serving: export OMP_NUM_THREADS ?= 1
+test test-fast test-serving faults: export OMP_NUM_THREADS ?= 1
 
 test: setup test-serving
 	$(BIN)/python -m slipcover --out .coverage-torch.json $(PYTEST) $(TORCH_TESTS)
@@ -60,12 +60,16 @@ test: setup test-serving
 
 # For the inner loop: no training, no servers, no other processes.
 test-fast: setup
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow and not long"
 
 # What serves, where torch cannot be imported.
 test-serving: $(SERVE_VENV)/.ready
 	@! $(SERVE_VENV)/bin/python -c 'import torch' 2>/dev/null || { echo "$(SERVE_VENV) has torch: remove it and run make again"; exit 1; }
 	$(SERVE_VENV)/bin/python -m slipcover --out .coverage-serving.json $(PYTEST) $(SERVING_TESTS)
+
+# The service under attack, the long tests too: one at a time, as each measures its own process.
+faults: setup
+	$(BIN)/python -m pytest -m "" tests/faults
 
 # Breaks the code in 72 places, drawn by a seed, and lists those that no test notices. Takes an hour.
 mutants: setup

@@ -29,6 +29,7 @@ SLOW = (
     "cli/test_several_processes.py",
     "cli/test_training.py",
     "e2e",
+    "faults",
 )
 """Folders and files whose tests train networks or start processes: each test is marked `slow`.
 

@@ -8,6 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapt", "cli", "models", "service")
+UNMIRRORED = {
+    "benchmarks": "parts of benchmarks, by names of their own",
+    "contract": "what documents and code promise each other",
+    "e2e": "servers and commands as processes",
+    "faults": "the service under attack",
+    "support": "what tests share",
+    "tools": "the checks of `make`",
+}
 OF_SEVERAL_MODULES = {
     "adapt/clustering/graph/test_identical_labels.py": "labels from sparse and dense distances",
     "adapt/data/catalog/test_labelled_sets.py": "all readers of labelled sets",
@@ -46,3 +54,23 @@ def test_each_test_file_has_the_name_of_a_module(package: str) -> None:
         if not (ROOT / module).with_suffix(".py").exists() and not (ROOT / module).is_dir()
     }
     assert without == {name for name in OF_SEVERAL_MODULES if name.startswith(f"{package}/")}
+
+
+def test_every_folder_of_tests_is_a_mirror_or_known() -> None:
+    folders = {
+        path.name
+        for path in (ROOT / "tests").iterdir()
+        if path.is_dir() and any(path.glob("**/*.py"))
+    }
+    assert folders == {*PACKAGES, *UNMIRRORED}
+
+
+def test_only_faults_has_long_tests() -> None:
+    """Nothing else than `make faults` runs them."""
+    mark = "mark." + "long"
+    found = {
+        path.relative_to(ROOT / "tests").parts[0]
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if mark in path.read_text()
+    }
+    assert found <= {"faults"}
