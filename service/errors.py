@@ -36,7 +36,8 @@ ServiceError
 │   │   └── StoreFullError
 │   ├── UnavailableError          UNAVAILABLE
 │   │   ├── ShuttingDownError
-│   │   └── EnrollmentPausedError
+│   │   ├── EnrollmentPausedError
+│   │   └── StoreBusyError
 │   └── InternalError             INTERNAL
 │       ├── EngineError
 │       ├── StoreError
@@ -309,6 +310,12 @@ class EnrollmentPausedError(UnavailableError):
     """A rollover of the site is about to end; `retry_after_s` is set."""
 
     reason = "SITE_SWITCHING"
+
+
+class StoreBusyError(UnavailableError):
+    """Another process holds the database; `retry_after_s` is set."""
+
+    reason = "STORE_BUSY"
 
 
 class InternalError(CallError):

@@ -124,6 +124,13 @@ class Metrics:
             ("file",),
             registry=registry,
         )
+        self.store_deleted = Gauge(
+            "resight_store_deleted_seconds",
+            "Seconds since the oldest deletion whose data may still be in a file: wal (write-ahead "
+            "log); 0: none.",
+            ("file",),
+            registry=registry,
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from service.store.damage import read_json
 
-_LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 1.0
+"""Seconds that a read or a write waits for a lock of another process."""
+
+_LOG_TIMEOUT_S = 0.005
+"""Seconds that emptying the log waits for readers of this process, which are short."""
 
 
-def open_sqlite(path: Path, *, busy_s: float = _LOCK_TIMEOUT_S) -> tuple[Engine, Engine]:
+def open_sqlite(path: Path, *, busy_s: float = LOCK_TIMEOUT_S) -> tuple[Engine, Engine]:
     """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power.
 
     busy_s: how long one connection waits for another.
@@ -61,12 +66,26 @@ def _begin(statement: str) -> Any:
 def empty_log(writer: Engine) -> str:
     """Move the write-ahead log into the database and empty it, so that it keeps nothing deleted.
 
+    It waits some milliseconds at most for other connections.
+
     Returns:
         The obstacle, "" if it is empty.
     """
     try:
-        with closing(writer.raw_connection()) as connection:
+        with closing(writer.raw_connection()) as connection, _patience(connection, _LOG_TIMEOUT_S):
             answer = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (sqlite3.Error, DBAPIError) as error:
         return str(error)
-    return "a reader blocks it" if answer[0] else ""
+    return "another connection reads or writes" if answer[0] else ""
+
+
+@contextmanager
+def _patience(connection: PoolProxiedConnection, seconds: float) -> Iterator[None]:
+    """Within this block a connection waits this long for locks."""
+    cursor = connection.cursor()
+    (usual,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+    cursor.execute(f"PRAGMA busy_timeout={round(1000 * seconds)}")
+    try:
+        yield
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout={usual}")

@@ -6,7 +6,6 @@ Reads may be called from any thread. A write gives a future that is done after i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics
+from service.store.log_emptier import LogEmptier
 from service.store.model_history import bind_site, earlier_model
 from service.store.records import (
     EnrollOutcome,
@@ -35,7 +35,7 @@ from service.store.records import (
     SiteRow,
     Stored,
 )
-from service.store.sqlite import empty_log, open_sqlite
+from service.store.sqlite import open_sqlite
 from service.store.statements import (
     CHUNK,
     blob,
@@ -74,8 +74,6 @@ from service.types import Sighting, SightingFilter, Vector
 
 T = TypeVar("T")
 
-log = logging.getLogger("resight.store")
-
 _LOAD_CHUNK = 4096
 """Rows read at a time when an index is built."""
 
@@ -87,7 +85,8 @@ class Store:
         self._reader = reader
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
-        self._log_holds_deleted = False
+        self._log = LogEmptier(writer, self._in_writer)
+        metrics.store_deleted.labels("wal").set_function(lambda: self._log.pending_s)
 
     @classmethod
     def open(cls, path: Path, metrics: Metrics) -> Store:
@@ -110,11 +109,13 @@ class Store:
                 "choose another data folder"
             ) from error
         store = cls(reader, writer, metrics)
-        store._empty_log()  # a crash, or a full disk, may have left it
+        # A crash, or a full disk, may have left it.
+        store._in_writer(store._log.after_deletion).result()
         return store
 
     def close(self) -> None:
         """Finish the queued writes and close the database."""
+        self._log.close()
         self._writer.close()
         self._reader.dispose()
         self._write_engine.dispose()
@@ -441,24 +442,17 @@ class Store:
         """
 
         def after_commit(result: T) -> None:
-            self._log_holds_deleted |= deletes
-            if then is not None:
-                then(result)
-            if self._log_holds_deleted:
-                self._empty_log()
+            try:
+                if then is not None:
+                    then(result)
+            finally:
+                if deletes:
+                    self._log.after_deletion()
 
         return self._writer.submit(apply, after_commit)
 
-    def _empty_log(self) -> None:
-        """The writes are committed, even if this fails, e.g. because the disk is full."""
-        obstacle = empty_log(self._write_engine)
-        self._log_holds_deleted = bool(obstacle)
-        if obstacle:
-            log.warning(
-                "the write-ahead log could not be emptied and may contain deleted data (%s); the "
-                "next write and the next start try again",
-                obstacle,
-            )
+    def _in_writer(self, work: Callable[[], None]) -> Future[None]:
+        return self._writer.submit(lambda _: None, lambda _: work())
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

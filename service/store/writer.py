@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from service.errors import CallError, ShuttingDownError, StoreError, StoreFullError
+from service.errors import (
+    CallError,
+    ShuttingDownError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
 from service.operations.metrics import Metrics
 
 T = TypeVar("T")
@@ -21,6 +27,9 @@ log = logging.getLogger("resight.store")
 
 _MAX_GROUP = 64
 """Most writes of one transaction, which limits how long the first one waits."""
+
+_BUSY_RETRY_S = 1.0
+"""Seconds until a caller should try again while another process holds the database."""
 
 
 class _Write:
@@ -104,6 +113,11 @@ class Writer:
             with self._metrics.stage("commit"), self._engine.begin() as connection:
                 outcomes = [_apply(write, connection) for write in group]
         except Exception as error:
+            if isinstance(_as_call_error(error), StoreBusyError):
+                log.warning("writes refused (%d): another process holds the database", len(group))
+                for write in group:  # one after the other, each would wait as long
+                    write.future.set_exception(_as_call_error(error))
+                return
             if len(group) > 1:  # one of them failed the transaction: each gets its own
                 for write in group:
                     self._commit([write])
@@ -152,6 +166,12 @@ def _as_call_error(error: Exception) -> CallError:
 def store_error(error: DBAPIError) -> CallError:
     """The error for the caller where the database refuses."""
     text = str(error.orig)
+    if getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        return StoreBusyError(
+            f"another process holds the server's database ({text}); nothing was stored, try again "
+            f"in {_BUSY_RETRY_S:g} s",
+            retry_after_s=_BUSY_RETRY_S,
+        )
     if "disk is full" in text or "No space left" in text:
         return StoreFullError(
             "the server's disk is full; free space outside the database: deleting sightings needs "

@@ -184,6 +184,7 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
         "SITE_NOT_EMPTY": "FAILED_PRECONDITION",
         "SITE_NOT_FOUND": "NOT_FOUND",
         "SITE_SWITCHING": "UNAVAILABLE",
+        "STORE_BUSY": "UNAVAILABLE",
         "STORE_FAILED": "INTERNAL",
         "STORE_FULL": "RESOURCE_EXHAUSTED",
         "TOO_MANY_ITEMS": "INVALID_ARGUMENT",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from models.bundle import Bundle
-from tests.support import command_line
+from tests.support import command_line, waiting
 from tests.support.server_process import START_S, ServerProcess, resight
 from tests.support.tiny_model import write_tiny_bundle
 
@@ -86,11 +85,4 @@ def command_process() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], None]:
     """Wait until a condition holds."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_S
-        while not condition():
-            assert time.monotonic() < deadline, "it never came true"
-            time.sleep(0.02)
-
-    return wait
+    return waiting.eventually

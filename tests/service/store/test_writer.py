@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from service.errors import ShuttingDownError, SiteNotFoundError, StoreError, StoreFullError
+from service.errors import (
+    ShuttingDownError,
+    SiteNotFoundError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
 from service.operations.metrics import Metrics
 from service.store.sqlite import open_sqlite
 from service.store.writer import Writer
@@ -149,6 +157,41 @@ def test_a_full_disk_is_reported_and_the_writer_continues(
     assert r"\x00\x00" not in caplog.text, "crops do not belong in the log"
     pages(100_000)
     assert writer.submit(put(1, size=1_000_000)).result(10) == 1
+
+
+def test_writes_that_wait_for_another_process_are_refused_together(
+    database: Path,
+    engines: tuple[Engine, Engine],
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader, engine = open_sqlite(database, busy_s=0.05)
+    writer = Writer(engine, metrics)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        done, go_on = threading.Event(), threading.Event()
+
+        def committed(_: int) -> None:
+            done.set()
+            assert go_on.wait(10)
+
+        first = writer.submit(put(1), committed)
+        assert done.wait(10)
+        other.execute("BEGIN IMMEDIATE")
+        futures = [writer.submit(put(number)) for number in (2, 3, 4)]
+        go_on.set()
+        assert first.result(10) == 1
+        for future in futures:
+            with pytest.raises(StoreBusyError) as refused:
+                future.result(10)
+            assert refused.value.retry_after_s
+        (warned,) = caplog.records
+        assert "writes refused (3)" in warned.getMessage(), "not one after the other"
+        other.execute("ROLLBACK")
+        assert stored(engines) == [1]
+        assert [writer.submit(put(number)).result(10) for number in (2, 3, 4)] == [2, 3, 4]
+    writer.close()
+    reader.dispose()
+    engine.dispose()
 
 
 def test_a_caller_that_has_gone_writes_nothing(

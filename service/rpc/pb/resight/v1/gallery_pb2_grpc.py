@@ -92,6 +92,8 @@ class GalleryServiceServicer:
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
         come back. Nothing was stored.
         RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
+        UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
+        google.rpc.RetryInfo's delay. Nothing was stored.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,6 +56,8 @@ class GalleryServiceStub:
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
     RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
+    UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
+      google.rpc.RetryInfo's delay. Nothing was stored.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
     """
     SearchSightings: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.SearchSightingsRequest, _gallery_pb2.SearchSightingsResponse]
@@ -117,6 +119,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
     RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
+    UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
+      google.rpc.RetryInfo's delay. Nothing was stored.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
     """
     SearchSightings: _aio.UnaryUnaryMultiCallable[_gallery_pb2.SearchSightingsRequest, _gallery_pb2.SearchSightingsResponse]  # type: ignore[assignment]
@@ -181,6 +185,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
           come back. Nothing was stored.
         RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
+        UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
+          google.rpc.RetryInfo's delay. Nothing was stored.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
         """
 
