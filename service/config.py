@@ -144,6 +144,17 @@ class Settings(BaseSettings):
         le=2**31 - 1,
         description="Largest request in bytes.",
     )
+    max_requests_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Most bytes of requests with images at a time; 0: 16 of the largest requests.",
+    )
+    max_transfer_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=24 * 3600,
+        description="How long a request may take to arrive, and its client to read an answer.",
+    )
     max_image_bytes: int = Field(
         default=10 * 1024 * 1024, ge=1024, description="Largest image file in bytes."
     )
@@ -198,7 +209,18 @@ class Settings(BaseSettings):
                 f"max_image_bytes ({self.max_image_bytes}) is above max_message_bytes "
                 f"({self.max_message_bytes}): such an image could never arrive"
             )
+        if 0 < self.max_requests_bytes < 2 * self.max_message_bytes:
+            raise ValueError(
+                f"max_requests_bytes ({self.max_requests_bytes}) is below two times "
+                f"max_message_bytes ({self.max_message_bytes}): one client, which may take half, "
+                "could never send the largest request"
+            )
         return self
+
+    @property
+    def requests_bytes(self) -> int:
+        """`max_requests_bytes`, or what 0 stands for."""
+        return self.max_requests_bytes or 16 * self.max_message_bytes
 
 
 def load_settings(**given: object) -> Settings:

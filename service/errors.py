@@ -3,6 +3,7 @@
 ServiceError
 ├── CallError                     one call or one item of it; `code` and `reason` go to the client
 │   ├── InvalidCallError          INVALID_ARGUMENT
+│   │   ├── BadMessageError
 │   │   ├── BadNameError
 │   │   ├── TooManyItemsError
 │   │   ├── BadLimitError
@@ -101,6 +102,12 @@ class InvalidCallError(CallError):
 
     code = Code.INVALID_ARGUMENT
     reason = "INVALID_ARGUMENT"
+
+
+class BadMessageError(InvalidCallError):
+    """A request that is not a message of the method, or does not arrive in time."""
+
+    reason = "BAD_MESSAGE"
 
 
 class BadNameError(InvalidCallError):

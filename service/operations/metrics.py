@@ -39,12 +39,14 @@ class Metrics:
             registry=registry,
         )
         self.rpc_in_flight = Gauge(
-            "resight_rpc_in_flight", "Calls that are being worked on.", registry=registry
+            "resight_rpc_in_flight",
+            "Calls that are being worked on, or whose answer is being sent.",
+            registry=registry,
         )
         self.rejected = Counter(
             "resight_calls_rejected_total",
             "Calls refused before any work; reason: queue (too many images wait), concurrency "
-            "(too many calls), shutdown.",
+            "(too many calls), bytes (too many requests arrive), shutdown.",
             ("reason",),
             registry=registry,
         )

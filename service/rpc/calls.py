@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -15,3 +16,8 @@ def check_items(count: int, most: int, what: str) -> None:
     """Raise `TooManyItemsError` unless 1 <= count <= most."""
     if not 1 <= count <= most:
         raise TooManyItemsError(f"{count} {what} in one call; send 1 to {most}")
+
+
+def when_over(context: Context, work: Callable[[Context], None]) -> None:
+    """Do work as soon as the answer of a call is sent, or its client is gone."""
+    context.add_done_callback(work)  # type: ignore[arg-type] # no Protocol in the stubs

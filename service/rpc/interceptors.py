@@ -1,38 +1,51 @@
-"""Around every call: admission, conversion of errors to statuses, metrics, log."""
+"""Around every call: admission, arrival of its message, errors as statuses, metrics, log.
+
+All of our methods are registered as methods that take a stream of requests. On the wire they are
+the same as those that take one. But gRPC then reads a message only when it is asked for: calls are
+refused before they are read, and no more bytes arrive than there is memory for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from service.errors import CallError, InternalError, OverloadedError
 from service.operations.metrics import Metrics
-from service.rpc.calls import Context
+from service.rpc.arrival import Arrival
+from service.rpc.budget import RETRY_S
+from service.rpc.calls import Context, when_over
+from service.rpc.connections import close_connection
 from service.rpc.convert import status
 
 log = logging.getLogger("resight.rpc")
 
 _OURS = "/resight.v1."
-_BUSY_RETRY_S = 0.5
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
-    """Wraps the calls of our own services; health checks and reflection always pass.
+    """Wraps all calls. Those of health and reflection are neither limited in number nor measured.
 
-    max_concurrent: most calls at a time; further ones are refused at once.
+    arrival: reads the requests. max_concurrent: most calls at a time; further ones are refused at
+    once. max_transfer_s: seconds in which a client has to read an answer.
     """
 
-    def __init__(self, metrics: Metrics, *, max_concurrent: int) -> None:
+    def __init__(
+        self, metrics: Metrics, arrival: Arrival, *, max_concurrent: int, max_transfer_s: float
+    ) -> None:
         self._metrics = metrics
+        self._arrival = arrival
         self._max_concurrent = max_concurrent
+        self._max_transfer_s = max_transfer_s
         self._running = 0
         self._unanswered = 0
         self._all_answered = asyncio.Event()
@@ -51,55 +64,110 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         """Called by grpc for each call."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS):
+        if handler is None:
             return handler
+        if not method.startswith(_OURS):
+            return self._foreign(handler)
         label = method.removeprefix(_OURS)
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(label, handler.unary_unary),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.unary_stream_rpc_method_handler(
-            self._stream(label, handler.unary_stream),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+            return grpc.stream_unary_rpc_method_handler(self._unary(label, handler))
+        return grpc.stream_stream_rpc_method_handler(self._stream(label, handler))
 
-    def _unary(
-        self, method: str, inner: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def call(request: Any, context: Context) -> Any:
+    def _unary(self, method: str, handler: Any) -> Callable[[Any, Context], Awaitable[bytes]]:
+        async def call(_: Any, context: Context) -> bytes:
             with self._watched(method, context) as outcome:
                 try:
-                    self._admit()
-                    return await inner(request, context)
+                    self._admit(context)
+                    request = await self._arrival.read(
+                        method, handler.request_deserializer, context
+                    )
+                    answer = _serialized(await handler.unary_unary(request, context))
+                except Exception as error:  # noqa: BLE001 - the outermost of our frames
+                    await outcome.abort(error, context)
+                sending = self._limit_sending(context)
+                when_over(context, lambda _: sending.cancel())
+                return answer
+
+        return call
+
+    def _stream(self, method: str, handler: Any) -> Callable[[Any, Context], Awaitable[None]]:
+        async def call(_: Any, context: Context) -> None:
+            with self._watched(method, context) as outcome:
+                try:
+                    self._admit(context)
+                    request = await self._arrival.read(
+                        method, handler.request_deserializer, context
+                    )
+                    async with aclosing(handler.unary_stream(request, context)) as answers:
+                        async for answer in answers:
+                            sending = self._limit_sending(context)
+                            try:
+                                await context.write(_serialized(answer))
+                            finally:
+                                sending.cancel()
                 except Exception as error:  # noqa: BLE001 - the outermost of our frames
                     await outcome.abort(error, context)
 
         return call
 
-    def _stream(
-        self, method: str, inner: Callable[[Any, Context], AsyncIterator[Any]]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            with self._watched(method, context) as outcome:
-                try:
-                    self._admit()
-                    async for message in inner(request, context):
-                        yield message
-                except Exception as error:  # noqa: BLE001 - the outermost of our frames
-                    await outcome.abort(error, context)
+    def _foreign(self, handler: Any) -> Any:
+        """A handler of health or reflection, whose messages are read as those of ours are."""
+        arrival, parse = self._arrival, handler.request_deserializer
 
-        return call
+        async def one(_: Any, context: Context) -> Any:
+            try:
+                request = await arrival.read("", parse, context)
+            except CallError as error:
+                await _abort(error, context)
+            return await (handler.unary_unary or handler.unary_stream)(request, context)
 
-    def _admit(self) -> None:
-        if self._running > self._max_concurrent:
+        async def many(_: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                async with aclosing(arrival.all(parse, context)) as requests:
+                    async for answer in handler.stream_stream(requests, context):
+                        yield answer
+            except CallError as error:
+                await _abort(error, context)
+
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(many, None, handler.response_serializer)
+        if handler.unary_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(one, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(one, None, handler.response_serializer)
+
+    def _admit(self, context: Context) -> None:
+        """Count a call until its answer is sent or its client is gone."""
+        if self._running >= self._max_concurrent:
             self._metrics.rejected.labels("concurrency").inc()
             raise OverloadedError(
-                f"{self._max_concurrent} calls are running already; try again in {_BUSY_RETRY_S} s",
-                retry_after_s=_BUSY_RETRY_S,
+                f"{self._max_concurrent} calls are running already; try again in {RETRY_S} s",
+                retry_after_s=RETRY_S,
             )
+
+        def ended(_: Context) -> None:
+            self._running -= 1
+            self._metrics.rpc_in_flight.dec()
+
+        self._running += 1
+        self._metrics.rpc_in_flight.inc()
+        when_over(context, ended)
+
+    def _limit_sending(self, context: Context) -> asyncio.TimerHandle:
+        """End the connection of a client that does not read its answer in time.
+
+        gRPC has no other way to end a call of which it holds an answer.
+        """
+
+        def end() -> None:
+            log.warning(
+                "%s has not read an answer within %g s: its connection is closed",
+                peer,
+                self._max_transfer_s,
+            )
+            loop.run_in_executor(None, close_connection, peer)
+
+        loop, peer = asyncio.get_running_loop(), context.peer()
+        return loop.call_later(self._max_transfer_s, end)
 
     @contextmanager
     def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:
@@ -107,18 +175,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._unanswered += 1
         self._all_answered.clear()
         # Not at the end of this block: the answer is sent after it.
-        context.add_done_callback(self._answered)  # type: ignore[arg-type] # no Protocol in the stubs
+        when_over(context, self._answered)
         started = perf_counter()
-        self._running += 1
-        self._metrics.rpc_in_flight.inc()
         try:
             yield outcome
         except asyncio.CancelledError:
             outcome.code = "CANCELLED"
             raise
         finally:
-            self._running -= 1
-            self._metrics.rpc_in_flight.dec()
             self._metrics.rpc_duration.labels(method, outcome.code).observe(
                 perf_counter() - started
             )
@@ -136,11 +200,20 @@ class _Outcome:
         self.method = method
         self.code = "OK"
 
-    async def abort(self, error: Exception, context: Context) -> None:
+    async def abort(self, error: Exception, context: Context) -> NoReturn:
         """End the call with the status of an error; any but `CallError` is an internal error."""
         if not isinstance(error, CallError):
             log.error("%s failed", self.method, exc_info=error)
             error = InternalError("an internal error of the server; see its log")
         self.code = error.code.name
-        answer = rpc_status.to_status(status(error))
-        await context.abort_with_status(answer)  # type: ignore[attr-defined] # lacks in the stubs
+        await _abort(error, context)
+
+
+async def _abort(error: CallError, context: Context) -> NoReturn:
+    answer = rpc_status.to_status(status(error))
+    await context.abort(answer.code, answer.details, answer.trailing_metadata)
+
+
+def _serialized(answer: Message | bytes) -> bytes:
+    """An answer as it is sent; a large one is serialized by its servicer, in a thread."""
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()

@@ -19,6 +19,7 @@ from service.jobs.api import Adaptations
 from service.operations.metrics import Metrics
 from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
+from service.rpc.arrival import Arrival
 from service.rpc.embedding_servicer import EmbeddingServicer
 from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.interceptors import CallInterceptor
@@ -64,7 +65,17 @@ class RpcServer:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._calls = CallInterceptor(metrics, max_concurrent=settings.max_concurrent_calls)
+        self._calls = CallInterceptor(
+            metrics,
+            Arrival(
+                metrics,
+                max_message=settings.max_message_bytes,
+                with_images=settings.requests_bytes,
+                max_transfer_s=settings.max_transfer_s,
+            ),
+            max_concurrent=settings.max_concurrent_calls,
+            max_transfer_s=settings.max_transfer_s,
+        )
         self._server = grpc.aio.server(
             interceptors=[self._calls],
             options=[
@@ -72,6 +83,8 @@ class RpcServer:
                 ("grpc.max_send_message_length", -1),
                 # Without this a second server could listen on the same port, unnoticed.
                 ("grpc.so_reuseport", 0),
+                # With this, gRPC reads up to several MB of each call before they are asked for.
+                ("grpc.http2.bdp_probe", 0),
             ],
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(

@@ -161,6 +161,7 @@ def test_codes_and_reasons_do_not_change_unseen() -> None:
         "BAD_FILTER": "INVALID_ARGUMENT",
         "BAD_IMAGE": "INVALID_ARGUMENT",
         "BAD_LIMIT": "INVALID_ARGUMENT",
+        "BAD_MESSAGE": "INVALID_ARGUMENT",
         "BAD_NAME": "INVALID_ARGUMENT",
         "BAD_PAGE_TOKEN": "INVALID_ARGUMENT",
         "BAD_SIGHTING": "INVALID_ARGUMENT",

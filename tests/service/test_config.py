@@ -141,3 +141,11 @@ def test_the_registry_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_registry() == Path("/home/me/.local/share/resight/models")
+
+
+def test_memory_for_requests_holds_the_largest_of_two_clients(tmp_path: Path) -> None:
+    given = {"data_dir": tmp_path, "model": "m", "max_message_bytes": 16 << 20}
+    assert load_settings(**given).requests_bytes == 16 * (16 << 20)
+    assert load_settings(**given, max_requests_bytes=32 << 20).requests_bytes == 32 << 20
+    with pytest.raises(SettingsError, match="max_requests_bytes"):
+        load_settings(**given, max_requests_bytes=(32 << 20) - 1)

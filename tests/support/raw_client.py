@@ -8,8 +8,7 @@ from typing import Any, Self
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2
 
 from service.rpc.pb.resight.v1 import (
     adaptation_pb2_grpc,
@@ -43,17 +42,23 @@ def _read(answer: Any) -> None:
         list(answer)
 
 
+def reason_of(error: Any) -> tuple[str, str]:
+    """(code, reason) of the error of a call."""
+    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(details)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "resight"
+    assert status.message
+    return error.code().name, info.reason
+
+
 async def refusal(method: Callable[..., Any], request: Any) -> tuple[str, str]:
     """(code, reason) that a call is refused with."""
 
     def call() -> tuple[str, str]:
         with pytest.raises(grpc.RpcError) as error:
             _read(method(request, timeout=10))
-        status = rpc_status.from_call(error.value)  # type: ignore[arg-type]
-        info = error_details_pb2.ErrorInfo()
-        assert status.details[0].Unpack(info)
-        assert info.domain == "resight"
-        assert status.message
-        return error.value.code().name, info.reason
+        return reason_of(error.value)
 
     return await asyncio.to_thread(call)

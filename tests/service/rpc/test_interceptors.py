@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.client import CallFailedError
 from service.errors import call_errors
 from service.rpc.pb.resight.v1 import embedding_pb2, gallery_pb2, model_pb2, site_pb2
+from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
 from tests.support.new_sightings import sightings
 from tests.support.raw_client import RawClient, refusal
+from tests.support.running_server import Running
 from tests.support.tiny_model import crop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -155,4 +159,61 @@ async def test_calls_are_measured_by_method_and_code(start: Start) -> None:
     name = "resight_rpc_duration_seconds_count"
     assert await running.metric(name, method="SiteService/CreateSite", code="OK") == 1
     assert await running.metric(name, method="SiteService/GetSite", code="NOT_FOUND") == 1
-    assert await running.metric("resight_rpc_in_flight") == 0
+    await until_running(running, 0)
+
+
+async def until_running(running: Running, calls: int) -> None:
+    async with asyncio.timeout(10):
+        while await running.metric("resight_rpc_in_flight") != calls:
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def unread_answer(running: Running) -> AsyncIterator[Any]:
+    """A call whose answer, larger than what gRPC reads ahead, nobody reads."""
+    request = gallery_pb2.GetSightingRequest(
+        name="sites/lobby/sightings/large", view=gallery_pb2.SIGHTING_VIEW_FULL
+    )
+    channel: Any = grpc.aio.insecure_channel(
+        running.ready.grpc_address,
+        options=[("grpc.http2.bdp_probe", 0), ("grpc.max_receive_message_length", -1)],
+    )
+    async with channel:
+        method = "/resight.v1.GalleryService/GetSighting"
+        yield channel.unary_stream(method)(request.SerializeToString())
+
+
+async def enroll_a_large_crop(running: Running) -> bytes:
+    image = crop(1, height=1000, width=1000, suffix=".bmp")
+    await running.ask(running.client.create_site, "lobby")
+    large = NewSighting(image=image, camera="c1", id="large")
+    await running.ask(running.client.enroll, "lobby", [large])
+    return image
+
+
+async def test_a_call_counts_until_its_answer_is_read(start: Start) -> None:
+    running = await start()
+    image = await enroll_a_large_crop(running)
+    async with unread_answer(running) as call, asyncio.timeout(10):
+        made = {"method": "GalleryService/GetSighting", "code": "OK"}
+        while not await running.metric("resight_rpc_duration_seconds_count", **made):
+            await asyncio.sleep(0.01)
+        assert await running.metric("resight_rpc_in_flight") == 1
+        assert gallery_pb2.Sighting.FromString(await call.read()).image == image
+        await until_running(running, 0)
+
+
+async def test_a_client_that_does_not_read_its_answer_is_ended(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await start()
+    await enroll_a_large_crop(first)
+    await first.stop()
+    running = await start(max_transfer_s=0.5)
+    async with unread_answer(running) as call, asyncio.timeout(10):
+        await call.initial_metadata()
+        await until_running(running, 1)
+        await until_running(running, 0)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    assert "has not read an answer within 0.5 s" in caplog.text
+    assert len(await running.ask(running.client.sites)) == 1

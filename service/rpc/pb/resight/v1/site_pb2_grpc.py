@@ -31,6 +31,12 @@ class SiteServiceStub:
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+    within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+    says when to come back. Nothing was done.
     """
 
     def __init__(self, channel):
@@ -81,6 +87,12 @@ class SiteServiceServicer:
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+    within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+    says when to come back. Nothing was done.
     """
 
     def CreateSite(self, request, context):
@@ -226,6 +238,12 @@ class SiteService:
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+    within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+    says when to come back. Nothing was done.
     """
 
     @staticmethod

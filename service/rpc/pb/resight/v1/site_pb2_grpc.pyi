@@ -32,6 +32,12 @@ class SiteServiceStub:
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+      within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+      says when to come back. Nothing was done.
     """
 
     @_typing.overload
@@ -109,6 +115,12 @@ class SiteServiceAsyncStub(SiteServiceStub):
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+      within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+      says when to come back. Nothing was done.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -182,6 +194,12 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every error of every method is a google.rpc.Status with a google.rpc.ErrorInfo whose domain is
     "resight" and whose reason is named below.
+
+    Errors that all methods of all services share:
+    INVALID_ARGUMENT / BAD_MESSAGE: the request is not a message of the method, or it has not arrived
+      within RESIGHT_MAX_TRANSFER_S.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: too many calls, or too large ones, at a time; google.rpc.RetryInfo
+      says when to come back. Nothing was done.
     """
 
     @_abc_1.abstractmethod

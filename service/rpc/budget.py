@@ -1,0 +1,112 @@
+"""Bytes that calls hold, bounded for all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from service.errors import OverloadedError
+
+RETRY_S = 0.5
+
+
+class ByteBudget:
+    """A number of bytes that calls hold at most, all together. Belongs to one event loop.
+
+    A call that finds too few waits for its turn. First comes the client that holds the least, then
+    the call that came first: a client with many calls does not keep the others waiting. One client
+    holds at most half.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._held: Counter[str] = Counter()
+        self._waiting: list[_Waiter] = []
+
+    @property
+    def free(self) -> int:
+        """Bytes that no call holds."""
+        return self._free
+
+    async def reserve(self, amount: int, client: str, *, at_most_s: float) -> Reservation:
+        """Reserve bytes, as soon as it is the caller's turn; at most half of all.
+
+        client: tells one from another. at_most_s: how long to wait.
+
+        Raises:
+            OverloadedError: its turn did not come in time.
+        """
+        waiter = _Waiter(
+            min(amount, self._total // 2), client, asyncio.get_running_loop().create_future()
+        )
+        self._waiting.append(waiter)
+        self._grant()
+        try:
+            async with asyncio.timeout(at_most_s):
+                await waiter.granted
+        except BaseException as error:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._grant()
+            else:  # granted just now
+                self._give_back(client, waiter.amount)
+            if isinstance(error, TimeoutError):
+                raise OverloadedError(
+                    f"the calls of others take all memory meant for them; try again in {RETRY_S} s",
+                    retry_after_s=RETRY_S,
+                ) from error
+            raise
+        return Reservation(self, client, waiter.amount)
+
+    def _grant(self) -> None:
+        """Give their bytes to those whose turn it is."""
+        while self._waiting:
+            allowed = [w for w in self._waiting if self._may_have(w)]
+            first = min(allowed, key=lambda w: self._held[w.client], default=None)
+            if first is None or first.amount > self._free:
+                return
+            self._waiting.remove(first)
+            self._free -= first.amount
+            self._held[first.client] += first.amount
+            first.granted.set_result(None)
+
+    def _may_have(self, waiter: _Waiter) -> bool:
+        """Whether its bytes would not be too many for one client; no if it is leaving."""
+        if waiter.granted.done():
+            return False
+        return self._held[waiter.client] + waiter.amount <= self._total // 2
+
+    def _give_back(self, client: str, amount: int) -> None:
+        self._free += amount
+        self._held[client] -= amount
+        if not self._held[client]:
+            del self._held[client]
+        self._grant()
+
+
+class Reservation:
+    """Bytes that one call holds."""
+
+    def __init__(self, budget: ByteBudget, client: str, amount: int) -> None:
+        self._budget = budget
+        self._client = client
+        self._amount = amount
+
+    def shrink(self, amount: int) -> None:
+        """Keep at most so many bytes."""
+        if amount < self._amount:
+            self._budget._give_back(self._client, self._amount - amount)
+            self._amount = amount
+
+    def release(self) -> None:
+        """Keep none."""
+        self.shrink(0)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    amount: int
+    client: str
+    granted: asyncio.Future[None]

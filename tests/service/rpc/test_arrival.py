@@ -1,0 +1,187 @@
+"""Requests as they arrive over real connections; a call that never sends one is a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from service.rpc import arrival
+from service.rpc.pb.resight.v1 import embedding_pb2, model_pb2
+from tests.support.raw_client import reason_of
+from tests.support.running_server import Running
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Start = Callable[..., Awaitable[Any]]
+
+MIB = 1024 * 1024
+EMBED = "/resight.v1.EmbeddingService/Embed"
+LIST = "/resight.v1.ModelService/ListModels"
+
+
+class Slow:
+    """A call whose request does not come before `send`."""
+
+    def __init__(self, channel: Any, method: str = EMBED) -> None:
+        self._message: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.call = channel.stream_unary(method)(self._requests())
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        message = await self._message
+        if message is not None:
+            yield message
+
+    def send(self, message: bytes | None) -> None:
+        self._message.set_result(message)
+
+    async def failure(self) -> tuple[str, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await self.call
+        return reason_of(error.value)
+
+
+def channel(running: Running) -> Any:
+    """A connection of its own, another client, that sends bytes as they are."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return grpc.aio.insecure_channel(running.ready.grpc_address, options=options)
+
+
+async def until_running(running: Running, calls: int) -> None:
+    async with asyncio.timeout(10):
+        while await running.metric("resight_rpc_in_flight") != calls:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [3, arrival.LARGE + 1])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    shared_server: Running, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    async with channel(shared_server) as wire:
+        for method in (EMBED, LIST, "/resight.v1.AdaptationService/WatchAdaptation"):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await wire.unary_unary(method)(b"\xff" * size)
+            assert reason_of(error.value) == ("INVALID_ARGUMENT", "BAD_MESSAGE")
+        for foreign in (
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await wire.unary_unary(foreign)(b"\xff" * size)
+            assert reason_of(error.value) == ("INVALID_ARGUMENT", "BAD_MESSAGE")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_call_without_a_message(shared_server: Running) -> None:
+    async with channel(shared_server) as wire:
+        empty = Slow(wire)
+        empty.send(None)
+        assert await empty.failure() == ("INVALID_ARGUMENT", "BAD_MESSAGE")
+
+
+async def test_a_request_that_does_not_arrive_in_time(start: Start) -> None:
+    running = await start(max_transfer_s=0.05)
+    async with channel(running) as wire:
+        for method in (EMBED, LIST):
+            assert await Slow(wire, method).failure() == ("INVALID_ARGUMENT", "BAD_MESSAGE")
+    await until_running(running, 0)
+
+
+async def test_calls_above_the_limit_are_refused_before_they_are_read(start: Start) -> None:
+    running = await start(max_concurrent_calls=1)
+    async with channel(running) as wire:
+        first = Slow(wire)
+        await until_running(running, 1)
+        assert await Slow(wire).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        first.send(embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString())
+        answer = embedding_pb2.EmbedResponse.FromString(await first.call)
+        assert len(answer.results) == 1
+
+
+async def test_calls_wait_until_there_is_memory_for_their_requests(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start(
+        max_message_bytes=4 * MIB, max_image_bytes=MIB, max_requests_bytes=8 * MIB
+    )
+    request = embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString()
+    async with channel(running) as one, channel(running) as two, channel(running) as three:
+        slow = [Slow(wire) for wire in (one, two)]
+        await until_running(running, 2)
+        waiting = Slow(three)
+        waiting.send(request)
+        await until_running(running, 3)
+        answer = await three.unary_unary(LIST)(b"")
+        assert model_pb2.ListModelsResponse.FromString(answer).models, "of no images: own memory"
+        slow[0].send(request)
+        assert embedding_pb2.EmbedResponse.FromString(await waiting.call).results
+        monkeypatch.setattr(arrival, "TURN_S", 0.05)
+        again = Slow(one)
+        await until_running(running, 2)
+        assert await Slow(three).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        again.send(request)
+        slow[1].send(request)
+    assert await running.metric("resight_calls_rejected_total", reason="bytes") == 1
+
+
+async def test_a_client_that_leaves_gives_its_place_to_another(start: Start) -> None:
+    running = await start(
+        max_message_bytes=4 * MIB, max_image_bytes=MIB, max_requests_bytes=8 * MIB
+    )
+    request = embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString()
+    async with channel(running) as one, channel(running) as two, channel(running) as three:
+        slow = [Slow(wire) for wire in (one, two)]
+        await until_running(running, 2)
+        waiting = Slow(three)
+        waiting.send(request)
+        await until_running(running, 3)
+        slow[0].call.cancel()
+        assert embedding_pb2.EmbedResponse.FromString(await waiting.call).results
+
+
+async def test_a_deadline_ends_a_call_that_is_not_sent(shared_server: Running) -> None:
+    async with channel(shared_server) as wire:
+        call = wire.unary_unary(EMBED)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await wire.stream_unary(EMBED)(_never(), timeout=0.05)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await call(embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString())
+    await until_running(shared_server, 0)
+
+
+async def _never() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def test_a_request_above_the_limit_is_refused_by_grpc(shared_server: Running) -> None:
+    async with channel(shared_server) as wire:
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as error:
+            await wire.unary_unary(EMBED)(bytes(17 * MIB))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await until_running(shared_server, 0)
+
+
+async def test_health_and_reflection_are_read_as_others_are(shared_server: Running) -> None:
+    async with channel(shared_server) as wire:
+        check = health_pb2.HealthCheckRequest()
+        health = health_pb2_grpc.HealthStub(wire)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert (await health.Check(check)).status == serving
+        watch = health.Watch(check)
+        assert (await watch.read()).status == serving
+        watch.cancel()
+        asked = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="resight.v1.Site"),
+        ]
+        stub = reflection_pb2_grpc.ServerReflectionStub(wire)
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
+        assert answers[0].list_services_response.service
+        assert answers[1].file_descriptor_response.file_descriptor_proto

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.errors import OverloadedError
+from service.rpc.budget import ByteBudget, Reservation
+
+LONG_S = 10.0
+
+
+async def waiting(budget: ByteBudget, amount: int, client: str) -> asyncio.Task[Reservation]:
+    task = asyncio.create_task(budget.reserve(amount, client, at_most_s=LONG_S))
+    await asyncio.sleep(0)
+    return task
+
+
+async def settled(*tasks: asyncio.Task[Reservation]) -> list[bool]:
+    """Which of them have their bytes, once nothing happens any more."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return [task.done() for task in tasks]
+
+
+async def test_a_call_waits_until_there_are_enough_bytes() -> None:
+    budget = ByteBudget(10)
+    first = await budget.reserve(5, "a", at_most_s=LONG_S)
+    await budget.reserve(4, "b", at_most_s=LONG_S)
+    third = await waiting(budget, 3, "c")
+    assert await settled(third) == [False]
+    first.shrink(3)
+    assert await settled(third) == [True]
+    assert budget.free == 0
+    for reservation in (first, await third):
+        reservation.release()
+        reservation.release()
+    assert budget.free == 6
+
+
+async def test_a_reservation_does_not_grow() -> None:
+    budget = ByteBudget(10)
+    held = await budget.reserve(2, "a", at_most_s=LONG_S)
+    held.shrink(4)
+    assert budget.free == 8
+
+
+async def test_a_client_holds_at_most_half() -> None:
+    budget = ByteBudget(10)
+    large = await budget.reserve(100, "a", at_most_s=LONG_S)
+    assert budget.free == 5
+    again = await waiting(budget, 1, "a")
+    other = await waiting(budget, 5, "b")
+    assert await settled(again, other) == [False, True]
+    large.release()
+    assert await settled(again) == [True]
+
+
+async def test_first_comes_who_holds_least_then_who_came_first() -> None:
+    budget = ByteBudget(12)
+    held = {
+        name: await budget.reserve(n, name, at_most_s=LONG_S) for name, n in (("a", 5), ("b", 6))
+    }
+    many = [await waiting(budget, 1, name) for name in ("x", "a", "a", "a")]
+    few = [await waiting(budget, 2, name) for name in ("c", "d")]
+    assert await settled(*many, *few) == [True, *[False] * 5]
+    held["b"].shrink(4)
+    assert await settled(*many, *few) == [True, False, False, False, True, False]
+    held["b"].shrink(2)
+    assert await settled(*many, *few) == [True, False, False, False, True, True]
+    held["b"].shrink(1)
+    assert await settled(*many, *few) == [True, True, False, False, True, True]
+
+
+async def test_who_waits_too_long_is_refused_and_leaves_nothing_behind() -> None:
+    budget = ByteBudget(10)
+    held = [await budget.reserve(5, name, at_most_s=LONG_S) for name in "ab"]
+    with pytest.raises(OverloadedError) as error:
+        await budget.reserve(1, "c", at_most_s=0.01)
+    assert error.value.retry_after_s
+    for reservation in held:
+        reservation.release()
+    assert budget.free == 10
+
+
+@pytest.mark.parametrize("granted", [False, True])
+async def test_who_leaves_while_waiting_leaves_nothing_behind(granted: bool) -> None:
+    budget = ByteBudget(10)
+    held = [await budget.reserve(5, name, at_most_s=LONG_S) for name in "ab"]
+    large = await waiting(budget, 5, "c")
+    small = await waiting(budget, 1, "d")
+    if granted:
+        held[0].release()
+    large.cancel()
+    if not granted:
+        held[0].release()
+    with pytest.raises(asyncio.CancelledError):
+        await large
+    assert await settled(small) == [True]
+    assert budget.free == 4
