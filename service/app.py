@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from service.embedding.batcher import Batcher
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine, OnnxEngine
 from service.embedding.model_pool import ModelPool
-from service.errors import CallError, ModelLoadError
+from service.errors import CallError, InternalError, ModelLoadError, StoreUnusableError
 from service.gallery.gallery import Gallery, GallerySettings
 from service.gallery.live_sites import LiveSites
 from service.gallery.site_models import SiteModels
@@ -144,7 +144,6 @@ async def bootstrap(
 
     Raises:
         StartError: what is wrong, and what to do.
-        DamagedRowError: a site in the database cannot be read.
     """
     metrics = new_metrics()
     with ExitStack() as cleanup:
@@ -168,7 +167,9 @@ async def bootstrap(
             new_id=_new_id,
             metrics=metrics,
         )
-        await asyncio.to_thread(gallery.load, await _load_models_of_sites(store, pool))
+        with _naming(data_dir.database):
+            others = await _load_models_of_sites(store, pool)
+            await asyncio.to_thread(gallery.load, others)
         site_models = SiteModels(gallery, sites, pool)
         rollovers = Rollovers(store, sites, batch=settings.max_items, clock=clock, metrics=metrics)
         activator = Activator(store, sites, pool, rollovers)
@@ -179,6 +180,15 @@ async def bootstrap(
         rpc = RpcServer(gallery, pool, site_models, activator, adaptations, settings, metrics)
         _warn_of_open_ports(settings)
         return Server(settings, metrics, gallery, pool, adaptations, rpc, cleanup.pop_all())
+
+
+@contextmanager
+def _naming(database: Path) -> Iterator[None]:
+    """Within this block, an error of the database names its file."""
+    try:
+        yield
+    except (InternalError, StoreUnusableError) as error:
+        raise StoreUnusableError(f"{database}: {error}") from error
 
 
 def _new_adaptations(

@@ -24,6 +24,9 @@ CLIENT_CHUNK_ITEMS = 64
 CLIENT_CHUNK_BYTES = 4_000_000
 """Most bytes of them: below the 4 MiB that gRPC, e.g. a proxy, accepts by default."""
 
+DAY_S = 24 * 3600.0
+"""Seconds of a day."""
+
 
 def split_address(address: str) -> tuple[str, int]:
     """Split "host:port" or "[ipv6]:port"; raises `ValueError`."""
@@ -166,10 +169,16 @@ class Settings(BaseSettings):
         description="Keep the enrolled images; without them no rollover to another model.",
     )
     request_ttl_s: float = Field(
-        default=24 * 3600.0, gt=0, description="How long a request_id is remembered, in seconds."
+        default=DAY_S,
+        gt=0,
+        le=10 * 365 * DAY_S,
+        description="How long a request_id is remembered, in seconds; at most ten years.",
     )
     drain_s: float = Field(
-        default=10.0, ge=0, description="How long running calls may take at shutdown, in seconds."
+        default=10.0,
+        ge=0,
+        le=DAY_S,
+        description="How long running calls may take at shutdown, in seconds; at most a day.",
     )
 
     adapt_inits: Folders = Field(
@@ -194,7 +203,9 @@ class Settings(BaseSettings):
     adapt_stop_s: float = Field(
         default=20.0,
         ge=0,
-        description="How long an adaptation may take to keep its state at shutdown, in seconds.",
+        le=DAY_S,
+        description="How long an adaptation may take to keep its state at shutdown, in seconds; "
+        "at most a day.",
     )
 
     @model_validator(mode="after")

@@ -171,7 +171,9 @@ class Gallery:
         """The result of an earlier `enroll` with this request id, None if there was none."""
         self._sites.check_enrollment(site)
         model = (await self.require_ready(site)).fingerprint
-        outcome = await self._in_pool(lambda: self._store.earlier_outcome(site, model, key))
+        outcome = await self._in_pool(
+            lambda: self._store.earlier_outcome(site, model, key, self._oldest_request())
+        )
         return None if outcome is None else await self._as_enrolled(site, outcome)
 
     async def enroll(

@@ -203,7 +203,11 @@ def _idempotency_key(request: gallery_pb2.EnrollSightingsRequest) -> Idempotency
         raise BadNameError(
             f"request_id {request.request_id[:160]!r} is not 1 to 128 of A-Z a-z 0-9 . _ ~ -"
         )
-    return IdempotencyKey(request.request_id, hashlib.sha256(_bytes(request)).hexdigest())
+    return IdempotencyKey(
+        request.request_id,
+        hashlib.sha256(_bytes(request)).hexdigest(),
+        tuple(item.sighting_id for item in request.items),
+    )
 
 
 def _bytes(message: Message) -> bytes:

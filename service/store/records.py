@@ -49,10 +49,12 @@ class IdempotencyKey:
     """Makes the retry of a call safe.
 
     id: the caller's request id. content_hash: sha256 of the call's content, hexadecimal.
+    sighting_ids: one for each item of the call, "" where the server makes it; empty: all of them.
     """
 
     id: str
     content_hash: str
+    sighting_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ def new_rows(
         new, vector = item
         if new.id and new.id in seen:
             rows.append(
-                DuplicateIdError(f"an earlier item has the id {new.id} too; send one of them")
+                # Kept with the results of the call: ids of sightings do not belong there.
+                DuplicateIdError("an earlier item has the same sighting id; send one of them")
             )
             continue
         seen.add(new.id)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from service.errors import StoreUnusableError
 from service.store.damage import read_json
 
 LOCK_TIMEOUT_S = 1.0
@@ -18,6 +19,69 @@ LOCK_TIMEOUT_S = 1.0
 
 _LOG_TIMEOUT_S = 0.005
 """Seconds that emptying the log waits for readers of this process, which are short."""
+
+
+def refuse_lone_log(path: Path) -> None:
+    """Raise `StoreUnusableError` where SQLite would delete the log of a database that has gone.
+
+    SQLite takes a file that is absent or empty for a new database, and then removes its log.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    empty = path.exists() and path.stat().st_size == 0
+    if log.exists() and log.stat().st_size and (empty or not path.exists()):
+        raise StoreUnusableError(
+            f"the database {path} is {'an empty file' if empty else 'missing'}, but its "
+            f"write-ahead log {log.name} is there; put the database back beside it, or restore "
+            "both from a backup. Open neither before: SQLite would remove the log"
+        )
+    if empty:
+        raise StoreUnusableError(
+            f"the database {path} is an empty file; restore it from a backup, or remove it if "
+            "there never was a site"
+        )
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Within this block, an error of the database or its file is a `StoreUnusableError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _unusable(path, error.orig) from error
+    except (sqlite3.Error, OSError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: BaseException | None) -> StoreUnusableError:
+    name = getattr(error, "sqlite_errorname", "")
+    advice = "restore it from a backup, or choose another data folder"
+    if isinstance(error, OSError) or name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM")):
+        advice = (
+            f"it, {path.name}-wal and {path.name}-shm have to be files that the user of this "
+            "server may read and write"
+        )
+    elif name.startswith("SQLITE_READONLY"):
+        advice = (
+            f"the user of this server has to be able to write it, {path.name}-wal, "
+            f"{path.name}-shm and their folder; check their modes, and how the disk is mounted"
+        )
+    elif name.startswith("SQLITE_BUSY"):
+        advice = "another process holds it: close it there, and start again"
+    elif name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        advice = "check that the disk works and has room, and start again"
+    return StoreUnusableError(f"{path} cannot be used as a database ({error}); {advice}")
+
+
+def check_log(writer: Engine) -> None:
+    """Move the write-ahead log into the database; raises `DBAPIError` or `sqlite3.Error` where the
+    database is too damaged for it, e.g. cut off."""
+    try:
+        with closing(writer.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error as error:
+        # With a full disk the server starts: searches work.
+        if error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise
 
 
 def open_sqlite(path: Path, *, busy_s: float = LOCK_TIMEOUT_S) -> tuple[Engine, Engine]:

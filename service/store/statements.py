@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -259,10 +260,16 @@ def refuse_unfinished(connection: Connection, site: str) -> None:
         )
 
 
-def earlier_outcome(connection: Connection, site: str, key: IdempotencyKey) -> EnrollOutcome | None:
-    """The result of an earlier call with this request id, None if there was none."""
+def earlier_outcome(
+    connection: Connection, site: str, key: IdempotencyKey, since: datetime
+) -> EnrollOutcome | None:
+    """The result of an earlier call with this request id, None if there was none since a time."""
     row = connection.execute(
-        select(requests).where(requests.c.site == site, requests.c.request == key.id)
+        select(requests).where(
+            requests.c.site == site,
+            requests.c.request == key.id,
+            requests.c.created_us >= to_us(since),
+        )
     ).first()
     if row is None:
         return None
@@ -271,8 +278,54 @@ def earlier_outcome(connection: Connection, site: str, key: IdempotencyKey) -> E
             f"request id {key.id} was used with other content before; use a new one per request"
         )
     name = f"request {key.id} of site {site}"
-    items = json_list(row.answer, name, "results")
-    return EnrollOutcome(tuple(_from_json(item, name) for item in items), repeated=True)
+    items = [_from_json(item, name) for item in json_list(row.answer, name, "results")]
+    given = key.sighting_ids or ("",) * len(items)
+    if len(given) != len(items):
+        raise damaged_row(name, f"has {len(items)} results for {len(given)} items")
+    return EnrollOutcome(_with_ids(connection, site, items, given), repeated=True)
+
+
+def _with_ids(
+    connection: Connection,
+    site: str,
+    items: Sequence[_StoredRow | CallError],
+    given: Sequence[str],
+) -> tuple[Stored | CallError, ...]:
+    """Results with the ids of those sightings that exist; given: ids in the call, or ""."""
+    rows = [item.row for item in items if isinstance(item, _StoredRow)]
+    ids = dict(_existing(connection, site, sightings.c.row, rows))
+    # A sighting that was replaced since is in another row.
+    moved = [
+        asked
+        for item, asked in zip(items, given, strict=True)
+        if isinstance(item, _StoredRow) and item.row not in ids and asked
+    ]
+    known = {name for _, name in _existing(connection, site, sightings.c.sighting, moved)}
+
+    def result(item: _StoredRow | CallError, asked: str) -> Stored | CallError:
+        if isinstance(item, CallError):
+            return item
+        found = ids.get(item.row) or (asked if asked in known else None)
+        if found is None:
+            return SightingNotFoundError(
+                "the sighting of this item was deleted after it had been enrolled; use a new "
+                "request id to enroll it again"
+            )
+        return Stored(found, item.replaced)
+
+    return tuple(result(item, asked) for item, asked in zip(items, given, strict=True))
+
+
+def _existing(
+    connection: Connection, site: str, column: Any, values: Sequence[object]
+) -> Iterator[tuple[int, str]]:
+    """Row number and id of the sightings with these values of a column."""
+    for start in range(0, len(values), CHUNK):
+        wanted = column.in_(values[start : start + CHUNK])
+        for row in connection.execute(
+            select(sightings.c.row, sightings.c.sighting).where(sightings.c.site == site, wanted)
+        ):
+            yield row.row, row.sighting
 
 
 def forget_requests(connection: Connection, before: datetime) -> None:
@@ -288,29 +341,44 @@ def remember(
     now: datetime,
     request_ttl: timedelta,
 ) -> None:
-    """Keep the result of a call for its repetitions."""
+    """Keep the result of a call for its repetitions.
+
+    Sightings are kept by the numbers of their rows: nothing is left of one that is deleted.
+    """
     forget_requests(connection, now - request_ttl)
+    numbers = iter(outcome.numbers)
     connection.execute(
         insert(requests).values(
             site=site,
             request=key.id,
             fingerprint=key.content_hash,
-            answer=[_to_json(item) for item in outcome.items],
+            answer=[
+                _error_to_json(item)
+                if isinstance(item, CallError)
+                else {"row": next(numbers), "replaced": item.replaced}
+                for item in outcome.items
+            ],
             created_us=to_us(now),
         )
     )
 
 
-def _to_json(item: Stored | CallError) -> dict[str, Any]:
-    if isinstance(item, Stored):
-        return {"id": item.id, "replaced": item.replaced}
-    return {"reason": item.reason, "message": item.message, "metadata": item.metadata}
+@dataclass(frozen=True, slots=True)
+class _StoredRow:
+    """A result that is kept: the number of the sighting's row, and whether it replaced another."""
+
+    row: int
+    replaced: bool
 
 
-def _from_json(item: Mapping[str, Any], row: str) -> Stored | CallError:
+def _error_to_json(error: CallError) -> dict[str, Any]:
+    return {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+
+
+def _from_json(item: Mapping[str, Any], row: str) -> _StoredRow | CallError:
     try:
-        if "id" in item:
-            return Stored(item["id"], item["replaced"])
+        if "row" in item:
+            return _StoredRow(int(item["row"]), item["replaced"])
         return _CALL_ERRORS[item["reason"]](item["message"], metadata=item["metadata"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_row(row, f"has a result that cannot be read ({item!r:.80})") from error

@@ -35,7 +35,7 @@ from service.store.records import (
     SiteRow,
     Stored,
 )
-from service.store.sqlite import open_sqlite
+from service.store.sqlite import check_log, open_sqlite, opening, refuse_lone_log
 from service.store.statements import (
     CHUNK,
     blob,
@@ -93,21 +93,19 @@ class Store:
         """Open the SQLite database at `path`, made if absent.
 
         Raises:
-            StoreUnusableError: not a database, a damaged one, or one of another version.
+            StoreUnusableError: not a database, a damaged one, one of another version, or one that
+                cannot be read and written.
         """
-        if path.exists() and path.stat().st_size == 0:
-            raise StoreUnusableError(
-                f"the database {path} is an empty file; restore it from a backup, or remove it if "
-                "there never was a site"
-            )
-        reader, writer = open_sqlite(path)
-        try:
-            _create_or_check(writer, path)
-        except DBAPIError as error:
-            raise StoreUnusableError(
-                f"{path} cannot be used as a database ({error.orig}); restore it from a backup, or "
-                "choose another data folder"
-            ) from error
+        with opening(path):
+            refuse_lone_log(path)
+            reader, writer = open_sqlite(path)
+            try:
+                _create_or_check(writer, path)
+                check_log(writer)
+            except BaseException:
+                reader.dispose()
+                writer.dispose()
+                raise
         store = cls(reader, writer, metrics)
         # A crash, or a full disk, may have left it.
         store._in_writer(store._log.after_deletion).result()
@@ -247,8 +245,10 @@ class Store:
             require_site(connection, site)
             return earlier_model(connection, site)
 
-    def earlier_outcome(self, site: str, model: str, key: IdempotencyKey) -> EnrollOutcome | None:
-        """The result of an earlier call with this request id, None if there was none.
+    def earlier_outcome(
+        self, site: str, model: str, key: IdempotencyKey, since: datetime
+    ) -> EnrollOutcome | None:
+        """The result of an earlier call with this request id, None if there was none since a time.
 
         Raises:
             SiteNotFoundError, ModelMismatchError: as for `enroll`.
@@ -256,7 +256,7 @@ class Store:
         """
         with self.reading() as connection:
             require_model(connection, site, model)
-            return earlier_outcome(connection, site, key)
+            return earlier_outcome(connection, site, key, since)
 
     # --- writes
 
@@ -336,7 +336,7 @@ class Store:
         def apply(connection: Connection) -> EnrollOutcome:
             require_model(connection, site, model)
             if key is not None:
-                earlier = earlier_outcome(connection, site, key)
+                earlier = earlier_outcome(connection, site, key, now - request_ttl)
                 if earlier is not None:
                     return earlier
             rows = [item for item in items if isinstance(item, NewRow)]

@@ -166,7 +166,8 @@ def _as_call_error(error: Exception) -> CallError:
 def store_error(error: DBAPIError) -> CallError:
     """The error for the caller where the database refuses."""
     text = str(error.orig)
-    if getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+    name = getattr(error.orig, "sqlite_errorname", "")
+    if name.startswith("SQLITE_BUSY"):
         return StoreBusyError(
             f"another process holds the server's database ({text}); nothing was stored, try again "
             f"in {_BUSY_RETRY_S:g} s",
@@ -177,4 +178,6 @@ def store_error(error: DBAPIError) -> CallError:
             "the server's disk is full; free space outside the database: deleting sightings needs "
             "space, too"
         )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreError(f"the database is damaged ({text}); restore it from a backup")
     return StoreError(f"the database refused ({text}); see the server's log")

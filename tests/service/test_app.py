@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from service.app import bootstrap, open_bundle
 from service.config import Settings, load_settings
 from service.errors import DataDirError, ModelLoadError, PortError, StoreUnusableError
 from service.operations.data_dir import DataDir
+from service.operations.metrics import new_metrics
+from service.store.store import Store
 
 
 def settings(data_dir: Path, model: object, **more: Any) -> Settings:
@@ -65,6 +70,23 @@ async def test_a_failed_start_releases_the_data_folder(
     with pytest.raises(DataDirError):
         await bootstrap(settings(data_dir, tiny_bundle.path))
     holder.close()
+
+
+async def test_damage_that_is_met_at_the_start_names_the_database(
+    data_dir: Path, tiny_bundle: Bundle
+) -> None:
+    data_dir.mkdir()
+    database = data_dir / "resight.db"
+    store = Store.open(database, new_metrics())
+    store.register_model("1" * 64, "person@1")
+    created = store.create_site("lobby", "1" * 64, datetime.now(UTC), lambda _: None)
+    created.result(10)
+    store.close()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM models")
+    with pytest.raises(StoreUnusableError, match="restore the database from a backup") as refused:
+        await bootstrap(settings(data_dir, tiny_bundle.path))
+    assert str(database) in str(refused.value)
 
 
 def test_a_model_is_a_folder_or_a_name_in_the_registry(

@@ -95,6 +95,12 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         ({"adapt_sources": "/::/"}, "adapt_sources: .* has an empty folder"),
         ({"adapt_hold_back": 1.0}, "adapt_hold_back"),
         ({"adapt_device": "tpu"}, "adapt_device"),
+        # Times that no clock can add to its own.
+        ({"request_ttl_s": 1e12}, "request_ttl_s: .*315360000"),
+        ({"request_ttl_s": "inf"}, "request_ttl_s: .*315360000"),
+        ({"request_ttl_s": "nan"}, "request_ttl_s"),
+        ({"drain_s": "inf"}, "drain_s: .*86400"),
+        ({"adapt_stop_s": 1e12}, "adapt_stop_s: .*86400"),
         # What the client sends in one call must fit.
         ({"max_items": 63}, "max_items.*64"),
         ({"max_message_bytes": 4_000_000, "max_image_bytes": 1024}, "max_message_bytes"),

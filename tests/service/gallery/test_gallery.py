@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from service.types import (
     SightingFilter,
 )
 from tests.support.galleries import DIMENSION, ONE, Open, by_hand, item, matches, vector
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 async def test_enroll_then_search(open_gallery: Open, clock: Any) -> None:
@@ -205,14 +208,15 @@ async def test_old_request_ids_are_forgotten(
         await gallery.create_site("yard")
         await gallery.enroll("lobby", ONE, [item("a", 1)], old)
         clock.forward(hours=2)
-        assert store.earlier_outcome("lobby", ONE, old) is not None
+        assert await gallery.earlier_outcome("lobby", old) is None
+        assert store.earlier_outcome("lobby", ONE, old, LONG_AGO) is not None
         if event == "delete_sighting":
             await gallery.delete_sighting("lobby", "a")
         elif event == "delete_site":
             await gallery.delete_site("yard", force=False)
         else:
             gallery.load()
-        assert store.earlier_outcome("lobby", ONE, old) is None
+        assert store.earlier_outcome("lobby", ONE, old, LONG_AGO) is None
 
 
 async def test_simultaneous_repeats_enroll_once(open_gallery: Open) -> None:

@@ -20,7 +20,7 @@ from service.types import EVERY_SIGHTING
 from tests.support.galleries import DIMENSION, ONE, TWO
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-KEY = IdempotencyKey("r1", "content")
+KEY = IdempotencyKey("r1", "content", ("a", "b", ""))
 
 
 @pytest.fixture
@@ -104,6 +104,9 @@ DAMAGED_RESULTS = [
     "{}",
     '["a"]',
     '[{"id": "a"}]',
+    '[{"row": 1}]',
+    '[{"row": "x", "replaced": false}]',
+    '[{"row": 1, "replaced": false}]',
     '[{"reason": "NO_SUCH_REASON", "message": "x", "metadata": {}}]',
     '[{"reason": "BAD_IMAGE", "message": "x"}]',
     '[{"reason": "BAD_IMAGE", "message": "x", "metadata": "y"}]',
@@ -116,8 +119,8 @@ def test_a_damaged_result_of_an_earlier_call(lobby: Store, damaged: Callable[...
             damaged("requests", "answer", "request = 'r1'", results),
             pytest.raises(DamagedRowError, match="damaged: request r1 of site lobby has"),
         ):
-            lobby.earlier_outcome("lobby", ONE, KEY)
-    found = lobby.earlier_outcome("lobby", ONE, KEY)
+            lobby.earlier_outcome("lobby", ONE, KEY, NOW)
+    found = lobby.earlier_outcome("lobby", ONE, KEY, NOW)
     assert found is not None
     assert len(found.items) == 3
 

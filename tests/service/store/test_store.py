@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +25,9 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics, new_metrics
-from service.store.records import EnrollOutcome, IdempotencyKey, NewRow, Stored
+from service.store.records import EnrollOutcome, IdempotencyKey, NewRow, Stored, new_rows
 from service.store.store import Store
-from service.types import EVERY_SIGHTING, SightingFilter
+from service.types import EVERY_SIGHTING, NewSighting, SightingFilter
 from tests.support.waiting import eventually
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -104,9 +105,9 @@ def test_request_ids_can_be_forgotten_without_a_new_one(
 ) -> None:
     enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "x"))
     lobby.forget_requests(NOW).result(10)
-    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is not None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x"), NOW) is not None
     lobby.forget_requests(NOW + timedelta(microseconds=1)).result(10)
-    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x"), NOW) is None
 
 
 def test_everything_is_there_after_reopening(
@@ -223,7 +224,7 @@ def test_a_request_id_gives_the_first_answer_again(
     enroll(lobby, make_row("a", 1))
     first = enroll(lobby, make_row("a", 2), bad, key=key)
     again = enroll(lobby, make_row("other", 3), key=key)
-    found = lobby.earlier_outcome("lobby", ONE, key)
+    found = lobby.earlier_outcome("lobby", ONE, key, NOW)
     assert found is not None
     for answer in (again, found):
         assert answer.repeated
@@ -240,7 +241,7 @@ def test_a_request_id_with_other_content_is_refused(
     enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "content"))
     for call in (
         lambda: enroll(lobby, make_row("b"), key=IdempotencyKey("r1", "other")),
-        lambda: lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "other")),
+        lambda: lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "other"), NOW),
     ):
         with pytest.raises(RequestIdReusedError):
             call()
@@ -252,15 +253,63 @@ def test_request_ids_are_forgotten_after_their_time(
 ) -> None:
     enroll(lobby, make_row("a"), key=IdempotencyKey("r1", "x"))
     enroll(lobby, make_row("b"), key=IdempotencyKey("r2", "x"), now=NOW + TTL)
-    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is not None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x"), NOW) is not None
     enroll(
         lobby,
         make_row("c"),
         key=IdempotencyKey("r3", "x"),
         now=NOW + TTL + timedelta(microseconds=1),
     )
-    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x")) is None
-    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r2", "x")) is not None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r1", "x"), NOW) is None
+    assert lobby.earlier_outcome("lobby", ONE, IdempotencyKey("r2", "x"), NOW) is not None
+
+
+def test_a_request_id_past_its_time_is_a_new_one_without_a_purge(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    key, late = IdempotencyKey("r1", "x"), NOW + TTL + timedelta(microseconds=1)
+    enroll(lobby, make_row("a"), key=key)
+    assert lobby.earlier_outcome("lobby", ONE, key, late - TTL) is None
+    other = IdempotencyKey("r1", "other content")
+    assert lobby.earlier_outcome("lobby", ONE, other, late - TTL) is None
+    assert not enroll(lobby, make_row("b"), key=other, now=late).repeated
+    assert enroll(lobby, make_row("b"), key=other, now=late).repeated
+    assert lobby.site("lobby").sightings == 2
+
+
+def test_a_repeated_call_after_its_sightings_were_deleted_or_replaced(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    key = IdempotencyKey("r1", "x", ("a", "b", "c", "", ""))
+    rows = [make_row(name) for name in ("a", "b", "c", "made-d", "made-e")]
+    enroll(lobby, *rows, key=key)
+    enroll(lobby, make_row("b", camera="c9"))
+    for gone in ("c", "made-e"):
+        lobby.delete_sighting("lobby", gone, ignore).result(10)
+    again = enroll(lobby, *rows, key=key)
+    assert again.repeated
+    kept = [item.id if isinstance(item, Stored) else item.reason for item in again.items]
+    assert kept == ["a", "b", "SIGHTING_NOT_FOUND", "made-d", "SIGHTING_NOT_FOUND"]
+    assert lobby.sighting("lobby", "b").camera == "c9"
+    assert lobby.site("lobby").sightings == 3, "nothing deleted comes back"
+
+
+def test_nothing_is_left_of_the_id_of_a_deleted_sighting(
+    lobby: Store, database: Path, make_row: Callable[..., NewRow]
+) -> None:
+    now = datetime(2026, 1, 3, tzinfo=UTC)
+    new = [
+        (NewSighting(b"image", "c1", id="Ann-Other"), make_row("a").vector),
+        (NewSighting(b"image", "c1", id="Ann-Other"), make_row("a").vector),
+    ]
+    rows = new_rows(new, now=now, new_id=lambda: "made", keep_crops=True)
+    key = IdempotencyKey("r1", "x", ("Ann-Other", "Ann-Other"))
+    enroll(lobby, *rows, key=key)
+    lobby.delete_sighting("lobby", "Ann-Other", ignore).result(10)
+    again = enroll(lobby, *rows, key=key).items
+    assert [getattr(item, "reason", "") for item in again] == ["SIGHTING_NOT_FOUND", "DUPLICATE_ID"]
+    on_disk = b"".join(path.read_bytes() for path in database.parent.iterdir())
+    assert b"Ann-Other" not in on_disk
 
 
 def test_deleted_data_is_not_on_the_disk(
@@ -441,6 +490,97 @@ def test_a_file_that_is_not_a_database_is_refused(database: Path, metrics: Metri
     database.write_bytes(b"this is not a database, but long enough to be read as one" * 100)
     with pytest.raises(StoreUnusableError, match="restore it from a backup"):
         Store.open(database, metrics)
+
+
+@pytest.mark.parametrize("beside", ["nothing", "an empty file"])
+def test_a_log_whose_database_has_gone_is_refused_and_kept(
+    lobby: Store, database: Path, tmp_path: Path, beside: str
+) -> None:
+    log_file = database.with_name(f"{database.name}-wal")
+    with lobby.reading():  # the log is not moved into the database
+        lobby.create_site("yard", ONE, NOW, ignore).result(10)
+        left = tmp_path / "crashed" / database.name
+        left.parent.mkdir()
+        kept = left.with_name(f"{database.name}-wal")
+        kept.write_bytes(log_file.read_bytes())
+        whole = database.read_bytes()
+    if beside == "an empty file":
+        left.touch()
+    with pytest.raises(StoreUnusableError, match="put the database back beside it") as refused:
+        Store.open(left, new_metrics())
+    assert str(left) in str(refused.value)
+    assert kept.read_bytes()
+    left.write_bytes(whole)
+    again = Store.open(left, new_metrics())
+    assert ids(again.sites()) == ["lobby", "yard"]
+    again.close()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def log_to_folder(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").mkdir()
+
+
+def read_only(path: Path) -> None:
+    path.with_name(f"{path.name}-shm").mkdir()  # cannot be written, by no user
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100] + bytes(path.stat().st_size - 100))
+
+
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        (cut, "restore it from a backup"),
+        (garble, "restore it from a backup"),
+        (to_folder, "have to be files that the user of this server may read and write"),
+        (log_to_folder, "have to be files that the user of this server may read and write"),
+        (read_only, "check their modes, and how the disk is mounted"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_advice(
+    lobby: Store, database: Path, damage: Callable[[Path], None], advice: str
+) -> None:
+    lobby.close()
+    damage(database)
+    with pytest.raises(StoreUnusableError) as refused:
+        Store.open(database, new_metrics())
+    assert str(database) in str(refused.value)
+    assert advice in str(refused.value)
+
+
+def test_a_database_cut_off_beside_a_log_is_refused(
+    lobby: Store, database: Path, tmp_path: Path, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, make_row("large", image=b"x" * 1_000_000))
+    lobby.close()
+    lobby = Store.open(database, new_metrics())
+    enroll(lobby, make_row("small"))
+    crashed = tmp_path / "crashed" / database.name
+    crashed.parent.mkdir()
+    for path in (database, database.with_name(f"{database.name}-wal")):
+        (crashed.parent / path.name).write_bytes(path.read_bytes())
+    lobby.close()
+    cut(crashed)
+    with pytest.raises(StoreUnusableError, match=r"malformed.*restore it from a backup"):
+        Store.open(crashed, new_metrics())
+
+
+def test_a_database_that_another_process_holds_is_refused(lobby: Store, database: Path) -> None:
+    lobby.close()
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnusableError, match="another process holds it"):
+            Store.open(database, new_metrics())
 
 
 def test_a_database_of_another_version_is_refused(database: Path, metrics: Metrics) -> None:
