@@ -9,7 +9,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -167,12 +167,12 @@ async def bootstrap(
             new_id=_new_id,
             metrics=metrics,
         )
+        pool.keep_models_of(sites.models)
         with _naming(data_dir.database):
-            others = await _load_models_of_sites(store, pool)
-            await asyncio.to_thread(gallery.load, others)
+            await _load_galleries(gallery, store, pool)
         site_models = SiteModels(gallery, sites, pool)
         rollovers = Rollovers(store, sites, batch=settings.max_items, clock=clock, metrics=metrics)
-        activator = Activator(store, sites, pool, rollovers)
+        activator = Activator(store, pool, rollovers)
 
         adaptations = _new_adaptations(
             settings, store, registry, site_models, start_process, clock, metrics
@@ -238,14 +238,24 @@ def _load_pool(
     )
 
 
-async def _load_models_of_sites(store: Store, pool: ModelPool) -> list[ModelInfo]:
+async def _load_galleries(gallery: Gallery, store: Store, pool: ModelPool) -> None:
+    """Load the models that sites use, and hold them until the sites answer with them."""
+    async with AsyncExitStack() as held:
+        others = await _load_models_of_sites(store, pool, held)
+        await asyncio.to_thread(gallery.load, others)
+
+
+async def _load_models_of_sites(
+    store: Store, pool: ModelPool, held: AsyncExitStack
+) -> list[ModelInfo]:
     """Load the models that sites use besides the server's own, as far as they can be loaded."""
     found: dict[str, ModelInfo] = {}
     for site in await asyncio.to_thread(store.sites):
         if site.model in found:
             continue
         try:
-            found[site.model] = (await pool.load(site.reference, site.model)).info
+            model = pool.held(site.reference, site.model)
+            found[site.model] = (await held.enter_async_context(model)).info
         except CallError as error:
             log.warning("the model of site %s could not be loaded: %s", site.id, error)
     return list(found.values())

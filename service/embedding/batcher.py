@@ -71,6 +71,7 @@ class Batcher:
         self._clock = clock
         self._pending = 0
         self._closing = False
+        self._stopped = False
         self._queue: deque[_Job] = deque()
         self._in_flight = 0
         self._changed = asyncio.Event()
@@ -108,12 +109,15 @@ class Batcher:
     async def close(self, drain_s: float) -> None:
         """Refuse new calls, wait at most `drain_s` seconds for the admitted ones, stop."""
         self._closing = True
-        try:
-            await asyncio.wait_for(self._idle.wait(), drain_s)
-        except TimeoutError:
-            log.warning("images not embedded before the end of the drain: %d", self._pending)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if not self._idle.is_set():
+            try:
+                await asyncio.wait_for(self._idle.wait(), drain_s)
+            except TimeoutError:
+                log.warning("images not embedded before the end of the drain: %d", self._pending)
+        # Not by cancelling it: the error would keep the batcher, and its engine, in a cycle.
+        self._stopped = True
+        self._changed.set()
+        await asyncio.wait([self._task])
         while self._queue:
             job = self._queue.popleft()
             if not job.future.done():
@@ -164,10 +168,10 @@ class Batcher:
         raise item
 
     async def _dispatch(self) -> None:
-        while True:
+        while not self._stopped:
             await self._changed.wait()
             self._changed.clear()
-            while batch := self._next_batch():
+            while not self._stopped and (batch := self._next_batch()):
                 self._in_flight += 1
                 task = asyncio.create_task(self._run(batch))
                 self._running.add(task)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +17,7 @@ from models.errors import ModelError, ModelNotFoundError
 from models.registry import GateRecord, ModelReference, Registry
 from service.embedding.batcher import Batcher
 from service.embedding.engine import Engine, fingerprint
+from service.embedding.memory import return_freed_memory
 from service.errors import (
     BadNameError,
     CallError,
@@ -31,9 +35,6 @@ LoadEngine: TypeAlias = Callable[[Bundle], tuple[Engine, bool]]
 
 NewBatcher: TypeAlias = Callable[[Bundle, Engine], Batcher]
 """Gives the queue in front of an engine."""
-
-_RELEASE_S = 60.0
-"""Seconds that running calls of a released model may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class LoadedModel:
 class ModelPool:
     """Models by fingerprint. Belongs to one event loop.
 
-    own: the model that the server was started with; it is never released.
+    A model stays loaded while a site uses it or somebody holds it. own: the model that the server
+    was started with; it is never released.
     """
 
     def __init__(
@@ -72,8 +74,17 @@ class ModelPool:
         self._metrics = metrics
         self._loaded: dict[str, LoadedModel] = {}
         self._loading = asyncio.Lock()
-        self._released: dict[asyncio.Task[None], LoadedModel] = {}
+        # One thread: a caller that goes away while its model is loaded starts no second one.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="resight-load")
+        self._holders: Counter[str] = Counter()
+        self._used: Callable[[], Collection[str]] = lambda: ()
+        self._superseded: set[str] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         self.own = self._keep(own, load_engine(own))
+
+    def keep_models_of(self, used: Callable[[], Collection[str]]) -> None:
+        """Say what gives the fingerprints of the models that sites use."""
+        self._used = used
 
     def all(self) -> list[LoadedModel]:
         """Every loaded model, by reference."""
@@ -83,10 +94,12 @@ class ModelPool:
         """The model of a fingerprint, None if it is not loaded."""
         return self._loaded.get(model)
 
-    async def load(self, reference: str, required: str | None = None) -> LoadedModel:
+    @asynccontextmanager
+    async def held(self, reference: str, required: str | None = None) -> AsyncIterator[LoadedModel]:
         """The model `name` or `name@version` of the registry, loaded if it is not yet.
 
-        The server's own model is also found by its reference if the registry lacks it.
+        It is not released within this block. The server's own model is also found by its reference
+        if the registry lacks it.
 
         Args:
             reference: `name` (its newest version) or `name@version`.
@@ -97,28 +110,30 @@ class ModelPool:
             UnknownModelError: no such model, or one of another fingerprint.
             ModelUnusableError: the model is damaged, or fails its self-test.
         """
-        if required is not None and required in self._loaded:
-            return self._loaded[required]
+        loaded = await self._load(reference, required)
+        # No other task has run since the model was found: it is still there.
+        model = loaded.info.fingerprint
+        self._holders[model] += 1
         try:
-            bundle = await asyncio.to_thread(self._resolve, reference)
-        except UnknownModelError:
-            if required is None and reference == self.own.info.reference:
-                return self.own
-            raise
-        model = fingerprint(bundle)
-        if required is not None and model != required:
-            raise UnknownModelError(
-                f"the model {reference} in {self._registry.root} is another one (fingerprint "
-                f"{model[:12]}, not {required[:12]}); add the right bundle under its own version"
-            )
-        async with self._loading:
-            if model not in self._loaded:
-                try:
-                    made = await asyncio.to_thread(self._load_engine, bundle)
-                except ModelLoadError as error:
-                    raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
-                return self._keep(bundle, made)
-            return self._loaded[model]
+            yield loaded
+        finally:
+            self._holders[model] -= 1
+            if not self._holders[model]:
+                del self._holders[model]
+                if model in self._superseded:
+                    self.release_unused()
+
+    def release_unused(self) -> None:
+        """Release the models that no site uses; one that is held goes with its last holder."""
+        unused = set(self._loaded) - set(self._used()) - {self.own.info.fingerprint}
+        self._superseded = unused & set(self._holders)
+        for model in unused - self._superseded:
+            info = self._loaded[model].info
+            self._metrics.model_info.remove(info.name, info.version, info.provider)
+            task = asyncio.create_task(_release(self._loaded.pop(model).batcher))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+            log.info("model %s is not used any more: released", info.reference)
 
     async def exact(self, reference: str) -> ModelReference:
         """The version that a reference names now; raises as `load`."""
@@ -137,25 +152,36 @@ class ModelPool:
         """
         return await asyncio.to_thread(self._registry.gate_record, reference)
 
-    def release(self, used: Collection[str]) -> None:
-        """Release the models whose fingerprint is not in `used`, after their running calls."""
-        for model in set(self._loaded) - set(used) - {self.own.info.fingerprint}:
-            gone = self._loaded.pop(model)
-            info = gone.info
-            self._metrics.model_info.remove(info.name, info.version, info.provider)
-            task = asyncio.create_task(gone.batcher.close(_RELEASE_S))
-            self._released[task] = gone
-            task.add_done_callback(self._released.pop)
-            log.info("model %s is not used any more: released", info.reference)
-
     async def close(self, drain_s: float) -> None:
         """Close every queue; see `Batcher.close`."""
-        left = list(self._released.items())
-        for task, _ in left:
-            task.cancel()
-        await asyncio.gather(*(task for task, _ in left), return_exceptions=True)
-        ending = [*self._loaded.values(), *(gone for _, gone in left)]
-        await asyncio.gather(*(loaded.batcher.close(drain_s) for loaded in ending))
+        open_ = (loaded.batcher.close(drain_s) for loaded in self._loaded.values())
+        await asyncio.gather(*open_, *self._releases)
+        await asyncio.to_thread(self._loader.shutdown)
+
+    async def _load(self, reference: str, required: str | None) -> LoadedModel:
+        if required is not None and required in self._loaded:
+            return self._loaded[required]
+        try:
+            bundle = await asyncio.to_thread(self._resolve, reference)
+        except UnknownModelError:
+            if required is None and reference == self.own.info.reference:
+                return self.own
+            raise
+        model = fingerprint(bundle)
+        if required is not None and model != required:
+            raise UnknownModelError(
+                f"the model {reference} in {self._registry.root} is another one (fingerprint "
+                f"{model[:12]}, not {required[:12]}); add the right bundle under its own version"
+            )
+        async with self._loading:
+            if model not in self._loaded:
+                loop = asyncio.get_running_loop()
+                try:
+                    made = await loop.run_in_executor(self._loader, self._load_engine, bundle)
+                except ModelLoadError as error:
+                    raise ModelUnusableError(f"{reference} cannot be served: {error}") from error
+                return self._keep(bundle, made)
+            return self._loaded[model]
 
     def _resolve(self, reference: str) -> Bundle:
         try:
@@ -179,3 +205,9 @@ class ModelPool:
             self._metrics.provider_fallback.set(1)
             log.warning("the runtime has CUDA, but %s runs on the CPU; check the driver", info.name)
         return loaded
+
+
+async def _release(batcher: Batcher) -> None:
+    await batcher.close(0)  # nobody holds its model: no call waits
+    del batcher
+    await asyncio.to_thread(return_freed_memory)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from service.embedding.model_pool import LoadedModel, ModelPool
 from service.gallery.gallery import Gallery
 from service.gallery.live_sites import LiveSites
@@ -21,14 +24,20 @@ class SiteModels:
         """The server's own model."""
         return self._pool.own.info
 
-    async def load(self, site: str) -> LoadedModel:
-        """The model that a site uses, to embed with it; it stays loaded while a site uses it.
+    async def info(self, site: str) -> ModelInfo:
+        """The model that a site uses; raises as `Gallery.require_ready`."""
+        return await self._gallery.require_ready(site)
+
+    @asynccontextmanager
+    async def held(self, site: str) -> AsyncIterator[LoadedModel]:
+        """The model that a site uses, to embed with it; it is not released within this block.
 
         Raises:
-            SiteNotFoundError, ModelMismatchError, and the errors of `ModelPool.load`.
+            SiteNotFoundError, ModelMismatchError, and the errors of `ModelPool.held`.
         """
-        info = await self._gallery.require_ready(site)
-        return await self._pool.load(info.reference, info.fingerprint)
+        info = await self.info(site)
+        async with self._pool.held(info.reference, info.fingerprint) as model:
+            yield model
 
     def in_use(self, site: str) -> ModelInUse | None:
         """The model that a site answers with, None if the site is not live."""

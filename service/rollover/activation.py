@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from models.job_contract import UNJUDGED
 from models.registry import DAMAGED, GateRecord
-from service.embedding.model_pool import LoadedModel, ModelPool
+from service.embedding.model_pool import ModelPool
 from service.errors import ModelRejectedError, NoEarlierModelError
-from service.gallery.live_sites import LiveSites
 from service.rollover.rollover import Activation, Rollovers
 from service.store.store import Store
 from service.types import RolloverProgress, check_site_id
 
 
 class Activator:
-    """Finds and loads the model of a request, and starts the rollover to it."""
+    """Finds the model of a request, and starts the rollover to it."""
 
-    def __init__(
-        self, store: Store, sites: LiveSites, pool: ModelPool, rollovers: Rollovers
-    ) -> None:
+    def __init__(self, store: Store, pool: ModelPool, rollovers: Rollovers) -> None:
         self._store = store
-        self._sites = sites
         self._pool = pool
         self._rollovers = rollovers
 
     def activate_own(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[RolloverProgress]:
         """Roll a site over to the server's own model; raises as `Rollovers.run`."""
-        return self._run(site, self._pool.own, drop_unusable=drop_unusable)
+        own = self._pool.own.info
+        return self._run(site, own.reference, own.fingerprint, drop_unusable=drop_unusable)
 
     async def activate(
         self, site: str, reference: str, *, drop_unusable: bool, force: bool = False
@@ -47,8 +44,7 @@ class Activator:
         record = await self._pool.gate_record(exact)
         if record.blocks_activation and not force:
             raise ModelRejectedError(_refusal(str(exact), record))
-        loaded = await self._pool.load(str(exact))
-        async with aclosing(self._run(site, loaded, drop_unusable=drop_unusable)) as steps:
+        async with aclosing(self._run(site, str(exact), drop_unusable=drop_unusable)) as steps:
             async for step in steps:
                 yield replace(step, adaptation=record.adaptation, verdict=record.verdict)
 
@@ -61,22 +57,37 @@ class Activator:
         earlier = await asyncio.to_thread(self._store.earlier_model, check_site_id(site))
         if earlier is None:
             raise NoEarlierModelError(f"site {site} has used only one model; there is none before")
-        loaded = await self._pool.load(earlier.reference, earlier.fingerprint)
-        steps = self._run(site, loaded, drop_unusable=drop_unusable, undo=True)
+        steps = self._run(
+            site, earlier.reference, earlier.fingerprint, drop_unusable=drop_unusable, undo=True
+        )
         async with aclosing(steps):
             async for step in steps:
                 yield step
 
+    def site_is_gone(self) -> None:
+        """A site was deleted: its model may be used by no other."""
+        self._pool.release_unused()
+
     async def _run(
-        self, site: str, model: LoadedModel, *, drop_unusable: bool, undo: bool = False
+        self,
+        site: str,
+        reference: str,
+        required: str | None = None,
+        *,
+        drop_unusable: bool,
+        undo: bool = False,
     ) -> AsyncGenerator[RolloverProgress]:
-        activation = Activation(site, model.info, model.embed, drop_unusable, undo)
+        @asynccontextmanager
+        async def activation() -> AsyncIterator[Activation]:
+            async with self._pool.held(reference, required) as model:
+                yield Activation(site, model.info, model.embed, drop_unusable, undo)
+
         try:
-            async with aclosing(self._rollovers.run(activation)) as steps:
+            async with aclosing(self._rollovers.run(site, reference, activation())) as steps:
                 async for step in steps:
                     yield step
         finally:
-            self._pool.release(self._sites.models() | self._rollovers.models())
+            self._pool.release_unused()
 
 
 def _refusal(reference: str, record: GateRecord) -> str:

@@ -1,8 +1,8 @@
 """The rollover of a site to another model.
 
-    RE_EMBEDDING -> BINDING -> DONE
-          |            |
-          '------------'-----> FAILED
+    LOADING -> RE_EMBEDDING -> BINDING -> DONE
+       |             |            |
+       '-------------'------------'-----> FAILED
 
 While crops are re-embedded, the site answers and enrolls with the model before. Then enrollment is
 refused, the last sightings are re-embedded, and one transaction binds the site to the new model.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -34,10 +34,12 @@ T = TypeVar("T")
 class RolloverState(StrEnum):
     """The state of a rollover.
 
-    RE_EMBEDDING: the site answers with the model before. BINDING: enrollment is refused. DONE: the
-    site answers with the new model. FAILED: it ended early, and the site keeps the model before.
+    LOADING, RE_EMBEDDING: the site answers with the model before. BINDING: enrollment is refused.
+    DONE: the site answers with the new model. FAILED: it ended early, and the site keeps the model
+    before.
     """
 
+    LOADING = "LOADING"
     RE_EMBEDDING = "RE_EMBEDDING"
     BINDING = "BINDING"
     DONE = "DONE"
@@ -163,6 +165,18 @@ class Rollover:
             self._metrics.rollovers.labels(self.state.value.lower()).inc()
 
 
+@dataclass(slots=True)
+class _Running:
+    """A rollover of which others are told; none while its model is loaded."""
+
+    reference: str
+    rollover: Rollover | None = None
+
+    @property
+    def state(self) -> RolloverState:
+        return RolloverState.LOADING if self.rollover is None else self.rollover.state
+
+
 class Rollovers:
     """The running rollovers, at most one per site. Belongs to one event loop.
 
@@ -183,14 +197,18 @@ class Rollovers:
         self._batch = batch
         self._clock = clock
         self._metrics = metrics
-        self._running: dict[str, Rollover] = {}
+        self._running: dict[str, _Running] = {}
 
-    def models(self) -> set[str]:
-        """Fingerprints of the models of running rollovers."""
-        return {rollover.model.fingerprint for rollover in self._running.values()}
-
-    async def run(self, activation: Activation) -> AsyncGenerator[RolloverProgress]:
+    async def run(
+        self, site: str, reference: str, activation: AbstractAsyncContextManager[Activation]
+    ) -> AsyncGenerator[RolloverProgress]:
         """Re-embed the kept crops of a site with a model, then bind the site to it.
+
+        Args:
+            site: the site's id.
+            reference: of the model, for others who ask.
+            activation: gives the request; entered where no other rollover of the site runs, and
+                left at the end. It loads the model and holds it.
 
         Yields:
             The progress after each batch, and at the end.
@@ -200,26 +218,28 @@ class Rollovers:
             RolloverRunningError: a rollover of the site is running, or, where the last activation
                 is to be undone, one has ended meanwhile.
             CropUnusableError: a sighting has no usable crop, and may not be dropped.
+            CallError: of `activation`.
         """
-        site = check_site_id(activation.site)
+        check_site_id(site)
         if (running := self._running.get(site)) is not None:
             raise RolloverRunningError(
-                f"a rollover of site {site} to {running.model.reference} is running "
+                f"a rollover of site {site} to {running.reference} is running "
                 f"({running.state.value}); wait for it, then try again"
             )
-        rollover = Rollover(
-            self._store,
-            self._sites,
-            activation,
-            batch=self._batch,
-            clock=self._clock,
-            metrics=self._metrics,
-        )
-        self._running[site] = rollover
+        running = self._running[site] = _Running(reference)
         try:
-            async with aclosing(rollover.run()) as steps:
-                async for step in steps:
-                    yield step
+            async with activation as asked:
+                running.rollover = Rollover(
+                    self._store,
+                    self._sites,
+                    asked,
+                    batch=self._batch,
+                    clock=self._clock,
+                    metrics=self._metrics,
+                )
+                async with aclosing(running.rollover.run()) as steps:
+                    async for step in steps:
+                        yield step
         finally:
             del self._running[site]
 

@@ -17,7 +17,6 @@ from service.errors import (
     BadNameError,
     CallError,
     ModelMismatchError,
-    ShuttingDownError,
 )
 from service.gallery.gallery import Gallery
 from service.gallery.site_models import SiteModels
@@ -74,16 +73,16 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> tuple[T, LoadedModel]:
         """The result of `work` with the model that a site uses, and this model.
 
-        After a rollover the site refuses vectors of the model before, which may be released: then
-        the work is done again, with the new one.
+        After a rollover the site refuses vectors of the model before: then the work is done again,
+        with the new one.
         """
         while True:
-            model = await self._models.load(site)
-            try:
-                return await work(model), model
-            except (ModelMismatchError, ShuttingDownError):
-                if (await self._models.load(site)).info == model.info:
-                    raise
+            async with self._models.held(site) as model:
+                try:
+                    return await work(model), model
+                except ModelMismatchError:
+                    if await self._models.info(site) == model.info:
+                        raise
 
     async def _enroll(
         self,

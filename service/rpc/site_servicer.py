@@ -51,6 +51,7 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     ) -> Empty:
         await self._gallery.delete_site(names.parse_site(request.name), force=request.force)
         self._adaptations.site_is_gone()
+        self._activator.site_is_gone()
         return Empty()
 
     async def ReembedSite(  # noqa: N802

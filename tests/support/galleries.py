@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,8 @@ class Rooms:
         undo: bool = False,
     ) -> AsyncGenerator[RolloverProgress]:
         """The steps of a rollover."""
-        return self.rollovers.run(Activation(site, to, embed, drop_unusable, undo))
-
-    def models_in_use(self) -> set[str]:
-        """Fingerprints of the models that may not be released."""
-        return self.sites.models() | self.rollovers.models()
+        activation = Activation(site, to, embed, drop_unusable, undo)
+        return self.rollovers.run(site, to.reference, nullcontext(activation))
 
 
 def model(version: str = "1") -> ModelInfo:

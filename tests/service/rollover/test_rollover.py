@@ -384,7 +384,7 @@ async def test_a_call_that_is_cancelled_at_the_last_moment_leaves_nothing_half_d
             running.cancel()
             await asyncio.sleep(0.01)
         assert not running.done()
-        assert rooms.models_in_use() == {ONE, TWO}
+        assert rooms.sites.models() == {ONE}
         with pytest.raises(EnrollmentPausedError):
             await rooms.gallery.enroll("lobby", ONE, [item("late", 9)])
         (found,) = await rooms.gallery.search("lobby", ONE, [vector(1)], limit=10)
@@ -392,7 +392,7 @@ async def test_a_call_that_is_cancelled_at_the_last_moment_leaves_nothing_half_d
         stores[0].go.set()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert rooms.models_in_use() == {TWO}
+        assert rooms.sites.models() == {TWO}
         (found,) = await rooms.gallery.search("lobby", TWO, [vector(101)], limit=10)
         assert matches(found) == by_hand({f"s{n}": 100 + n for n in range(5)}, 101)
         await rooms.gallery.enroll("lobby", TWO, [item("next", 9)])
@@ -406,9 +406,8 @@ async def test_a_rollover_that_ends_early_is_counted_and_changes_nothing(
     async with open_rooms("1", metrics=metrics) as rooms:
         steps = rooms.roll_over(model("2"), embed_two)
         await anext(steps)
-        assert rooms.models_in_use() == {ONE, TWO}
         await steps.aclose()
-        assert rooms.models_in_use() == {ONE}
+        assert rooms.sites.models() == {ONE}
         assert (rollovers(metrics, "done"), rollovers(metrics, "failed")) == (None, 1)
         assert (await rooms.gallery.site("lobby")).model == "m@1"
 
@@ -421,6 +420,6 @@ async def test_a_site_that_is_deleted_during_its_rollover(open_rooms: Open) -> N
         await rooms.gallery.delete_site("lobby", force=True)
         with pytest.raises(SiteNotFoundError):
             _ = [step async for step in steps]
-        assert rooms.models_in_use() == set()
+        assert rooms.sites.models() == set()
         with pytest.raises(SiteNotFoundError):
             await rooms.gallery.search("lobby", ONE, [vector(1)], limit=1)
