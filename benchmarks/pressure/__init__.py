@@ -1,0 +1,1 @@
+"""The server under attack: memory, descriptors, and what another client sees meanwhile."""
