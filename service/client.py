@@ -304,9 +304,15 @@ class ResightClient:
         *,
         limit: int = 10,
         wanted: SightingFilter = EVERY_SIGHTING,
+        attributes: bool = True,
     ) -> SearchAnswer:
-        """The sightings most similar to an image file, or to the sighting of an id."""
-        (answer,) = self.search_many(site, [query], limit=limit, wanted=wanted)
+        """The sightings most similar to an image file, or to the sighting of an id.
+
+        attributes: those of the matches, too. An answer with them may be too large (BAD_LIMIT).
+        """
+        (answer,) = self.search_many(
+            site, [query], limit=limit, wanted=wanted, attributes=attributes
+        )
         if isinstance(answer, CallFailedError):
             raise answer
         return answer
@@ -318,6 +324,7 @@ class ResightClient:
         *,
         limit: int = 10,
         wanted: SightingFilter = EVERY_SIGHTING,
+        attributes: bool = True,
     ) -> list[SearchAnswer | CallFailedError]:
         """`search` for several queries in one call; a bad query gives an error in its place."""
         request = gallery_pb2.SearchSightingsRequest(
@@ -330,6 +337,7 @@ class ResightClient:
             ],
             filter=convert.filter_to_wire(wanted),
             limit=limit,
+            view=_view(attributes),
         )
         answer = self._call(self._gallery.SearchSightings, request)
         model = names.parse_model(answer.model)
@@ -358,10 +366,14 @@ class ResightClient:
         )
         return self._call(self._gallery.GetSighting, request).image or None
 
-    def sightings(self, site: str, wanted: SightingFilter = EVERY_SIGHTING) -> Iterator[Sighting]:
-        """The sightings that pass a filter, ordered by id."""
+    def sightings(
+        self, site: str, wanted: SightingFilter = EVERY_SIGHTING, *, attributes: bool = True
+    ) -> Iterator[Sighting]:
+        """The sightings that pass a filter, ordered by id, with or without their attributes."""
         request = gallery_pb2.ListSightingsRequest(
-            parent=names.site_name(site), filter=convert.filter_to_wire(wanted)
+            parent=names.site_name(site),
+            filter=convert.filter_to_wire(wanted),
+            view=_view(attributes),
         )
         while True:
             answer = self._call(self._gallery.ListSightings, request)
@@ -434,6 +446,11 @@ def _one_for_each(results: Sequence[T], asked: Sequence[Any]) -> Sequence[T]:
             "are of the same version, and look at the server's log"
         )
     return results
+
+
+def _view(attributes: bool) -> gallery_pb2.SightingView.ValueType:
+    view = gallery_pb2.SightingView
+    return view.SIGHTING_VIEW_BASIC if attributes else view.SIGHTING_VIEW_COMPACT
 
 
 def _vector(result: embedding_pb2.EmbedResult) -> Vector:

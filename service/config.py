@@ -152,6 +152,17 @@ class Settings(BaseSettings):
         ge=0,
         description="Most bytes of requests with images at a time; 0: 16 of the largest requests.",
     )
+    max_answer_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1024 * 1024,
+        le=2**31 - 1,
+        description="Largest answer in bytes; pages end before, searches are refused.",
+    )
+    max_answers_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Most bytes of answers that are made or sent at a time; 0: 16 of the largest.",
+    )
     max_transfer_s: float = Field(
         default=30.0,
         gt=0,
@@ -226,7 +237,18 @@ class Settings(BaseSettings):
                 f"max_message_bytes ({self.max_message_bytes}): one client, which may take half, "
                 "could never send the largest request"
             )
+        if 0 < self.max_answers_bytes < 2 * self.max_answer_bytes:
+            raise ValueError(
+                f"max_answers_bytes ({self.max_answers_bytes}) is below two times "
+                f"max_answer_bytes ({self.max_answer_bytes}): one client, which may take half, "
+                "could never get the largest answer"
+            )
         return self
+
+    @property
+    def answers_bytes(self) -> int:
+        """`max_answers_bytes`, or what 0 stands for."""
+        return self.max_answers_bytes or 16 * self.max_answer_bytes
 
     @property
     def requests_bytes(self) -> int:

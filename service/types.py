@@ -6,7 +6,8 @@ Times are aware UTC datetimes with microseconds; ids are the last parts of resou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -123,6 +124,30 @@ class Sighting:
     attributes: Mapping[str, str]
     created: datetime
     crop_kept: bool
+
+    @property
+    def attribute_chars(self) -> int:
+        """Characters of all attributes, their keys included."""
+        return sum(len(key) + len(value) for key, value in self.attributes.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """How much of sightings to read.
+
+    attributes: whether to read them. max_chars: how many characters attributes may have, of all
+    sightings together; those after the first one that exceeds it are not read.
+    """
+
+    attributes: bool = True
+    max_chars: int = sys.maxsize
+
+    def exceeded_by(self, sightings: Iterable[Sighting]) -> bool:
+        """Whether these have more characters."""
+        return sum(sighting.attribute_chars for sighting in sightings) > self.max_chars
+
+
+ALL_DETAIL = Detail()
 
 
 @dataclass(frozen=True, slots=True)

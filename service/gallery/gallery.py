@@ -34,7 +34,9 @@ from service.store.records import (
 from service.store.statements import model_mismatch, sighting_not_found
 from service.store.store import Store
 from service.types import (
+    ALL_DETAIL,
     EVERY_SIGHTING,
+    Detail,
     Enrolled,
     Match,
     ModelInfo,
@@ -241,12 +243,23 @@ class Gallery:
         return await self._in_pool(lambda: self._store.crop(site, sighting))
 
     async def list_sightings(
-        self, site: str, wanted: SightingFilter, *, after: str, limit: int
+        self,
+        site: str,
+        wanted: SightingFilter,
+        *,
+        after: str,
+        limit: int,
+        detail: Detail = ALL_DETAIL,
     ) -> list[Sighting]:
-        """The first `limit` sightings with an id above `after`, ordered by id."""
+        """The first `limit` sightings with an id above `after`, ordered by id.
+
+        Fewer where they have more attributes than `detail` allows.
+        """
         check_site_id(site)
         return await self._in_pool(
-            lambda: self._store.list_sightings(site, wanted, after=after, limit=limit)
+            lambda: self._store.list_sightings(
+                site, wanted, after=after, limit=limit, detail=detail
+            )
         )
 
     async def delete_sighting(self, site: str, sighting: str) -> None:
@@ -285,6 +298,7 @@ class Gallery:
         *,
         limit: int,
         wanted: SightingFilter = EVERY_SIGHTING,
+        detail: Detail = ALL_DETAIL,
     ) -> list[list[Match] | SightingNotFoundError]:
         """The sightings most similar to each query, best first, equal scores by id.
 
@@ -294,12 +308,16 @@ class Gallery:
             queries: embeddings, or ids of sightings (which are not among their own matches).
             limit: most matches per query, >= 1.
             wanted: which sightings to consider.
+            detail: what to read of the matches.
 
         Raises:
             SiteNotFoundError, ModelMismatchError
+            BadLimitError: the matches have more attributes than `detail` allows.
         """
         await self.require_ready(site)
-        return await self._in_pool(lambda: self._search(site, model, queries, limit, wanted))
+        return await self._in_pool(
+            lambda: self._search(site, model, queries, limit, wanted, detail)
+        )
 
     def _search(
         self,
@@ -308,6 +326,7 @@ class Gallery:
         queries: Sequence[Vector | str],
         limit: int,
         wanted: SightingFilter,
+        detail: Detail,
     ) -> list[list[Match] | SightingNotFoundError]:
         # Read once: a rollover that ends from here on does not touch this index.
         live = self._sites.get(site)
@@ -316,7 +335,7 @@ class Gallery:
         if live.model.fingerprint != model:
             raise self._mismatch(self._store.site(site), live.model)
         with self._metrics.stage("search"):
-            return search(live.index, self._store, site, queries, limit, wanted)
+            return search(live.index, self._store, site, queries, limit, wanted, detail)
 
     # --- helpers
 

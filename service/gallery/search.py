@@ -11,11 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.errors import SightingNotFoundError
+from service.errors import BadLimitError, SightingNotFoundError
 from service.gallery.index import VectorIndex
 from service.store.statements import sighting_not_found
 from service.store.store import Store
-from service.types import Match, SightingFilter, Vector
+from service.types import ALL_DETAIL, Detail, Match, SightingFilter, Vector
+
+SMALLER_SEARCH = (
+    "send fewer queries per call, or a lower limit, or ask for matches without attributes "
+    "(view SIGHTING_VIEW_COMPACT)"
+)
+"""What to do when a search finds more than an answer holds."""
 
 _ATTEMPTS = 5
 _PAUSE_S = 0.001
@@ -28,8 +34,13 @@ def search(
     queries: Sequence[Vector | str],
     limit: int,
     wanted: SightingFilter,
+    detail: Detail = ALL_DETAIL,
 ) -> list[list[Match] | SightingNotFoundError]:
-    """The matches of each query; a query is an embedding or the id of a sighting."""
+    """The matches of each query; a query is an embedding or the id of a sighting.
+
+    Raises:
+        BadLimitError: the matches have more attributes than `detail` allows.
+    """
     answers: list[list[Match] | SightingNotFoundError] = []
     places: list[int] = []
     vectors: list[Vector] = []
@@ -46,7 +57,7 @@ def search(
         exclude.append(own)
     if vectors:
         matrix = np.stack(vectors).astype(np.float32)
-        found = _matches(index, store, matrix, limit, wanted, exclude)
+        found = _matches(index, store, matrix, limit, wanted, exclude, detail)
         for place, matches in zip(places, found, strict=True):
             answers[place] = matches
     return answers
@@ -59,12 +70,19 @@ def _matches(
     limit: int,
     wanted: SightingFilter,
     exclude: Sequence[str | None],
+    detail: Detail,
 ) -> list[list[Match]]:
     attempt = 0
     while True:
         attempt += 1
         hits = index.search(queries, limit, wanted, exclude)
-        known = store.sightings_by_number(sorted({hit.number for row in hits for hit in row}))
+        numbers = sorted({hit.number for row in hits for hit in row})
+        known = store.sightings_by_number(numbers, detail)
+        if detail.exceeded_by(known.values()):
+            raise BadLimitError(
+                f"the attributes of all matches have more than {detail.max_chars} characters, "
+                f"which no answer holds (RESIGHT_MAX_ANSWER_BYTES); {SMALLER_SEARCH}"
+            )
         # A hit that was deleted or replaced meanwhile makes room for another one.
         if attempt == _ATTEMPTS or all(hit.number in known for row in hits for hit in row):
             return [

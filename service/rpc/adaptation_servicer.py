@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from service.jobs.api import Adaptations
-from service.rpc.calls import Context
+from service.jobs.records import Adaptation
+from service.rpc.answers import Answers, fitting
+from service.rpc.calls import Context, Serialized
 from service.rpc.convert_adaptation import adaptation_to_wire, round_to_wire, spec_from_wire
 from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
@@ -16,8 +18,9 @@ from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
     """AdaptationService."""
 
-    def __init__(self, adaptations: Adaptations) -> None:
+    def __init__(self, adaptations: Adaptations, answers: Answers) -> None:
         self._adaptations = adaptations
+        self._answers = answers
 
     async def StartAdaptation(  # noqa: N802
         self, request: adaptation_pb2.StartAdaptationRequest, context: Context
@@ -27,21 +30,28 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
 
     async def GetAdaptation(  # noqa: N802
         self, request: adaptation_pb2.GetAdaptationRequest, context: Context
-    ) -> adaptation_pb2.Adaptation:
-        return adaptation_to_wire(*await self._adaptations.get(*parse_adaptation(request.name)))
+    ) -> Serialized:
+        found = await self._adaptations.get(*parse_adaptation(request.name))
+        return await self._answers.make(lambda: adaptation_to_wire(*found).SerializeToString())
 
     async def ListAdaptations(  # noqa: N802
         self, request: adaptation_pb2.ListAdaptationsRequest, context: Context
-    ) -> adaptation_pb2.ListAdaptationsResponse:
+    ) -> Serialized:
         site = parse_site(request.parent)
         size = page_size(request.page_size)
         call = b"adaptations" + request.parent.encode()
         after = decode_token(call, request.page_token)
         found = await self._adaptations.page(site, after=after, limit=size + 1)
-        return adaptation_pb2.ListAdaptationsResponse(
-            adaptations=[adaptation_to_wire(adaptation) for adaptation in found[:size]],
-            next_page_token=encode_token(call, found[size - 1].id) if len(found) > size else "",
-        )
+        return await self._answers.make(lambda: self._page(found, size, call))
+
+    def _page(self, found: list[Adaptation], size: int, call: bytes) -> bytes:
+        pages = adaptation_pb2.ListAdaptationsResponse
+        parts = (pages(adaptations=[adaptation_to_wire(each)]) for each in found[:size])
+        pieces = fitting(parts, self._answers.max_bytes)
+        if len(pieces) < len(found):
+            token = encode_token(call, found[len(pieces) - 1].id)
+            pieces.append(pages(next_page_token=token).SerializeToString())
+        return b"".join(pieces)
 
     async def CancelAdaptation(  # noqa: N802
         self, request: adaptation_pb2.CancelAdaptationRequest, context: Context

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from service.errors import BadMessageError, OverloadedError
 from service.operations.metrics import Metrics
 from service.rpc.budget import ByteBudget, Reservation
-from service.rpc.calls import Context, when_over
+from service.rpc.calls import TURN_S, Context, when_over
 
 T = TypeVar("T")
 
@@ -28,9 +28,6 @@ WITHOUT_IMAGES = 8
 
 FOREIGN = 4
 """Requests of health and reflection that may arrive at a time, each of the largest size."""
-
-TURN_S = 2.0
-"""How long a call waits for its turn to arrive, in seconds."""
 
 LARGE = 256 * 1024
 """Bytes of a message above which it is parsed in a thread."""

@@ -9,7 +9,13 @@ import grpc.aio
 
 from service.errors import TooManyItemsError
 
+TURN_S = 2.0
+"""How long a call waits until there is memory for its request, and again for its answer."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+Serialized: TypeAlias = Any
+"""The bytes of an answer that was made in a thread; `Any`, as grpc's classes know messages only."""
 
 
 def check_items(count: int, most: int, what: str) -> None:

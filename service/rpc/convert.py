@@ -171,7 +171,9 @@ def model_from_wire(message: model_pb2.Model) -> ModelInfo:
     )
 
 
-def sighting_to_wire(site: str, sighting: Sighting) -> gallery_pb2.Sighting:
+def sighting_to_wire(
+    site: str, sighting: Sighting, *, attributes: bool = True
+) -> gallery_pb2.Sighting:
     """A sighting as it is sent, without its image."""
     return gallery_pb2.Sighting(
         name=sighting_name(site, sighting.id),
@@ -179,7 +181,7 @@ def sighting_to_wire(site: str, sighting: Sighting) -> gallery_pb2.Sighting:
         time=timestamp(sighting.time),
         track=sighting.track,
         person=sighting.person,
-        attributes=sighting.attributes,
+        attributes=sighting.attributes if attributes else None,
         create_time=timestamp(sighting.created),
         crop_kept=sighting.crop_kept,
     )
@@ -252,12 +254,15 @@ def filter_to_wire(wanted: SightingFilter) -> gallery_pb2.SightingFilter:
     )
 
 
-def enroll_result(site: str, result: Enrolled | CallError) -> gallery_pb2.EnrollResult:
+def enroll_result(
+    site: str, result: Enrolled | CallError, *, attributes: bool = True
+) -> gallery_pb2.EnrollResult:
     """The result of an item as it is sent."""
     if isinstance(result, CallError):
         return gallery_pb2.EnrollResult(error=status(result))
     return gallery_pb2.EnrollResult(
-        sighting=sighting_to_wire(site, result.sighting), replaced=result.replaced
+        sighting=sighting_to_wire(site, result.sighting, attributes=attributes),
+        replaced=result.replaced,
     )
 
 

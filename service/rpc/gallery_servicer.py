@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from google.protobuf.empty_pb2 import Empty
@@ -19,17 +20,29 @@ from service.errors import (
     ModelMismatchError,
 )
 from service.gallery.gallery import Gallery
+from service.gallery.search import SMALLER_SEARCH
 from service.gallery.site_models import SiteModels
 from service.rpc import convert, names
-from service.rpc.calls import Context, check_items
+from service.rpc.answers import (
+    MAX_ATTRIBUTES_BYTES,
+    MAX_ERROR_BYTES,
+    MAX_SIGHTING_BYTES,
+    Answers,
+    fitting,
+    joined,
+)
+from service.rpc.budget import Reservation
+from service.rpc.calls import Context, Serialized, check_items
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import gallery_pb2, gallery_pb2_grpc
 from service.store.records import IdempotencyKey
 from service.types import (
     REQUEST_ID,
+    Detail,
     Enrolled,
     Match,
     NewSighting,
+    Sighting,
     SightingFilter,
     Vector,
     check_sighting_id,
@@ -47,26 +60,48 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     """GalleryService. max_items: per call. max_limit: matches per query."""
 
     def __init__(
-        self, gallery: Gallery, models: SiteModels, *, max_items: int, max_limit: int
+        self,
+        gallery: Gallery,
+        models: SiteModels,
+        answers: Answers,
+        *,
+        max_items: int,
+        max_limit: int,
     ) -> None:
         self._gallery = gallery
         self._models = models
+        self._answers = answers
         self._max_items = max_items
         self._max_limit = max_limit
 
     async def EnrollSightings(  # noqa: N802
         self, request: gallery_pb2.EnrollSightingsRequest, context: Context
-    ) -> gallery_pb2.EnrollSightingsResponse:
+    ) -> Serialized:
         site = names.parse_site(request.parent)
         check_items(len(request.items), self._max_items, "items")
-        key = _idempotency_key(request)
+        key = await asyncio.to_thread(_idempotency_key, request)
         results, model = await self._with_model_of(
             site, lambda model: self._enroll(site, model, request.items, key)
         )
-        return gallery_pb2.EnrollSightingsResponse(
-            results=[convert.enroll_result(site, result) for result in results],
-            model=names.model_name(model.info.reference),
-        )
+        return await self._answers.make(lambda: self._enrolled(site, results, model))
+
+    def _enrolled(
+        self, site: str, results: Sequence[Enrolled | CallError], model: LoadedModel
+    ) -> bytes:
+        """The answer. It is never refused, as the sightings are stored: attributes are left out."""
+        answers = gallery_pb2.EnrollSightingsResponse
+        pieces: list[bytes] = []
+        size = 0
+        for result in results:
+            for attributes in (True, False):
+                converted = convert.enroll_result(site, result, attributes=attributes)
+                piece = answers(results=[converted]).SerializeToString()
+                if size + len(piece) <= self._answers.max_bytes:
+                    break
+            pieces.append(piece)
+            size += len(piece)
+        model_name = names.model_name(model.info.reference)
+        return b"".join([*pieces, answers(model=model_name).SerializeToString()])
 
     async def _with_model_of(
         self, site: str, work: Callable[[LoadedModel], Awaitable[T]]
@@ -94,7 +129,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         earlier = None if key is None else await self._gallery.earlier_outcome(site, key)
         if earlier is not None:
             return earlier
-        parsed = [_parse_item(item) for item in items]
+        parsed = await asyncio.to_thread(lambda: [_parse_item(item) for item in items])
         sound = [item for item in parsed if isinstance(item, NewSighting)]
         vectors = iter(await model.embed([new.image for new in sound]) if sound else [])
         embedded: list[tuple[NewSighting, Vector] | CallError] = []
@@ -108,37 +143,51 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
 
     async def SearchSightings(  # noqa: N802
         self, request: gallery_pb2.SearchSightingsRequest, context: Context
-    ) -> gallery_pb2.SearchSightingsResponse:
+    ) -> Serialized:
         site = names.parse_site(request.parent)
         check_items(len(request.queries), self._max_items, "queries")
         limit = self._limit(request.limit, len(request.queries))
         wanted = convert.filter_from_wire(request.filter)
-        results, model = await self._with_model_of(
-            site, lambda model: self._search(site, model, request.queries, limit, wanted)
-        )
-        # In a thread: converting thousands of matches would block the event loop.
-        converted = await asyncio.to_thread(
-            lambda: [convert.search_result(site, result) for result in results]
-        )
-        return gallery_pb2.SearchSightingsResponse(
-            results=converted,
-            model=names.model_name(model.info.reference),
+        detail = self._detail(request.view)
+        expected = len(request.queries) * (limit * _expected_bytes(detail) + MAX_ERROR_BYTES)
+
+        async def work(
+            model: LoadedModel,
+        ) -> tuple[list[Sequence[Match] | CallError], Reservation]:
+            queries = await _vectors(site, model, request.queries)
+            reserved = await self._answers.reserve(expected, context)
+            try:
+                return await self._search(site, model, queries, limit, wanted, detail), reserved
+            except BaseException:
+                reserved.release()
+                raise
+
+        (results, reserved), model = await self._with_model_of(site, work)
+        return await self._answers.make(lambda: self._found(site, results, model), reserved)
+
+    def _found(
+        self, site: str, results: Sequence[Sequence[Match] | CallError], model: LoadedModel
+    ) -> bytes:
+        answers = gallery_pb2.SearchSightingsResponse
+        parts = (answers(results=[convert.search_result(site, result)]) for result in results)
+        named = [answers(model=names.model_name(model.info.reference))]
+        return joined(chain(parts, named), self._answers.max_bytes, SMALLER_SEARCH)
+
+    def _detail(self, view: int) -> Detail:
+        return Detail(
+            attributes=view != gallery_pb2.SIGHTING_VIEW_COMPACT,
+            max_chars=self._answers.max_bytes,
         )
 
     async def _search(
         self,
         site: str,
         model: LoadedModel,
-        asked: Sequence[gallery_pb2.SearchQuery],
+        queries: Sequence[Vector | str | CallError],
         limit: int,
         wanted: SightingFilter,
+        detail: Detail,
     ) -> list[Sequence[Match] | CallError]:
-        images = [query.image for query in asked if query.WhichOneof("query") == "image"]
-        vectors = iter(await model.embed(images) if images else [])
-        queries = [
-            next(vectors) if query.WhichOneof("query") == "image" else _parse_query(site, query)
-            for query in asked
-        ]
         found = iter(
             await self._gallery.search(
                 site,
@@ -146,32 +195,53 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 [q for q in queries if not isinstance(q, CallError)],
                 limit=limit,
                 wanted=wanted,
+                detail=detail,
             )
         )
         return [query if isinstance(query, CallError) else next(found) for query in queries]
 
     async def GetSighting(  # noqa: N802
         self, request: gallery_pb2.GetSightingRequest, context: Context
-    ) -> gallery_pb2.Sighting:
+    ) -> Serialized:
         site, sighting = names.parse_sighting(request.name)
-        found = convert.sighting_to_wire(site, await self._gallery.sighting(site, sighting))
-        if request.view == gallery_pb2.SIGHTING_VIEW_FULL:
-            found.image = await self._gallery.crop(site, sighting) or b""
-        return found
+        attributes = request.view != gallery_pb2.SIGHTING_VIEW_COMPACT
+        if request.view != gallery_pb2.SIGHTING_VIEW_FULL:
+            found = await self._gallery.sighting(site, sighting)
+            return convert.sighting_to_wire(site, found, attributes=attributes)
+        reservation = await self._answers.reserve(self._answers.max_bytes, context)
+        found = await self._gallery.sighting(site, sighting)
+        image = await self._gallery.crop(site, sighting) or b""
+
+        def work() -> bytes:
+            converted = convert.sighting_to_wire(site, found)
+            converted.image = image
+            return converted.SerializeToString()
+
+        return await self._answers.make(work, reservation)
 
     async def ListSightings(  # noqa: N802
         self, request: gallery_pb2.ListSightingsRequest, context: Context
-    ) -> gallery_pb2.ListSightingsResponse:
+    ) -> Serialized:
         site = names.parse_site(request.parent)
         size = page_size(request.page_size)
         wanted = convert.filter_from_wire(request.filter)
         call = request.parent.encode() + _bytes(request.filter)
         after = decode_token(call, request.page_token)
-        found = await self._gallery.list_sightings(site, wanted, after=after, limit=size + 1)
-        return gallery_pb2.ListSightingsResponse(
-            sightings=[convert.sighting_to_wire(site, sighting) for sighting in found[:size]],
-            next_page_token=encode_token(call, found[size - 1].id) if len(found) > size else "",
+        detail = self._detail(request.view)
+        reservation = await self._answers.reserve(size * _expected_bytes(detail), context)
+        found = await self._gallery.list_sightings(
+            site, wanted, after=after, limit=size + 1, detail=detail
         )
+        return await self._answers.make(lambda: self._page(site, found, size, call), reservation)
+
+    def _page(self, site: str, found: list[Sighting], size: int, call: bytes) -> bytes:
+        pages = gallery_pb2.ListSightingsResponse
+        parts = (pages(sightings=[convert.sighting_to_wire(site, each)]) for each in found[:size])
+        pieces = fitting(parts, self._answers.max_bytes)
+        if len(pieces) < len(found):
+            token = encode_token(call, found[len(pieces) - 1].id)
+            pieces.append(pages(next_page_token=token).SerializeToString())
+        return b"".join(pieces)
 
     async def DeleteSighting(  # noqa: N802
         self, request: gallery_pb2.DeleteSightingRequest, context: Context
@@ -193,6 +263,23 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 f"more than {most} matches; send fewer queries per call, or a lower limit"
             )
         return limit
+
+
+async def _vectors(
+    site: str, model: LoadedModel, asked: Sequence[gallery_pb2.SearchQuery]
+) -> list[Vector | str | CallError]:
+    """The embedding, or the id of a sighting, of each query."""
+    images = [query.image for query in asked if query.WhichOneof("query") == "image"]
+    vectors = iter(await model.embed(images) if images else [])
+    return [
+        next(vectors) if query.WhichOneof("query") == "image" else _parse_query(site, query)
+        for query in asked
+    ]
+
+
+def _expected_bytes(detail: Detail) -> int:
+    """Most bytes of one sighting in an answer."""
+    return MAX_SIGHTING_BYTES + (MAX_ATTRIBUTES_BYTES if detail.attributes else 0)
 
 
 def _idempotency_key(request: gallery_pb2.EnrollSightingsRequest) -> IdempotencyKey | None:

@@ -10,7 +10,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.config import Settings, join_address, split_address
+from service.config import Settings, join_address, split_address, threads_or_cores
 from service.embedding.model_pool import ModelPool
 from service.errors import PortError
 from service.gallery.gallery import Gallery
@@ -19,6 +19,7 @@ from service.jobs.api import Adaptations
 from service.operations.metrics import Metrics
 from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
+from service.rpc.answers import Answers
 from service.rpc.arrival import Arrival
 from service.rpc.embedding_servicer import EmbeddingServicer
 from service.rpc.gallery_servicer import GalleryServicer
@@ -65,44 +66,34 @@ class RpcServer:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._calls = CallInterceptor(
+        self._calls = _interceptor(settings, metrics)
+        self._server = grpc.aio.server(interceptors=[self._calls], options=_options(settings))
+        self._answers = Answers(
             metrics,
-            Arrival(
-                metrics,
-                max_message=settings.max_message_bytes,
-                with_images=settings.requests_bytes,
-                max_transfer_s=settings.max_transfer_s,
-            ),
-            max_concurrent=settings.max_concurrent_calls,
-            max_transfer_s=settings.max_transfer_s,
-        )
-        self._server = grpc.aio.server(
-            interceptors=[self._calls],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Without this a second server could listen on the same port, unnoticed.
-                ("grpc.so_reuseport", 0),
-                # With this, gRPC reads up to several MB of each call before they are asked for.
-                ("grpc.http2.bdp_probe", 0),
-            ],
+            max_bytes=settings.max_answer_bytes,
+            total=settings.answers_bytes,
+            threads=threads_or_cores(settings.search_threads),
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(
             SiteServicer(gallery, activator, adaptations), self._server
         )
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
             GalleryServicer(
-                gallery, site_models, max_items=settings.max_items, max_limit=settings.max_limit
+                gallery,
+                site_models,
+                self._answers,
+                max_items=settings.max_items,
+                max_limit=settings.max_limit,
             ),
             self._server,
         )
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
-            EmbeddingServicer(pool.own, max_items=settings.max_items),
+            EmbeddingServicer(pool.own, self._answers, max_items=settings.max_items),
             self._server,
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(pool), self._server)
         adaptation_pb2_grpc.add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(adaptations), self._server
+            AdaptationServicer(adaptations, self._answers), self._server
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # lacks in the stubs
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -142,6 +133,33 @@ class RpcServer:
         if not refusing.done():
             await self._server.stop(0)  # the shorter time counts
         await refusing
+        self._answers.close()
+
+
+def _interceptor(settings: Settings, metrics: Metrics) -> CallInterceptor:
+    arrival = Arrival(
+        metrics,
+        max_message=settings.max_message_bytes,
+        with_images=settings.requests_bytes,
+        max_transfer_s=settings.max_transfer_s,
+    )
+    return CallInterceptor(
+        metrics,
+        arrival,
+        max_concurrent=settings.max_concurrent_calls,
+        max_transfer_s=settings.max_transfer_s,
+    )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Without this a second server could listen on the same port, unnoticed.
+        ("grpc.so_reuseport", 0),
+        # With this, gRPC reads up to several MB of each call before they are asked for.
+        ("grpc.http2.bdp_probe", 0),
+    ]
 
 
 def _check_free(host: str, port: int) -> None:

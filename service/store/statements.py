@@ -8,7 +8,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+)
 
 from service.errors import (
     AdaptationUnfinishedError,
@@ -127,10 +137,13 @@ def model_mismatch(
     )
 
 
-def select_sightings(*where: ColumnElement[bool]) -> Select[Any]:
-    """Sightings for `to_sighting`."""
+def select_sightings(*where: ColumnElement[bool], attributes: bool = True) -> Select[Any]:
+    """Sightings for `to_sighting`, with or without their attributes."""
+    stored = sightings.c.attributes
+    columns: list[Any] = [column for column in sightings.c if column is not stored]
+    columns.append(stored if attributes else literal({}, stored.type).label(stored.name))
     return (
-        select(sightings, crops.c.row.is_not(None).label("crop_kept"))
+        select(*columns, crops.c.row.is_not(None).label("crop_kept"))
         .outerjoin(crops, crops.c.row == sightings.c.row)
         .where(*where)
     )

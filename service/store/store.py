@@ -6,12 +6,12 @@ Reads may be called from any thread. A write gives a future that is done after i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
@@ -70,7 +70,7 @@ from service.store.tables import (
 )
 from service.store.times import to_us
 from service.store.writer import Writer, store_error
-from service.types import Sighting, SightingFilter, Vector
+from service.types import ALL_DETAIL, Detail, Sighting, SightingFilter, Vector
 
 T = TypeVar("T")
 
@@ -165,28 +165,43 @@ class Store:
                 found |= {row.sighting: to_sighting(row) for row in connection.execute(query)}
         return found
 
-    def sightings_by_number(self, numbers: Sequence[int]) -> dict[int, Sighting]:
+    def sightings_by_number(
+        self, numbers: Sequence[int], detail: Detail = ALL_DETAIL
+    ) -> dict[int, Sighting]:
         """Those of the rows that exist: one that was replaced is in another row."""
-        found: dict[int, Sighting] = {}
         with self.reading() as connection:
-            for start in range(0, len(numbers), CHUNK):
-                query = select_sightings(sightings.c.row.in_(numbers[start : start + CHUNK]))
-                found |= {row.row: to_sighting(row) for row in connection.execute(query)}
-        return found
+            rows = (
+                row
+                for start in range(0, len(numbers), CHUNK)
+                for row in connection.execute(
+                    select_sightings(
+                        sightings.c.row.in_(numbers[start : start + CHUNK]),
+                        attributes=detail.attributes,
+                    )
+                )
+            )
+            return dict(_read(rows, detail))
 
     def list_sightings(
-        self, site: str, wanted: SightingFilter, *, after: str, limit: int
+        self,
+        site: str,
+        wanted: SightingFilter,
+        *,
+        after: str,
+        limit: int,
+        detail: Detail = ALL_DETAIL,
     ) -> list[Sighting]:
         """The first `limit` sightings with an id above `after`, ordered by id."""
+        of_site = select_sightings(sightings.c.site == site, attributes=detail.attributes)
         query = (
-            filtered(select_sightings(sightings.c.site == site), wanted)
+            filtered(of_site, wanted)
             .where(sightings.c.sighting > after)
             .order_by(sightings.c.sighting)
             .limit(limit)
         )
         with self.reading() as connection:
             require_site(connection, site)
-            return [to_sighting(row) for row in connection.execute(query)]
+            return [sighting for _, sighting in _read(connection.execute(query), detail)]
 
     def index_entries(self, site: str, model: str, dimension: int) -> Iterator[list[IndexEntry]]:
         """All embeddings of one model in a site, in chunks.
@@ -482,3 +497,14 @@ def _create_or_check(engine: Engine, path: Path) -> None:
                 f"{path} has schema version {version}, this resight reads {SCHEMA_VERSION}; use "
                 "the version of resight that wrote it, or restore it from a backup"
             )
+
+
+def _read(rows: Iterable[Any], detail: Detail) -> Iterator[tuple[int, Sighting]]:
+    """Row number and sighting of each, as far as the detail allows."""
+    left = detail.max_chars
+    for row in rows:
+        sighting = to_sighting(row)
+        yield row.row, sighting
+        left -= sighting.attribute_chars
+        if left < 0:
+            return

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from service.client import ResightClient
 from service.rpc.pb.resight.v1 import embedding_pb2
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, memory
 
 MIB = 1024 * 1024
 CALLS = 60
-
-
-def _peak(server: ServerProcess) -> int:
-    """Bytes of the server's memory at its peak."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) * 1024
 
 
 def test_large_requests_take_no_more_memory_than_their_limit(
@@ -31,7 +21,7 @@ def test_large_requests_take_no_more_memory_than_their_limit(
     limit = 16 * MIB
     server = start(max_message_bytes=4 * MIB, max_image_bytes=MIB, max_requests_bytes=limit)
     body = embedding_pb2.EmbedRequest(images=[bytes(4 * MIB - 100)]).SerializeToString()
-    before = _peak(server)
+    before = memory(server, "VmHWM")
     channel: Any = grpc.insecure_channel(server.address)
     with channel, ResightClient(server.address) as other:
         embed = channel.unary_unary("/resight.v1.EmbeddingService/Embed")
@@ -40,4 +30,4 @@ def test_large_requests_take_no_more_memory_than_their_limit(
         codes = {call.code() for call in calls}
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert grpc.StatusCode.OK in codes
-    assert _peak(server) - before < 4 * limit < CALLS * len(body) / 3
+    assert memory(server, "VmHWM") - before < 4 * limit < CALLS * len(body) / 3

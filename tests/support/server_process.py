@@ -81,3 +81,11 @@ class ServerProcess:
         self.process.wait(START_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def memory(server: ServerProcess, field: str = "VmRSS") -> int:
+    """Bytes of a server's memory: now, or of another field of /proc/PID/status (VmHWM: peak)."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024

@@ -14,10 +14,15 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from service.client import CallFailedError
-from service.jobs.records import AdaptationSpec, JobState
+from service.jobs.records import Adaptation, AdaptationSpec, JobState
+from service.operations.metrics import Metrics
+from service.rpc.adaptation_servicer import AdaptationServicer
+from service.rpc.answers import Answers
+from service.rpc.convert_adaptation import adaptation_from_wire
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 from service.types import NewSighting
 from tests.support.fake_process import FakeProcess, FakeStarter
+from tests.support.new_sightings import T0
 from tests.support.tiny_model import crop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -234,3 +239,31 @@ async def test_a_watch_ends_with_the_client_who_asked_for_it(
         while await lobby.metric("resight_rpc_in_flight"):
             await asyncio.sleep(0.01)
     assert (await lobby.ask(lobby.client.adaptation, "lobby", job.id))[0].state is JobState.RUNNING
+
+
+class Rows:
+    """Adaptations that are over, as `service.jobs.api.Adaptations` gives them."""
+
+    def __init__(self, count: int) -> None:
+        self.all = [
+            Adaptation(f"a{n}", "lobby", SPEC, JobState.FAILED, T0, error="why" * 100)
+            for n in range(count)
+        ]
+
+    async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
+        return [each for each in self.all if each.id > after][:limit]
+
+
+async def test_pages_end_before_they_are_too_large(metrics: Metrics) -> None:
+    rows, answers = Rows(5), Answers(metrics, max_bytes=1000, total=10**6, threads=1)
+    servicer = AdaptationServicer(rows, answers)  # type: ignore[arg-type]
+    request = adaptation_pb2.ListAdaptationsRequest(parent="sites/lobby")
+    pages: list[adaptation_pb2.ListAdaptationsResponse] = []
+    while not pages or request.page_token:
+        raw = await servicer.ListAdaptations(request, None)  # type: ignore[arg-type]
+        pages.append(adaptation_pb2.ListAdaptationsResponse.FromString(raw))
+        request.page_token = pages[-1].next_page_token
+    assert [len(page.adaptations) for page in pages] == [2, 2, 1]
+    found = [adaptation_from_wire(each)[0] for page in pages for each in page.adaptations]
+    assert found == rows.all
+    answers.close()

@@ -6,13 +6,16 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
@@ -20,10 +23,10 @@ from service.client import CallFailedError, SearchAnswer
 from service.errors import ModelMismatchError
 from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.pb.resight.v1 import gallery_pb2
-from service.types import Enrolled, SightingFilter
+from service.types import Enrolled, NewSighting, SightingFilter
 from tests.support.fake_engine import FakeEngine
 from tests.support.new_sightings import T0, sightings
-from tests.support.raw_client import RawClient, refusal
+from tests.support.raw_client import RawClient, reason_of, refusal
 from tests.support.running_server import Running
 from tests.support.tiny_model import crop, embed_files
 
@@ -239,7 +242,86 @@ async def test_work_that_a_rollover_overtakes_is_done_again_with_the_new_model()
     async def refused(model: object) -> str:
         raise ModelMismatchError("of another model")
 
-    servicer = GalleryServicer(None, Site(), max_items=1, max_limit=1)  # type: ignore[arg-type]
+    servicer = GalleryServicer(None, Site(), None, max_items=1, max_limit=1)  # type: ignore[arg-type]
     assert await servicer._with_model_of("lobby", overtaken) == ("done", new)
     with pytest.raises(ModelMismatchError):  # no other model: another attempt would fail, too
         await servicer._with_model_of("lobby", refused)
+
+
+LARGE = {f"key-{n:060d}": "x" * 1024 for n in range(32)}
+"""Attributes of the largest size, but for characters of several bytes."""
+
+MIB = 1024 * 1024
+
+
+def _search_all(site: str, queries: int, limit: int, **fields: Any) -> Any:
+    query = gallery_pb2.SearchQuery(sighting=f"sites/{site}/sightings/s00")
+    return gallery_pb2.SearchSightingsRequest(
+        parent=f"sites/{site}", queries=[query] * queries, limit=limit, **fields
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def large(start: Start) -> Running:
+    """A server that gives answers of 1 MiB, and 40 sightings of 36 kB."""
+    running = await start(max_answer_bytes=MIB)
+    await running.ask(running.client.create_site, "lobby")
+    await running.ask(running.client.enroll, "lobby", sightings(40, attributes=LARGE))
+    return running
+
+
+async def test_a_search_whose_answer_is_too_large_says_what_to_do(large: Running) -> None:
+    with RawClient(large.ready.grpc_address) as raw:
+        for queries, limit in ((1, 39), (10, 9)):  # of different sightings, and of the same ones
+            too_large = _search_all("lobby", queries, limit)
+            with pytest.raises(grpc.RpcError, match=r"RESIGHT_MAX_ANSWER_BYTES.*COMPACT") as error:
+                await asyncio.to_thread(raw.gallery.SearchSightings, too_large)
+            assert reason_of(error.value) == ("INVALID_ARGUMENT", "BAD_LIMIT")
+            too_large.view = gallery_pb2.SIGHTING_VIEW_COMPACT
+            answer = await asyncio.to_thread(raw.gallery.SearchSightings, too_large)
+            assert [len(result.matches) for result in answer.results] == [limit] * queries
+            match = answer.results[0].matches[0]
+            assert match.sighting.camera
+            assert not match.sighting.attributes
+        fewer = await asyncio.to_thread(raw.gallery.SearchSightings, _search_all("lobby", 1, 20))
+        assert all(m.sighting.attributes == LARGE for m in fewer.results[0].matches)
+
+
+async def test_pages_end_before_they_are_too_large(large: Running) -> None:
+    request = gallery_pb2.ListSightingsRequest(parent="sites/lobby", page_size=40)
+    with RawClient(large.ready.grpc_address) as raw:
+        pages = [await asyncio.to_thread(raw.gallery.ListSightings, request)]
+        assert pages[0].ByteSize() <= MIB
+        request.page_token = pages[0].next_page_token
+        pages.append(await asyncio.to_thread(raw.gallery.ListSightings, request))
+        assert not pages[1].next_page_token
+        found = [sighting for page in pages for sighting in page.sightings]
+        assert [s.name.rsplit("/", 1)[1] for s in found] == [f"s{n:02d}" for n in range(40)]
+        assert all(sighting.attributes == LARGE for sighting in found)
+        request.view = gallery_pb2.SIGHTING_VIEW_COMPACT
+        request.page_token = ""
+        compact = await asyncio.to_thread(raw.gallery.ListSightings, request)
+        assert len(compact.sightings) == 40
+        assert not any(sighting.attributes for sighting in compact.sightings)
+    listed = await large.ask(large.client.sightings, "lobby")
+    assert len(listed) == 40
+
+
+async def test_what_was_enrolled_is_answered_without_attributes_where_they_are_too_large(
+    large: Running,
+) -> None:
+    new = [replace(each, id="") for each in sightings(40, attributes=LARGE)]
+    results = await large.ask(large.client.enroll, "lobby", new)
+    with_attributes = [bool(result.sighting.attributes) for result in results]
+    assert with_attributes[:20] == [True] * 20
+    assert not with_attributes[-1]
+    assert len(await large.ask(large.client.sightings, "lobby", attributes=False)) == 80
+
+
+async def test_the_largest_sighting_can_be_read(large: Running) -> None:
+    image = crop(1, height=1200, width=1000, suffix=".bmp")
+    assert len(image) > 3 * MIB
+    one = NewSighting(image=image, camera="c1", id="one", attributes=LARGE)
+    await large.ask(large.client.enroll, "lobby", [one])
+    assert await large.ask(large.client.crop, "lobby", "one") == image
+    assert (await large.ask(large.client.sighting, "lobby", "one")).attributes == LARGE

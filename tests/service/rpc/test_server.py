@@ -50,7 +50,7 @@ async def test_a_running_call_is_answered_whole_while_health_says_not_serving(
     start: Callable[..., Any], engine: FakeEngine
 ) -> None:
     """The answer has some 20 MB: sending it takes longer than making it."""
-    running = await start(drain_s=30.0)
+    running = await start(drain_s=30.0, max_answer_bytes=32 * 1024 * 1024)
     client = running.client
     await running.ask(client.create_site, "lobby")
     large = {f"a{n}": "x" * 1024 for n in range(16)}

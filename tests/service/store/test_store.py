@@ -5,6 +5,7 @@ import resource
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from service.errors import (
 from service.operations.metrics import Metrics, new_metrics
 from service.store.records import EnrollOutcome, IdempotencyKey, NewRow, Stored, new_rows
 from service.store.store import Store
-from service.types import EVERY_SIGHTING, NewSighting, SightingFilter
+from service.types import EVERY_SIGHTING, Detail, NewSighting, SightingFilter
 from tests.support.waiting import eventually
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -188,6 +189,26 @@ def test_list_filters(
     assert ids(lobby.list_sightings("lobby", wanted, after="", limit=10)) == right
     assert ids(lobby.list_sightings("lobby", wanted, after=right[0], limit=10)) == right[1:]
     assert ids(lobby.list_sightings("lobby", wanted, after="", limit=1)) == right[:1]
+
+
+def test_no_more_attributes_are_read_than_asked_for(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    rows = [make_row(name, attributes={"k": "x" * 9}) for name in "abcd"]
+    enroll(lobby, *rows)
+    compact = [replace(row.sighting, attributes={}) for row in rows]
+    for limit, count in ((39, 4), (29, 3), (30, 4), (0, 1)):
+        detail = Detail(max_chars=limit)
+        read = lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9, detail=detail)
+        assert read == [row.sighting for row in rows][:count]
+        assert detail.exceeded_by(read)
+        numbered = lobby.sightings_by_number([1, 2, 3, 4], detail)
+        assert list(numbered.values()) == read
+    assert not Detail(max_chars=40).exceeded_by(row.sighting for row in rows)
+    detail = Detail(attributes=False, max_chars=0)
+    read = lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9, detail=detail)
+    assert read == compact
+    assert list(lobby.sightings_by_number([1, 2, 3, 4], detail).values()) == compact
 
 
 def test_errors_of_sites_and_sightings(lobby: Store, make_row: Callable[..., NewRow]) -> None:

@@ -53,6 +53,8 @@ class EmbeddingServiceServicer:
 
         INVALID_ARGUMENT / TOO_MANY_ITEMS: more images than the server takes in one call
         (RESIGHT_MAX_ITEMS), or none.
+        INVALID_ARGUMENT / BAD_LIMIT: the answer could have more than RESIGHT_MAX_ANSWER_BYTES: send
+        fewer images.
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
         come back.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping.

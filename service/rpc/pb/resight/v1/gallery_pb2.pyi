@@ -33,6 +33,8 @@ class _SightingViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sighting
     """All but the image."""
     SIGHTING_VIEW_FULL: _SightingView.ValueType  # 2
     """With the image, where it was kept."""
+    SIGHTING_VIEW_COMPACT: _SightingView.ValueType  # 3
+    """All but the image and the attributes."""
 
 class SightingView(_SightingView, metaclass=_SightingViewEnumTypeWrapper):
     """How much of a sighting to return."""
@@ -43,6 +45,8 @@ SIGHTING_VIEW_BASIC: SightingView.ValueType  # 1
 """All but the image."""
 SIGHTING_VIEW_FULL: SightingView.ValueType  # 2
 """With the image, where it was kept."""
+SIGHTING_VIEW_COMPACT: SightingView.ValueType  # 3
+"""All but the image and the attributes."""
 Global___SightingView: _TypeAlias = SightingView  # noqa: Y015
 
 @_typing.final
@@ -227,7 +231,9 @@ class EnrollResult(_message.Message):
 
     @_builtins.property
     def sighting(self) -> Global___Sighting:
-        """The sighting as it was stored, without its image; absent when it was not."""
+        """The sighting as it was stored, without its image; absent when it was not. Its attributes are
+        left out where the answer would have more than RESIGHT_MAX_ANSWER_BYTES with them.
+        """
 
     def __init__(
         self,
@@ -368,12 +374,15 @@ class SearchSightingsRequest(_message.Message):
     QUERIES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """"sites/{site}"."""
     limit: _builtins.int
     """The most matches per query, 1 to RESIGHT_MAX_LIMIT; 0 means 10. All queries together may ask
     for 10000 matches, or for RESIGHT_MAX_LIMIT where that is higher.
     """
+    view: Global___SightingView.ValueType
+    """How much of each match to return: BASIC or COMPACT. Absent, or FULL: BASIC."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchQuery]:
         """The queries, at least 1 and at most RESIGHT_MAX_ITEMS."""
@@ -389,10 +398,11 @@ class SearchSightingsRequest(_message.Message):
         queries: _abc.Iterable[Global___SearchQuery] | None = ...,
         filter: Global___SightingFilter | None = ...,
         limit: _builtins.int = ...,
+        view: Global___SightingView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "parent", b"parent", "queries", b"queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "parent", b"parent", "queries", b"queries", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,12 +535,15 @@ class ListSightingsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """"sites/{site}"."""
     page_size: _builtins.int
     """The most sightings to return, 1 to 1000; 0 means 100, more than 1000 means 1000."""
     page_token: _builtins.str
     """next_page_token of the former answer; empty for the first page."""
+    view: Global___SightingView.ValueType
+    """How much of each sighting to return: BASIC or COMPACT. Absent, or FULL: BASIC."""
     @_builtins.property
     def filter(self) -> Global___SightingFilter:
         """Which sightings to list. Absent: all."""
@@ -542,10 +555,11 @@ class ListSightingsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: Global___SightingFilter | None = ...,
+        view: Global___SightingView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,7 +577,7 @@ class ListSightingsResponse(_message.Message):
     """Gives the next page; empty when this is the last one."""
     @_builtins.property
     def sightings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sighting]:
-        """Sightings without their images, ordered by name."""
+        """Sightings without their images, ordered by name; at least one, unless there are no more."""
 
     def __init__(
         self,

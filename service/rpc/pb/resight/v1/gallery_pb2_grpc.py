@@ -108,7 +108,9 @@ class GalleryServiceServicer:
         INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
         (RESIGHT_MAX_ITEMS), or none.
         INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
-        queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
+        queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher), or the answer
+        would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
+        for SIGHTING_VIEW_COMPACT.
         INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
         FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
         UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -127,7 +129,8 @@ class GalleryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSightings(self, request, context):
-        """Lists sightings of a site, ordered by name.
+        """Lists sightings of a site, ordered by name. A page ends before it has more than
+        RESIGHT_MAX_ANSWER_BYTES; then it has fewer sightings than page_size, and a next_page_token.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
         parent and filter.

@@ -68,7 +68,9 @@ class GalleryServiceStub:
     INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
       (RESIGHT_MAX_ITEMS), or none.
     INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
-      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
+      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher), or the answer
+      would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
+      for SIGHTING_VIEW_COMPACT.
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
     FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
     UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -79,7 +81,8 @@ class GalleryServiceStub:
     NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
     """
     ListSightings: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.ListSightingsRequest, _gallery_pb2.ListSightingsResponse]
-    """Lists sightings of a site, ordered by name.
+    """Lists sightings of a site, ordered by name. A page ends before it has more than
+    RESIGHT_MAX_ANSWER_BYTES; then it has fewer sightings than page_size, and a next_page_token.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
       parent and filter.
@@ -131,7 +134,9 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
       (RESIGHT_MAX_ITEMS), or none.
     INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
-      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
+      queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher), or the answer
+      would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
+      for SIGHTING_VIEW_COMPACT.
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
     FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
     UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -142,7 +147,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
     """
     ListSightings: _aio.UnaryUnaryMultiCallable[_gallery_pb2.ListSightingsRequest, _gallery_pb2.ListSightingsResponse]  # type: ignore[assignment]
-    """Lists sightings of a site, ordered by name.
+    """Lists sightings of a site, ordered by name. A page ends before it has more than
+    RESIGHT_MAX_ANSWER_BYTES; then it has fewer sightings than page_size, and a next_page_token.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
       parent and filter.
@@ -203,7 +209,9 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT / TOO_MANY_ITEMS: more queries than the server takes in one call
           (RESIGHT_MAX_ITEMS), or none.
         INVALID_ARGUMENT / BAD_LIMIT: limit is negative or above the server's RESIGHT_MAX_LIMIT, or
-          queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher).
+          queries x limit is above 10000 (or RESIGHT_MAX_LIMIT, where that is higher), or the answer
+          would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
+          for SIGHTING_VIEW_COMPACT.
         INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
         FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
         UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
@@ -226,7 +234,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gallery_pb2.ListSightingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gallery_pb2.ListSightingsResponse, _abc.Awaitable[_gallery_pb2.ListSightingsResponse]]:
-        """Lists sightings of a site, ordered by name.
+        """Lists sightings of a site, ordered by name. A page ends before it has more than
+        RESIGHT_MAX_ANSWER_BYTES; then it has fewer sightings than page_size, and a next_page_token.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
           parent and filter.
