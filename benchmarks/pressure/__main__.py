@@ -80,7 +80,7 @@ def _about(setting: Setting, repeat: int) -> dict[str, Any]:
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "scale": setting.scale,
         "seconds of an attack": setting.seconds,
-        "seconds until the last look at memory": setting.settle_s,
+        "seconds at rest before and after": setting.settle_s,
         "minutes of the mixed attack": setting.minutes,
         "repeats": repeat,
         "seed": setting.seed,
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scale", type=float, default=1.0, help="factor of all sizes")
     add("--repeat", type=int, default=1, help="times that each attack is made")
     add("--seconds", type=float, default=20.0, help="of an attack without an end of its own")
-    add("--settle", type=float, default=30.0, help="seconds from its end to the last look")
+    add("--settle", type=float, default=30.0, help="seconds before and after it at rest")
     add("--minutes", type=float, default=30.0, help="of the mixed attack")
     add("--seed", type=int, default=1)
     add("--backbone", default="resnet18", help="network of both models")

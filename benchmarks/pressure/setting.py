@@ -12,7 +12,7 @@ class Setting:
 
     folder: for what is written and removed again. code: the checkout whose server is attacked.
     scale: factor of all sizes; 1 is what the targets are stated for. seconds: how long an attack
-    without an end of its own lasts. settle_s: from its end to the last look at memory.
+    without an end of its own lasts. settle_s: at rest before it, and after it.
     minutes: how long the mixed attack lasts. seed: of crops and networks. backbone: of the models.
     """
 

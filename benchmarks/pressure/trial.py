@@ -21,7 +21,6 @@ MB = 1e6
 PROBE_SITE = "probe"
 PROBE_EVERY_S = 0.05
 
-_CALM_S = 3.0
 _AFTER_S = 2.0
 _WARM_CALLS = 16
 _CROPS_PER_CALL = 32
@@ -128,18 +127,17 @@ def _attacked(attack: Attack, arena: Arena) -> Found:
     with Sampler(server.pid) as sampler, Worker(probe, *asking, niceness=0) as prober:
         tracebacks = server.tracebacks()
         prober.begin()
-        time.sleep(1.0)
-        calm = time.monotonic()
-        time.sleep(_CALM_S)
+        time.sleep(settle_s)  # what a server needs for a warm-up it gives back as late
         begin = time.monotonic()
         found = attack.run(arena)
         end = time.monotonic()
         time.sleep(settle_s)
         over = time.monotonic()
         got, enrolled = prober.stop()
-    before = sampler.between(calm, begin)
+    rest_s = min(_AFTER_S, settle_s)
+    before = sampler.between(begin - rest_s, begin)
     during = sampler.between(begin, end)
-    after = sampler.between(over - min(_AFTER_S, settle_s), over)
+    after = sampler.between(over - rest_s, over)
     at_rest = median_resident(before)
     found.figures = {
         "memory before, MB": at_rest / MB,
