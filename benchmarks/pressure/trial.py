@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pressure.bundles import OWN, crops, enrollment
+from benchmarks.pressure.bounds import memory_bound
+from benchmarks.pressure.bundles import OTHER, OWN, SIZE, crops, enrollment
 from benchmarks.pressure.clients import ENROLL, Call, hammer, probe
 from benchmarks.pressure.processes import Worker
 from benchmarks.pressure.server import AttackedServer, Sampler, cores, median_resident
 from benchmarks.pressure.setting import Setting
+from service.config import Settings
 
 MB = 1e6
 PROBE_SITE = "probe"
@@ -26,6 +28,7 @@ _WARM_CALLS = 16
 _CROPS_PER_CALL = 32
 
 AFTER = "memory after / before"
+BOUND = "memory at the peak / bound of the settings"
 SITE_P99 = "GetSite p99, s"
 ENROLL_P99 = "enrollment p99, s"
 ERRORS = "errors that are not refusals"
@@ -139,11 +142,13 @@ def _attacked(attack: Attack, arena: Arena) -> Found:
     during = sampler.between(begin, end)
     after = sampler.between(over - rest_s, over)
     at_rest = median_resident(before)
+    peak = max(s.resident for s in sampler.between(begin, over))
     found.figures = {
         "memory before, MB": at_rest / MB,
-        "memory at the peak, MB": max(s.resident for s in [*during, *after]) / MB,
+        "memory at the peak, MB": peak / MB,
         "memory after, MB": median_resident(after) / MB,
         AFTER: median_resident(after) / at_rest,
+        BOUND: peak / memory_bound(Settings.model_construct(), at_rest, SIZE, len((OWN, OTHER))),
         **_seen("GetSite", _during(got, begin, end)),
         **_seen("enrollment", _during(enrolled, begin, end)),
         "longest wait for an enrollment, s": longest_wait(_during(enrolled, begin, end)),

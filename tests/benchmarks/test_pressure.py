@@ -9,11 +9,14 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from benchmarks.pressure.__main__ import main
+from benchmarks.pressure.__main__ import ROOT, main
 from benchmarks.pressure.attacks import ATTACKS
+from benchmarks.pressure.bounds import memory_bound
 from benchmarks.pressure.clients import Call
 from benchmarks.pressure.rows import TARGETS, Row, number, rows_of
 from benchmarks.pressure.trial import AFTER, Attack, Found, longest_wait, until_answered, waits
+from models.image import Preprocessing
+from service.config import Settings
 
 
 def test_a_call_that_blocks_counts_for_all_that_would_have_waited() -> None:
@@ -42,6 +45,17 @@ def test_the_median_is_held_against_the_target() -> None:
     ]
     assert rows[0].line() == f"| name | {AFTER} | at most 1.1 | 1.05 | 1 - 3 | met |"
     assert number(12345.6) == "12,346"
+
+
+def test_the_docs_have_the_bound_of_the_defaults() -> None:
+    defaults = Settings.model_construct(decode_threads=2)
+    bound = memory_bound(defaults, 0.0, Preprocessing(height=64, width=32), models=2)
+    larger = Settings.model_construct(decode_threads=2, max_requests_bytes=300 << 20)
+    assert memory_bound(larger, 5.0, Preprocessing(height=64, width=32), models=2) == (
+        bound + 5.0 + 3 * (300 - 256 << 20)
+    )
+    memory = (ROOT / "docs" / "service.md").read_text().partition("## Memory")[2]
+    assert f"{bound / 1e9:.2f} GB" in memory.partition("\n## ")[0]
 
 
 def test_each_attack_has_a_name_of_its_own() -> None:
