@@ -135,6 +135,14 @@ class Settings(BaseSettings):
     max_concurrent_calls: int = Field(
         default=256, ge=1, description="Most calls at a time; above, calls get QUEUE_FULL."
     )
+    max_connections: int = Field(
+        default=1024, ge=1, description="Most gRPC connections at a time; further ones are closed."
+    )
+    max_streams: int = Field(
+        default=64,
+        ge=1,
+        description="Most watches, and most rollovers, at a time; they are not among the calls.",
+    )
     max_items: int = Field(
         default=256,
         ge=CLIENT_CHUNK_ITEMS,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from models.errors import DamagedFileError
 from models.job_contract import METRICS_FILE, NEEDS_SOURCES, AdaptationRound
-from service.errors import NotConfiguredError, ShuttingDownError
+from service.errors import NotConfiguredError, OverloadedError, ShuttingDownError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
@@ -19,6 +20,11 @@ from service.jobs.supervisor import Supervisor
 from service.types import check_adaptation_id, check_site_id
 
 log = logging.getLogger("resight.jobs")
+
+MAX_WATCHES = 16
+"""Most that watch one adaptation at a time."""
+
+_WATCH_RETRY_S = 5.0
 
 
 class Adaptations:
@@ -46,6 +52,10 @@ class Adaptations:
         self._poll_s = poll_s
         self._stopping = asyncio.Event()
         self._reported: set[str] = set()
+        self._watches: Counter[tuple[str, str]] = Counter()
+        self._reads: dict[
+            tuple[str, str], asyncio.Task[tuple[Adaptation, list[AdaptationRound]]]
+        ] = {}
 
     def begin(self) -> None:
         """Run the adaptations that are not over, also those from before a restart."""
@@ -128,15 +138,36 @@ class Adaptations:
     ) -> AsyncGenerator[tuple[Adaptation, AdaptationRound | None]]:
         """Each round once, as soon as it is finished, and each state, until it is over.
 
-        That its rounds cannot be read is told as a state is.
+        That its rounds cannot be read is told as a state is. All who watch one share its reads.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError, ShuttingDownError
+            OverloadedError: `MAX_WATCHES` watch it already.
         """
+        key = site, adaptation
+        if self._watches[key] >= MAX_WATCHES:
+            raise OverloadedError(
+                f"{MAX_WATCHES} watch adaptation {adaptation} already; close one of them, or ask "
+                "for it now and then (GetAdaptation)",
+                retry_after_s=_WATCH_RETRY_S,
+            )
+        self._watches[key] += 1
+        try:
+            async with aclosing(self._steps(site, adaptation)) as steps:
+                async for step in steps:
+                    yield step
+        finally:
+            self._watches[key] -= 1
+            if not self._watches[key]:
+                del self._watches[key]
+
+    async def _steps(
+        self, site: str, adaptation: str
+    ) -> AsyncGenerator[tuple[Adaptation, AdaptationRound | None]]:
         seen = 0
         sent: tuple[JobState, str] | None = None
+        latest, rounds = await self.get(site, adaptation)
         while True:
-            latest, rounds = await self.get(site, adaptation)
             for round_ in rounds[seen:]:
                 yield latest, round_
             seen = max(seen, len(rounds))
@@ -145,9 +176,27 @@ class Adaptations:
                 yield latest, None
             if latest.state.over:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._poll_s)
-            if self._stopping.is_set():
-                raise ShuttingDownError(
-                    "the server is stopping; its next start continues the adaptation"
-                )
+            latest, rounds = await self._next_read(site, adaptation)
+
+    async def _next_read(
+        self, site: str, adaptation: str
+    ) -> tuple[Adaptation, list[AdaptationRound]]:
+        """What the next read gives, one for all that wait for it."""
+        key = site, adaptation
+        if key not in self._reads:
+            read = asyncio.create_task(self._read_later(site, adaptation))
+            read.add_done_callback(lambda _: self._reads.pop(key))
+            self._reads[key] = read
+        # Who leaves does not end it for the others. The last one leaves it without a reader.
+        return await asyncio.shield(self._reads[key])
+
+    async def _read_later(
+        self, site: str, adaptation: str
+    ) -> tuple[Adaptation, list[AdaptationRound]]:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self._poll_s)
+        if self._stopping.is_set():
+            raise ShuttingDownError(
+                "the server is stopping; its next start continues the adaptation"
+            )
+        return await self.get(site, adaptation)

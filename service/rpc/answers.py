@@ -27,13 +27,21 @@ class Answers:
     """Makes large answers.
 
     max_bytes: of one answer. total: bytes of all that are being made or sent. threads: answers that
-    are converted at a time.
+    are converted at a time. freed: is told the bytes of each answer that is not needed any more.
     """
 
-    def __init__(self, metrics: Metrics, *, max_bytes: int, total: int, threads: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_bytes: int,
+        total: int,
+        threads: int,
+        freed: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.max_bytes = max_bytes
         self._metrics = metrics
-        self._budget = ByteBudget(total)
+        self._budget = ByteBudget(total, freed)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resight-answer")
 
     def close(self) -> None:

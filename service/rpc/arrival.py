@@ -37,18 +37,25 @@ class Arrival:
     """Reads requests. A call that is read reserves the largest size: its own is not known before.
 
     max_message: bytes of the largest request. with_images: bytes of all requests with images that
-    are held at a time. max_transfer_s: seconds in which a request has to arrive.
+    are held at a time. max_transfer_s: seconds in which a request has to arrive. freed: is told the
+    bytes of each request that is not needed any more.
     """
 
     def __init__(
-        self, metrics: Metrics, *, max_message: int, with_images: int, max_transfer_s: float
+        self,
+        metrics: Metrics,
+        *,
+        max_message: int,
+        with_images: int,
+        max_transfer_s: float,
+        freed: Callable[[int], None],
     ) -> None:
         self._metrics = metrics
         self._max_message = max_message
         self._max_transfer_s = max_transfer_s
-        self._with_images = ByteBudget(with_images)
-        self._without_images = ByteBudget(WITHOUT_IMAGES * max_message)
-        self._foreign = ByteBudget(FOREIGN * max_message)
+        self._with_images = ByteBudget(with_images, freed)
+        self._without_images = ByteBudget(WITHOUT_IMAGES * max_message, freed)
+        self._foreign = ByteBudget(FOREIGN * max_message, freed)
 
     async def read(self, method: str, parse: Callable[[bytes], T], context: Context) -> T:
         """The only request of a call; its bytes count until the call is over.

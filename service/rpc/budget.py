@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import OverloadedError
@@ -17,10 +18,13 @@ class ByteBudget:
     A call that finds too few waits for its turn. First comes the client that holds the least, then
     the call that came first: a client with many calls does not keep the others waiting. One client
     holds at most half.
+
+    freed: is told the bytes of each call that is over.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, freed: Callable[[int], None] = lambda _: None) -> None:
         self._total = total
+        self.freed = freed
         self._free = total
         self._held: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
@@ -101,7 +105,8 @@ class Reservation:
             self._amount = amount
 
     def release(self) -> None:
-        """Keep none."""
+        """Keep none: the call is over."""
+        self._budget.freed(self._amount)
         self.shrink(0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from time import perf_counter
@@ -30,23 +31,31 @@ from service.rpc.convert import status
 log = logging.getLogger("resight.rpc")
 
 _OURS = "/resight.v1."
+_WATCH = "AdaptationService/WatchAdaptation"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
     """Wraps all calls. Those of health and reflection are neither limited in number nor measured.
 
     arrival: reads the requests. max_concurrent: most calls at a time; further ones are refused at
-    once. max_transfer_s: seconds in which a client has to read an answer.
+    once. max_streams: likewise most watches, and most rollovers, which may last for hours and so do
+    not take the places of calls. max_transfer_s: seconds in which a client has to read an answer.
     """
 
     def __init__(
-        self, metrics: Metrics, arrival: Arrival, *, max_concurrent: int, max_transfer_s: float
+        self,
+        metrics: Metrics,
+        arrival: Arrival,
+        *,
+        max_concurrent: int,
+        max_streams: int,
+        max_transfer_s: float,
     ) -> None:
         self._metrics = metrics
         self._arrival = arrival
-        self._max_concurrent = max_concurrent
+        self._limits = {"calls": max_concurrent, "watches": max_streams, "rollovers": max_streams}
         self._max_transfer_s = max_transfer_s
-        self._running = 0
+        self._running: Counter[str] = Counter()
         self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -77,7 +86,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def call(_: Any, context: Context) -> bytes:
             with self._watched(method, context) as outcome:
                 try:
-                    self._admit(context)
+                    self._admit("calls", context)
                     request = await self._arrival.read(
                         method, handler.request_deserializer, context
                     )
@@ -94,7 +103,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def call(_: Any, context: Context) -> None:
             with self._watched(method, context) as outcome:
                 try:
-                    self._admit(context)
+                    self._admit("watches" if method == _WATCH else "rollovers", context)
                     request = await self._arrival.read(
                         method, handler.request_deserializer, context
                     )
@@ -135,20 +144,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             return grpc.stream_stream_rpc_method_handler(one, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(one, None, handler.response_serializer)
 
-    def _admit(self, context: Context) -> None:
+    def _admit(self, kind: str, context: Context) -> None:
         """Count a call until its answer is sent or its client is gone."""
-        if self._running >= self._max_concurrent:
+        if self._running[kind] >= self._limits[kind]:
             self._metrics.rejected.labels("concurrency").inc()
             raise OverloadedError(
-                f"{self._max_concurrent} calls are running already; try again in {RETRY_S} s",
+                f"{self._limits[kind]} {kind} are running already; try again in {RETRY_S} s",
                 retry_after_s=RETRY_S,
             )
 
         def ended(_: Context) -> None:
-            self._running -= 1
+            self._running[kind] -= 1
             self._metrics.rpc_in_flight.dec()
 
-        self._running += 1
+        self._running[kind] += 1
         self._metrics.rpc_in_flight.inc()
         when_over(context, ended)
 

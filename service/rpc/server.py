@@ -22,6 +22,7 @@ from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.answers import Answers
 from service.rpc.arrival import Arrival
 from service.rpc.embedding_servicer import EmbeddingServicer
+from service.rpc.freed import FreedMemory
 from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.model_servicer import ModelServicer
@@ -46,6 +47,18 @@ SERVICES = tuple(
 )
 """Full names of our services."""
 
+KEEPALIVE_S = 30.0
+"""Seconds after which a connection without traffic is asked whether its client is there."""
+
+KEEPALIVE_TIMEOUT_S = 20.0
+"""Seconds in which it has to answer, or the connection is closed and its calls are cancelled."""
+
+IDLE_S = 600.0
+"""Seconds after which a connection without calls is closed; clients make a new one."""
+
+MAX_STREAMS_OF_CONNECTION = 1024
+"""Calls at a time on one connection; its client keeps further ones waiting."""
+
 _NO_GRACE_LIMIT_S = 24 * 3600.0
 """Grace that is given to gRPC itself. It must not expire: two ends at one time crash gRPC."""
 
@@ -66,13 +79,15 @@ class RpcServer:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._calls = _interceptor(settings, metrics)
+        freed = FreedMemory()
+        self._calls = _interceptor(settings, metrics, freed)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(settings))
         self._answers = Answers(
             metrics,
             max_bytes=settings.max_answer_bytes,
             total=settings.answers_bytes,
             threads=threads_or_cores(settings.search_threads),
+            freed=freed.add,
         )
         site_pb2_grpc.add_SiteServiceServicer_to_server(
             SiteServicer(gallery, activator, adaptations), self._server
@@ -136,17 +151,19 @@ class RpcServer:
         self._answers.close()
 
 
-def _interceptor(settings: Settings, metrics: Metrics) -> CallInterceptor:
+def _interceptor(settings: Settings, metrics: Metrics, freed: FreedMemory) -> CallInterceptor:
     arrival = Arrival(
         metrics,
         max_message=settings.max_message_bytes,
         with_images=settings.requests_bytes,
         max_transfer_s=settings.max_transfer_s,
+        freed=freed.add,
     )
     return CallInterceptor(
         metrics,
         arrival,
         max_concurrent=settings.max_concurrent_calls,
+        max_streams=settings.max_streams,
         max_transfer_s=settings.max_transfer_s,
     )
 
@@ -159,6 +176,15 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         # With this, gRPC reads up to several MB of each call before they are asked for.
         ("grpc.http2.bdp_probe", 0),
+        # A client that is gone without a word is noticed, also while nothing is sent to it.
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1000)),
+        ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),  # else a minute
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
     ]
 
 

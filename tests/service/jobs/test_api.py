@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.registry import Registry
-from service.jobs.api import Adaptations
+from service.errors import OverloadedError, ShuttingDownError
+from service.jobs.api import MAX_WATCHES, Adaptations
 from service.jobs.folder import JobFolder
 from service.jobs.records import AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
@@ -131,3 +133,71 @@ async def test_a_round_that_is_done_over_again_is_told_once(
         rows.finish(job, JobResult(JobState.FAILED), NOW).result(10)
         await watching
     assert told == [1, 2, 3]
+
+
+async def _ended(watching: list[asyncio.Task[None]]) -> None:
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
+
+
+async def test_all_who_watch_one_adaptation_share_its_reads(
+    adaptations: Adaptations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    reads, told, get, loop = [0.0], [0], adaptations.get, asyncio.get_running_loop()
+
+    async def counted(site: str, adaptation: str) -> Any:
+        reads.append(loop.time())
+        return await get(site, adaptation)
+
+    async def watch() -> None:
+        async for _ in adaptations.watch("lobby", job.id):
+            told[0] += 1
+
+    monkeypatch.setattr(adaptations, "get", counted)
+    watching = [asyncio.create_task(watch()) for _ in range(MAX_WATCHES)]
+    async with asyncio.timeout(10):
+        while told[0] < MAX_WATCHES:
+            await asyncio.sleep(POLL_S)
+    begun = loop.time()
+    await asyncio.sleep(30 * POLL_S)
+    shared = [read for read in reads if read > begun]
+    assert 0 < len(shared) <= (loop.time() - begun) / POLL_S + 1
+    await _ended(watching)
+
+
+async def test_an_adaptation_is_watched_by_so_many_at_a_time(
+    adaptations: Adaptations, rows: JobRows
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    open_ = [adaptations.watch("lobby", job.id) for _ in range(MAX_WATCHES)]
+    for watch in open_:
+        await anext(watch)
+    with pytest.raises(OverloadedError, match="GetAdaptation"):
+        await anext(adaptations.watch("lobby", job.id))
+    await open_[0].aclose()
+    again = adaptations.watch("lobby", job.id)
+    assert (await anext(again))[0].state is JobState.PENDING
+    rows.finish(job, JobResult(JobState.FAILED), NOW).result(10)
+    for watch in (*open_[1:], again):
+        assert [step.state async for step, _ in watch] == [JobState.FAILED]
+    assert not adaptations._watches
+
+
+async def test_the_end_of_the_server_ends_all_watches(
+    adaptations: Adaptations, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    gone, *watches = [adaptations.watch("lobby", job.id) for _ in range(3)]
+    for watch in (gone, *watches):
+        await anext(watch)
+    leaving = asyncio.ensure_future(anext(gone))
+    waiting = [asyncio.ensure_future(anext(watch)) for watch in watches]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await adaptations.stop()
+    for wait in waiting:
+        with pytest.raises(ShuttingDownError):
+            await wait
+    assert not caplog.records

@@ -23,6 +23,7 @@ from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 from service.types import NewSighting
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.new_sightings import T0
+from tests.support.raw_client import reason_of
 from tests.support.tiny_model import crop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -239,6 +240,39 @@ async def test_a_watch_ends_with_the_client_who_asked_for_it(
         while await lobby.metric("resight_rpc_in_flight"):
             await asyncio.sleep(0.01)
     assert (await lobby.ask(lobby.client.adaptation, "lobby", job.id))[0].state is JobState.RUNNING
+
+
+async def test_watches_do_not_take_the_places_of_calls(
+    start: Any, starter: FakeStarter, tmp_path: Path
+) -> None:
+    (tmp_path / "init").mkdir()
+    running = await start(
+        start_process=starter,
+        adapt_inits=str(tmp_path / "init"),
+        max_concurrent_calls=1,
+        max_streams=2,
+    )
+    await running.ask(running.client.create_site, "lobby")
+    await running.ask(running.client.enroll, "lobby", [NewSighting(image=crop(1), camera="c")])
+    job = await running.ask(running.client.start_adaptation, "lobby", SPEC)
+    name = f"sites/lobby/adaptations/{job.id}"
+    async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
+        stub: Any = adaptation_pb2_grpc.AdaptationServiceStub(channel)
+        request = adaptation_pb2.WatchAdaptationRequest(name=name)
+        watches = [stub.WatchAdaptation(request) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).adaptation.name == name
+        with pytest.raises(grpc.aio.AioRpcError, match="2 watches are running already") as error:
+            await stub.WatchAdaptation(request).read()
+        assert reason_of(error.value) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        assert (await running.ask(running.client.site, "lobby")).id == "lobby"
+        moved = await running.ask(running.client.reembed_site, "lobby")
+        assert moved[-1].site.ready
+        watches[0].cancel()
+        async with asyncio.timeout(10):
+            while await running.metric("resight_rpc_in_flight") > 1:
+                await asyncio.sleep(0.01)
+        assert (await stub.WatchAdaptation(request).read()).adaptation.name == name
 
 
 class Rows:

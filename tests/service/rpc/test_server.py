@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.client import ClientError
+from service.config import split_address
+from service.rpc import server
 from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny_model import crop
@@ -87,3 +90,56 @@ async def test_a_call_that_takes_longer_than_the_drain_is_ended(
         await call
     engine.gate.set()
     await stopping
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""What a client sends first: the preface, and a SETTINGS frame without settings."""
+
+
+async def ends(address: str) -> bool:
+    """Whether the server ends a connection whose client says nothing after the preface."""
+
+    def wait() -> bool:
+        with socket.create_connection(split_address(address), timeout=10) as connection:
+            connection.sendall(PREFACE)
+            while connection.recv(4096):
+                pass
+            return True
+
+    return await asyncio.to_thread(wait)
+
+
+async def test_a_client_that_is_gone_without_a_word_is_noticed(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEPALIVE_S", 0.3)
+    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", 0.3)
+    running = await start()
+    assert await ends(running.ready.grpc_address)
+
+
+async def test_an_idle_connection_is_closed(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_S", 0.3)
+    running = await start()
+    assert await ends(running.ready.grpc_address)
+    assert await running.ask(running.client.sites) == []
+    await asyncio.sleep(0.6)
+    assert await running.ask(running.client.sites) == [], "clients connect again by themselves"
+
+
+async def test_connections_above_the_limit_are_closed(start: Callable[..., Any]) -> None:
+    running = await start(max_connections=2)
+    assert await running.ask(running.client.sites) == []
+    with socket.create_connection(split_address(running.ready.grpc_address)) as second:
+        second.sendall(PREFACE)
+        assert await asyncio.to_thread(second.recv, 9)
+        assert await ends(running.ready.grpc_address)
+        assert await running.ask(running.client.sites) == []
+    async with asyncio.timeout(10):
+        while True:
+            with socket.create_connection(split_address(running.ready.grpc_address)) as again:
+                again.sendall(PREFACE)
+                if await asyncio.to_thread(again.recv, 9):
+                    break

@@ -134,6 +134,7 @@ class AdaptationServiceServicer:
         finished, until the adaptation is over.
 
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
+        RESOURCE_EXHAUSTED / QUEUE_FULL: RESIGHT_MAX_STREAMS watches are open, or 16 of this adaptation.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
         start.
         """

@@ -79,6 +79,7 @@ class AdaptationServiceStub:
     finished, until the adaptation is over.
 
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: RESIGHT_MAX_STREAMS watches are open, or 16 of this adaptation.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
       start.
     """
@@ -134,6 +135,7 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     finished, until the adaptation is over.
 
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
+    RESOURCE_EXHAUSTED / QUEUE_FULL: RESIGHT_MAX_STREAMS watches are open, or 16 of this adaptation.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
       start.
     """
@@ -216,6 +218,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         finished, until the adaptation is over.
 
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
+        RESOURCE_EXHAUSTED / QUEUE_FULL: RESIGHT_MAX_STREAMS watches are open, or 16 of this adaptation.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping; the adaptation continues with its next
           start.
         """
