@@ -108,7 +108,8 @@ class Gallery:
         Raises:
             StoreUnusableError: a stored vector is damaged or absent.
         """
-        self._store.forget_requests(self._oldest_request()).result()
+        while self._store.forget_requests(self._oldest_request()).result():
+            pass
         loaded = {model.fingerprint: model for model in (*others, self._model)}
         for model in loaded.values():
             self._store.register_model(model.fingerprint, model.reference)

@@ -23,7 +23,7 @@ from service.errors import (
 from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.store.damage import damaged_row, json_list
 from service.store.records import SeenCrop
-from service.store.statements import refuse_unfinished, require_site
+from service.store.statements import of_site, refuse_unfinished, require_site
 from service.store.store import Store
 from service.store.tables import adaptations, crops, pending_folder_deletions, sightings
 from service.store.times import from_us, to_us
@@ -112,7 +112,7 @@ class JobRows:
                     crops.c.image,
                 )
                 .join(crops, crops.c.row == sightings.c.row)
-                .where(sightings.c.site == site, sightings.c.row > after)
+                .where(of_site(sightings, site), sightings.c.row > after)
                 .order_by(sightings.c.row)
                 .limit(_CROPS_AT_A_TIME)
             )
@@ -138,7 +138,7 @@ class JobRows:
             require_site(connection, site)
             refuse_unfinished(connection, site)
             kept = select(crops.c.row).join(sightings, sightings.c.row == crops.c.row)
-            if connection.execute(kept.where(sightings.c.site == site).limit(1)).first() is None:
+            if connection.execute(kept.where(of_site(sightings, site)).limit(1)).first() is None:
                 raise NoCropsError(
                     f"site {site} keeps no crops to learn from; enroll some, with the server's "
                     "RESIGHT_KEEP_CROPS on"

@@ -128,8 +128,8 @@ class Metrics:
         )
         self.store_deleted = Gauge(
             "resight_store_deleted_seconds",
-            "Seconds since the oldest deletion whose data may still be in a file: wal (write-ahead "
-            "log); 0: none.",
+            "Seconds since the oldest deletion whose data may still be in a file: db (database), "
+            "wal (write-ahead log); 0: none.",
             ("file",),
             registry=registry,
         )

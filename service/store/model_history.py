@@ -10,9 +10,10 @@ from sqlalchemy import Connection, delete, insert, select, update
 from service.errors import RolloverRunningError
 from service.store.damage import damaged_row
 from service.store.records import ModelRow
-from service.store.statements import lacks_embedding, require_site
-from service.store.tables import activations, embeddings, models, sightings, sites
+from service.store.statements import lacks_embedding, of_site, require_site, site_number
+from service.store.tables import activations, models, sightings, site_vectors, sites
 from service.store.times import to_us
+from service.store.wiping import move_to_deleted_site, want_vectors
 
 
 def bind_site(
@@ -25,16 +26,19 @@ def bind_site(
     now: datetime,
 ) -> int | None:
     """See `Store.bind_site`."""
-    before = require_site(connection, site)
-    lacking = (sightings.c.site == site) & lacks_embedding(model)
+    before, number = require_site(connection, site), site_number(connection, site)
+    lacking = (sightings.c.site == number) & lacks_embedding(model)
     rows = list(connection.execute(select(sightings.c.row).where(lacking)).scalars())
     if not set(rows) <= set(unusable):
         return None
-    connection.execute(delete(sightings).where(lacking))
-    of_site = select(sightings.c.row).where(sightings.c.site == site)
-    others = embeddings.c.model.not_in([model, before])
-    connection.execute(delete(embeddings).where(embeddings.c.row.in_(of_site), others))
-    connection.execute(update(sites).where(sites.c.site == site).values(model=model))
+    move_to_deleted_site(connection, rows, model)
+    want_vectors(connection, number, model)
+    connection.execute(
+        update(site_vectors)
+        .where(site_vectors.c.site == number, site_vectors.c.model.not_in([model, before]))
+        .values(unwanted=True)
+    )
+    connection.execute(update(sites).where(sites.c.number == number).values(model=model))
     if undo:
         undo_activation(connection, site, model)
     else:
@@ -46,11 +50,12 @@ def add_activation(
     connection: Connection, site: str, before: str, after: str, now: datetime
 ) -> None:
     """Add an activation of model `after`; models are fingerprints."""
-    known = select(activations.c.number).where(activations.c.site == site).limit(1)
+    number = site_number(connection, site)
+    known = select(activations.c.number).where(activations.c.site == number).limit(1)
     added = [after] if connection.execute(known).first() else [before, after]
     connection.execute(
         insert(activations),
-        [{"site": site, "model": model, "time_us": to_us(now)} for model in added],
+        [{"site": number, "model": model, "time_us": to_us(now)} for model in added],
     )
 
 
@@ -67,7 +72,7 @@ def undo_activation(connection: Connection, site: str, after: str) -> None:
         )
     last = (
         select(activations.c.number)
-        .where(activations.c.site == site)
+        .where(of_site(activations, site))
         .order_by(activations.c.number.desc())
         .limit(1)
     )
@@ -79,7 +84,7 @@ def earlier_model(connection: Connection, site: str) -> ModelRow | None:
     row = connection.execute(
         select(activations.c.model, models.c.reference)
         .outerjoin(models, models.c.fingerprint == activations.c.model)
-        .where(activations.c.site == site)
+        .where(of_site(activations, site))
         .order_by(activations.c.number.desc())
         .offset(1)
         .limit(1)

@@ -12,12 +12,14 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Table,
     delete,
     exists,
     func,
     insert,
     literal,
     select,
+    tuple_,
 )
 
 from service.errors import (
@@ -75,12 +77,13 @@ def site_rows(connection: Connection, site: str | None) -> list[SiteRow]:
     held = (
         select(func.count())
         .select_from(sightings)
-        .where(sightings.c.site == sites.c.site)
+        .where(sightings.c.site == sites.c.number)
         .scalar_subquery()
     )
     query = (
         select(sites, models.c.reference, held.label("held"))
         .outerjoin(models, models.c.fingerprint == sites.c.model)
+        .where(sites.c.site.is_not(None))
         .order_by(sites.c.site)
     )
     if site is not None:
@@ -100,6 +103,22 @@ def _time(microseconds: object, row: str) -> datetime:
         return from_us(microseconds)  # type: ignore[arg-type] # a damaged row may have any type
     except (TypeError, OverflowError) as error:
         raise damaged_row(row, f"has {microseconds!r} as a time") from error
+
+
+def of_site(table: Table, site: str) -> ColumnElement[bool]:
+    """The condition that a row of a table belongs to a site."""
+    number = select(sites.c.number).where(sites.c.site == site).scalar_subquery()
+    return table.c.site == number
+
+
+def site_number(connection: Connection, site: str) -> int:
+    """The number that the rows of a site have; raises `SiteNotFoundError`."""
+    number: int | None = connection.execute(
+        select(sites.c.number).where(sites.c.site == site)
+    ).scalar()
+    if number is None:
+        raise site_not_found(site)
+    return number
 
 
 def require_site(connection: Connection, site: str) -> str:
@@ -138,14 +157,17 @@ def model_mismatch(
 
 
 def select_sightings(*where: ColumnElement[bool], attributes: bool = True) -> Select[Any]:
-    """Sightings for `to_sighting`, with or without their attributes."""
+    """Sightings for `to_sighting`, with or without their attributes; none of a deleted site."""
     stored = sightings.c.attributes
     columns: list[Any] = [column for column in sightings.c if column is not stored]
     columns.append(stored if attributes else literal({}, stored.type).label(stored.name))
     return (
-        select(*columns, crops.c.row.is_not(None).label("crop_kept"))
+        select(
+            *columns, sites.c.site.label("site_name"), crops.c.row.is_not(None).label("crop_kept")
+        )
+        .join(sites, sites.c.number == sightings.c.site)
         .outerjoin(crops, crops.c.row == sightings.c.row)
-        .where(*where)
+        .where(sites.c.site.is_not(None), *where)
     )
 
 
@@ -174,7 +196,7 @@ def lacks_embedding(model: str) -> Any:
 
 def to_sighting(row: Any) -> Sighting:
     """A row of `select_sightings`; raises `DamagedRowError`."""
-    name = f"sighting {row.sighting} of site {row.site}"
+    name = f"sighting {row.sighting} of site {row.site_name}"
     for column in ("camera", "track", "person"):
         if not isinstance(getattr(row, column), str):
             raise damaged_row(name, f"has a {column} that is not text")
@@ -218,7 +240,7 @@ def delete_sightings(connection: Connection, site: str, ids: Sequence[str]) -> s
     """Delete those of the named sightings that exist; returns their ids."""
     found: set[str] = set()
     for start in range(0, len(ids), CHUNK):
-        named = (sightings.c.site == site) & sightings.c.sighting.in_(ids[start : start + CHUNK])
+        named = of_site(sightings, site) & sightings.c.sighting.in_(ids[start : start + CHUNK])
         found |= set(connection.execute(select(sightings.c.sighting).where(named)).scalars())
         if found:
             connection.execute(delete(sightings).where(named))
@@ -231,11 +253,12 @@ def insert_rows(
     """Store sightings; returns the numbers of their rows."""
     if not rows:
         return ()
+    number_of_site = site_number(connection, site)
     numbers = connection.execute(
         insert(sightings).returning(sightings.c.row, sort_by_parameter_order=True),
         [
             {
-                "site": site,
+                "site": number_of_site,
                 "sighting": row.sighting.id,
                 "camera": row.sighting.camera,
                 "time_us": to_us(row.sighting.time),
@@ -279,7 +302,7 @@ def earlier_outcome(
     """The result of an earlier call with this request id, None if there was none since a time."""
     row = connection.execute(
         select(requests).where(
-            requests.c.site == site,
+            of_site(requests, site),
             requests.c.request == key.id,
             requests.c.created_us >= to_us(since),
         )
@@ -336,14 +359,21 @@ def _existing(
     for start in range(0, len(values), CHUNK):
         wanted = column.in_(values[start : start + CHUNK])
         for row in connection.execute(
-            select(sightings.c.row, sightings.c.sighting).where(sightings.c.site == site, wanted)
+            select(sightings.c.row, sightings.c.sighting).where(of_site(sightings, site), wanted)
         ):
             yield row.row, row.sighting
 
 
-def forget_requests(connection: Connection, before: datetime) -> None:
-    """Delete the request ids of calls before a time."""
-    connection.execute(delete(requests).where(requests.c.created_us < to_us(before)))
+def forget_requests(connection: Connection, before: datetime) -> bool:
+    """Delete the request ids of calls before a time, the first `CHUNK`; whether there are more."""
+    key = tuple_(requests.c.site, requests.c.request)
+    oldest = (
+        select(requests.c.site, requests.c.request)
+        .where(requests.c.created_us < to_us(before))
+        .order_by(requests.c.created_us)
+        .limit(CHUNK)
+    )
+    return connection.execute(delete(requests).where(key.in_(oldest))).rowcount == CHUNK
 
 
 def remember(
@@ -359,10 +389,14 @@ def remember(
     Sightings are kept by the numbers of their rows: nothing is left of one that is deleted.
     """
     forget_requests(connection, now - request_ttl)
+    # One past its time may be among those that are forgotten later.
+    connection.execute(
+        delete(requests).where(of_site(requests, site), requests.c.request == key.id)
+    )
     numbers = iter(outcome.numbers)
     connection.execute(
         insert(requests).values(
-            site=site,
+            site=site_number(connection, site),
             request=key.id,
             fingerprint=key.content_hash,
             answer=[

@@ -46,6 +46,7 @@ from service.store.statements import (
     index_entry,
     insert_rows,
     lacks_embedding,
+    of_site,
     refuse_unfinished,
     remember,
     require_model,
@@ -53,6 +54,7 @@ from service.store.statements import (
     select_sightings,
     sighting_not_found,
     site_not_found,
+    site_number,
     site_rows,
     to_sighting,
 )
@@ -69,10 +71,15 @@ from service.store.tables import (
     sites,
 )
 from service.store.times import to_us
+from service.store.wiper import Wiper
+from service.store.wiping import want_vectors
 from service.store.writer import Writer, store_error
 from service.types import ALL_DETAIL, Detail, Sighting, SightingFilter, Vector
 
 T = TypeVar("T")
+
+_COUNTED = 1000
+"""Most sightings that are counted by the writer."""
 
 _LOAD_CHUNK = 4096
 """Rows read at a time when an index is built."""
@@ -86,6 +93,8 @@ class Store:
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
         self._log = LogEmptier(writer, self._in_writer)
+        self._wiper = Wiper(self.submit, self._log.after_deletion)
+        metrics.store_deleted.labels("db").set_function(lambda: self._wiper.pending_s)
         metrics.store_deleted.labels("wal").set_function(lambda: self._log.pending_s)
 
     @classmethod
@@ -109,14 +118,21 @@ class Store:
         store = cls(reader, writer, metrics)
         # A crash, or a full disk, may have left it.
         store._in_writer(store._log.after_deletion).result()
+        store._in_writer(store._wiper.wake).result()
         return store
 
     def close(self) -> None:
         """Finish the queued writes and close the database."""
+        self._wiper.close()
         self._log.close()
         self._writer.close()
         self._reader.dispose()
         self._write_engine.dispose()
+
+    @property
+    def wiping(self) -> bool:
+        """Whether something that is deleted for callers is still in the database."""
+        return self._wiper.pending
 
     # --- reads
 
@@ -138,7 +154,7 @@ class Store:
         with self.reading() as connection:
             require_site(connection, site)
             found = connection.execute(
-                select_sightings(sightings.c.site == site, sightings.c.sighting == sighting)
+                select_sightings(of_site(sightings, site), sightings.c.sighting == sighting)
             ).first()
         if found is None:
             raise sighting_not_found(site, sighting)
@@ -149,7 +165,7 @@ class Store:
         query = (
             select(crops.c.image)
             .join(sightings, sightings.c.row == crops.c.row)
-            .where(sightings.c.site == site, sightings.c.sighting == sighting)
+            .where(of_site(sightings, site), sightings.c.sighting == sighting)
         )
         with self.reading() as connection:
             return connection.execute(query).scalar()
@@ -160,7 +176,7 @@ class Store:
         with self.reading() as connection:
             for start in range(0, len(ids), CHUNK):
                 query = select_sightings(
-                    sightings.c.site == site, sightings.c.sighting.in_(ids[start : start + CHUNK])
+                    of_site(sightings, site), sightings.c.sighting.in_(ids[start : start + CHUNK])
                 )
                 found |= {row.sighting: to_sighting(row) for row in connection.execute(query)}
         return found
@@ -192,9 +208,9 @@ class Store:
         detail: Detail = ALL_DETAIL,
     ) -> list[Sighting]:
         """The first `limit` sightings with an id above `after`, ordered by id."""
-        of_site = select_sightings(sightings.c.site == site, attributes=detail.attributes)
+        found = select_sightings(of_site(sightings, site), attributes=detail.attributes)
         query = (
-            filtered(of_site, wanted)
+            filtered(found, wanted)
             .where(sightings.c.sighting > after)
             .order_by(sightings.c.sighting)
             .limit(limit)
@@ -223,7 +239,7 @@ class Store:
                 embeddings,
                 and_(embeddings.c.row == sightings.c.row, embeddings.c.model == model),
             )
-            .where(sightings.c.site == site)
+            .where(of_site(sightings, site))
         )
         with self.reading() as connection:
             rows = connection.execution_options(yield_per=_LOAD_CHUNK).execute(query)
@@ -237,7 +253,7 @@ class Store:
         query = (
             select(sightings.c.row, sightings.c.sighting, crops.c.image)
             .outerjoin(crops, crops.c.row == sightings.c.row)
-            .where(sightings.c.site == site, sightings.c.row > after, lacks_embedding(model))
+            .where(of_site(sightings, site), sightings.c.row > after, lacks_embedding(model))
             .order_by(sightings.c.row)
             .limit(limit)
         )
@@ -249,7 +265,7 @@ class Store:
         query = (
             select(func.count())
             .select_from(sightings)
-            .where(sightings.c.site == site, ~lacks_embedding(model))
+            .where(of_site(sightings, site), ~lacks_embedding(model))
         )
         with self.reading() as connection:
             return int(connection.execute(query).scalar_one())
@@ -300,11 +316,14 @@ class Store:
             if site_rows(connection, site):
                 raise SiteExistsError(f"there is a site {site} already; choose another name")
             connection.execute(insert(sites).values(site=site, model=model, created_us=to_us(now)))
+            want_vectors(connection, site_number(connection, site), model)
 
         return self.submit(apply, then)
 
     def delete_site(self, site: str, *, force: bool, then: Callable[[None], None]) -> Future[None]:
-        """Delete a site with its sightings and adaptations.
+        """Delete a site with its sightings and adaptations: after the commit nobody sees them.
+
+        Then they are wiped in the background, in chunks, also after a crash.
 
         Raises (in the future):
             SiteNotFoundError
@@ -316,20 +335,16 @@ class Store:
 
         def apply(connection: Connection) -> None:
             require_site(connection, site)
-            held = connection.execute(
-                select(func.count()).select_from(sightings).where(sightings.c.site == site)
-            ).scalar_one()
-            if held and not force:
-                raise SiteNotEmptyError(
-                    f"site {site} is not empty (sightings: {held}); delete it with force to delete "
-                    "them, too"
-                )
+            if not force:
+                _refuse_sightings(connection, site)
             refuse_unfinished(connection, site)
-            ids = select(adaptations.c.adaptation).where(adaptations.c.site == site)
+            of_it = adaptations.c.site == site
+            ids = select(adaptations.c.adaptation).where(of_it)
             connection.execute(insert(pending_folder_deletions).from_select(["adaptation"], ids))
-            connection.execute(delete(sites).where(sites.c.site == site))
+            connection.execute(delete(adaptations).where(of_it))
+            connection.execute(update(sites).where(sites.c.site == site).values(site=None))
 
-        return self.submit(apply, then, deletes=True)
+        return self.submit(apply, self._and_wipe(then))
 
     def enroll(
         self,
@@ -373,8 +388,8 @@ class Store:
 
         return self.submit(apply, then)
 
-    def forget_requests(self, before: datetime) -> Future[None]:
-        """Forget the request ids of earlier calls."""
+    def forget_requests(self, before: datetime) -> Future[bool]:
+        """Forget a number of request ids of earlier calls; whether there are more."""
         return self.submit(lambda connection: forget_requests(connection, before))
 
     def delete_sighting(
@@ -393,10 +408,13 @@ class Store:
         """Add embeddings by row number; rows that have been deleted meanwhile are left out."""
 
         def apply(connection: Connection) -> None:
-            present = select(sightings.c.row).where(
+            present = select(sightings.c.row, sightings.c.site).where(
                 sightings.c.row.in_(list(vectors)), lacks_embedding(model)
             )
-            rows = list(connection.execute(present).scalars())
+            found = connection.execute(present).all()
+            rows = [row.row for row in found]
+            for number in {row.site for row in found}:
+                want_vectors(connection, number, model)
             if rows:
                 connection.execute(
                     insert(embeddings),
@@ -415,7 +433,7 @@ class Store:
         now: datetime,
         then: Callable[[int], None],
     ) -> Future[int | None]:
-        """Bind a site to a model, and delete its embeddings of all models but this and the last.
+        """Bind a site to a model, and wipe its embeddings of all models but this and the last.
 
         Args:
             site: the site's id.
@@ -441,7 +459,14 @@ class Store:
             if dropped is not None:
                 then(dropped)
 
-        return self.submit(apply, bound, deletes=True)
+        return self.submit(apply, self._and_wipe(bound))
+
+    def _and_wipe(self, then: Callable[[T], None]) -> Callable[[T], None]:
+        def committed(result: T) -> None:
+            self._wiper.wake()
+            then(result)
+
+        return committed
 
     def submit(
         self,
@@ -477,6 +502,17 @@ class Store:
                 yield connection
         except DBAPIError as error:
             raise store_error(error) from error
+
+
+def _refuse_sightings(connection: Connection, site: str) -> None:
+    some = select(sightings.c.row).where(of_site(sightings, site)).limit(_COUNTED + 1).subquery()
+    held = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    if held:
+        number = f"more than {_COUNTED}" if held > _COUNTED else held
+        raise SiteNotEmptyError(
+            f"site {site} is not empty (sightings: {number}); delete it with force to delete "
+            "them, too"
+        )
 
 
 def _create_or_check(engine: Engine, path: Path) -> None:

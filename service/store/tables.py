@@ -33,19 +33,30 @@ models = Table(
     Column("reference", String(200), nullable=False),
 )
 
+# site: its name; NULL: it is deleted, no caller sees it, and its rows are being wiped. The rows of
+# a site have its number, which is never used twice: its name is free at once for another site.
 sites = Table(
     "sites",
     metadata,
-    Column("site", String(63), primary_key=True),
+    Column("number", _RowId, primary_key=True, autoincrement=True),
+    Column("site", String(63), unique=True),
     Column("model", ForeignKey("models.fingerprint"), nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
 )
+
+
+def _of_site(*, primary_key: bool = False, index: bool = False) -> Column[int]:
+    """The column with the number of the site."""
+    number = ForeignKey("sites.number", ondelete="CASCADE")
+    return Column("site", number, nullable=False, primary_key=primary_key, index=index)
+
 
 sightings = Table(
     "sightings",
     metadata,
     Column("row", _RowId, primary_key=True, autoincrement=True),
-    Column("site", ForeignKey("sites.site", ondelete="CASCADE"), nullable=False),
+    _of_site(),
     Column("sighting", String(128), nullable=False),
     Column("camera", String(128), nullable=False),
     Column("time_us", BigInteger, nullable=False),
@@ -73,10 +84,19 @@ embeddings = Table(
     Column("vector", LargeBinary, nullable=False),
 )
 
+# Of which models a site has vectors, or is getting them. unwanted: they are being wiped.
+site_vectors = Table(
+    "site_vectors",
+    metadata,
+    _of_site(primary_key=True),
+    Column("model", ForeignKey("models.fingerprint"), primary_key=True),
+    Column("unwanted", Boolean, nullable=False),
+)
+
 requests = Table(
     "requests",
     metadata,
-    Column("site", ForeignKey("sites.site", ondelete="CASCADE"), primary_key=True),
+    _of_site(primary_key=True),
     Column("request", String(128), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
     Column("answer", JSON, nullable=False),
@@ -90,13 +110,13 @@ activations = Table(
     "activations",
     metadata,
     Column("number", _RowId, primary_key=True, autoincrement=True),
-    Column("site", ForeignKey("sites.site", ondelete="CASCADE"), nullable=False, index=True),
+    _of_site(index=True),
     Column("model", ForeignKey("models.fingerprint"), nullable=False),
     Column("time_us", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
 
-# model: reference of the model that it gave, empty unless it succeeded.
+# site: its name. model: reference of the model that it gave, empty unless it succeeded.
 adaptations = Table(
     "adaptations",
     metadata,

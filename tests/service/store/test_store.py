@@ -237,6 +237,27 @@ def test_a_site_with_sightings_needs_force(lobby: Store, make_row: Callable[...,
     lobby.delete_site("lobby", force=False, then=ignore).result(10)
 
 
+def test_many_sightings_are_not_counted_before_a_refusal(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, *(make_row(f"s{n}") for n in range(1001)))
+    with pytest.raises(SiteNotEmptyError, match="sightings: more than 1000"):
+        lobby.delete_site("lobby", force=False, then=ignore).result(10)
+
+
+def test_old_request_ids_are_forgotten_in_portions(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    for number in range(0, 501):
+        lobby.enroll(
+            "lobby", ONE, [], key=IdempotencyKey(f"r{number}", "x"), now=NOW, request_ttl=TTL,
+            then=ignore,
+        )  # fmt: skip
+    late = NOW + timedelta(seconds=1)
+    assert lobby.forget_requests(late).result(10)
+    assert not lobby.forget_requests(late).result(10)
+
+
 def test_a_request_id_gives_the_first_answer_again(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
@@ -447,6 +468,7 @@ def test_binding_keeps_the_vectors_of_the_model_before_and_of_no_other(
     for model in (TWO, three):
         embed_all(lobby, model)
         assert bind(lobby, model) == 0
+    eventually(lambda: not lobby.wiping)
     assert [lobby.count_embedded("lobby", model) for model in (ONE, TWO, three)] == [0, 1, 1]
 
 

@@ -124,7 +124,8 @@ class SiteServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSite(self, request, context):
-        """Deletes a site with all its sightings, crops and embeddings. This cannot be undone.
+        """Deletes a site with all its sightings, crops and embeddings. This cannot be undone. After the
+        answer nobody sees them, and the name is free. They are overwritten on disk in the background.
 
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.

@@ -61,7 +61,8 @@ class SiteServiceStub:
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
     """
     DeleteSite: _grpc.UnaryUnaryMultiCallable[_site_pb2.DeleteSiteRequest, _empty_pb2.Empty]
-    """Deletes a site with all its sightings, crops and embeddings. This cannot be undone.
+    """Deletes a site with all its sightings, crops and embeddings. This cannot be undone. After the
+    answer nobody sees them, and the name is free. They are overwritten on disk in the background.
 
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
@@ -141,7 +142,8 @@ class SiteServiceAsyncStub(SiteServiceStub):
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer.
     """
     DeleteSite: _aio.UnaryUnaryMultiCallable[_site_pb2.DeleteSiteRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a site with all its sightings, crops and embeddings. This cannot be undone.
+    """Deletes a site with all its sightings, crops and embeddings. This cannot be undone. After the
+    answer nobody sees them, and the name is free. They are overwritten on disk in the background.
 
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
     FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
@@ -242,7 +244,8 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _site_pb2.DeleteSiteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a site with all its sightings, crops and embeddings. This cannot be undone.
+        """Deletes a site with all its sightings, crops and embeddings. This cannot be undone. After the
+        answer nobody sees them, and the name is free. They are overwritten on disk in the background.
 
         NOT_FOUND / SITE_NOT_FOUND: there is no such site.
         FAILED_PRECONDITION / SITE_NOT_EMPTY: it has sightings and force is not set.
