@@ -15,7 +15,8 @@ from typing import Any, Generic, Self, TypeVar
 T = TypeVar("T")
 
 LOW_PRIORITY = 10
-"""Of attackers: in the field they have machines of their own."""
+"""Of attackers: in the field they have machines of their own. Callers that load the server as they
+are answered have the usual one, or there would be no load."""
 
 _START_S = 120.0
 
