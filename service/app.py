@@ -171,7 +171,9 @@ async def bootstrap(
         with _naming(data_dir.database):
             await _load_galleries(gallery, store, pool)
         site_models = SiteModels(gallery, sites, pool)
-        rollovers = Rollovers(store, sites, batch=settings.max_items, clock=clock, metrics=metrics)
+        # Four batches: the model does not wait for the database after each one.
+        batch = 4 * settings.max_batch
+        rollovers = Rollovers(store, sites, batch=batch, clock=clock, metrics=metrics)
         activator = Activator(store, pool, rollovers)
 
         adaptations = _new_adaptations(

@@ -1,10 +1,15 @@
 """Batching: images of many callers become batches of one model.
 
-    embed() -> admission -> decode (threads) -> queue -> batching task -> model (one thread)
+    embed() -----------> admission -> decode (threads) -> queue --> batching task -> model (thread)
+    embed_in_turn() -> turn ----------> decode (threads) -> line ----^
 
 A call is admitted whole or refused at once. A batch runs as soon as the model is free, with the
 images that are queued: none waits for a fuller batch. While it runs, a full next batch is submitted
 already. An image whose caller has left does not run. An image that cannot be embedded fails alone.
+
+Work that can wait, e.g. of a rollover, stands in a line besides the queue and is never refused.
+Where both have images, the line gets its share of the model, neither more nor less: however many
+callers there are, the line moves on, and it takes no caller's place in the queue.
 """
 
 from __future__ import annotations
@@ -38,6 +43,12 @@ log = logging.getLogger("resight.batcher")
 _MIN_RETRY_S = 0.05
 _MAX_RETRY_S = 10.0
 
+LINE_SHARE = 1 / 4
+"""Of a busy model's images, those of the line."""
+
+HURRY_SHARE = 1 / 2
+"""The same, while the line has images of a hurried call."""
+
 
 @dataclass(eq=False, slots=True)
 class _Job:
@@ -70,9 +81,14 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._pending = 0
+        self._in_line = 0
+        self._hurried = 0
+        self._credit = 0.0
+        self._turn = asyncio.Lock()
         self._closing = False
         self._stopped = False
         self._queue: deque[_Job] = deque()
+        self._line: deque[_Job] = deque()
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -85,7 +101,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Decoded images that wait for the model."""
-        return len(self._queue)
+        return len(self._queue) + len(self._line)
 
     async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
         """One (D,) float32 vector of unit length, or its error, per image.
@@ -95,10 +111,47 @@ class Batcher:
             ShuttingDownError: the batcher is closing; nothing was done.
         """
         self._admit(len(images))
+        return await self._embed(images, self._queue.append)
+
+    async def embed_in_turn(
+        self, images: Sequence[bytes], *, hurry: bool = False
+    ) -> list[Vector | CallError]:
+        """As `embed`, but a full queue does not refuse it: it waits for its turn.
+
+        Calls take turns in their order, one at a time. hurry: takes no turn, goes to the front of
+        the line, and has the line get more of the model.
+
+        Raises:
+            ShuttingDownError: the batcher is closing; nothing was done.
+        """
+        if not hurry:
+            async with self._turn:
+                return await self._embed_in_line(images, self._line.append)
+        self._hurried += 1
+        try:
+            return await self._embed_in_line(images, self._line.appendleft)
+        finally:
+            self._hurried -= 1
+
+    async def _embed_in_line(
+        self, images: Sequence[bytes], add: Callable[[_Job], None]
+    ) -> list[Vector | CallError]:
+        self._check_open()
+        self._take_places(len(images))
+        self._in_line += len(images)
+        try:
+            return await self._embed(images, add)
+        finally:
+            self._in_line -= len(images)
+
+    async def _embed(
+        self, images: Sequence[bytes], add: Callable[[_Job], None]
+    ) -> list[Vector | CallError]:
+        """Embed images that have their places, and give these back."""
         try:
             decoded = await self._decoder.decode(images)
             results = await asyncio.gather(
-                *(self._enqueue(item) for item in decoded if isinstance(item, np.ndarray)),
+                *(self._enqueue(item, add) for item in decoded if isinstance(item, np.ndarray)),
                 return_exceptions=True,
             )
         finally:
@@ -118,27 +171,35 @@ class Batcher:
         self._stopped = True
         self._changed.set()
         await asyncio.wait([self._task])
-        while self._queue:
-            job = self._queue.popleft()
-            if not job.future.done():
-                job.future.set_exception(ShuttingDownError("the server stopped; call again"))
+        for jobs in (self._queue, self._line):
+            while jobs:
+                job = jobs.popleft()
+                if not job.future.done():
+                    job.future.set_exception(ShuttingDownError("the server stopped; call again"))
         await asyncio.gather(*self._running)
         self._thread.shutdown(wait=True)
         self._decoder.close()
 
-    def _admit(self, images: int) -> None:
+    def _check_open(self) -> None:
         if self._closing:
             self._metrics.rejected.labels("shutdown").inc()
             raise ShuttingDownError("the server is stopping; send the call again later")
-        if self._pending + images > self._max_queue:
+
+    def _admit(self, images: int) -> None:
+        self._check_open()
+        queued = self._pending - self._in_line
+        if queued + images > self._max_queue:
             self._metrics.rejected.labels("queue").inc()
-            wait = min(max(self._pending * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
+            wait = min(max(queued * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
-                f"the queue has room for {self._max_queue - self._pending} of "
+                f"the queue has room for {self._max_queue - queued} of "
                 f"{plural(images, 'image')} (its limit is {self._max_queue}); try again in "
                 f"{wait:.2f} s",
                 retry_after_s=wait,
             )
+        self._take_places(images)
+
+    def _take_places(self, images: int) -> None:
         self._pending += images
         self._idle.clear()
         self._metrics.queue_depth.inc(images)
@@ -149,9 +210,11 @@ class Batcher:
         if self._pending == 0:
             self._idle.set()
 
-    def _enqueue(self, image: NDArray[np.uint8]) -> asyncio.Future[Vector]:
+    def _enqueue(
+        self, image: NDArray[np.uint8], add: Callable[[_Job], None]
+    ) -> asyncio.Future[Vector]:
         future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Job(image, future, self._clock()))
+        add(_Job(image, future, self._clock()))
         self._changed.set()
         return future
 
@@ -180,16 +243,26 @@ class Batcher:
     def _next_batch(self) -> list[_Job]:
         # At most one batch waits behind the running one, and only a full one: images that arrive
         # meanwhile can still join.
-        if self._in_flight > (1 if len(self._queue) >= self._max_batch else 0):
+        if self._in_flight > (1 if self.waiting >= self._max_batch else 0):
             return []
-        batch: list[_Job] = []
-        while self._queue and len(batch) < self._max_batch:
-            job = self._queue.popleft()
+        share = HURRY_SHARE if self._hurried else LINE_SHARE
+        batch = self._take(self._line, int(self._credit))
+        from_line = len(batch)
+        batch += self._take(self._queue, self._max_batch - len(batch))
+        # What the queue was given counts for the line; an empty line saves up one batch at most.
+        earned = (len(batch) - from_line) * share / (1 - share)
+        self._credit = min(self._credit - from_line + earned, self._max_batch)
+        return batch + self._take(self._line, self._max_batch - len(batch))
+
+    def _take(self, jobs: deque[_Job], most: int) -> list[_Job]:
+        taken: list[_Job] = []
+        while jobs and len(taken) < most:
+            job = jobs.popleft()
             if job.future.done():
                 self._metrics.images.labels("gone").inc()
             else:
-                batch.append(job)
-        return batch
+                taken.append(job)
+        return taken
 
     async def _run(self, batch: list[_Job]) -> None:
         started = self._clock()

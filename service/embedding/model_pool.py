@@ -50,6 +50,12 @@ class LoadedModel:
         """See `Batcher.embed`."""
         return await self.batcher.embed(images)
 
+    async def embed_in_turn(
+        self, images: Sequence[bytes], *, hurry: bool = False
+    ) -> list[Vector | CallError]:
+        """See `Batcher.embed_in_turn`."""
+        return await self.batcher.embed_in_turn(images, hurry=hurry)
+
 
 class ModelPool:
     """Models by fingerprint. Belongs to one event loop.

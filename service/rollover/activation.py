@@ -80,7 +80,7 @@ class Activator:
         @asynccontextmanager
         async def activation() -> AsyncIterator[Activation]:
             async with self._pool.held(reference, required) as model:
-                yield Activation(site, model.info, model.embed, drop_unusable, undo)
+                yield Activation(site, model.info, model.embed_in_turn, drop_unusable, undo)
 
         try:
             async with aclosing(self._rollovers.run(site, reference, activation())) as steps:

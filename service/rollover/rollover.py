@@ -1,17 +1,21 @@
 """The rollover of a site to another model.
 
-    LOADING -> RE_EMBEDDING -> BINDING -> DONE
-       |             |            |
-       '-------------'------------'-----> FAILED
+    LOADING -> RE_EMBEDDING <-> BINDING -> DONE
+       |             |             |
+       '-------------'-------------'-----> FAILED
 
 While crops are re-embedded, the site answers and enrolls with the model before. Then enrollment is
 refused, the last sightings are re-embedded, and one transaction binds the site to the new model.
+Where too many are left for that, enrollment is allowed for as long as it was refused, then the end
+is tried again: under load re-embedding gains on enrollment only while that is refused.
 What is re-embedded is stored: another rollover to the same model continues after a failed one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
@@ -24,11 +28,20 @@ from service.errors import RolloverRunningError
 from service.gallery.live_sites import LiveSites
 from service.operations.metrics import Metrics
 from service.rollover.reembed import EmbedCrops, Reembedding
+from service.store.records import SiteRow
 from service.store.statements import require_model
 from service.store.store import Store
 from service.types import ModelInfo, RolloverProgress, check_site_id
 
+log = logging.getLogger("resight.rollover")
+
 T = TypeVar("T")
+
+PAUSE_S = 1.0
+"""Seconds that enrollment is refused for at a time; longer only where one step takes longer."""
+
+_LAST_STEPS = 4
+"""The last steps are so many times smaller: enrollment waits for them."""
 
 
 class RolloverState(StrEnum):
@@ -62,7 +75,7 @@ class Activation:
 
 
 class Rollover:
-    """One rollover. batch: crops per step. clock: the time, aware."""
+    """One rollover. batch: crops per step. clock: the time, aware. monotonic: seconds."""
 
     def __init__(
         self,
@@ -73,20 +86,22 @@ class Rollover:
         batch: int,
         clock: Callable[[], datetime],
         metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._sites = sites
         self._activation = activation
         self._clock = clock
+        self._monotonic = monotonic
         self._metrics = metrics
         self._reembedding = Reembedding(
             store,
             activation.site,
             activation.model.fingerprint,
             activation.embed,
-            batch=batch,
             drop_unusable=activation.drop_unusable,
         )
+        self._batch = batch
         self.state = RolloverState.RE_EMBEDDING
 
     @property
@@ -98,38 +113,77 @@ class Rollover:
         """Do it; see `Rollovers.run`."""
         site = self._activation.site
         row = await asyncio.to_thread(self._store.site, site)
-        dropped = 0
+        dropped: int | None = None
         if row.model != self.model.fingerprint:
             await asyncio.to_thread(
                 self._store.register_model, self.model.fingerprint, self.model.reference
             )
             with self._counted():
-                async with aclosing(self._reembedding.run()) as steps:
-                    async for embedded in steps:
-                        unusable = len(self._reembedding.unusable)
-                        total = max(row.sightings, embedded + unusable)
-                        now = self._sites.as_site(row)
-                        yield RolloverProgress(embedded, total, unusable, now)
-                dropped = await self._bind()
+                paused = 0.0
+                while dropped is None:
+                    async with aclosing(self._catch_up(paused)) as steps:
+                        async for step in steps:
+                            yield step
+                    begun = self._monotonic()
+                    dropped = await self._try_to_bind()
+                    paused = self._monotonic() - begun
         elif self._sites.get(site) is None:
             await self._build_index()
         self.state = RolloverState.DONE
         now = self._sites.as_site(await asyncio.to_thread(self._store.site, site))
-        yield RolloverProgress(now.sightings, now.sightings, dropped, now)
+        yield RolloverProgress(now.sightings, now.sightings, dropped or 0, now)
 
-    async def _bind(self) -> int:
-        """Bind the site to the model; returns how many sightings were dropped.
+    async def _catch_up(self, paused: float) -> AsyncGenerator[RolloverProgress]:
+        """Re-embed what lacks a vector by now, while others enroll.
 
-        Enrollment is refused from here on. Sightings that were enrolled since the last step, or
-        whose write was queued, are re-embedded first: so this ends, and none is left out.
+        paused: seconds that enrollment was refused for just before; it is allowed for as long. What
+        was enrolled since the beginning is re-embedded in a hurry: otherwise it may never end.
+        """
+        self.state = RolloverState.RE_EMBEDDING
+        until = self._monotonic() + paused
+        row, embedded = await asyncio.to_thread(self._count)
+        work = self._reembedding
+        seen, unusable = work.seen, len(work.unusable)
+        lacking = row.sightings - embedded - unusable
+        async with aclosing(work.run(self._batch, hurry=paused > 0)) as steps:
+            async for _ in steps:
+                now = embedded + work.seen - seen - (len(work.unusable) - unusable)
+                total = max(row.sightings, now + len(work.unusable))
+                site = self._sites.as_site(row)
+                yield RolloverProgress(now, total, len(work.unusable), site)
+                if work.seen - seen >= lacking and self._monotonic() >= until:
+                    return
+
+    def _count(self) -> tuple[SiteRow, int]:
+        """The site, and how many of its sightings have a vector of the model."""
+        row = self._store.site(self._activation.site)
+        return row, self._store.count_embedded(row.id, self.model.fingerprint)
+
+    async def _try_to_bind(self) -> int | None:
+        """Bind the site to the model, and refuse enrollment meanwhile.
+
+        Sightings that were enrolled since the last step, or whose write was queued, are re-embedded
+        first: none is left out.
+
+        Returns:
+            How many sightings were dropped; None where re-embedding took too long.
         """
         self.state = RolloverState.BINDING
-        with self._sites.pause_enrollment(self._activation.site):
+        site, batch = self._activation.site, max(self._batch // _LAST_STEPS, 1)
+        with self._sites.pause_enrollment(site):
+            until = self._monotonic() + PAUSE_S
+            in_time = True
             while True:
-                async for _ in self._reembedding.run():
-                    pass
+                begun = self._monotonic()
+                async with aclosing(self._reembedding.run(batch, hurry=True)) as steps:
+                    async for _ in steps:
+                        now = self._monotonic()
+                        in_time = now + (now - begun) < until
+                        if not in_time:  # the next step would end too late
+                            break
+                        begun = now
                 bound = self._store.bind_site(
-                    self._activation.site,
+                    site,
                     self.model.fingerprint,
                     unusable=sorted(self._reembedding.unusable),
                     undo=self._activation.undo,
@@ -139,6 +193,12 @@ class Rollover:
                 dropped = await _completed(bound)
                 if dropped is not None:
                     return dropped
+                if not in_time or self._monotonic() >= until:
+                    log.info(
+                        "site %s enrolls faster than it is embedded again; the end is tried later",
+                        site,
+                    )
+                    return None
 
     def _bound(self, _: int) -> None:
         """Called by the writer's thread after the commit."""

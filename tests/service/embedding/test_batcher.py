@@ -268,3 +268,122 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
     engine.gate.set()
     await waiting
     await batcher.close(5)
+
+
+class Owners:
+    """Batches of the fake engine by the callers of their images, in letters: a caller sends one
+    picture of its own again and again."""
+
+    def __init__(self, engine: FakeEngine, **pictures: int) -> None:
+        self.batches: list[str] = []
+        self._known = {PREPROCESSING.load(crop(n)).tobytes(): name for name, n in pictures.items()}
+        engine.spoil = lambda images: self.batches.append(
+            "".join(sorted(self._known.get(image.tobytes(), ".") for image in images))
+        )
+
+
+async def test_a_full_queue_does_not_refuse_what_waits_for_its_turn(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    owners = Owners(engine, q=1, r=2)
+    engine.gate.clear()
+    callers = [asyncio.create_task(batcher.embed([crop(1)] * MAX_QUEUE))]
+    await engine.has_entered()
+    rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * 3))
+    await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH + 3)
+    with pytest.raises(OverloadedError, match="room for 0 of 1 image"):
+        await batcher.embed([crop(1)])
+    engine.gate.set()
+    await asyncio.gather(rollover, *callers)
+    assert len(await rollover) == 3
+    assert "".join(owners.batches).count("r") == 3
+
+
+async def test_the_line_takes_no_place_of_the_queue(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * (MAX_QUEUE - 1)))
+    await engine.has_entered()
+    caller = asyncio.create_task(batcher.embed([crop(1)] * MAX_QUEUE))
+    await _until(lambda: batcher.waiting > MAX_QUEUE)
+    engine.gate.set()
+    assert len(await caller) == MAX_QUEUE
+    assert len(await rollover) == MAX_QUEUE - 1
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "hurry", "expected"),
+    [
+        (4, False, "qqqq qqqq qqrr qqqr qqqr qqqr qqqr"),
+        (4, True, "qqqq qqqq qqrr qqrr qqrr qqrr qqrr"),
+        (1, False, "q q q r q q q r q q q r"),
+        (1, True, "q q q r q r q r q r"),
+    ],
+)
+async def test_the_line_gets_its_share_of_a_busy_model(
+    engine: FakeEngine, metrics: Metrics, max_batch: int, hurry: bool, expected: str
+) -> None:
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=2, metrics=metrics
+    )
+    batcher = Batcher(engine, decoder, max_batch=max_batch, max_queue=60, metrics=metrics)
+    owners = Owners(engine, q=1, r=2)
+    engine.gate.clear()
+    callers = asyncio.create_task(batcher.embed([crop(1)] * 60))
+    await engine.has_entered()
+    rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * 24, hurry=hurry))
+    await _until(lambda: batcher.waiting == 60 - 2 * max_batch + 24)
+    engine.gate.set()
+    await asyncio.gather(rollover, callers)
+    assert owners.batches[: len(expected.split())] == expected.split()
+    await batcher.close(5)
+
+
+async def test_an_idle_model_is_the_lines(batcher: Batcher, engine: FakeEngine) -> None:
+    await batcher.embed_in_turn([crop(2)] * MAX_BATCH * 2)
+    assert engine.batches == [MAX_BATCH, MAX_BATCH]
+
+
+async def test_calls_take_turns_and_one_in_a_hurry_goes_before_them(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    owners = Owners(engine, a=1, b=2, c=3, h=4)
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed_in_turn([crop(1)] * 10))
+    await engine.has_entered()
+    others = [asyncio.create_task(batcher.embed_in_turn([crop(n)] * 4)) for n in (2, 3)]
+    await _until(lambda: batcher.waiting == 2)
+    hurried = asyncio.create_task(batcher.embed_in_turn([crop(4)] * 4, hurry=True))
+    await _until(lambda: batcher.waiting == 6)
+    engine.gate.set()
+    await asyncio.gather(first, hurried, *others)
+    assert owners.batches == ["aaaa", "aaaa", "hhhh", "aa", "bbbb", "cccc"]
+
+
+async def test_a_call_that_waits_for_its_turn_can_leave(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed_in_turn([crop(1)]))
+    await engine.has_entered()
+    second = asyncio.create_task(batcher.embed_in_turn([crop(2)]))
+    third = asyncio.create_task(batcher.embed_in_turn([crop(3)]))
+    await asyncio.sleep(0)
+    second.cancel()
+    engine.gate.set()
+    await asyncio.gather(first, third)
+    assert sum(engine.batches) == 2
+
+
+async def test_close_ends_what_waits_for_its_turn(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.embed_in_turn([crop(1)]))
+    await engine.has_entered()
+    second = asyncio.create_task(batcher.embed_in_turn([crop(2)]))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close(10))
+    await asyncio.sleep(0)
+    engine.gate.set()
+    assert len(await first) == 1
+    with pytest.raises(ShuttingDownError):
+        await second
+    await closing

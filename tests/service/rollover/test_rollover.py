@@ -20,7 +20,6 @@ from service.errors import (
     EngineError,
     EnrollmentPausedError,
     ModelMismatchError,
-    OverloadedError,
     RolloverRunningError,
     SiteNotFoundError,
 )
@@ -44,7 +43,7 @@ from tests.support.galleries import (
 )
 
 
-async def embed_two(images: Sequence[bytes]) -> list[Vector | CallError]:
+async def embed_two(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
     """Model 2: the vector of the number in the image, plus 100."""
     return [vector(100 + int(image.split()[1])) for image in images]
 
@@ -115,14 +114,14 @@ async def test_reembed(open_rooms: Open) -> None:
 async def test_reembedding_continues_where_it_was_interrupted(open_rooms: Open) -> None:
     asked: list[int] = []
 
-    async def counting(images: Sequence[bytes]) -> list[Vector | CallError]:
+    async def counting(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
         asked.append(len(images))
-        return await embed_two(images)
+        return await embed_two(images, hurry=hurry)
 
-    async def failing(images: Sequence[bytes]) -> list[Vector | CallError]:
+    async def failing(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
         if asked:
             return [EngineError("broken") for _ in images]
-        return await counting(images)
+        return await counting(images, hurry=hurry)
 
     async with open_rooms("2") as rooms:
         with pytest.raises(EngineError, match="sighting s2: broken"):
@@ -142,8 +141,8 @@ async def test_reembed_with_unusable_crops(open_rooms: Open) -> None:
     async with open_rooms("1", keep_crops=False) as rooms:
         await rooms.gallery.enroll("lobby", ONE, [item("not-kept", 2), item("not-kept-2", 3)])
 
-    async def embed(images: Sequence[bytes]) -> list[Vector | CallError]:
-        vectors = await embed_two(images)
+    async def embed(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
+        vectors = await embed_two(images, hurry=hurry)
         return [
             BadImageError("broken") if image == b"image 1" else result
             for image, result in zip(images, vectors, strict=True)
@@ -160,20 +159,6 @@ async def test_reembed_with_unusable_crops(open_rooms: Open) -> None:
         assert [(step.embedded, step.dropped) for step in steps] == [(1, 1), (1, 2), (1, 2)]
         (found,) = await rooms.gallery.search("lobby", TWO, [vector(103)], limit=10)
         assert matches(found) == by_hand({"s0": 100}, 103)
-
-
-@pytest.mark.usefixtures("five_of_model_one")
-async def test_reembed_waits_while_the_server_is_busy(open_rooms: Open) -> None:
-    refusals = iter([True, True, False] * 9)
-
-    async def busy(images: Sequence[bytes]) -> list[Vector | CallError]:
-        if next(refusals):
-            raise OverloadedError("busy", retry_after_s=0.001)
-        return await embed_two(images)
-
-    async with open_rooms("2") as rooms:
-        steps = await reembed(rooms, embed=busy)
-        assert steps[-1].site.ready
 
 
 @pytest.mark.usefixtures("five_of_model_one")
@@ -286,6 +271,51 @@ async def test_what_comes_after_the_last_step_is_not_left_out(
 
 
 @pytest.mark.usefixtures("five_of_model_one")
+async def test_enrollment_that_keeps_pace_is_refused_now_and_then_until_the_site_is_bound(
+    database: Path, make_row: Callable[..., Any], clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It embeds 8 crops in a second. Where others may enroll, as many come in, at first more."""
+    caplog.set_level("INFO")
+    metrics = new_metrics()
+    store = Store.open(database, metrics)
+    sites = LiveSites(store, metrics)
+    seconds, steps = 0.0, ""
+
+    async def embed(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
+        nonlocal seconds, steps
+        seconds += len(images) / 8
+        try:
+            sites.check_enrollment("lobby")
+        except EnrollmentPausedError:
+            assert hurry
+            steps += "x"
+        else:
+            steps += "."
+            rows = [
+                make_row(f"new-{len(steps)}-{n}", 9, image=b"image 9")
+                for n in range(12 if len(steps) == 1 else len(images))
+            ]
+            store.enroll(
+                "lobby", ONE, rows, key=None, now=clock(),
+                request_ttl=timedelta(hours=1), then=lambda _: None,
+            ).result(10)  # fmt: skip
+        return await embed_two(images, hurry=hurry)
+
+    activation = Activation("lobby", model("2"), embed, drop_unusable=False)
+    rollover = Rollover(
+        store, sites, activation, batch=8, clock=clock, metrics=metrics, monotonic=lambda: seconds
+    )
+    *_, last = [step async for step in rollover.run()]
+    # Refused for a second at most, less than that by a step, and then allowed for as long.
+    assert steps == ".xxx.xxx"
+    assert [text for text in caplog.messages if "lobby enrolls faster" in text] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert store.site("lobby").model == TWO
+    assert last.embedded == store.count_embedded("lobby", TWO) == 5 + 12 + 6
+    store.close()
+
+
+@pytest.mark.usefixtures("five_of_model_one")
 async def test_nothing_is_enrolled_at_the_very_end(open_rooms: Open) -> None:
     async with open_rooms("1") as rooms:
         with rooms.sites.pause_enrollment("lobby"):
@@ -303,7 +333,7 @@ async def test_nothing_is_enrolled_at_the_very_end(open_rooms: Open) -> None:
 async def test_a_rollback_embeds_only_what_is_new(open_rooms: Open) -> None:
     asked: list[bytes] = []
 
-    async def embed_one(images: Sequence[bytes]) -> list[Vector | CallError]:
+    async def embed_one(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
         asked.extend(images)
         return [vector(int(image.split()[1])) for image in images]
 
