@@ -35,6 +35,7 @@ from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
 from service.operations.data_dir import DataDir
+from service.operations.descriptors import raise_limit
 from service.operations.http import Monitor
 from service.operations.metrics import Metrics, new_metrics
 from service.rollover.activation import Activator
@@ -298,6 +299,7 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
     """
     if unknown := unknown_variables(os.environ):
         log.warning("not settings of the server, ignored: %s", ", ".join(unknown))
+    raise_limit()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

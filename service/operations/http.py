@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -20,9 +23,58 @@ log = logging.getLogger("resight.monitor")
 _IDLE_S = 5.0
 """Seconds after which an idle connection is closed: it occupies a thread."""
 
+MAX_CONNECTIONS = 32
+"""Connections at a time; the oldest makes room for a further one."""
+
+_REST_S = 1.0
+"""Seconds between two attempts to accept a connection, where it fails."""
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # with the default, 5, clients wait for seconds beside idle ones
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, None] = {}
+        self._accepts = True
+        super().__init__(*args, **named)
+
+    def get_request(self) -> Any:
+        try:
+            accepted = super().get_request()
+        except OSError as error:
+            # It waits in the queue and would be reported again at once, as long as e.g. no
+            # descriptor is free.
+            if self._accepts:
+                log.warning("%s: no connection can be accepted (%s)", self.server_address, error)
+            self._accepts = False
+            time.sleep(_REST_S)
+            raise
+        self._accepts = True
+        return accepted
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):  # its client is gone
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            log.debug("the connection of %s ended: %r", client_address, error)
+        else:
+            log.error("a request of %s failed", client_address, exc_info=error)
 
 
 class _Server6(_Server):

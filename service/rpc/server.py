@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 
 import grpc
@@ -16,6 +17,7 @@ from service.errors import PortError
 from service.gallery.gallery import Gallery
 from service.gallery.site_models import SiteModels
 from service.jobs.api import Adaptations
+from service.operations.descriptors import connections_within
 from service.operations.metrics import Metrics
 from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
@@ -169,6 +171,8 @@ def _interceptor(settings: Settings, metrics: Metrics, freed: FreedMemory) -> Ca
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = connections_within(open_files, settings.max_connections)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -183,7 +187,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
     ]
 
