@@ -17,6 +17,7 @@ from adapt.clustering.labels.truth import truth_figures
 from adapt.config import Recipe
 from adapt.methods import METHODS, Source
 from adapt.recipes import recipe_names
+from adapt.training.extraction import MIN_CAMERA_CROPS
 from cli.main import app
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -86,6 +87,10 @@ def test_every_command_and_option_is_documented(path: str) -> None:
     text = "".join((DOCS / page).read_text() for page in ("cli.md", "models.md", "service.md"))
     assert path in text
     assert not [option for option in commands()[path] if option not in text]
+
+
+def test_the_crops_that_a_camera_needs_for_statistics_of_its_own_are_documented() -> None:
+    assert f"of that camera (at least {MIN_CAMERA_CROPS} crops)" in (DOCS / "recipes.md").read_text()
 
 
 def test_figures_of_every_run_are_documented() -> None:
