@@ -90,7 +90,8 @@ def test_every_command_and_option_is_documented(path: str) -> None:
 
 
 def test_the_crops_that_a_camera_needs_for_statistics_of_its_own_are_documented() -> None:
-    assert f"of that camera (at least {MIN_CAMERA_CROPS} crops)" in (DOCS / "recipes.md").read_text()
+    text = (DOCS / "recipes.md").read_text()
+    assert f"of that camera (at least {MIN_CAMERA_CROPS} crops)" in text
 
 
 def test_figures_of_every_run_are_documented() -> None:
