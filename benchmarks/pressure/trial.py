@@ -211,3 +211,21 @@ def waits(calls: Sequence[Call], every_s: float) -> list[float]:
 def longest_wait(calls: Sequence[Call]) -> float:
     """The longest time until a caller that tries again is answered, in seconds."""
     return max(call.seconds for call in until_answered(calls))
+
+
+def longest_refusal(calls: Sequence[Call], reason: str) -> float:
+    """The longest time for which all calls were refused for a reason, in seconds.
+
+    From the first of them to the beginning of the next call that was not; what it then took is not
+    counted.
+    """
+    longest, since = 0.0, None
+    for call in sorted(calls, key=lambda call: call.began):
+        if since is not None:
+            longest = max(longest, call.began - since)
+        if call.reason != reason:
+            since = None
+        elif since is None:
+            since = call.began
+            longest = max(longest, call.seconds)
+    return longest

@@ -14,7 +14,15 @@ from benchmarks.pressure.attacks import ATTACKS
 from benchmarks.pressure.bounds import memory_bound
 from benchmarks.pressure.clients import Call
 from benchmarks.pressure.rows import TARGETS, Row, number, rows_of
-from benchmarks.pressure.trial import AFTER, Attack, Found, longest_wait, until_answered, waits
+from benchmarks.pressure.trial import (
+    AFTER,
+    Attack,
+    Found,
+    longest_refusal,
+    longest_wait,
+    until_answered,
+    waits,
+)
 from models.image import Preprocessing
 from service.config import Settings
 
@@ -32,6 +40,14 @@ def test_the_longest_wait_is_from_the_first_refusal_to_the_next_answer() -> None
     assert longest_wait([Call(0.0, 0.5)]) == 0.5
     answered = until_answered([Call(0.0, 0.5), *refused, Call(4.0, 0.25)])
     assert [(call.began, call.seconds) for call in answered] == [(0.0, 0.5), (2.0, 2.25)]
+
+
+def test_a_refusal_ends_with_the_call_that_is_let_in() -> None:
+    switching = [Call(at, 0.1, "SITE_SWITCHING", refused=True) for at in (1.0, 1.5)]
+    calls = [Call(0.0, 0.5), *switching, Call(2.0, 9.0), Call(12.0, 0.1, "QUEUE_FULL")]
+    assert longest_refusal(calls, "SITE_SWITCHING") == 1.0
+    assert longest_refusal(calls, "QUEUE_FULL") == 0.1
+    assert longest_refusal(calls[:1], "QUEUE_FULL") == 0.0
 
 
 def test_the_median_is_held_against_the_target() -> None:
