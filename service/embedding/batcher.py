@@ -110,7 +110,8 @@ class Batcher:
             OverloadedError: too many images are waiting already; nothing was done.
             ShuttingDownError: the batcher is closing; nothing was done.
         """
-        self._admit(len(images))
+        self.require_room(len(images))
+        self._take_places(len(images))
         return await self._embed(images, self._queue.append)
 
     async def embed_in_turn(
@@ -185,10 +186,15 @@ class Batcher:
             self._metrics.rejected.labels("shutdown").inc()
             raise ShuttingDownError("the server is stopping; send the call again later")
 
-    def _admit(self, images: int) -> None:
+    def has_room(self, images: int = 1) -> bool:
+        """Whether so many images are admitted, if the batcher is open."""
+        return self._pending - self._in_line + images <= self._max_queue
+
+    def require_room(self, images: int = 1) -> None:
+        """Raise what `embed` would raise for so many images, if it were called now."""
         self._check_open()
-        queued = self._pending - self._in_line
-        if queued + images > self._max_queue:
+        if not self.has_room(images):
+            queued = self._pending - self._in_line
             self._metrics.rejected.labels("queue").inc()
             wait = min(max(queued * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
@@ -197,7 +203,6 @@ class Batcher:
                 f"{wait:.2f} s",
                 retry_after_s=wait,
             )
-        self._take_places(images)
 
     def _take_places(self, images: int) -> None:
         self._pending += images

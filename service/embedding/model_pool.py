@@ -96,6 +96,14 @@ class ModelPool:
         """Every loaded model, by reference."""
         return sorted(self._loaded.values(), key=lambda loaded: loaded.info.reference)
 
+    def require_room(self) -> None:
+        """Raise the error of `Batcher.require_room` if no loaded model has any.
+
+        So that calls with images can be refused before they are read, while their model is unknown.
+        """
+        if not any(loaded.batcher.has_room() for loaded in self._loaded.values()):
+            self.own.batcher.require_room()
+
     def get(self, model: str) -> LoadedModel | None:
         """The model of a fingerprint, None if it is not loaded."""
         return self._loaded.get(model)

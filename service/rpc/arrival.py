@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 
 from service.errors import BadMessageError, OverloadedError
 from service.operations.metrics import Metrics
-from service.rpc.budget import ByteBudget, Reservation
-from service.rpc.calls import TURN_S, Context, when_over
+from service.rpc.budget import RETRY_S, ByteBudget, Reservation
+from service.rpc.calls import Context, when_over
 
 T = TypeVar("T")
 
@@ -29,6 +29,17 @@ WITHOUT_IMAGES = 8
 FOREIGN = 4
 """Requests of health and reflection that may arrive at a time, each of the largest size."""
 
+EMBEDDED = ("GalleryService/EnrollSightings", "EmbeddingService/Embed")
+"""Methods whose requests have images always: without room for these they are refused unread."""
+
+ARRIVAL_S = 4.0
+"""How long a call waits for its turn to arrive, in seconds."""
+
+SLOW_S = 2.0
+"""Seconds after which a request that has not arrived makes room for others that wait."""
+
+_LOOK_S = 0.5
+
 LARGE = 256 * 1024
 """Bytes of a message above which it is parsed in a thread."""
 
@@ -38,7 +49,8 @@ class Arrival:
 
     max_message: bytes of the largest request. with_images: bytes of all requests with images that
     are held at a time. max_transfer_s: seconds in which a request has to arrive. freed: is told the
-    bytes of each request that is not needed any more.
+    bytes of each request that is not needed any more. require_room: raises `OverloadedError` where
+    no model has room for an image.
     """
 
     def __init__(
@@ -49,7 +61,9 @@ class Arrival:
         with_images: int,
         max_transfer_s: float,
         freed: Callable[[int], None],
+        require_room: Callable[[], None],
     ) -> None:
+        self._require_room = require_room
         self._metrics = metrics
         self._max_message = max_message
         self._max_transfer_s = max_transfer_s
@@ -73,9 +87,11 @@ class Arrival:
             if method
             else self._foreign
         )
+        if method in EMBEDDED:
+            self._require_room()
         reservation = await self._turn(budget, context)
         when_over(context, lambda _: reservation.release())
-        raw = await self._receive(context)
+        raw = await self._receive(context, reservation)
         if raw is None:
             raise BadMessageError("the call has no message; send one")
         reservation.shrink(len(raw))
@@ -86,7 +102,7 @@ class Arrival:
         while True:
             reservation = await self._turn(self._foreign, context)
             try:
-                raw = await self._receive(context)
+                raw = await self._receive(context, reservation)
                 if raw is None:
                     return
                 reservation.shrink(len(raw))
@@ -96,21 +112,36 @@ class Arrival:
 
     async def _turn(self, budget: ByteBudget, context: Context) -> Reservation:
         try:
-            return await budget.reserve(self._max_message, context.peer(), at_most_s=TURN_S)
+            return await budget.reserve(self._max_message, context.peer(), at_most_s=ARRIVAL_S)
         except OverloadedError:
             self._metrics.rejected.labels("bytes").inc()
             raise
 
-    async def _receive(self, context: Context) -> bytes | None:
+    async def _receive(self, context: Context, reservation: Reservation) -> bytes | None:
         """The next message, None where there is none."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        reading = asyncio.ensure_future(context.read())
         try:
-            async with asyncio.timeout(self._max_transfer_s):
-                raw = await context.read()
-        except TimeoutError as error:
-            raise BadMessageError(
-                f"the request has not arrived within {self._max_transfer_s:g} s; send fewer images "
-                "per call, or raise the server's RESIGHT_MAX_TRANSFER_S"
-            ) from error
+            while not reading.done():
+                taken = loop.time() - begun
+                if taken >= self._max_transfer_s:
+                    raise BadMessageError(
+                        f"the request has not arrived within {self._max_transfer_s:g} s; send "
+                        "fewer images per call, or raise the server's RESIGHT_MAX_TRANSFER_S"
+                    )
+                if taken >= SLOW_S and reservation.wanted:
+                    reservation.release()
+                    self._metrics.rejected.labels("bytes").inc()
+                    raise OverloadedError(
+                        f"the request has not arrived within {SLOW_S:g} s, and others wait; try "
+                        f"again in {RETRY_S} s, with fewer images per call",
+                        retry_after_s=RETRY_S,
+                    )
+                await asyncio.wait({reading}, timeout=min(_LOOK_S, self._max_transfer_s - taken))
+            raw = reading.result()
+        finally:
+            reading.cancel()
         return None if raw is grpc.aio.EOF else raw  # type: ignore[attr-defined] # lacks in the stubs
 
 

@@ -76,6 +76,15 @@ class ByteBudget:
             self._held[first.client] += first.amount
             first.granted.set_result(None)
 
+    def wanted(self, client: str) -> bool:
+        """Whether somebody who holds less than a client waits for bytes."""
+        return any(
+            self._may_have(waiter)
+            and waiter.client != client
+            and self._held[waiter.client] + waiter.amount <= self._held[client]
+            for waiter in self._waiting
+        )
+
     def _may_have(self, waiter: _Waiter) -> bool:
         """Whether its bytes would not be too many for one client; no if it is leaving."""
         if waiter.granted.done():
@@ -103,6 +112,11 @@ class Reservation:
         if amount < self._amount:
             self._budget._give_back(self._client, self._amount - amount)
             self._amount = amount
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody who holds less than this call's client waits for bytes."""
+        return self._budget.wanted(self._client)
 
     def release(self) -> None:
         """Keep none: the call is over."""

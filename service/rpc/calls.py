@@ -10,7 +10,7 @@ import grpc.aio
 from service.errors import TooManyItemsError
 
 TURN_S = 2.0
-"""How long a call waits until there is memory for its request, and again for its answer."""
+"""How long a call waits until there is memory for its answer, in seconds."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -82,7 +83,7 @@ class RpcServer:
         metrics: Metrics,
     ) -> None:
         freed = FreedMemory()
-        self._calls = _interceptor(settings, metrics, freed)
+        self._calls = _interceptor(settings, metrics, freed, pool.require_room)
         self._server = grpc.aio.server(interceptors=[self._calls], options=_options(settings))
         self._answers = Answers(
             metrics,
@@ -153,13 +154,16 @@ class RpcServer:
         self._answers.close()
 
 
-def _interceptor(settings: Settings, metrics: Metrics, freed: FreedMemory) -> CallInterceptor:
+def _interceptor(
+    settings: Settings, metrics: Metrics, freed: FreedMemory, require_room: Callable[[], None]
+) -> CallInterceptor:
     arrival = Arrival(
         metrics,
         max_message=settings.max_message_bytes,
         with_images=settings.requests_bytes,
         max_transfer_s=settings.max_transfer_s,
         freed=freed.add,
+        require_room=require_room,
     )
     return CallInterceptor(
         metrics,

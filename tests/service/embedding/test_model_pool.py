@@ -13,7 +13,7 @@ from service.embedding.batcher import Batcher
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine, OnnxEngine, fingerprint
 from service.embedding.model_pool import LoadedModel, ModelPool
-from service.errors import BadNameError, ModelUnusableError, UnknownModelError
+from service.errors import BadNameError, ModelUnusableError, OverloadedError, UnknownModelError
 from service.operations.metrics import Metrics
 from tests.support.tiny_model import crop, embed_files, write_tiny_bundle
 
@@ -66,6 +66,18 @@ async def test_each_embeds_with_its_own(models: ModelPool) -> None:
     assert await load(models, "tiny") is other
     assert await load(models, "anything", other.info.fingerprint) is other
     assert await load(models, "tiny@1") is models.own, "the registry has none of this name"
+
+
+async def test_there_is_room_while_one_model_has_some(models: ModelPool, metrics: Metrics) -> None:
+    other = await load(models, "tiny@2")
+    models.own.batcher._take_places(8)
+    models.require_room()
+    other.batcher._take_places(8)
+    with pytest.raises(OverloadedError, match="room for 0"):
+        models.require_room()
+    assert metrics.rejected.labels("queue")._value.get() == 1
+    for model in (models.own, other):
+        model.batcher._release(8)
 
 
 async def test_a_registered_model_that_has_the_name_of_the_servers_own(

@@ -14,8 +14,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service.rpc import arrival
 from service.rpc.pb.resight.v1 import embedding_pb2, model_pb2
+from tests.support.fake_engine import FakeEngine
 from tests.support.raw_client import reason_of
 from tests.support.running_server import Running
+from tests.support.tiny_model import crop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -23,6 +25,8 @@ Start = Callable[..., Awaitable[Any]]
 
 MIB = 1024 * 1024
 EMBED = "/resight.v1.EmbeddingService/Embed"
+ENROLL = "/resight.v1.GalleryService/EnrollSightings"
+SEARCH = "/resight.v1.GalleryService/SearchSightings"
 LIST = "/resight.v1.ModelService/ListModels"
 
 
@@ -121,13 +125,61 @@ async def test_calls_wait_until_there_is_memory_for_their_requests(
         assert model_pb2.ListModelsResponse.FromString(answer).models, "of no images: own memory"
         slow[0].send(request)
         assert embedding_pb2.EmbedResponse.FromString(await waiting.call).results
-        monkeypatch.setattr(arrival, "TURN_S", 0.05)
+        monkeypatch.setattr(arrival, "ARRIVAL_S", 0.05)
         again = Slow(one)
         await until_running(running, 2)
         assert await Slow(three).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
         again.send(request)
         slow[1].send(request)
     assert await running.metric("resight_calls_rejected_total", reason="bytes") == 1
+
+
+async def test_a_slow_request_makes_room_for_a_client_that_waits(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "SLOW_S", 0.1)
+    monkeypatch.setattr(arrival, "ARRIVAL_S", 20.0)
+    running = await start(
+        max_message_bytes=4 * MIB, max_image_bytes=MIB, max_requests_bytes=16 * MIB
+    )
+    async with channel(running) as one, channel(running) as two:
+        slow = [Slow(one) for _ in range(2)]
+        await until_running(running, 2)
+        more = Slow(one)  # waits, too, but for those of its own client
+        await until_running(running, 3)
+        await asyncio.sleep(3 * arrival._LOOK_S)
+        assert await running.metric("resight_rpc_in_flight") == 3
+        others = [Slow(two) for _ in range(2)]
+        await until_running(running, 5)
+        request = embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString()
+        waiting = channel(running)
+        async with waiting:
+            assert await waiting.unary_unary(EMBED)(request)
+        given_way = [call for call in (*slow, *others) if call.call.done()]
+        assert len(given_way) == 1
+        assert await given_way[0].failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        for call in (*slow, *others, more):
+            call.call.cancel()
+
+
+async def test_a_full_queue_refuses_images_before_they_are_read(
+    start: Start, engine: FakeEngine
+) -> None:
+    running = await start(max_items=64, max_queue=64)
+    engine.gate.clear()
+    embedding = asyncio.create_task(running.ask(running.client.embed, [crop(n) for n in range(64)]))
+    await engine.has_entered()
+    async with channel(running) as wire:
+        for method in (EMBED, ENROLL):
+            assert await Slow(wire, method).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        search = Slow(wire, SEARCH)
+        search.send(b"\xff")
+        assert await search.failure() == ("INVALID_ARGUMENT", "BAD_MESSAGE"), "it may need no model"
+        engine.gate.set()
+        assert len(await embedding) == 64
+        again = Slow(wire)
+        again.send(embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString())
+        assert await again.call
 
 
 async def test_a_client_that_leaves_gives_its_place_to_another(start: Start) -> None:

@@ -98,3 +98,21 @@ async def test_who_leaves_while_waiting_leaves_nothing_behind(granted: bool) -> 
         await large
     assert await settled(small) == [True]
     assert budget.free == 4
+
+
+async def test_bytes_are_wanted_by_clients_that_hold_less() -> None:
+    budget = ByteBudget(12)
+    held = {
+        name: await budget.reserve(n, name, at_most_s=LONG_S) for name, n in (("a", 6), ("b", 4))
+    }
+    assert not held["a"].wanted
+    of_a = await waiting(budget, 1, "a")
+    assert not any(reservation.wanted for reservation in held.values()), "it waits for its own"
+    large = await waiting(budget, 3, "c")
+    assert [reservation.wanted for reservation in held.values()] == [True, True]
+    more = await waiting(budget, 2, "b")
+    large.cancel()
+    assert [reservation.wanted for reservation in held.values()] == [True, False]
+    held["a"].shrink(4)
+    assert await settled(more) == [True]
+    of_a.cancel()
