@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.errors import EnrollmentPausedError
 from service.gallery.index import VectorIndex
+from service.gallery.next_index import NextIndex
 from service.operations.metrics import Metrics
 from service.store.records import IndexEntry, SiteRow
 from service.store.store import Store
@@ -30,13 +31,15 @@ class LiveSites:
 
     Changed at the start, and then only by the writer's thread, in the order of the commits; read
     from any thread. A reader takes one `LiveSite` and uses it to its end: a site that gets another
-    model gets another `LiveSite`, and the one before does not change any more.
+    model gets another `LiveSite`, and the one before does not change any more. The index of the
+    next one is built beside the writer, which reads what changed last and lets the site use it.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
         self._sites: dict[str, LiveSite] = {}
+        self._next: dict[str, NextIndex] = {}
         self._paused: set[str] = set()
 
     def get(self, site: str) -> LiveSite | None:
@@ -66,6 +69,30 @@ class LiveSites:
             index.upsert(entries)
         self._set(site, LiveSite(model, index))
 
+    def prepare(self, site: str, model: ModelInfo) -> NextIndex:
+        """The index of a site's next model, still empty; waits for the writer.
+
+        Raises:
+            SiteNotFoundError
+        """
+        number = self._store.begin_rollover(site, model.fingerprint, model.reference)
+        return NextIndex(self._store, site, number, model)
+
+    @contextmanager
+    def preparing(self, following: NextIndex) -> Iterator[None]:
+        """Within this block an index is told of the changes of its site; one per site."""
+        self._next[following.site] = following
+        try:
+            yield
+        finally:
+            del self._next[following.site]
+            following.give_up()
+
+    def use(self, following: NextIndex) -> None:
+        """Let a site answer with its next model."""
+        following.catch_up()
+        self._set(following.site, LiveSite(following.model, following.index))
+
     def remove(self, site: str) -> None:
         """Remove a deleted site."""
         if self._sites.pop(site, None) is not None:
@@ -73,11 +100,13 @@ class LiveSites:
 
     def upsert(self, site: str, entries: Sequence[IndexEntry]) -> None:
         """Index stored sightings."""
+        self._tell(site, [entry.id for entry in entries])
         self._sites[site].index.upsert(entries)
         self._count(site)
 
     def delete(self, site: str, sighting: str) -> None:
         """Remove a deleted sighting."""
+        self._tell(site, [sighting])
         if site in self._sites:
             self._sites[site].index.delete(sighting)
             self._count(site)
@@ -98,6 +127,11 @@ class LiveSites:
                 f"site {site} is about to use another model; try again in {_PAUSE_RETRY_S} s",
                 retry_after_s=_PAUSE_RETRY_S,
             )
+
+    def _tell(self, site: str, changed: Sequence[str]) -> None:
+        following = self._next.get(site)
+        if following is not None:
+            following.change(changed)
 
     def _set(self, site: str, live: LiveSite) -> None:
         self._sites[site] = live

@@ -24,8 +24,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
-from service.errors import RolloverRunningError
+from service.errors import DamagedRowError, RolloverRunningError
 from service.gallery.live_sites import LiveSites
+from service.gallery.next_index import NextIndex
 from service.operations.metrics import Metrics
 from service.rollover.reembed import EmbedCrops, Reembedding
 from service.store.records import SiteRow
@@ -115,17 +116,16 @@ class Rollover:
         row = await asyncio.to_thread(self._store.site, site)
         dropped: int | None = None
         if row.model != self.model.fingerprint:
-            await asyncio.to_thread(
-                self._store.register_model, self.model.fingerprint, self.model.reference
-            )
-            with self._counted():
+            following = await asyncio.to_thread(self._sites.prepare, site, self.model)
+            with self._counted(), self._sites.preparing(following):
                 paused = 0.0
                 while dropped is None:
                     async with aclosing(self._catch_up(paused)) as steps:
                         async for step in steps:
                             yield step
+                    await asyncio.to_thread(following.follow)
                     begun = self._monotonic()
-                    dropped = await self._try_to_bind()
+                    dropped = await self._try_to_bind(following)
                     paused = self._monotonic() - begun
         elif self._sites.get(site) is None:
             await self._build_index()
@@ -159,7 +159,7 @@ class Rollover:
         row = self._store.site(self._activation.site)
         return row, self._store.count_embedded(row.id, self.model.fingerprint)
 
-    async def _try_to_bind(self) -> int | None:
+    async def _try_to_bind(self, following: NextIndex) -> int | None:
         """Bind the site to the model, and refuse enrollment meanwhile.
 
         Sightings that were enrolled since the last step, or whose write was queued, are re-embedded
@@ -182,13 +182,15 @@ class Rollover:
                         if not in_time:  # the next step would end too late
                             break
                         begun = now
+                await asyncio.to_thread(following.follow)
                 bound = self._store.bind_site(
                     site,
                     self.model.fingerprint,
                     unusable=sorted(self._reembedding.unusable),
                     undo=self._activation.undo,
                     now=self._clock(),
-                    then=self._bound,
+                    then=lambda _: self._bound(following),
+                    checked=following.checked,
                 )
                 dropped = await _completed(bound)
                 if dropped is not None:
@@ -200,20 +202,27 @@ class Rollover:
                     )
                     return None
 
-    def _bound(self, _: int) -> None:
+    def _bound(self, following: NextIndex) -> None:
         """Called by the writer's thread after the commit."""
-        self._sites.build(self._activation.site, self.model)
+        self._sites.use(following)
         self.state = RolloverState.DONE
 
     async def _build_index(self) -> None:
         """Let a site answer that is bound to the model, but whose model was not loaded at start."""
-        built = self._store.submit(
-            lambda connection: require_model(
-                connection, self._activation.site, self.model.fingerprint
-            ),
-            lambda _: self._sites.build(self._activation.site, self.model),
-        )
-        await _completed(built)
+        site = self._activation.site
+        following = await asyncio.to_thread(self._sites.prepare, site, self.model)
+        with self._sites.preparing(following):
+            await asyncio.to_thread(following.follow)
+            if following.checked.lacking:
+                raise DamagedRowError(
+                    f"the database is damaged: sightings of site {site} have no vector of its "
+                    "model; restore the database from a backup"
+                )
+            built = self._store.submit(
+                lambda connection: require_model(connection, site, self.model.fingerprint),
+                lambda _: self._sites.use(following),
+            )
+            await _completed(built)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

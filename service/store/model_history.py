@@ -5,15 +5,51 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from service.errors import RolloverRunningError
+from service.errors import RolloverRunningError, SiteNotFoundError
 from service.store.damage import damaged_row
-from service.store.records import ModelRow
-from service.store.statements import lacks_embedding, of_site, require_site, site_number
+from service.store.records import Checked, ModelRow
+from service.store.statements import CHUNK, lacks_embedding, of_site, require_site, site_number
 from service.store.tables import activations, models, sightings, site_vectors, sites
 from service.store.times import to_us
 from service.store.wiping import move_to_deleted_site, want_vectors
+
+
+def check_vectors(connection: Connection, site: str, model: str, before: Checked) -> Checked:
+    """See `Store.check_vectors`."""
+    number = _same_site(connection, site, before)
+    last = connection.execute(select(func.max(sightings.c.row))).scalar() or 0
+    return Checked(number, last, tuple(_lacking(connection, number, model, before)))
+
+
+def _same_site(connection: Connection, site: str, before: Checked) -> int:
+    number = site_number(connection, site)
+    if before.site not in (0, number):
+        raise SiteNotFoundError(
+            f"site {site} was deleted, and made anew, meanwhile; if the new one is meant, send the "
+            "call again"
+        )
+    return number
+
+
+def _lacking(connection: Connection, site: int, model: str, before: Checked) -> list[int]:
+    """Numbers of the rows that lack a vector, of those that need a look.
+
+    Rows get higher numbers in the order of their commits, and no wanted vector is deleted without
+    its row: a row that had one still has it.
+    """
+    # The sum keeps the database from reading all rows of the site.
+    new = sightings.c.site + 0 == site, sightings.c.row > before.row
+    query = select(sightings.c.row).where(*new, lacks_embedding(model))
+    found = list(connection.execute(query).scalars())
+    for start in range(0, len(before.lacking), CHUNK):
+        again = sightings.c.row.in_(before.lacking[start : start + CHUNK])
+        query = select(sightings.c.row).where(
+            sightings.c.site == site, again, lacks_embedding(model)
+        )
+        found += connection.execute(query).scalars()
+    return found
 
 
 def bind_site(
@@ -21,14 +57,15 @@ def bind_site(
     site: str,
     model: str,
     *,
+    checked: Checked,
     unusable: Collection[int],
     undo: bool,
     now: datetime,
 ) -> int | None:
     """See `Store.bind_site`."""
-    before, number = require_site(connection, site), site_number(connection, site)
-    lacking = (sightings.c.site == number) & lacks_embedding(model)
-    rows = list(connection.execute(select(sightings.c.row).where(lacking)).scalars())
+    number = _same_site(connection, site, checked)
+    before = require_site(connection, site)
+    rows = _lacking(connection, number, model, checked)
     if not set(rows) <= set(unusable):
         return None
     move_to_deleted_site(connection, rows, model)

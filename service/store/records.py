@@ -98,6 +98,22 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """Which sightings of a site were seen to have a vector of a model: those up to a row number.
+
+    site: its number, 0: any. row: the last row that was looked at. lacking: rows up to it that had
+    none.
+    """
+
+    site: int = 0
+    row: int = 0
+    lacking: tuple[int, ...] = ()
+
+
+UNCHECKED = Checked()
+
+
+@dataclass(frozen=True, slots=True)
 class SeenCrop:
     """A kept crop with its camera, track and time, without any identity.
 

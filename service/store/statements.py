@@ -212,6 +212,25 @@ def to_sighting(row: Any) -> Sighting:
     )
 
 
+def select_vectors(site: str, model: str) -> Select[Any]:
+    """The sightings of a site with their embeddings of a model for `index_entry`; NULL: none."""
+    return (
+        select(
+            sightings.c.row,
+            sightings.c.sighting,
+            sightings.c.camera,
+            sightings.c.time_us,
+            sightings.c.track,
+            sightings.c.person,
+            embeddings.c.vector,
+        )
+        .outerjoin(
+            embeddings, (embeddings.c.row == sightings.c.row) & (embeddings.c.model == model)
+        )
+        .where(of_site(sightings, site))
+    )
+
+
 def index_entry(row: Any, site: str, dimension: int) -> IndexEntry:
     """An index entry; raises `StoreUnusableError` where the vector is damaged or absent."""
     blob = b"" if row.vector is None else row.vector

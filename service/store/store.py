@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 
 from service.errors import (
@@ -24,8 +24,10 @@ from service.errors import (
 )
 from service.operations.metrics import Metrics
 from service.store.log_emptier import LogEmptier
-from service.store.model_history import bind_site, earlier_model
+from service.store.model_history import bind_site, check_vectors, earlier_model
 from service.store.records import (
+    UNCHECKED,
+    Checked,
     EnrollOutcome,
     IdempotencyKey,
     IndexEntry,
@@ -52,6 +54,7 @@ from service.store.statements import (
     require_model,
     require_site,
     select_sightings,
+    select_vectors,
     sighting_not_found,
     site_not_found,
     site_number,
@@ -225,26 +228,58 @@ class Store:
         Raises:
             StoreUnusableError: a vector is damaged, or a sighting has none of this model.
         """
-        query = (
-            select(
-                sightings.c.row,
-                sightings.c.sighting,
-                sightings.c.camera,
-                sightings.c.time_us,
-                sightings.c.track,
-                sightings.c.person,
-                embeddings.c.vector,
+        for rows in self._vectors(site, model):
+            yield [index_entry(row, site, dimension) for row in rows]
+
+    def embedded_entries(
+        self, site: str, model: str, dimension: int, ids: Sequence[str] | None
+    ) -> Iterator[tuple[list[IndexEntry], list[str]]]:
+        """The embeddings of one model that these sightings have, or all of a site, in chunks.
+
+        With each chunk come the ids of sightings that have none.
+
+        Raises:
+            StoreUnusableError: a vector is damaged.
+        """
+        for rows in self._vectors(site, model) if ids is None else self._named(site, model, ids):
+            yield (
+                [index_entry(row, site, dimension) for row in rows if row.vector is not None],
+                [row.sighting for row in rows if row.vector is None],
             )
-            .outerjoin(
-                embeddings,
-                and_(embeddings.c.row == sightings.c.row, embeddings.c.model == model),
+
+    def _vectors(self, site: str, model: str) -> Iterator[Sequence[Any]]:
+        """Rows of `select_vectors`, by id. Each chunk is a read of its own: long ones would keep
+        the log from being emptied."""
+        after = ""
+        while True:
+            query = (
+                select_vectors(site, model)
+                .where(sightings.c.sighting > after)
+                .order_by(sightings.c.sighting)
+                .limit(_LOAD_CHUNK)
             )
-            .where(of_site(sightings, site))
-        )
+            with self.reading() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            yield rows
+            after = rows[-1].sighting
+
+    def _named(self, site: str, model: str, ids: Sequence[str]) -> Iterator[Sequence[Any]]:
+        for start in range(0, len(ids), CHUNK):
+            named = sightings.c.sighting.in_(ids[start : start + CHUNK])
+            with self.reading() as connection:
+                rows = connection.execute(select_vectors(site, model).where(named)).all()
+            yield rows
+
+    def check_vectors(self, site: str, model: str, before: Checked) -> Checked:
+        """Look for sightings without a vector of a model, among those that were not seen before.
+
+        Raises:
+            SiteNotFoundError: there is none, or another one of this name.
+        """
         with self.reading() as connection:
-            rows = connection.execution_options(yield_per=_LOAD_CHUNK).execute(query)
-            for chunk in rows.partitions():
-                yield [index_entry(row, site, dimension) for row in chunk]
+            return check_vectors(connection, site, model, before)
 
     def crops_without_embedding(
         self, site: str, model: str, *, after: int, limit: int
@@ -306,6 +341,24 @@ class Store:
                 )
 
         self.submit(apply).result()
+
+    def begin_rollover(self, site: str, model: str, reference: str) -> int:
+        """Register a model, of which a site is to get vectors; those that it has are kept.
+
+        Returns:
+            The number of the site: one that is made anew under its name has another.
+
+        Raises:
+            SiteNotFoundError
+        """
+        self.register_model(model, reference)
+
+        def apply(connection: Connection) -> int:
+            number = site_number(connection, site)
+            want_vectors(connection, number, model)
+            return number
+
+        return self.submit(apply).result()
 
     def create_site(
         self, site: str, model: str, now: datetime, then: Callable[[None], None]
@@ -432,6 +485,7 @@ class Store:
         undo: bool,
         now: datetime,
         then: Callable[[int], None],
+        checked: Checked = UNCHECKED,
     ) -> Future[int | None]:
         """Bind a site to a model, and wipe its embeddings of all models but this and the last.
 
@@ -442,18 +496,27 @@ class Store:
             undo: remove the last activation instead of adding one.
             now: the time of the activation.
             then: told how many sightings were dropped.
+            checked: of `check_vectors`: the writer looks at what is newer only.
 
         Returns:
             How many sightings were dropped. None, with nothing changed, where another sighting
             lacks an embedding of `model`: it was enrolled meanwhile.
 
         Raises (in the future):
-            SiteNotFoundError
+            SiteNotFoundError: also where the site is another one than was checked.
             RolloverRunningError: `undo`, and `model` is not the one before the last activation.
         """
 
         def apply(connection: Connection) -> int | None:
-            return bind_site(connection, site, model, unusable=set(unusable), undo=undo, now=now)
+            return bind_site(
+                connection,
+                site,
+                model,
+                checked=checked,
+                unusable=set(unusable),
+                undo=undo,
+                now=now,
+            )
 
         def bound(dropped: int | None) -> None:
             if dropped is not None:

@@ -26,7 +26,7 @@ from service.errors import (
 from service.gallery.live_sites import LiveSites
 from service.operations.metrics import Metrics, new_metrics
 from service.rollover.rollover import Activation, Rollover, RolloverState
-from service.store.records import IdempotencyKey, IndexEntry, NewRow
+from service.store.records import IdempotencyKey, NewRow
 from service.store.store import Store
 from service.types import ModelInfo, Vector
 from tests.support.galleries import (
@@ -373,18 +373,22 @@ async def test_the_same_name_with_other_weights_is_another_model(open_rooms: Ope
 
 
 class SlowStore(Store):
-    """Gives the vectors of model 2 when a test says so."""
+    """After the commit that binds a site, goes on when a test says so."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.asked = threading.Event()
         self.go = threading.Event()
 
-    def index_entries(self, site: str, model: str, dimension: int) -> Iterator[list[IndexEntry]]:
-        if model == TWO:
+    def bind_site(
+        self, site: str, model: str, *, then: Callable[[int], None], **options: Any
+    ) -> Future[int | None]:
+        def later(dropped: int) -> None:
             self.asked.set()
             assert self.go.wait(10)
-        return super().index_entries(site, model, dimension)
+            then(dropped)
+
+        return super().bind_site(site, model, then=later, **options)
 
 
 def rollovers(metrics: Metrics, outcome: str) -> float | None:

@@ -26,7 +26,15 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics, new_metrics
-from service.store.records import EnrollOutcome, IdempotencyKey, NewRow, Stored, new_rows
+from service.store.records import (
+    UNCHECKED,
+    Checked,
+    EnrollOutcome,
+    IdempotencyKey,
+    NewRow,
+    Stored,
+    new_rows,
+)
 from service.store.store import Store
 from service.types import EVERY_SIGHTING, Detail, NewSighting, SightingFilter
 from tests.support.waiting import eventually
@@ -516,6 +524,62 @@ def test_a_binding_that_did_not_happen_calls_nothing(
     bound = lobby.bind_site("lobby", TWO, unusable=(), undo=False, now=NOW, then=told.append)
     assert bound.result(10) is None
     assert (told, lobby.site("lobby").model, lobby.earlier_model("lobby")) == ([], ONE, None)
+
+
+def test_only_what_was_not_checked_is_looked_at_again(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, *(make_row(f"s{n}", n) for n in range(3)))
+    checked = lobby.check_vectors("lobby", TWO, UNCHECKED)
+    assert (checked.row, checked.lacking) == (3, (1, 2, 3))
+    embed_all(lobby, TWO)
+    checked = lobby.check_vectors("lobby", TWO, checked)
+    assert (checked.row, checked.lacking) == (3, ())
+    enroll(lobby, make_row("s1", 7), make_row("late", 8))
+
+    def bound(*unusable: int) -> int | None:
+        return lobby.bind_site(
+            "lobby", TWO, unusable=unusable, undo=False, now=NOW, then=ignore, checked=checked
+        ).result(10)
+
+    assert bound() is None
+    embed = {4: np.ones(DIMENSION, np.float32)}
+    lobby.add_embeddings(TWO, embed).result(10)
+    assert bound() is None
+    assert lobby.check_vectors("lobby", TWO, checked).lacking == (5,)
+    assert bound(5) == 1
+    listed = lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)
+    assert ids(listed) == ["s0", "s1", "s2"]
+
+
+def test_a_site_that_was_made_anew_is_another_one(lobby: Store) -> None:
+    number = lobby.begin_rollover("lobby", TWO, "person@2")
+    checked = lobby.check_vectors("lobby", TWO, Checked(number))
+    lobby.delete_site("lobby", force=True, then=ignore).result(10)
+    with pytest.raises(SiteNotFoundError):
+        lobby.begin_rollover("lobby", TWO, "person@2")
+    lobby.create_site("lobby", ONE, NOW, ignore).result(10)
+    with pytest.raises(SiteNotFoundError, match="made anew"):
+        lobby.check_vectors("lobby", TWO, checked)
+    with pytest.raises(SiteNotFoundError, match="made anew"):
+        lobby.bind_site(
+            "lobby", TWO, unusable=(), undo=False, now=NOW, then=ignore, checked=checked
+        ).result(10)
+    assert lobby.site("lobby").model == ONE
+    assert lobby.begin_rollover("lobby", TWO, "person@2") != number
+
+
+def test_vectors_of_some_sightings(lobby: Store, make_row: Callable[..., NewRow]) -> None:
+    enroll(lobby, *(make_row(f"s{n}", n) for n in range(4)))
+    lobby.add_embeddings(TWO, {2: np.eye(DIMENSION, dtype=np.float32)[0]}).result(10)
+
+    def read(wanted: Sequence[str] | None) -> list[tuple[list[str], list[str]]]:
+        found = lobby.embedded_entries("lobby", TWO, DIMENSION, wanted)
+        return [(ids(entries), lacking) for entries, lacking in found]
+
+    assert read(None) == [(["s1"], ["s0", "s2", "s3"])]
+    assert read(["s1", "s3", "nobody"]) == [(["s1"], ["s3"])]
+    assert read([]) == []
 
 
 def test_embeddings_of_deleted_sightings_are_left_out(
