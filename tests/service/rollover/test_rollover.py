@@ -373,7 +373,7 @@ async def test_the_same_name_with_other_weights_is_another_model(open_rooms: Ope
 
 
 class SlowStore(Store):
-    """After the commit that binds a site, goes on when a test says so."""
+    """After the commit that binds a site, continues when a test says so."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
