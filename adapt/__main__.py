@@ -61,7 +61,7 @@ def _train(folder: Path) -> JobOutcome:
     try:
         with stopped_by_sigterm() as stop:
             return run_job(folder, stop)
-    except (AdaptError, ModelError) as error:
+    except (AdaptError, ModelError, OSError) as error:
         return outcome_of(error, folder)
 
 

@@ -103,9 +103,12 @@ def models_add(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     registry: RegistryOption = None,
 ) -> None:
-    """Verify a bundle and copy it into the registry."""
-    added = Registry(registry or default_registry()).add(bundle)
+    """Verify a bundle and copy it into the registry, with its verdict, BUNDLE.gate.json."""
+    known = Registry(registry or default_registry())
+    added = known.add(bundle)
     typer.echo(f"added {added.reference}: {added.path}")
+    if verdict := known.gate_record(ModelReference.parse(added.reference)).verdict:
+        typer.echo(f"the gate's verdict on it: {verdict}")
 
 
 @models.command("verify")

@@ -1,5 +1,5 @@
 """A folder of bundles with versions: ROOT/NAME/VERSION, and the gate's report on a version in
-ROOT/NAME/VERSION.gate.json. No torch.
+ROOT/NAME/VERSION.gate.json. A report lies beside other bundles by the same rule. No torch.
 
 Several processes may add at once (one lock file); readers need no lock, because a version appears
 by a rename and never changes afterwards.
@@ -7,12 +7,15 @@ by a rename and never changes afterwards.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from models.bundle import Bundle
 from models.errors import (
@@ -23,7 +26,13 @@ from models.errors import (
     ModelReferenceError,
     RegistryError,
 )
-from models.files import FileLock, atomic_folder, sync_directory, write_synced
+from models.files import (
+    FileLock,
+    atomic_folder,
+    sync_directory,
+    write_atomically,
+    write_synced,
+)
 from models.job_contract import UNJUDGED, GateVerdict
 from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
 
@@ -31,6 +40,11 @@ _LOCK_FILE = ".lock"
 
 DAMAGED = "damaged"
 """Stands for a verdict that cannot be read. It may have been a rejection, so it blocks like one."""
+
+_SAFER = ("", UNJUDGED, "promote", "hold", DAMAGED, "reject")
+"""Verdicts on one content, of which the last one counts. What the gate said counts more than that
+it said nothing. Only a rejection counts more than one that cannot be read: that may have been one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +109,14 @@ class Registry:
     root: Path
 
     def add(self, path: Path, *, verdict: bytes | None = None) -> Bundle:
-        """Verify a bundle and copy it in; adding the same content again changes nothing.
+        """Verify a bundle and copy it in, with the gate's report on it.
+
+        Adding the same content again changes no bundle. Of two verdicts on it the safer one is
+        kept, by `_SAFER`.
 
         Args:
             path: of the bundle.
-            verdict: the gate's report on it as JSON, None if the gate did not judge it.
+            verdict: the gate's report on it as JSON; None: the one that lies beside it, if any.
 
         Returns:
             The bundle inside the registry.
@@ -107,9 +124,12 @@ class Registry:
         Raises:
             BundleError: the bundle at `path` is absent, invalid or damaged.
             ModelConflictError: this name@version is registered with other content.
+            OSError: the registry cannot be written. What was there before is still there, and the
+                model appears with its verdict or not at all.
         """
         source = Bundle.open(path)
         source.verify()
+        report = _report_beside(path) if verdict is None else verdict
         target = self._folder(source.manifest.name, source.manifest.version)
         with self._lock():
             target.parent.mkdir(exist_ok=True)
@@ -117,8 +137,12 @@ class Registry:
             # Under the lock no other process writes: hidden folders are left from a crash.
             for leftover in target.parent.glob(".*.tmp-*"):
                 shutil.rmtree(leftover)
+            for draft in target.parent.glob(".*.tmp"):
+                draft.unlink()
             if target.exists():
-                return self._same_content(source, target)
+                present = self._same_content(source, target)
+                self._keep_safer(verdict_file(target), report)
+                return present
             with atomic_folder(target) as folder:
                 for name in (*source.manifest.files, MANIFEST_FILE):
                     write_synced(folder / name, (source.path / name).read_bytes())
@@ -129,21 +153,12 @@ class Registry:
                         f"{path} changed while it was copied; add it again"
                     )
                 # Before the model appears: a reader that sees it sees its verdict, too.
-                self._keep_verdict(target, verdict)
+                self._keep_verdict(verdict_file(target), report)
         return Bundle.open(target)
 
     def gate_record(self, reference: ModelReference) -> GateRecord:
         """What the gate's report on "name@version" says; empty where there is none."""
-        try:
-            gate = GateVerdict.read(
-                _verdict_file(self._folder(reference.name, str(reference.version)))
-            )
-        except FileNotFoundError:
-            return GateRecord()
-        except DamagedFileError as error:
-            return GateRecord(DAMAGED, problem=str(error))
-        problem = "; ".join(gate.reasons) if gate.verdict == UNJUDGED else ""
-        return GateRecord(gate.verdict, gate.adaptation, problem)
+        return _record(verdict_file(self._folder(reference.name, str(reference.version))))
 
     def references(self) -> tuple[ModelReference, ...]:
         """All models, names in alphabetical order, versions oldest to newest; RegistryError."""
@@ -209,11 +224,19 @@ class Registry:
         return self.root / name / version
 
     @staticmethod
-    def _keep_verdict(target: Path, verdict: bytes | None) -> None:
-        file = _verdict_file(target)
-        file.unlink(missing_ok=True)  # of a model that was here before
-        if verdict is not None:
-            write_synced(file, verdict)
+    def _keep_verdict(file: Path, report: bytes | None) -> None:
+        if report is None:
+            file.unlink(missing_ok=True)  # of a model that was here before
+        else:
+            write_atomically(file, report)
+        sync_directory(file.parent)
+
+    @staticmethod
+    def _keep_safer(file: Path, report: bytes | None) -> None:
+        if report is None:
+            return
+        if _SAFER.index(_verdict_in(report)) > _SAFER.index(_record(file).verdict):
+            write_atomically(file, report)
 
     @staticmethod
     def _same_content(source: Bundle, target: Path) -> Bundle:
@@ -234,8 +257,40 @@ class Registry:
             yield
 
 
-def _verdict_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.gate.json")
+def verdict_file(bundle: Path) -> Path:
+    """Where the gate's report on the bundle of a folder lies: beside it."""
+    return bundle.with_name(f"{bundle.name}.gate.json")
+
+
+def _verdict_in(report: bytes) -> str:
+    try:
+        return GateVerdict.model_validate_json(report).verdict
+    except ValidationError:
+        return DAMAGED
+
+
+def _report_beside(bundle: Path) -> bytes | None:
+    """The gate's report on a bundle, None where there is none; empty where it cannot be read."""
+    file = verdict_file(bundle.resolve())
+    if not os.path.lexists(file):
+        return None
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _record(file: Path) -> GateRecord:
+    try:
+        gate = GateVerdict.read(file)
+    except FileNotFoundError:
+        if not file.is_symlink():
+            return GateRecord()
+        return GateRecord(DAMAGED, problem=f"{file} is a link to a file that does not exist")
+    except DamagedFileError as error:
+        return GateRecord(DAMAGED, problem=str(error))
+    problem = "; ".join(gate.reasons) if gate.verdict == UNJUDGED else ""
+    return GateRecord(gate.verdict, gate.adaptation, problem)
 
 
 def _versions(folder: Path) -> list[str]:

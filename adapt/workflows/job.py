@@ -35,8 +35,10 @@ from models.job_contract import (
 )
 
 
-def outcome_of(error: AdaptError | ModelError, folder: Path) -> JobOutcome:
+def outcome_of(error: AdaptError | ModelError | OSError, folder: Path) -> JobOutcome:
     """How the training of a job ended with an error: stopped where it can continue, else failed."""
+    if isinstance(error, OSError):  # the run is over: its model could not be written
+        return JobOutcome(state="stopped", reason=WriteError.reason, error=str(error))
     if error.reason in TRANSIENT_REASONS and _is_unfinished(folder / RUN_FOLDER):
         return JobOutcome(state="stopped", reason=error.reason, error=str(error))
     return JobOutcome(state="failed", reason=error.reason, error=str(error))

@@ -33,6 +33,7 @@ from models.job_contract import (
     JobOutcome,
     read_rounds,
 )
+from models.registry import verdict_file
 from service.jobs.records import JobState
 from service.store.records import SeenCrop
 
@@ -76,6 +77,11 @@ class JobFolder:
         return self.path / GATE_FILE
 
     @property
+    def report_file(self) -> Path:
+        """The gate's report as the registry is to keep it: who adds the bundle takes it along."""
+        return verdict_file(self.bundle)
+
+    @property
     def log(self) -> Path:
         """The output of the processes."""
         return self.path / LOG_FILE
@@ -106,13 +112,10 @@ class JobFolder:
         """
         left: list[str] = []
         for name in RESUME_FILES:  # left where the run was not over
-            try:
-                (self.run / name).unlink(missing_ok=True)
-            except OSError as error:
-                left.append(str(error))
+            left += _remove_file(self.run / name)
         left += _remove_folder(self.crops)
         if state is not JobState.FAILED:  # it is in the registry, or was cancelled
-            left += _remove_folder(self.bundle)
+            left += [*_remove_folder(self.bundle), *_remove_file(self.report_file)]
         if left:
             raise OSError("; ".join(left))
 
@@ -191,6 +194,15 @@ def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
                 message = "%s has files that cannot be removed; remove them by hand: %s"
                 log.warning(message, root / name, error)
     return names - states.keys()
+
+
+def _remove_file(path: Path) -> list[str]:
+    """Remove a file, which need not exist; returns why it could not be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return [str(error)]
+    return []
 
 
 def _remove_folder(path: Path) -> list[str]:

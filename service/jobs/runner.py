@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.errors import DamagedFileError, ModelConflictError, ModelError, RegistryError
+from models.files import write_atomically
 from models.job_contract import (
     MIN_GATE_CROPS,
     NEEDS_SOURCES,
@@ -27,7 +28,7 @@ from models.job_contract import (
     gate_arguments,
     train_arguments,
 )
-from models.registry import Registry
+from models.registry import DAMAGED, GateRecord, ModelReference, Registry
 from models.wording import plural
 from service.jobs.folder import JobFolder
 from service.jobs.records import Adaptation, JobReason, JobResult, JobState, model_name
@@ -231,28 +232,51 @@ class JobRunner:
         )
 
     async def _deliver(self) -> JobResult:
-        """Run the gate, and register the model with its verdict."""
+        """Run the gate, and register the model with its verdict.
+
+        Where the disk is full, registering is tried again; the gate has its verdict already.
+        """
         folder = self._folder
         gate, report = await self._judge()
-        try:
-            bundle = await asyncio.to_thread(
-                self._context.registry.add, folder.bundle, verdict=report
-            )
-        except ModelConflictError:
-            return JobResult(
-                JobState.FAILED,
-                JobReason.REGISTRY_REFUSED,
-                "another model was registered under its name and version meanwhile; export it "
-                f"under another version with `resight export --run {folder.run}`, and add that",
-            )
-        except (ModelError, OSError) as error:
-            return JobResult(
-                JobState.FAILED,
-                JobReason.REGISTRY_REFUSED,
-                f"the model cannot be registered ({error}); it is in {folder.bundle}: add it "
-                "with `resight models add`",
-            )
-        return JobResult(JobState.SUCCEEDED, model=bundle.reference, gate=gate)
+        restarts = Restarts(self._setup.restart_delays_s, rounds=0)
+        while True:
+            try:
+                model, kept = await asyncio.to_thread(self._register, report)
+            except ModelConflictError:
+                error = (
+                    "another model was registered under its name and version meanwhile; export it "
+                    f"under another version with `resight export --run {folder.run}`, and add that"
+                )
+            except ModelError as fault:
+                error = self._not_registered(fault)
+            except OSError as fault:
+                error = self._not_registered(fault)
+                delay = restarts.delay_after(0)
+                if delay is not None:
+                    message = "adaptation %s: %s; it is tried again in %.0f s"
+                    log.warning(message, self._adaptation.id, error, delay)
+                    await self._context.pause(delay)
+                    continue
+            else:
+                return JobResult(JobState.SUCCEEDED, model=model, gate=_that_counts(gate, kept))
+            return JobResult(JobState.FAILED, JobReason.REGISTRY_REFUSED, error, gate=gate)
+
+    def _register(self, report: bytes | None) -> tuple[str, GateRecord]:
+        """Add the model to the registry; returns its reference, and its verdict there."""
+        file, registry = self._folder.report_file, self._context.registry
+        # First beside the bundle: whoever adds that by hand later adds its verdict, too.
+        if report is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_atomically(file, report)
+        bundle = registry.add(self._folder.bundle)
+        return bundle.reference, registry.gate_record(ModelReference.parse(bundle.reference))
+
+    def _not_registered(self, error: Exception) -> str:
+        return (
+            f"the model cannot be registered ({error}); it is in {self._folder.bundle}: add it "
+            "with `resight models add`"
+        )
 
     async def _judge(self) -> tuple[GateVerdict, bytes] | tuple[None, None]:
         """The gate's verdict on the new model, and its report for the registry.
@@ -289,6 +313,17 @@ class JobRunner:
             message = "the gate of adaptation %s is started again in %.0f s; %s"
             log.warning(message, self._adaptation.id, delay, error)
             await self._context.pause(delay)
+
+
+def _that_counts(said: GateVerdict | None, kept: GateRecord) -> GateVerdict | None:
+    """The verdict that counts: an earlier attempt may have registered the model with a safer one.
+
+    kept: of the registry.
+    """
+    if kept.verdict in ("", DAMAGED) or (said is not None and said.verdict == kept.verdict):
+        return said
+    why = "the model was registered with this verdict before, and the safer of two counts"
+    return GateVerdict.model_validate({"verdict": kept.verdict, "reasons": (why,)})
 
 
 def _report(origin: Mapping[str, str], said: Mapping[str, Any]) -> bytes:

@@ -73,6 +73,15 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     assert isinstance(run(app, registry, "verify", "other").exception, ModelNotFoundError)
 
 
+def test_add_takes_the_verdict_along(app: typer.Typer, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle.gate.json").write_text('{"verdict": "reject"}')
+    added = run(app, tmp_path / "registry", "add", bundle.path)
+    assert added.stdout.splitlines()[-1] == "the gate's verdict on it: reject"
+    (listed,) = json.loads(run(app, tmp_path / "registry", "list", "--json").stdout)
+    assert listed["verdict"] == "reject"
+
+
 def test_a_file_in_place_of_a_models_folder_is_no_model(app: typer.Typer, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     run(app, registry, "add", write_tiny_bundle(tmp_path / "1").path)

@@ -182,3 +182,26 @@ async def test_an_activation_that_is_refused_loads_no_model(
         await server.ask(client.activate_model, "nowhere", "tiny@3")
     assert refused.value.reason == "SITE_NOT_FOUND"
     assert engines.loaded == ["tiny@1", "tiny@2"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"\xff\xfe\0", b'{"verdict": "REJECT"}', b'{"VERDICT": "promote"}',
+     b'{"verdict": "rej', b'{"verdict":' + b"[" * 100_000, None],
+)  # fmt: skip
+async def test_a_verdict_that_cannot_be_read_asks_for_force(
+    server: Running, engines: Engines, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "registry" / "tiny" / "2.gate.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    with pytest.raises(CallFailedError, match=r"verdict on tiny@2 is damaged") as refused:
+        await server.ask(client.activate_model, "lobby", "tiny@2")
+    assert refused.value.reason == "MODEL_REJECTED"
+    assert engines.loaded == ["tiny@1"]
+    steps = await server.ask(client.activate_model, "lobby", "tiny@2", force=True)
+    assert (steps[-1].site.model, steps[-1].verdict) == ("tiny@2", "damaged")

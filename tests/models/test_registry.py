@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ from models.errors import (
     RegistryError,
 )
 from models.job_contract import UNJUDGED
-from models.registry import DAMAGED, GateRecord, ModelReference, Registry, version_key
+from models.registry import (
+    DAMAGED,
+    GateRecord,
+    ModelReference,
+    Registry,
+    verdict_file,
+    version_key,
+)
 
 MakeBundle = Callable[..., Bundle]
 
@@ -78,7 +86,7 @@ def test_the_verdict_is_kept_beside_the_model(
     assert registry.gate_record(one).verdict == "hold"
     assert [str(r) for r in registry.references()] == ["toy@1"]
     registry.verify("toy@1")
-    # The same content again changes nothing, other content less.
+    # The same content again changes no bundle, other content is refused.
     registry.add(bundle.path, verdict=b'{"verdict": "promote"}')
     other = make_bundle(tmp_path / "other", version="1", scores={"x": 1.0})
     with pytest.raises(ModelConflictError):
@@ -93,7 +101,11 @@ def test_the_verdict_is_kept_beside_the_model(
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"\xff\xfe", b'{"verdict": "REJECT"}', b'{"verdict": "rej',
-     b'{"reasons": []}', b'{"verdict": ["reject"]}', b'{"verdict":' + b"[" * 100_000, None],
+     b'{"reasons": []}', b'{"verdict": ["reject"]}', b'{"verdict":' + b"[" * 100_000,
+     b'{"verdict": "promote", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+     b'{"VERDICT": "promote"}', b'{"verdict": "Promote"}', b'{"verdict": "promote"} {}',
+     b'\xef\xbb\xbf{"verdict": "promote"}', b'{"verdict": "promote", "reasons": ["\\ud800"]}',
+     b'{"verdict": "damaged"}', b"\0" * 4096, None],
 )  # fmt: skip
 def test_a_verdict_that_cannot_be_read_blocks_as_a_rejection_does(
     registry: Registry, make_bundle: MakeBundle, tmp_path: Path, content: bytes | None
@@ -107,6 +119,117 @@ def test_a_verdict_that_cannot_be_read_blocks_as_a_rejection_does(
     record = registry.gate_record(ModelReference("toy", "1"))
     assert (record.verdict, record.blocks_activation) == (DAMAGED, True)
     assert str(file) in record.problem
+
+
+def test_a_verdict_that_is_a_link_to_nowhere_is_not_an_absent_one(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    registry.add(make_bundle(tmp_path / "one", version="1").path)
+    (registry.root / "toy" / "1.gate.json").symlink_to(tmp_path / "nowhere")
+    record = registry.gate_record(ModelReference("toy", "1"))
+    assert record.blocks_activation
+    assert "a link to a file that does not exist" in record.problem
+
+
+@pytest.mark.parametrize(
+    ("present", "new", "kept"),
+    [
+        ("", "promote", "promote"), ("", "reject", "reject"), ("", UNJUDGED, UNJUDGED),
+        ("", DAMAGED, DAMAGED), ("promote", "", "promote"), ("reject", "", "reject"),
+        ("promote", "reject", "reject"), ("reject", "promote", "reject"),
+        ("promote", "hold", "hold"), ("hold", "promote", "hold"),
+        # That the gate said nothing counts less than what it said.
+        (UNJUDGED, "promote", "promote"), ("promote", UNJUDGED, "promote"),
+        (UNJUDGED, "reject", "reject"), ("reject", UNJUDGED, "reject"),
+        # What cannot be read may have been a rejection.
+        (DAMAGED, "promote", DAMAGED), ("promote", DAMAGED, DAMAGED), (DAMAGED, "", DAMAGED),
+        (DAMAGED, UNJUDGED, DAMAGED), (DAMAGED, "reject", "reject"), ("reject", DAMAGED, "reject"),
+    ],
+)  # fmt: skip
+def test_of_two_verdicts_on_the_same_model_the_safer_one_counts(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, present: str, new: str, kept: str
+) -> None:
+    def report(verdict: str) -> bytes | None:
+        if verdict == DAMAGED:
+            return b'{"verdict": "rej'
+        return f'{{"verdict": "{verdict}"}}'.encode() if verdict else None
+
+    bundle = make_bundle(tmp_path / "one", version="1")
+    registry.add(bundle.path, verdict=report(present))
+    registry.add(bundle.path, verdict=report(new))
+    assert registry.gate_record(ModelReference("toy", "1")).verdict == kept
+
+
+@pytest.mark.parametrize("report", [b'{"verdict": "reject"}', b'{"verdict": "rej', None])
+def test_the_verdict_beside_a_bundle_goes_with_it(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, report: bytes | None
+) -> None:
+    """Also from one registry to another: a rejected model is not made a new one by a copy."""
+    bundle = make_bundle(tmp_path / "one", version="1")
+    file = verdict_file(bundle.path)
+    if report is None:
+        file.mkdir()
+    else:
+        file.write_bytes(report)
+    added = registry.add(bundle.path)
+    other = Registry(tmp_path / "other")
+    other.add(added.path)
+    for each in (registry, other):
+        assert each.gate_record(ModelReference("toy", "1")).blocks_activation
+
+
+def test_a_disk_that_fills_while_a_model_is_added_leaves_it_whole_or_absent(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each fsync in turn, the disk is full; then there is room again."""
+    fsync, left = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    one = ModelReference("toy", "1")
+    bundle = make_bundle(tmp_path / "one", version="1")
+    reject = b'{"verdict": "reject"}'
+    monkeypatch.setattr(os, "fsync", full)
+    for room in count():
+        shutil.rmtree(registry.root, ignore_errors=True)
+        left = room
+        try:
+            registry.add(bundle.path, verdict=reject)
+            break
+        except OSError:
+            assert registry.gate_record(one).blocks_activation or not registry.references()
+        left = 1000
+        registry.add(bundle.path, verdict=reject)
+        assert registry.gate_record(one).verdict == "reject"
+        registry.verify("toy@1")
+        assert sorted(path.name for path in (registry.root / "toy").iterdir()) == [
+            "1", "1.gate.json",
+        ]  # fmt: skip
+    assert room > 5
+
+
+def test_a_disk_that_fills_while_a_verdict_is_made_safer_loses_none(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ModelReference("toy", "1")
+    bundle = make_bundle(tmp_path / "one", version="1")
+    registry.add(bundle.path, verdict=b'{"verdict": "hold"}')
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            registry.add(bundle.path, verdict=b'{"verdict": "reject"}')
+    assert registry.gate_record(one).verdict == "hold"
+    registry.add(bundle.path, verdict=b'{"verdict": "reject"}')
+    assert registry.gate_record(one).verdict == "reject"
 
 
 def test_which_verdicts_block() -> None:

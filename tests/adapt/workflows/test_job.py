@@ -164,6 +164,20 @@ def test_a_job_whose_disk_was_full_goes_on(folder: Path) -> None:
     assert Run.open(folder / "run").info.started == started, "the same run"
 
 
+def test_a_job_whose_disk_is_full_at_its_export_goes_on(folder: Path) -> None:
+    """The run is over by then: it was started again with no word why, and no more than that."""
+    begun(exported(folder))
+    assert main(folder) == 0
+    (folder / "bundle").rmdir()
+    with no_file_above(100_000):  # no model has room
+        assert main(folder) == 75
+    said = outcome(folder)
+    assert (said["state"], said["reason"]) == ("stopped", "RUN_FOLDER_UNWRITABLE")
+    assert not (folder / "bundle").exists()
+    assert main(folder) == 0
+    assert Bundle.open(folder / "bundle").reference == "lobby@2"
+
+
 def test_a_job_whose_disk_is_full_before_its_run_begins_goes_on(folder: Path) -> None:
     with no_file_above(1000):  # the decoded crops have no room
         assert main(folder) == 75

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from models.bundle import Bundle
 from models.job_contract import GateVerdict
 from models.registry import ModelReference, Registry
-from service.errors import DamagedRowError
+from service.errors import DamagedRowError, StoreFullError
 from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
@@ -640,6 +641,105 @@ async def test_a_version_that_was_taken_meanwhile(
     done = await over(rows)
     assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
     assert f"resight export --run {process.folder / 'run'}" in done.error
+
+
+async def test_a_disk_that_is_full_as_the_model_is_registered_loses_no_verdict(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It was registered by hand then, without its verdict."""
+    full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) for _ in range(2)]
+    register = Registry.add
+
+    def full_twice(self: Registry, path: Path, **more: Any) -> Bundle:
+        if full:
+            raise full.pop()
+        return register(self, path, **more)
+
+    monkeypatch.setattr(Registry, "add", full_twice)
+    add(rows)
+    start(bundle=tiny_bundle.path, restart_delays_s=(0.0, 0.0))
+    (await starter.number(1)).succeed()
+    (await starter.number(2)).judge("reject", "worse")
+    done = await over(rows)
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.gate == GateVerdict(verdict="reject", reasons=("worse",))
+    assert registry.gate_record(ModelReference("lobby", "1")).verdict == "reject"
+    assert len(starter.started) == 2, "the gate is not asked again"
+
+
+async def test_a_model_that_is_added_by_hand_in_the_end_has_its_verdict(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(self: Registry, path: Path, **more: Any) -> Bundle:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    add(rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "add", full)
+        start(bundle=tiny_bundle.path, restart_delays_s=(0.0,))
+        process = await starter.number(1)
+        process.succeed()
+        (await starter.number(2)).judge("reject", "worse")
+        done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "REGISTRY_REFUSED")
+    assert done.gate == GateVerdict(verdict="reject", reasons=("worse",))
+    await eventually(lambda: not (process.folder / "crops").exists())
+    registry.add(process.folder / "bundle")
+    record = registry.gate_record(ModelReference("lobby", "1"))
+    assert (record.verdict, record.adaptation) == ("reject", "sites/lobby/adaptations/j1")
+
+
+async def test_a_job_that_is_done_again_is_told_the_safer_verdict(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its model was registered, then the database was full: the row says that it still runs."""
+    refusals = [StoreFullError("full")]
+    finish = JobRows.finish
+
+    def full_once(self: JobRows, *args: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return finish(self, *args)
+
+    monkeypatch.setattr(JobRows, "finish", full_once)
+    monkeypatch.setattr("service.jobs.supervisor._RETRY_S", 0.0)
+    add(rows)
+    start(bundle=tiny_bundle.path)
+    (await starter.number(1)).succeed()
+    (await starter.number(2)).judge("reject", "worse")
+    (await starter.number(3)).succeed()
+    (await starter.number(4)).judge("promote")
+    done = await over(rows)
+    assert (done.state, done.model) == (JobState.SUCCEEDED, "lobby@1")
+    assert done.gate is not None
+    assert (done.gate.verdict, len(done.gate.reasons)) == ("reject", 1)
+    assert registry.gate_record(ModelReference("lobby", "1")).verdict == "reject"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"\xff\xfe", b'{"verdict": "Reject"}', b'{"VERDICT": "promote"}',
+     b'{"verdict":' + b"[" * 100_000, None],
+)  # fmt: skip
+async def test_a_verdict_that_the_server_cannot_read_registers_no_model(
+    rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle, registry: Registry,
+    content: bytes | None,
+) -> None:  # fmt: skip
+    add(rows)
+    start(bundle=tiny_bundle.path)
+    (await starter.number(1)).succeed()
+    gate = await starter.number(2)
+    if content is None:
+        (gate.folder / "gate.json").mkdir()
+    else:
+        (gate.folder / "gate.json").write_bytes(content)
+    gate.end(0)
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "JOB_FOLDER_UNUSABLE")
+    assert registry.references() == ()
 
 
 async def test_a_model_that_cannot_be_registered_is_not_lost(
