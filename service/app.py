@@ -46,6 +46,9 @@ from service.types import ModelInfo
 
 log = logging.getLogger("resight")
 
+_OTHER_READERS = 8
+_MOST_READERS = 32
+
 EngineLoader: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
 """Gives the engine of a bundle, and whether it fell back to the CPU."""
 
@@ -153,7 +156,7 @@ async def bootstrap(
         pool = _load_pool(settings, registry, load_engine or _load_onnx, metrics)
         data_dir = DataDir.open(settings.data_dir)
         cleanup.callback(data_dir.close)
-        store = Store.open(data_dir.database, metrics)
+        store = Store.open(data_dir.database, metrics, readers=_readers(settings))
         cleanup.callback(store.close)
         _watch_files(data_dir.database, metrics)
 
@@ -219,6 +222,11 @@ def _new_adaptations(
 
 def _new_id() -> str:
     return uuid.uuid4().hex
+
+
+def _readers(settings: Settings) -> int:
+    """Connections of the database: one for each search, some for all else that reads."""
+    return min(threads_or_cores(settings.search_threads) + _OTHER_READERS, _MOST_READERS)
 
 
 def _gallery_settings(settings: Settings) -> GallerySettings:

@@ -46,6 +46,11 @@ class LogEmptier:
         self._thread.start()
 
     @property
+    def pending(self) -> bool:
+        """Whether the log may hold something that was deleted."""
+        return self._since is not None
+
+    @property
     def pending_s(self) -> float:
         """Seconds since the oldest deletion that may still be in the log; 0: there is none."""
         since = self._since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,13 @@ def check_log(writer: Engine) -> None:
             raise
 
 
-def open_sqlite(path: Path, *, busy_s: float = LOCK_TIMEOUT_S) -> tuple[Engine, Engine]:
+def open_sqlite(
+    path: Path, *, readers: int = 4, busy_s: float = LOCK_TIMEOUT_S
+) -> tuple[Engine, Engine]:
     """(reader, writer) engines. WAL with synchronous=FULL: a commit survives a loss of power.
 
-    busy_s: how long one connection waits for another.
+    readers: connections for reading, of which a further one is waited for. busy_s: how long one
+    connection waits for another.
     """
     if not path.exists():  # readable by its owner only; SQLite gives its other files the same mode
         path.touch(mode=0o600)
@@ -98,7 +101,7 @@ def open_sqlite(path: Path, *, busy_s: float = LOCK_TIMEOUT_S) -> tuple[Engine, 
         "hide_parameters": True,
         "json_deserializer": read_json,
     }
-    reader = create_engine(url, pool_size=8, max_overflow=24, **common)
+    reader = create_engine(url, pool_size=readers, max_overflow=0, **common)
     writer = create_engine(url, pool_size=1, max_overflow=0, **common)
     for engine in (reader, writer):
         event.listen(engine, "connect", _configure)
@@ -117,7 +120,16 @@ def _configure(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     # Deleted bytes are overwritten: no crop of a deleted person stays in the file.
     cursor.execute("PRAGMA secure_delete=ON")
+    # Else what a large write changes is copied to a file in the system's temporary folder.
+    cursor.execute("PRAGMA temp_store=MEMORY")
     cursor.close()
+
+
+def open_all(reader: Engine, readers: int) -> None:
+    """Open the files of all connections, so that none has to when descriptors are short."""
+    with ExitStack() as held:
+        for _ in range(readers):
+            held.enter_context(closing(reader.raw_connection()))
 
 
 def _begin(statement: str) -> Any:

@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.errors import (
     CallError,
     SiteExistsError,
     SiteNotEmptyError,
+    StoreBusyError,
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics
@@ -37,7 +39,7 @@ from service.store.records import (
     SiteRow,
     Stored,
 )
-from service.store.sqlite import check_log, open_sqlite, opening, refuse_lone_log
+from service.store.sqlite import check_log, open_all, open_sqlite, opening, refuse_lone_log
 from service.store.statements import (
     CHUNK,
     blob,
@@ -84,6 +86,9 @@ T = TypeVar("T")
 _COUNTED = 1000
 """Most sightings that are counted by the writer."""
 
+_READ_RETRY_S = 1.0
+"""Seconds until a caller should try again where no connection gets free."""
+
 _LOAD_CHUNK = 4096
 """Rows read at a time when an index is built."""
 
@@ -101,8 +106,10 @@ class Store:
         metrics.store_deleted.labels("wal").set_function(lambda: self._log.pending_s)
 
     @classmethod
-    def open(cls, path: Path, metrics: Metrics) -> Store:
+    def open(cls, path: Path, metrics: Metrics, *, readers: int = 4) -> Store:
         """Open the SQLite database at `path`, made if absent.
+
+        readers: reads at a time, >= 1; a further one waits. Their files stay open from here on.
 
         Raises:
             StoreUnusableError: not a database, a damaged one, one of another version, or one that
@@ -110,10 +117,11 @@ class Store:
         """
         with opening(path):
             refuse_lone_log(path)
-            reader, writer = open_sqlite(path)
+            reader, writer = open_sqlite(path, readers=readers)
             try:
                 _create_or_check(writer, path)
                 check_log(writer)
+                open_all(reader, readers)
             except BaseException:
                 reader.dispose()
                 writer.dispose()
@@ -134,8 +142,8 @@ class Store:
 
     @property
     def wiping(self) -> bool:
-        """Whether something that is deleted for callers is still in the database."""
-        return self._wiper.pending
+        """Whether something that is deleted for callers is still in the database or its log."""
+        return self._wiper.pending or self._log.pending
 
     # --- reads
 
@@ -559,12 +567,17 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees one state of all tables; raises `StoreError`."""
+        """A connection that sees one state of all tables; raises `StoreError`, `StoreBusyError`."""
         try:
             with self._reader.begin() as connection:
                 yield connection
         except DBAPIError as error:
             raise store_error(error) from error
+        except PoolTimeoutError as error:
+            raise StoreBusyError(
+                f"too many reads of the database wait; try again in {_READ_RETRY_S:g} s",
+                retry_after_s=_READ_RETRY_S,
+            ) from error
 
 
 def _refuse_sightings(connection: Connection, site: str) -> None:

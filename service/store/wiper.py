@@ -110,7 +110,7 @@ class Wiper:
         if not done.over:
             self._log_holds_deleted = True
             return
-        self._since = None
         if self._log_holds_deleted:
             self._log_holds_deleted = False
             self._wiped()
+        self._since = None
