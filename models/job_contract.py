@@ -228,4 +228,20 @@ def _fault(row: Mapping[str, Any], line: int) -> str:
     for name, value in row.items():
         if name not in _ROW_FIELDS and type(value) not in (int, float):
             return f"{name} is not a number"
+    return _unsendable(row)
+
+
+def _unsendable(row: Mapping[str, Any]) -> str:
+    """What of a line JSON can hold and a message cannot: huge integers, halves of characters."""
+    try:
+        for name, value in row.items():
+            if type(value) is int:
+                float(value)
+            for text in (name, value) if isinstance(value, str) else (name,):
+                text.encode()
+        "".join(row["warnings"]).encode()
+    except OverflowError:
+        return f"{name} is too large a number"
+    except UnicodeEncodeError:
+        return "a text is not Unicode"
     return ""

@@ -112,7 +112,7 @@ class Adaptations:
         return found, rounds
 
     async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
-        """The first `limit` adaptations of a site with an id above `after`, by id."""
+        """The first `limit` adaptations of a site after the one of an id; see `JobRows.page`."""
         check_site_id(site)
         return await asyncio.to_thread(self._rows.page, site, after=after, limit=limit)
 

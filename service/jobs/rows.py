@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, case, delete, insert, select, update
+from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from models.job_contract import GateVerdict
 from service.errors import (
@@ -47,11 +47,18 @@ class JobRows:
             return _one(connection, site, adaptation)
 
     def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
-        """The first `limit` adaptations with an id above `after`, by id; `SiteNotFoundError`."""
+        """The first `limit` adaptations of a site, oldest first; `SiteNotFoundError`.
+
+        after: only those that were added after the one of this id; all for an unknown one.
+        """
+        last = select(adaptations.c.number).where(adaptations.c.adaptation == after)
         query = (
             select(adaptations)
-            .where(adaptations.c.site == site, adaptations.c.adaptation > after)
-            .order_by(adaptations.c.adaptation)
+            .where(
+                adaptations.c.site == site,
+                adaptations.c.number > func.coalesce(last.scalar_subquery(), 0),
+            )
+            .order_by(adaptations.c.number)
             .limit(limit)
         )
         with self._store.reading() as connection:
@@ -91,7 +98,7 @@ class JobRows:
         query = (
             select(adaptations)
             .where(adaptations.c.state.in_(_UNFINISHED))
-            .order_by(waits, adaptations.c.created_us, adaptations.c.adaptation)
+            .order_by(waits, adaptations.c.number)
         )
         with self._store.reading() as connection:
             return [_or_damage(_from_row, row) for row in connection.execute(query)]

@@ -25,14 +25,15 @@ class EmbedCrops(Protocol):
 class Reembedding:
     """Adds vectors of a model beside those in use.
 
-    model: its fingerprint. embed: with that model. drop_unusable: skip sightings without a usable
-    crop, and note them in `unusable`.
+    number: of the site in the store. model: its fingerprint. embed: with that model.
+    drop_unusable: skip sightings without a usable crop, and note them in `unusable`.
     """
 
     def __init__(
         self,
         store: Store,
         site: str,
+        number: int,
         model: str,
         embed: EmbedCrops,
         *,
@@ -40,6 +41,7 @@ class Reembedding:
     ) -> None:
         self._store = store
         self._site = site
+        self._number = number
         self._model = model
         self._embed = embed
         self._drop_unusable = drop_unusable
@@ -67,6 +69,7 @@ class Reembedding:
         Raises:
             CropUnusableError: a sighting has no usable crop, and not `drop_unusable`.
             EngineError: the model failed on a crop.
+            SiteNotFoundError: the site was deleted, also where another one has its name.
         """
         while True:
             page = await asyncio.to_thread(
@@ -75,6 +78,7 @@ class Reembedding:
                 self._model,
                 after=self._last,
                 limit=batch,
+                number=self._number,
             )
             if not page:
                 return

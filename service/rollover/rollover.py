@@ -95,13 +95,6 @@ class Rollover:
         self._clock = clock
         self._monotonic = monotonic
         self._metrics = metrics
-        self._reembedding = Reembedding(
-            store,
-            activation.site,
-            activation.model.fingerprint,
-            activation.embed,
-            drop_unusable=activation.drop_unusable,
-        )
         self._batch = batch
         self.state = RolloverState.RE_EMBEDDING
 
@@ -117,15 +110,23 @@ class Rollover:
         dropped: int | None = None
         if row.model != self.model.fingerprint:
             following = await asyncio.to_thread(self._sites.prepare, site, self.model)
+            work = Reembedding(
+                self._store,
+                site,
+                following.checked.site,
+                self.model.fingerprint,
+                self._activation.embed,
+                drop_unusable=self._activation.drop_unusable,
+            )
             with self._counted(), self._sites.preparing(following):
                 paused = 0.0
                 while dropped is None:
-                    async with aclosing(self._catch_up(paused)) as steps:
+                    async with aclosing(self._catch_up(work, paused)) as steps:
                         async for step in steps:
                             yield step
                     await asyncio.to_thread(following.follow)
                     begun = self._monotonic()
-                    dropped = await self._try_to_bind(following)
+                    dropped = await self._try_to_bind(work, following)
                     paused = self._monotonic() - begun
         elif self._sites.get(site) is None:
             await self._build_index()
@@ -133,7 +134,7 @@ class Rollover:
         now = self._sites.as_site(await asyncio.to_thread(self._store.site, site))
         yield RolloverProgress(now.sightings, now.sightings, dropped or 0, now)
 
-    async def _catch_up(self, paused: float) -> AsyncGenerator[RolloverProgress]:
+    async def _catch_up(self, work: Reembedding, paused: float) -> AsyncGenerator[RolloverProgress]:
         """Re-embed what lacks a vector by now, while others enroll.
 
         paused: seconds that enrollment was refused for just before; it is allowed for as long. What
@@ -142,7 +143,6 @@ class Rollover:
         self.state = RolloverState.RE_EMBEDDING
         until = self._monotonic() + paused
         row, embedded = await asyncio.to_thread(self._count)
-        work = self._reembedding
         seen, unusable = work.seen, len(work.unusable)
         lacking = row.sightings - embedded - unusable
         async with aclosing(work.run(self._batch, hurry=paused > 0)) as steps:
@@ -159,7 +159,7 @@ class Rollover:
         row = self._store.site(self._activation.site)
         return row, self._store.count_embedded(row.id, self.model.fingerprint)
 
-    async def _try_to_bind(self, following: NextIndex) -> int | None:
+    async def _try_to_bind(self, work: Reembedding, following: NextIndex) -> int | None:
         """Bind the site to the model, and refuse enrollment meanwhile.
 
         Sightings that were enrolled since the last step, or whose write was queued, are re-embedded
@@ -175,7 +175,7 @@ class Rollover:
             in_time = True
             while True:
                 begun = self._monotonic()
-                async with aclosing(self._reembedding.run(batch, hurry=True)) as steps:
+                async with aclosing(work.run(batch, hurry=True)) as steps:
                     async for _ in steps:
                         now = self._monotonic()
                         in_time = now + (now - begun) < until
@@ -186,7 +186,7 @@ class Rollover:
                 bound = self._store.bind_site(
                     site,
                     self.model.fingerprint,
-                    unusable=sorted(self._reembedding.unusable),
+                    unusable=sorted(work.unusable),
                     undo=self._activation.undo,
                     now=self._clock(),
                     then=lambda _: self._bound(following),

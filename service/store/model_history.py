@@ -18,14 +18,15 @@ from service.store.wiping import move_to_deleted_site, want_vectors
 
 def check_vectors(connection: Connection, site: str, model: str, before: Checked) -> Checked:
     """See `Store.check_vectors`."""
-    number = _same_site(connection, site, before)
+    number = same_site(connection, site, before.site)
     last = connection.execute(select(func.max(sightings.c.row))).scalar() or 0
     return Checked(number, last, tuple(_lacking(connection, number, model, before)))
 
 
-def _same_site(connection: Connection, site: str, before: Checked) -> int:
+def same_site(connection: Connection, site: str, wanted: int) -> int:
+    """The number of a site; `SiteNotFoundError` where it is not the wanted one, 0: any."""
     number = site_number(connection, site)
-    if before.site not in (0, number):
+    if wanted not in (0, number):
         raise SiteNotFoundError(
             f"site {site} was deleted, and made anew, meanwhile; if the new one is meant, send the "
             "call again"
@@ -63,7 +64,7 @@ def bind_site(
     now: datetime,
 ) -> int | None:
     """See `Store.bind_site`."""
-    number = _same_site(connection, site, checked)
+    number = same_site(connection, site, checked.site)
     before = require_site(connection, site)
     rows = _lacking(connection, number, model, checked)
     if not set(rows) <= set(unusable):

@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.operations.metrics import Metrics
 from service.store.log_emptier import LogEmptier
-from service.store.model_history import bind_site, check_vectors, earlier_model
+from service.store.model_history import bind_site, check_vectors, earlier_model, same_site
 from service.store.records import (
     UNCHECKED,
     Checked,
@@ -290,9 +290,12 @@ class Store:
             return check_vectors(connection, site, model, before)
 
     def crops_without_embedding(
-        self, site: str, model: str, *, after: int, limit: int
+        self, site: str, model: str, *, after: int, limit: int, number: int = 0
     ) -> list[KeptCrop]:
-        """The next sightings by row number that lack an embedding of `model`."""
+        """The next sightings by row number that lack an embedding of `model`.
+
+        number: of the site, 0: any. `SiteNotFoundError` where it has another one.
+        """
         query = (
             select(sightings.c.row, sightings.c.sighting, crops.c.image)
             .outerjoin(crops, crops.c.row == sightings.c.row)
@@ -301,6 +304,8 @@ class Store:
             .limit(limit)
         )
         with self.reading() as connection:
+            if number:
+                same_site(connection, site, number)
             return [KeptCrop(row.row, row.sighting, row.image) for row in connection.execute(query)]
 
     def count_embedded(self, site: str, model: str) -> int:

@@ -116,11 +116,13 @@ activations = Table(
     sqlite_autoincrement=True,
 )
 
-# site: its name. model: reference of the model that it gave, empty unless it succeeded.
+# number: their order; the clock, and so the ids, may step back. site: its name. model: reference of
+# the model that it gave, empty unless it succeeded.
 adaptations = Table(
     "adaptations",
     metadata,
-    Column("adaptation", String(64), primary_key=True),
+    Column("number", _RowId, primary_key=True, autoincrement=True),
+    Column("adaptation", String(64), nullable=False, unique=True),
     Column("site", ForeignKey("sites.site", ondelete="CASCADE"), nullable=False, index=True),
     Column("method", String(32), nullable=False),
     Column("recipe", String(64), nullable=False),
@@ -136,6 +138,7 @@ adaptations = Table(
     Column("model", String(200), nullable=False),
     Column("verdict", String(16), nullable=False),
     Column("verdict_reasons", JSON, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # Adaptations of deleted sites whose folders are still to be removed, also after a crash.

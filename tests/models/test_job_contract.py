@@ -88,6 +88,10 @@ SECOND = ROW | {"round": 2}
         (SECOND | {"seconds_train": "1"}, "seconds_train is not a number"),
         (SECOND | {"loss": None}, "loss is not a number"),
         (SECOND | {"loss": True}, "loss is not a number"),
+        (SECOND | {"loss": 10**400}, "loss is too large a number"),
+        (SECOND | {"labels": "\ud800"}, "a text is not Unicode"),
+        (SECOND | {"warnings": ["a", "\udfff"]}, "a text is not Unicode"),
+        (SECOND | {"loss \ud800": 1.0}, "a text is not Unicode"),
     ],
 )
 def test_a_line_that_is_no_round_is_an_error(

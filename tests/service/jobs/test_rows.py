@@ -121,12 +121,30 @@ def test_what_runs_is_worked_on_first_then_the_oldest(
         store.create_site(site, ONE, NOW, lambda _: None).result(10)
     with pytest.raises(NoCropsError):
         rows.add("none", "empty", SPEC, NOW).result(10)
-    for minutes, site in ((3, "s1"), (2, "s2"), (1, "lobby")):
+    for minutes, site in ((3, "s1"), (2, "s2"), (1, "lobby")):  # the clock is set back
         enroll("x", site=site)
         rows.add(f"of-{site}", site, SPEC, NOW + timedelta(minutes=minutes)).result(10)
-    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-lobby", "of-s2", "of-s1"]
-    rows.begin(rows.get("s1", "of-s1"), NOW).result(10)
-    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-s1", "of-lobby", "of-s2"]
+    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-s1", "of-s2", "of-lobby"]
+    rows.begin(rows.get("s2", "of-s2"), NOW).result(10)
+    assert [getattr(job, "id", "") for job in rows.unfinished()] == ["of-s2", "of-s1", "of-lobby"]
+
+
+def test_pages_are_in_the_order_of_the_starts_also_where_the_clock_was_set_back(
+    rows: JobRows, store: Store, enroll: Callable[..., None]
+) -> None:
+    store.create_site("yard", ONE, NOW, lambda _: None).result(10)
+    enroll("x", site="yard")
+    started = ["20260103-120000-aaaaaa", "20260101-120000-cccccc", "20260102-120000-bbbbbb"]
+    for number, job in enumerate(started):
+        rows.add(job, "lobby", SPEC, NOW - timedelta(days=number)).result(10)
+        rows.cancel("lobby", job, NOW).result(10)
+        rows.add(f"yard-{number}", "yard", SPEC, NOW).result(10)
+        rows.cancel("yard", f"yard-{number}", NOW).result(10)
+    listed: list[str] = []
+    while page := rows.page("lobby", after=listed[-1] if listed else "", limit=1):
+        listed += [adaptation.id for adaptation in page]
+    assert listed == started
+    assert [job.id for job in rows.page("lobby", after="", limit=9)] == started
 
 
 def test_cancelling(rows: JobRows) -> None:

@@ -457,3 +457,32 @@ async def test_a_site_that_is_deleted_during_its_rollover(open_rooms: Open) -> N
         assert rooms.sites.models() == set()
         with pytest.raises(SiteNotFoundError):
             await rooms.gallery.search("lobby", ONE, [vector(1)], limit=1)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_a_site_that_is_deleted_and_made_anew_during_its_rollover_is_not_the_one_that_moves(
+    open_rooms: Open,
+) -> None:
+    """At the same time by the clock, and with crops that the rollover could embed."""
+    embedded: list[bytes] = []
+
+    async def embed(images: Sequence[bytes], *, hurry: bool) -> list[Vector | CallError]:
+        embedded.extend(images)
+        return await embed_two(images, hurry=hurry)
+
+    async with open_rooms("1") as rooms:
+        steps = rooms.roll_over(model("2"), embed)
+        await anext(steps)
+        await rooms.gallery.delete_site("lobby", force=True)
+        await rooms.gallery.create_site("lobby")
+        await rooms.gallery.enroll("lobby", ONE, [item("new", 7), item("s0", 8)])
+        with pytest.raises(SiteNotFoundError, match="made anew"):
+            _ = [step async for step in steps]
+        assert embedded == [b"image 0", b"image 1"]
+        assert (await rooms.gallery.site("lobby")).model == "m@1"
+        assert rooms.store.count_embedded("lobby", TWO) == 0
+        (found,) = await rooms.gallery.search("lobby", ONE, [vector(1)], limit=10)
+        assert matches(found) == by_hand({"new": 7, "s0": 8}, 1)
+        # The new one can be moved.
+        *_, last = [step async for step in rooms.roll_over(model("2"), embed)]
+        assert (last.site.model, last.embedded) == ("m@2", 2)

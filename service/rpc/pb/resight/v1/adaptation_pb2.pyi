@@ -96,7 +96,7 @@ class Adaptation(_message.Message):
     verdict: _builtins.str
     """What the gate says of this model against the one in use: "promote", "hold" or "reject";
     "unjudged" where it was due and gave no verdict. Empty where the site had no model to compare
-    with.
+    with. Also of a model that could not be registered.
     """
     rounds_error: _builtins.str
     """Why the rounds are missing, for people: their file is damaged. Of GetAdaptation and
@@ -320,7 +320,7 @@ class ListAdaptationsResponse(_message.Message):
     """Gives the next page; empty when this is the last one."""
     @_builtins.property
     def adaptations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adaptation]:
-        """Adaptations without their rounds, ordered by name."""
+        """Adaptations without their rounds, oldest first, also where the clock was set back meanwhile."""
 
     def __init__(
         self,

@@ -108,7 +108,7 @@ class AdaptationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAdaptations(self, request, context):
-        """Lists the adaptations of a site without their rounds, ordered by name: oldest first. A page ends
+        """Lists the adaptations of a site without their rounds, in the order in which they were started. A page ends
         before it has more than RESIGHT_MAX_ANSWER_BYTES, as in ListSightings.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same

@@ -61,7 +61,7 @@ class AdaptationServiceStub:
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
     """
     ListAdaptations: _grpc.UnaryUnaryMultiCallable[_adaptation_pb2.ListAdaptationsRequest, _adaptation_pb2.ListAdaptationsResponse]
-    """Lists the adaptations of a site without their rounds, ordered by name: oldest first. A page ends
+    """Lists the adaptations of a site without their rounds, in the order in which they were started. A page ends
     before it has more than RESIGHT_MAX_ANSWER_BYTES, as in ListSightings.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
@@ -117,7 +117,7 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
     """
     ListAdaptations: _aio.UnaryUnaryMultiCallable[_adaptation_pb2.ListAdaptationsRequest, _adaptation_pb2.ListAdaptationsResponse]  # type: ignore[assignment]
-    """Lists the adaptations of a site without their rounds, ordered by name: oldest first. A page ends
+    """Lists the adaptations of a site without their rounds, in the order in which they were started. A page ends
     before it has more than RESIGHT_MAX_ANSWER_BYTES, as in ListSightings.
 
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
@@ -188,7 +188,7 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_pb2.ListAdaptationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_pb2.ListAdaptationsResponse, _abc.Awaitable[_adaptation_pb2.ListAdaptationsResponse]]:
-        """Lists the adaptations of a site without their rounds, ordered by name: oldest first. A page ends
+        """Lists the adaptations of a site without their rounds, in the order in which they were started. A page ends
         before it has more than RESIGHT_MAX_ANSWER_BYTES, as in ListSightings.
 
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
