@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -109,6 +109,10 @@ class Site:
     ready: bool
 
 
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """One stored crop of one camera at one time, without its image.
@@ -126,25 +130,21 @@ class Sighting:
     crop_kept: bool
 
     @property
-    def attribute_chars(self) -> int:
-        """Characters of all attributes, their keys included."""
-        return sum(len(key) + len(value) for key, value in self.attributes.items())
+    def attribute_bytes(self) -> int:
+        """Bytes of all attributes in UTF-8, their keys included."""
+        return sum(_bytes(key) + _bytes(value) for key, value in self.attributes.items())
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
     """How much of sightings to read.
 
-    attributes: whether to read them. max_chars: how many characters attributes may have, of all
+    attributes: whether to read them. max_bytes: how many bytes attributes may have, of all
     sightings together; those after the first one that exceeds it are not read.
     """
 
     attributes: bool = True
-    max_chars: int = sys.maxsize
-
-    def exceeded_by(self, sightings: Iterable[Sighting]) -> bool:
-        """Whether these have more characters."""
-        return sum(sighting.attribute_chars for sighting in sightings) > self.max_chars
+    max_bytes: int = sys.maxsize
 
 
 ALL_DETAIL = Detail()

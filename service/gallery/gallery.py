@@ -51,6 +51,9 @@ from service.types import (
 
 log = logging.getLogger("resight.gallery")
 
+_READERS = 4
+"""Short reads at a time."""
+
 T = TypeVar("T")
 
 
@@ -94,6 +97,8 @@ class Gallery:
         self._pool = ThreadPoolExecutor(
             settings.search_threads, thread_name_prefix="resight-search"
         )
+        # Short reads: they do not wait for searches and lists.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="resight-read")
 
     @property
     def model(self) -> ModelInfo:
@@ -131,6 +136,7 @@ class Gallery:
     def close(self) -> None:
         """Stop the search threads; the owner of the store closes it."""
         self._pool.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
 
     # --- sites
 
@@ -151,11 +157,11 @@ class Gallery:
     async def site(self, site: str) -> Site:
         """One site; `SiteNotFoundError` if there is none."""
         check_site_id(site)
-        return self._sites.as_site(await self._in_pool(lambda: self._store.site(site)))
+        return self._sites.as_site(await self._read(lambda: self._store.site(site)))
 
     async def sites(self) -> list[Site]:
         """All sites, ordered by id."""
-        return [self._sites.as_site(row) for row in await self._in_pool(self._store.sites)]
+        return [self._sites.as_site(row) for row in await self._read(self._store.sites)]
 
     async def delete_site(self, site: str, *, force: bool) -> None:
         """Delete a site; `SiteNotEmptyError` if it has sightings and not `force`."""
@@ -174,7 +180,7 @@ class Gallery:
         """The result of an earlier `enroll` with this request id, None if there was none."""
         self._sites.check_enrollment(site)
         model = (await self.require_ready(site)).fingerprint
-        outcome = await self._in_pool(
+        outcome = await self._read(
             lambda: self._store.earlier_outcome(site, model, key, self._oldest_request())
         )
         return None if outcome is None else await self._as_enrolled(site, outcome)
@@ -237,11 +243,11 @@ class Gallery:
         """One sighting; `SightingNotFoundError` if there is none."""
         check_site_id(site)
         check_sighting_id(sighting)
-        return await self._in_pool(lambda: self._store.sighting(site, sighting))
+        return await self._read(lambda: self._store.sighting(site, sighting))
 
     async def crop(self, site: str, sighting: str) -> bytes | None:
         """The kept image of a sighting, None if there is none."""
-        return await self._in_pool(lambda: self._store.crop(site, sighting))
+        return await self._read(lambda: self._store.crop(site, sighting))
 
     async def list_sightings(
         self,
@@ -287,7 +293,7 @@ class Gallery:
         check_site_id(site)
         live = self._sites.get(site)
         if live is None:
-            row = await self._in_pool(lambda: self._store.site(site))
+            row = await self._read(lambda: self._store.site(site))
             raise self._mismatch(row, self._model)
         return live.model
 
@@ -343,6 +349,9 @@ class Gallery:
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
     def _oldest_request(self) -> datetime:
         return self._clock() - self._settings.request_ttl
 
@@ -359,7 +368,7 @@ class Gallery:
 
     async def _as_enrolled(self, site: str, outcome: EnrollOutcome) -> list[Enrolled | CallError]:
         ids = [item.id for item in outcome.items if not isinstance(item, CallError)]
-        found = await self._in_pool(lambda: self._store.sightings_by_id(site, ids))
+        found = await self._read(lambda: self._store.sightings_by_id(site, ids))
         return [
             item
             if isinstance(item, CallError)

@@ -78,10 +78,11 @@ def _matches(
         hits = index.search(queries, limit, wanted, exclude)
         numbers = sorted({hit.number for row in hits for hit in row})
         known = store.sightings_by_number(numbers, detail)
-        if detail.exceeded_by(known.values()):
+        sizes = {number: sighting.attribute_bytes for number, sighting in known.items()}
+        if sum(sizes.get(hit.number, 0) for row in hits for hit in row) > detail.max_bytes:
             raise BadLimitError(
-                f"the attributes of all matches have more than {detail.max_chars} characters, "
-                f"which no answer holds (RESIGHT_MAX_ANSWER_BYTES); {SMALLER_SEARCH}"
+                f"the attributes of all matches have more than {detail.max_bytes} bytes, which no "
+                f"answer holds (RESIGHT_MAX_ANSWER_BYTES); {SMALLER_SEARCH}"
             )
         # A hit that was deleted or replaced meanwhile makes room for another one.
         if attempt == _ATTEMPTS or all(hit.number in known for row in hits for hit in row):

@@ -6,7 +6,7 @@ import asyncio
 
 from service.embedding.memory import return_freed_memory
 
-ENOUGH_BYTES = 32 * 1024 * 1024
+ENOUGH_BYTES = 8 * 1024 * 1024
 """Bytes of requests and answers after which it is worth the work."""
 
 PAUSE_S = 5.0

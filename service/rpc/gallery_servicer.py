@@ -176,7 +176,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     def _detail(self, view: int) -> Detail:
         return Detail(
             attributes=view != gallery_pb2.SIGHTING_VIEW_COMPACT,
-            max_chars=self._answers.max_bytes,
+            max_bytes=self._answers.max_bytes,
         )
 
     async def _search(

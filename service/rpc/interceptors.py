@@ -92,10 +92,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                     )
                     answer = _serialized(await handler.unary_unary(request, context))
                 except Exception as error:  # noqa: BLE001 - the outermost of our frames
-                    await outcome.abort(error, context)
-                sending = self._limit_sending(context)
-                when_over(context, lambda _: sending.cancel())
-                return answer
+                    failure = outcome.failed(error)
+                else:
+                    sending = self._limit_sending(context)
+                    when_over(context, lambda _: sending.cancel())
+                    return answer
+                return await _abort(failure, context)
 
         return call
 
@@ -115,7 +117,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                             finally:
                                 sending.cancel()
                 except Exception as error:  # noqa: BLE001 - the outermost of our frames
-                    await outcome.abort(error, context)
+                    failure = outcome.failed(error)
+                else:
+                    return
+                await _abort(failure, context)
 
         return call
 
@@ -127,8 +132,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             try:
                 request = await arrival.read("", parse, context)
             except CallError as error:
-                await _abort(error, context)
-            return await (handler.unary_unary or handler.unary_stream)(request, context)
+                failure = _without_frames(error)
+            else:
+                return await (handler.unary_unary or handler.unary_stream)(request, context)
+            return await _abort(failure, context)
 
         async def many(_: Any, context: Context) -> AsyncIterator[Any]:
             try:
@@ -136,7 +143,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                     async for answer in handler.stream_stream(requests, context):
                         yield answer
             except CallError as error:
-                await _abort(error, context)
+                failure = _without_frames(error)
+            else:
+                return
+            await _abort(failure, context)
 
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(many, None, handler.response_serializer)
@@ -209,13 +219,23 @@ class _Outcome:
         self.method = method
         self.code = "OK"
 
-    async def abort(self, error: Exception, context: Context) -> NoReturn:
-        """End the call with the status of an error; any but `CallError` is an internal error."""
+    def failed(self, error: Exception) -> CallError:
+        """What to answer to an error; any but `CallError` is an internal error."""
         if not isinstance(error, CallError):
             log.error("%s failed", self.method, exc_info=error)
             error = InternalError("an internal error of the server; see its log")
         self.code = error.code.name
-        await _abort(error, context)
+        return _without_frames(error)
+
+
+def _without_frames(error: CallError) -> CallError:
+    """An error to answer with: without frames, in which e.g. all matches of a search are.
+
+    grpc keeps the error that it ends a call with, and what was being handled at that time, in a
+    cycle. So `_abort` is called outside of `except`.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 async def _abort(error: CallError, context: Context) -> NoReturn:

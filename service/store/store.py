@@ -618,10 +618,10 @@ def _create_or_check(engine: Engine, path: Path) -> None:
 
 def _read(rows: Iterable[Any], detail: Detail) -> Iterator[tuple[int, Sighting]]:
     """Row number and sighting of each, as far as the detail allows."""
-    left = detail.max_chars
+    left = detail.max_bytes
     for row in rows:
         sighting = to_sighting(row)
         yield row.row, sighting
-        left -= sighting.attribute_chars
+        left -= sighting.attribute_bytes
         if left < 0:
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,7 +15,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.client import CallFailedError
-from service.errors import call_errors
+from service.errors import BadLimitError, call_errors
+from service.gallery.gallery import Gallery
 from service.rpc.pb.resight.v1 import embedding_pb2, gallery_pb2, model_pb2, site_pb2
 from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
@@ -217,3 +220,33 @@ async def test_a_client_that_does_not_read_its_answer_is_ended(
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     assert "has not read an answer within 0.5 s" in caplog.text
     assert len(await running.ask(running.client.sites)) == 1
+
+
+async def test_a_refused_call_leaves_nothing_of_its_work_behind(
+    shared_server: Running, raw: RawClient, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpc keeps the error of a call until cycles are collected."""
+
+    class Work:
+        """Stands for the matches of a search."""
+
+    left: list[weakref.ref[Work]] = []
+
+    async def refuse(self: Gallery, site: str) -> None:
+        work = Work()
+        left.append(weakref.ref(work))
+        try:
+            raise TimeoutError
+        except TimeoutError as error:
+            raise BadLimitError("too much") from error
+
+    monkeypatch.setattr(Gallery, "site", refuse)
+    gc.collect()
+    gc.disable()
+    try:
+        request = site_pb2.GetSiteRequest(name=f"sites/{site}")
+        assert await refusal(raw.sites.GetSite, request) == ("INVALID_ARGUMENT", "BAD_LIMIT")
+        await until_running(shared_server, 0)
+        assert [ref() for ref in left] == [None]
+    finally:
+        gc.enable()
