@@ -155,6 +155,25 @@ def empty_log(writer: Engine) -> str:
     return "another connection reads or writes" if answer[0] else ""
 
 
+def move_log(reader: Engine) -> int | None:
+    """Move as much of the write-ahead log into the database as nobody needs; delays no write.
+
+    Returns:
+        The pages that are left; None: another connection is moving them.
+    """
+    with closing(reader.raw_connection()) as connection:
+        busy, pages, moved = (
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        )
+    return None if busy else pages - moved
+
+
+def move_log_at_commits(writer: Engine, usual: bool) -> None:
+    """Whether a commit may move the write-ahead log, once it has 1000 pages, as usual."""
+    with closing(writer.raw_connection()) as connection:
+        connection.cursor().execute(f"PRAGMA wal_autocheckpoint={1000 if usual else 0}")
+
+
 @contextmanager
 def _patience(connection: PoolProxiedConnection, seconds: float) -> Iterator[None]:
     """Within this block a connection waits this long for locks."""

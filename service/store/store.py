@@ -25,6 +25,7 @@ from service.errors import (
     StoreUnusableError,
 )
 from service.operations.metrics import Metrics
+from service.store.backlog import Backlog
 from service.store.log_emptier import LogEmptier
 from service.store.model_history import bind_site, check_vectors, earlier_model, same_site
 from service.store.records import (
@@ -101,6 +102,8 @@ class Store:
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
         self._log = LogEmptier(writer, self._in_writer)
+        log_file = Path(f"{writer.url.database}-wal")
+        self._backlog = Backlog(log_file, reader, writer, self._in_writer)
         self._wiper = Wiper(self.submit, self._log.after_deletion)
         metrics.store_deleted.labels("db").set_function(lambda: self._wiper.pending_s)
         metrics.store_deleted.labels("wal").set_function(lambda: self._log.pending_s)
@@ -136,6 +139,7 @@ class Store:
         """Finish the queued writes and close the database."""
         self._wiper.close()
         self._log.close()
+        self._backlog.close()
         self._writer.close()
         self._reader.dispose()
         self._write_engine.dispose()
