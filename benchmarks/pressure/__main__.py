@@ -6,7 +6,8 @@
 
 Each attack meets a fresh `resight serve` with a network from random numbers. Beside it another
 client calls GetSite and enrolls a crop, 20 times a second each. Attackers run at low priority, as
-in the field they have machines of their own. FOLDER gets results.json and results.md.
+in the field they have machines of their own. FOLDER gets results.json, results.md and the logs of
+the servers.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         reasons: dict[str, dict[str, int]] = {}
         for attack in given.attacks or ATTACKS:
             found = [
-                measure(attack, setting, setting.folder / f"{attack.name}-{repeat}")
-                for repeat in range(given.repeat)
+                measure(attack, setting, setting.folder / name, given.out / f"{name}.log")
+                for name in (f"{attack.name}-{repeat}" for repeat in range(given.repeat))
             ]
             new = rows_of(attack, found)
             print("\n".join(row.line() for row in new), flush=True)

@@ -29,25 +29,31 @@ _CALL_S = 600.0
 class AttackedServer:
     """`resight serve` on free ports; leaving the block stops it.
 
-    code: the checkout that it runs. settings: by name, without RESIGHT_. descriptors: its limit of
-    open ones, as `ulimit -n` sets it; 0: as it is here.
+    code: the checkout that it runs. log: gets what it says. settings: by name, without RESIGHT_.
+    descriptors: its limit of open ones, as `ulimit -n` sets it; 0: as it is here.
     """
 
     def __init__(
-        self, code: Path, folder: Path, settings: Mapping[str, str], *, descriptors: int = 0
+        self,
+        code: Path,
+        data_dir: Path,
+        log: Path,
+        settings: Mapping[str, str],
+        *,
+        descriptors: int = 0,
     ) -> None:
-        self.data_dir = folder / "data"
-        self.log = folder / "server.log"
+        self.data_dir = data_dir
+        self.log = log
         command = [
             *(sys.executable, "-m", "cli.main", "serve", "--data-dir", str(self.data_dir)),
             *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"),
         ]
         limit = f"ulimit -n {descriptors} && " if descriptors else ""
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as said:
             self._process = subprocess.Popen(
                 ["/bin/bash", "-c", f'{limit}exec "$@"', "serve", *command],
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=said,
                 text=True,
                 cwd=code,
                 env=_environment(code, settings),

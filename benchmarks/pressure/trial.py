@@ -90,8 +90,11 @@ class Attack:
     targets: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
-def measure(attack: Attack, setting: Setting, folder: Path) -> Found:
-    """Attack a fresh server; figures of the attack and those that each attack has."""
+def measure(attack: Attack, setting: Setting, folder: Path, log: Path) -> Found:
+    """Attack a fresh server; figures of the attack and those that each attack has.
+
+    folder: for its data, made and removed again. log: gets the server's log.
+    """
     folder.mkdir()
     try:
         settings = {
@@ -100,7 +103,11 @@ def measure(attack: Attack, setting: Setting, folder: Path) -> Found:
             "adapt_stop_s": "1",
         }
         server = AttackedServer(
-            setting.code, folder, {**settings, **attack.settings}, descriptors=attack.descriptors
+            setting.code,
+            folder / "data",
+            log,
+            {**settings, **attack.settings},
+            descriptors=attack.descriptors,
         )
         with server:
             arena = Arena(server, setting, attack.name)

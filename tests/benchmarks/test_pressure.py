@@ -96,7 +96,7 @@ def test_two_attacks_give_rows(tmp_path: Path) -> None:
         assert {own, "memory before, MB", "cores during", *TARGETS} <= set(rows)
         assert all(rows[figure]["verdict"] in ("met", "not met") for figure in TARGETS)
         assert rows["memory before, MB"]["values"][0] > 20
-    assert found["reasons"]["answers"] == {"answered": 1}
+    assert found["reasons"]["answers"] == {"BAD_LIMIT": 1, "answered": 1}
     assert found["reasons"]["arrivals"]["answered"] >= 1
-    assert "| answers | answered |" not in (text := (tmp_path / "out" / "results.md").read_text())
-    assert "| answers | 1 answered |" in text
+    assert "| answers | 1 BAD_LIMIT, 1 answered |" in (tmp_path / "out" / "results.md").read_text()
+    assert "pressure@1" in (tmp_path / "out" / "answers-0.log").read_text()
