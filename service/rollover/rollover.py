@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
@@ -40,6 +40,11 @@ T = TypeVar("T")
 
 PAUSE_S = 1.0
 """Seconds that enrollment is refused for at a time; longer only where one step takes longer."""
+
+MOST_DROPPED_AT_ONCE = 1000
+"""Most unusable sightings that are dropped in the transaction that binds the site."""
+
+_PORTION = 500
 
 _LAST_STEPS = 4
 """The last steps are so many times smaller: enrollment waits for them."""
@@ -96,6 +101,7 @@ class Rollover:
         self._monotonic = monotonic
         self._metrics = metrics
         self._batch = batch
+        self._dropped: set[int] = set()
         self.state = RolloverState.RE_EMBEDDING
 
     @property
@@ -125,6 +131,7 @@ class Rollover:
                         async for step in steps:
                             yield step
                     await asyncio.to_thread(following.follow)
+                    await self._drop_most(work, following)
                     begun = self._monotonic()
                     dropped = await self._try_to_bind(work, following)
                     paused = self._monotonic() - begun
@@ -132,7 +139,30 @@ class Rollover:
             await self._build_index()
         self.state = RolloverState.DONE
         now = self._sites.as_site(await asyncio.to_thread(self._store.site, site))
-        yield RolloverProgress(now.sightings, now.sightings, dropped or 0, now)
+        yield RolloverProgress(
+            now.sightings, now.sightings, len(self._dropped) + (dropped or 0), now
+        )
+
+    async def _drop_most(self, work: Reembedding, following: NextIndex) -> None:
+        """Drop unusable sightings, but for the few that binding drops at once.
+
+        Others write between two portions. Where the rollover ends early, these are gone already.
+        """
+        site = self._activation.site
+        rows = sorted(set(work.unusable) - self._dropped)
+        for start in range(0, len(rows) - MOST_DROPPED_AT_ONCE, _PORTION):
+            portion = rows[start : start + _PORTION]
+            await _completed(
+                self._store.drop_sightings(
+                    site, self.model.fingerprint, portion, following.checked.site, self._gone
+                )
+            )
+            self._dropped.update(portion)
+
+    def _gone(self, sightings: Sequence[str]) -> None:
+        """Called by the writer's thread after the commit."""
+        for sighting in sightings:
+            self._sites.delete(self._activation.site, sighting)
 
     async def _catch_up(self, work: Reembedding, paused: float) -> AsyncGenerator[RolloverProgress]:
         """Re-embed what lacks a vector by now, while others enroll.
@@ -144,7 +174,7 @@ class Rollover:
         until = self._monotonic() + paused
         row, embedded = await asyncio.to_thread(self._count)
         seen, unusable = work.seen, len(work.unusable)
-        lacking = row.sightings - embedded - unusable
+        lacking = row.sightings - embedded - (unusable - len(self._dropped))
         async with aclosing(work.run(self._batch, hurry=paused > 0)) as steps:
             async for _ in steps:
                 now = embedded + work.seen - seen - (len(work.unusable) - unusable)

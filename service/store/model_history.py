@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -51,6 +51,21 @@ def _lacking(connection: Connection, site: int, model: str, before: Checked) -> 
         )
         found += connection.execute(query).scalars()
     return found
+
+
+def drop_sightings(
+    connection: Connection, site: str, model: str, rows: Sequence[int], number: int
+) -> Sequence[str]:
+    """See `Store.drop_sightings`."""
+    found = connection.execute(
+        select(sightings.c.row, sightings.c.sighting).where(
+            sightings.c.site == same_site(connection, site, number),
+            sightings.c.row.in_(rows),
+            lacks_embedding(model),
+        )
+    ).all()
+    move_to_deleted_site(connection, [row.row for row in found], model)
+    return [row.sighting for row in found]
 
 
 def bind_site(

@@ -27,7 +27,13 @@ from service.errors import (
 from service.operations.metrics import Metrics
 from service.store.backlog import Backlog
 from service.store.log_emptier import LogEmptier
-from service.store.model_history import bind_site, check_vectors, earlier_model, same_site
+from service.store.model_history import (
+    bind_site,
+    check_vectors,
+    drop_sightings,
+    earlier_model,
+    same_site,
+)
 from service.store.records import (
     UNCHECKED,
     Checked,
@@ -547,6 +553,28 @@ class Store:
             then(result)
 
         return committed
+
+    def drop_sightings(
+        self,
+        site: str,
+        model: str,
+        rows: Sequence[int],
+        number: int,
+        then: Callable[[Sequence[str]], None],
+    ) -> Future[Sequence[str]]:
+        """Drop those of the sightings, by row number, that lack an embedding of a model.
+
+        Returns:
+            Their ids, which `then` is told.
+
+        Raises (in the future):
+            SiteNotFoundError: the site does not have this number any more.
+        """
+
+        def apply(connection: Connection) -> Sequence[str]:
+            return drop_sightings(connection, site, model, rows, number)
+
+        return self.submit(apply, self._and_wipe(then))
 
     def submit(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import service.rollover.rollover
 from service.errors import (
     BadImageError,
     CallError,
@@ -159,6 +160,39 @@ async def test_reembed_with_unusable_crops(open_rooms: Open) -> None:
         assert [(step.embedded, step.dropped) for step in steps] == [(1, 1), (1, 2), (1, 2)]
         (found,) = await rooms.gallery.search("lobby", TWO, [vector(103)], limit=10)
         assert matches(found) == by_hand({"s0": 100}, 103)
+
+
+async def test_many_unusable_crops_are_dropped_in_portions(
+    open_rooms: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.rollover.rollover, "MOST_DROPPED_AT_ONCE", 2)
+    monkeypatch.setattr(service.rollover.rollover, "_PORTION", 3)
+    async with open_rooms("1", keep_crops=False) as rooms:
+        await rooms.gallery.create_site("lobby")
+        await rooms.gallery.enroll("lobby", ONE, [item(f"gone{n}", n) for n in range(10)])
+    async with open_rooms("1") as rooms:
+        await rooms.gallery.enroll("lobby", ONE, [item("s0", 0), item("s1", 1)])
+        dropped: list[int] = []
+        bound: list[int] = []
+        drop, bind = rooms.store.drop_sightings, rooms.store.bind_site
+
+        def dropping(site: str, model: str, rows: Sequence[int], *more: Any) -> Any:
+            dropped.append(len(rows))
+            assert rooms.store.site("lobby").model == ONE
+            return drop(site, model, rows, *more)
+
+        def binding(*given: Any, **named: Any) -> Any:
+            bound.append(rooms.store.site("lobby").sightings)
+            return bind(*given, **named)
+
+        monkeypatch.setattr(rooms.store, "drop_sightings", dropping)
+        monkeypatch.setattr(rooms.store, "bind_site", binding)
+        steps = [step async for step in rooms.roll_over(model("2"), embed_two, drop_unusable=True)]
+        assert (dropped, bound) == ([3, 3, 3], [3])
+        assert (steps[-1].embedded, steps[-1].dropped) == (2, 10)
+        (found,) = await rooms.gallery.search("lobby", TWO, [vector(100)], limit=10)
+        assert matches(found) == by_hand({"s0": 100, "s1": 101}, 100)
+        assert rooms.store.site("lobby").sightings == 2
 
 
 @pytest.mark.usefixtures("five_of_model_one")

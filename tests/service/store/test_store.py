@@ -567,6 +567,24 @@ def test_a_site_that_was_made_anew_is_another_one(lobby: Store) -> None:
     assert lobby.begin_rollover("lobby", TWO, "person@2") != number
 
 
+def test_sightings_without_a_vector_are_dropped(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    number = lobby.begin_rollover("lobby", TWO, "person@2")
+    enroll(lobby, *(make_row(f"s{n}", n) for n in range(5)))
+    lobby.add_embeddings(TWO, {2: np.eye(DIMENSION, dtype=np.float32)[0]}).result(10)
+    told: list[Sequence[str]] = []
+    dropped = lobby.drop_sightings("lobby", TWO, [1, 2, 4, 99], number, told.append).result(10)
+    assert dropped == ["s0", "s3"]
+    assert told == [dropped]
+    listed = lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)
+    assert ids(listed) == ["s1", "s2", "s4"]
+    with pytest.raises(SiteNotFoundError):
+        lobby.drop_sightings("lobby", TWO, [5], number + 1, told.append).result(10)
+    eventually(lambda: not lobby.wiping)
+    assert lobby.site("lobby").sightings == 3
+
+
 def test_vectors_of_some_sightings(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     enroll(lobby, *(make_row(f"s{n}", n) for n in range(4)))
     lobby.add_embeddings(TWO, {2: np.eye(DIMENSION, dtype=np.float32)[0]}).result(10)
