@@ -1,38 +1,134 @@
-"""The connections below gRPC, which cannot end the call of a client that stops reading."""
+"""The connections below gRPC, which itself cannot end one that does not behave."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import os
 import socket
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote
 
 from service.config import split_address
+from service.rpc.calls import Context, when_over
+
+log = logging.getLogger("resight.rpc")
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port of a client."""
+
+LOOK_S = 1.0
+"""Seconds between two looks at the connections."""
+
+_CROWDED = 0.9
+_ENOUGH = 0.75
 
 
-def close_connection(peer: str) -> bool:
-    """Close the TCP connection to a client, and so end its calls; False if there is none.
+def peer_address(peer: str) -> Address:
+    """The address of a client as gRPC names it, "ipv4:1.2.3.4:567" or "ipv6:%5B::1%5D:567"."""
+    return _plain(*split_address(unquote(peer).partition(":")[2]))
 
-    peer: as gRPC names it, "ipv4:1.2.3.4:567" or "ipv6:%5B::1%5D:567".
+
+def close_connections(clients: Collection[Address]) -> int:
+    """Close the TCP connections to clients, and so end their calls; how many there were."""
+    closed = 0
+    for connection, client in _connections():
+        if client in clients:
+            with suppress(OSError):  # gone meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+                closed += 1
+    return closed
+
+
+class IdleConnections:
+    """Closes connections without calls, the longest idle ones first, where too many are open.
+
+    Belongs to one event loop. most: connections that can be open.
     """
-    address = split_address(unquote(peer).partition(":")[2])
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._busy: Counter[Address] = Counter()
+        self._idle: dict[Address, None] = {}
+
+    def begin(self, context: Context) -> None:
+        """A call has begun: its connection is not idle until it is over."""
+        client = peer_address(context.peer())
+
+        def ended(_: Context) -> None:
+            self._busy[client] -= 1
+            if not self._busy[client]:
+                del self._busy[client]
+
+        self._busy[client] += 1
+        self._idle.pop(client, None)
+        when_over(context, ended)
+
+    async def watch(self, port: int) -> None:
+        """Look after the connections to a port, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self.look(port)
+
+    async def look(self, port: int) -> None:
+        """Close idle connections to a port if nearly all that can be open are."""
+        if len(os.listdir("/proc/self/fd")) <= _ENOUGH * self._most:  # noqa: PTH208 - only counted
+            return
+        opened = await asyncio.to_thread(_clients, port)
+        self._idle = {client: None for client in self._idle if client in opened}
+        self._idle |= {c: None for c in opened if c not in self._busy and c not in self._idle}
+        if len(opened) <= _CROWDED * self._most:
+            return
+        surplus = len(opened) - int(_ENOUGH * self._most)
+        longest = set(list(self._idle)[:surplus])
+        closed = await asyncio.to_thread(close_connections, longest)
+        log.warning(
+            "%d of %d connections open: closed %d idle ones", len(opened), self._most, closed
+        )
+
+
+def _clients(port: int) -> list[Address]:
+    return [client for connection, client in _connections() if connection.getsockname()[1] == port]
+
+
+def _connections() -> Iterator[tuple[socket.socket, Address]]:
+    """The TCP connections of this process, and their other ends."""
     for path in Path("/proc/self/fd").iterdir():
+        with _copy(int(path.name)) as connection:
+            if connection is not None:
+                yield connection, _plain(*connection.getpeername()[:2])
+
+
+@contextmanager
+def _copy(descriptor: int) -> Iterator[socket.socket | None]:
+    """A copy, as the number may soon stand for another one; None if it is not a connection."""
+    try:
+        copy = os.dup(descriptor)
+    except OSError:  # closed meanwhile
+        yield None
+        return
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:  # not a socket
+        os.close(copy)
+        yield None
+        return
+    with connection:
         try:
-            # A copy: the number may meanwhile stand for another connection.
-            with socket.socket(fileno=os.dup(int(path.name))) as connection:
-                if _address(connection.getpeername()) == _address(address):
-                    connection.shutdown(socket.SHUT_RDWR)
-                    return True
-        except OSError:  # not a socket, or closed meanwhile
-            continue
-    return False
+            inet = connection.family in (socket.AF_INET, socket.AF_INET6)
+            connected = inet and bool(connection.getpeername())
+        except OSError:
+            connected = False
+        yield connection if connected else None
 
 
-def _address(name: object) -> tuple[str, int] | None:
-    """Host and port, equal for an IPv4 address and the same one mapped to IPv6."""
-    if not isinstance(name, tuple):
-        return None
-    host = ipaddress.ip_address(name[0].partition("%")[0])
-    mapped = getattr(host, "ipv4_mapped", None)
-    return str(mapped or host), name[1]
+def _plain(host: str, port: int) -> Address:
+    """Equal for an IPv4 address and the same one mapped to IPv6."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address), port

@@ -25,7 +25,7 @@ from service.operations.metrics import Metrics
 from service.rpc.arrival import Arrival
 from service.rpc.budget import RETRY_S
 from service.rpc.calls import Context, when_over
-from service.rpc.connections import close_connection
+from service.rpc.connections import IdleConnections, close_connections, peer_address
 from service.rpc.convert import status
 
 log = logging.getLogger("resight.rpc")
@@ -46,6 +46,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self,
         metrics: Metrics,
         arrival: Arrival,
+        connections: IdleConnections,
         *,
         max_concurrent: int,
         max_streams: int,
@@ -53,6 +54,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
     ) -> None:
         self._metrics = metrics
         self._arrival = arrival
+        self._connections = connections
         self._limits = {"calls": max_concurrent, "watches": max_streams, "rollovers": max_streams}
         self._max_transfer_s = max_transfer_s
         self._running: Counter[str] = Counter()
@@ -126,9 +128,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
 
     def _foreign(self, handler: Any) -> Any:
         """A handler of health or reflection, whose messages are read as those of ours are."""
-        arrival, parse = self._arrival, handler.request_deserializer
+        arrival, connections = self._arrival, self._connections
+        parse = handler.request_deserializer
 
         async def one(_: Any, context: Context) -> Any:
+            connections.begin(context)
             try:
                 request = await arrival.read("", parse, context)
             except CallError as error:
@@ -138,6 +142,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             return await _abort(failure, context)
 
         async def many(_: Any, context: Context) -> AsyncIterator[Any]:
+            connections.begin(context)
             try:
                 async with aclosing(arrival.all(parse, context)) as requests:
                     async for answer in handler.stream_stream(requests, context):
@@ -183,7 +188,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                 peer,
                 self._max_transfer_s,
             )
-            loop.run_in_executor(None, close_connection, peer)
+            loop.run_in_executor(None, close_connections, {peer_address(peer)})
 
         loop, peer = asyncio.get_running_loop(), context.peer()
         return loop.call_later(self._max_transfer_s, end)
@@ -191,6 +196,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
     @contextmanager
     def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:
         outcome = _Outcome(method)
+        self._connections.begin(context)
         self._unanswered += 1
         self._all_answered.clear()
         # Not at the end of this block: the answer is sent after it.

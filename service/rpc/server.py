@@ -24,6 +24,7 @@ from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.answers import Answers
 from service.rpc.arrival import Arrival
+from service.rpc.connections import IdleConnections
 from service.rpc.embedding_servicer import EmbeddingServicer
 from service.rpc.freed import FreedMemory
 from service.rpc.gallery_servicer import GalleryServicer
@@ -83,8 +84,20 @@ class RpcServer:
         metrics: Metrics,
     ) -> None:
         freed = FreedMemory()
-        self._calls = _interceptor(settings, metrics, freed, pool.require_room)
-        self._server = grpc.aio.server(interceptors=[self._calls], options=_options(settings))
+        most = connections_within(
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0], settings.max_connections
+        )
+        self._connections = IdleConnections(most)
+        arrival = _arrival(settings, metrics, freed, pool.require_room)
+        self._calls = CallInterceptor(
+            metrics,
+            arrival,
+            self._connections,
+            max_concurrent=settings.max_concurrent_calls,
+            max_streams=settings.max_streams,
+            max_transfer_s=settings.max_transfer_s,
+        )
+        self._server = grpc.aio.server(interceptors=[self._calls], options=_options(settings, most))
         self._answers = Answers(
             metrics,
             max_bytes=settings.max_answer_bytes,
@@ -119,6 +132,7 @@ class RpcServer:
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
         self._address = settings.listen
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Listen and serve; returns the address with the port in use.
@@ -133,6 +147,7 @@ class RpcServer:
         except RuntimeError as error:
             raise PortError(f"cannot listen on {self._address} ({error})") from error
         await self._server.start()
+        self._watching = asyncio.create_task(self._connections.watch(port))
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return join_address(host, port)
@@ -151,13 +166,15 @@ class RpcServer:
         if not refusing.done():
             await self._server.stop(0)  # the shorter time counts
         await refusing
+        if self._watching is not None:
+            self._watching.cancel()
         self._answers.close()
 
 
-def _interceptor(
+def _arrival(
     settings: Settings, metrics: Metrics, freed: FreedMemory, require_room: Callable[[], None]
-) -> CallInterceptor:
-    arrival = Arrival(
+) -> Arrival:
+    return Arrival(
         metrics,
         max_message=settings.max_message_bytes,
         with_images=settings.requests_bytes,
@@ -165,18 +182,9 @@ def _interceptor(
         freed=freed.add,
         require_room=require_room,
     )
-    return CallInterceptor(
-        metrics,
-        arrival,
-        max_concurrent=settings.max_concurrent_calls,
-        max_streams=settings.max_streams,
-        max_transfer_s=settings.max_transfer_s,
-    )
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = connections_within(open_files, settings.max_connections)
+def _options(settings: Settings, connections: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,24 +10,7 @@ from service.operations.metrics import Metrics
 from service.rpc import answers as module
 from service.rpc.answers import Answers, fitting, joined
 from service.rpc.pb.resight.v1 import gallery_pb2
-
-
-class Call:
-    """A call of one client, as far as answers look at it."""
-
-    def __init__(self, client: str) -> None:
-        self._client = client
-        self._callbacks: list[Callable[[Any], None]] = []
-
-    def peer(self) -> str:
-        return self._client
-
-    def add_done_callback(self, work: Callable[[Any], None]) -> None:
-        self._callbacks.append(work)
-
-    def end(self) -> None:
-        for work in self._callbacks:
-            work(self)
+from tests.support.fake_call import Call
 
 
 @pytest.fixture
