@@ -40,8 +40,7 @@ def _lacking(connection: Connection, site: int, model: str, before: Checked) -> 
     Rows get higher numbers in the order of their commits, and no wanted vector is deleted without
     its row: a row that had one still has it.
     """
-    # The sum keeps the database from reading all rows of the site.
-    new = sightings.c.site + 0 == site, sightings.c.row > before.row
+    new = sightings.c.site == site, sightings.c.row > before.row
     query = select(sightings.c.row).where(*new, lacks_embedding(model))
     found = list(connection.execute(query).scalars())
     for start in range(0, len(before.lacking), CHUNK):

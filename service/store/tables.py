@@ -66,6 +66,8 @@ sightings = Table(
     Column("created_us", BigInteger, nullable=False),
     UniqueConstraint("site", "sighting"),
     Index("sightings_by_person", "site", "person", "sighting"),
+    # Rollovers and adaptations read a site in portions, in the order of its rows.
+    Index("sightings_by_row", "site", "row"),
     sqlite_autoincrement=True,
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from service.errors import (
     BadImageError,
@@ -25,6 +26,7 @@ from service.errors import (
     SiteNotFoundError,
     StoreUnusableError,
 )
+from service.jobs.rows import JobRows
 from service.operations.metrics import Metrics, new_metrics
 from service.store.records import (
     UNCHECKED,
@@ -548,6 +550,30 @@ def test_only_what_was_not_checked_is_looked_at_again(
     assert bound(5) == 1
     listed = lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)
     assert ids(listed) == ["s0", "s1", "s2"]
+
+
+def test_a_portion_is_found_without_reading_the_whole_site(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, *(make_row(f"s{n}", n) for n in range(3)))
+    plans: list[str] = []
+
+    def explain(connection: Any, _: object, statement: str, values: Any, *more: object) -> None:
+        cursor = connection.connection.cursor()
+        steps = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+        plans.append("; ".join(step[3] for step in steps))
+
+    event.listen(lobby._reader, "before_cursor_execute", explain)
+    lobby.crops_without_embedding("lobby", TWO, after=1, limit=1)
+    list(JobRows(lobby).kept_crops("lobby"))
+    lobby.check_vectors("lobby", TWO, Checked(row=2))
+    portions = [plan for plan in plans if "sightings_by_row" in plan]
+    assert len(portions) == 4, "the second reads twice"
+    assert all("sightings_by_row (site=? AND row>?)" in plan for plan in portions)
+    assert not any("TEMP B-TREE" in plan for plan in plans)
+    list(lobby.embedded_entries("lobby", TWO, DIMENSION, None))
+    assert any("(site=? AND sighting>?)" in plan for plan in plans)
+    assert not any("TEMP B-TREE" in plan for plan in plans)
 
 
 def test_a_site_that_was_made_anew_is_another_one(lobby: Store) -> None:
