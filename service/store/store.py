@@ -137,8 +137,12 @@ class Store:
                 raise
         store = cls(reader, writer, metrics)
         # A crash, or a full disk, may have left it.
-        store._in_writer(store._log.after_deletion).result()
-        store._in_writer(store._wiper.wake).result()
+        try:
+            store._in_writer(store._log.after_deletion).result()
+            store._in_writer(store._wiper.wake).result()
+        except CallError as error:  # e.g. another process holds it from now on
+            store.close()
+            raise StoreUnusableError(f"{path} cannot be written: {error}") from error
         return store
 
     def close(self) -> None:

@@ -105,3 +105,22 @@ def test_a_write_of_another_process_refuses_writes_that_can_be_repeated(
     outside.execute("ROLLBACK")
     enroll(lobby, make_row("a"))
     assert [s.id for s in lobby.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)] == ["a"]
+
+
+def test_a_backup_of_the_documented_kind_is_whole_and_can_be_served(
+    lobby: Store,
+    outside: sqlite3.Connection,
+    tmp_path: Path,
+    make_row: Callable[..., NewRow],
+) -> None:
+    for number in range(5):
+        enroll(lobby, make_row(f"s{number}", number))
+    backup = tmp_path / "backup.db"
+    outside.execute("VACUUM INTO ?", [str(backup)])
+    lobby.delete_sighting("lobby", "s0", ignore).result(10)
+    restored = Store.open(backup, new_metrics())
+    kept = restored.list_sightings("lobby", EVERY_SIGHTING, after="", limit=9)
+    assert [sighting.id for sighting in kept] == ["s0", "s1", "s2", "s3", "s4"]
+    assert restored.crop("lobby", "s0") == b"image"
+    enroll(restored, make_row("next"))
+    restored.close()

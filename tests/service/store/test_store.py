@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from service.errors import (
 )
 from service.jobs.rows import JobRows
 from service.operations.metrics import Metrics, new_metrics
+from service.store.log_emptier import LogEmptier
 from service.store.records import (
     UNCHECKED,
     Checked,
@@ -722,6 +724,20 @@ def test_a_database_cut_off_beside_a_log_is_refused(
     cut(crashed)
     with pytest.raises(StoreUnusableError, match=r"malformed.*restore it from a backup"):
         Store.open(crashed, new_metrics())
+
+
+def test_a_first_write_that_is_refused_ends_the_start(
+    database: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise OSError("the disk has gone")
+
+    monkeypatch.setattr(LogEmptier, "after_deletion", refuse)
+    threads = threading.active_count()
+    with pytest.raises(StoreUnusableError, match="cannot be written") as refused:
+        Store.open(database, metrics)
+    assert str(database) in str(refused.value)
+    assert threading.active_count() == threads
 
 
 def test_a_database_that_another_process_holds_is_refused(lobby: Store, database: Path) -> None:
