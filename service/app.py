@@ -21,9 +21,10 @@ from models.bundle import Bundle
 from models.errors import ModelError
 from models.registry import Registry
 from service.config import Settings, split_address, threads_or_cores, unknown_variables
-from service.embedding.batcher import Batcher
+from service.embedding.batcher import Batcher, Load
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine, OnnxEngine
+from service.embedding.memory import keep_large_blocks_apart
 from service.embedding.model_pool import ModelPool
 from service.errors import CallError, InternalError, ModelLoadError, StoreUnusableError
 from service.gallery.gallery import Gallery, GallerySettings
@@ -240,11 +241,12 @@ def _gallery_settings(settings: Settings) -> GallerySettings:
 def _load_pool(
     settings: Settings, registry: Registry, load: EngineLoader, metrics: Metrics
 ) -> ModelPool:
+    machine = Load()
     return ModelPool(
         open_bundle(settings),
         registry,
         load_engine=lambda bundle: load(bundle, settings),
-        new_batcher=lambda bundle, engine: _new_batcher(bundle, engine, settings, metrics),
+        new_batcher=lambda bundle, engine: _new_batcher(bundle, engine, settings, machine, metrics),
         metrics=metrics,
     )
 
@@ -272,7 +274,9 @@ async def _load_models_of_sites(
     return list(found.values())
 
 
-def _new_batcher(bundle: Bundle, engine: Engine, settings: Settings, metrics: Metrics) -> Batcher:
+def _new_batcher(
+    bundle: Bundle, engine: Engine, settings: Settings, load: Load, metrics: Metrics
+) -> Batcher:
     return Batcher(
         engine,
         CropDecoder(
@@ -284,6 +288,7 @@ def _new_batcher(bundle: Bundle, engine: Engine, settings: Settings, metrics: Me
         ),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
+        load=load,
         metrics=metrics,
     )
 
@@ -324,6 +329,7 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
 
 def run(settings: Settings, announce: Callable[[Ready], None]) -> None:
     """`serve` on an event loop of its own."""
+    keep_large_blocks_apart()
     uvloop.run(serve(settings, announce))
 
 

@@ -9,7 +9,9 @@ already. An image whose caller has left does not run. An image that cannot be em
 
 Work that can wait, e.g. of a rollover, stands in a line besides the queue and is never refused.
 Where both have images, the line gets its share of the model, neither more nor less: however many
-callers there are, the line moves on, and it takes no caller's place in the queue.
+callers there are, the line moves on, and it takes no caller's place in the queue. Where callers of
+another model have images, a model that works for its line alone rests for as long as it worked:
+models compute side by side, so that the line gets a quarter of the machine, too.
 """
 
 from __future__ import annotations
@@ -51,6 +53,13 @@ HURRY_SHARE = 1 / 2
 
 
 @dataclass(eq=False, slots=True)
+class Load:
+    """What the batchers of one machine know of each other. queued: callers' images, of them all."""
+
+    queued: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class _Job:
     image: NDArray[np.uint8]
     future: asyncio.Future[Vector]
@@ -72,9 +81,11 @@ class Batcher:
         max_batch: int,
         max_queue: int,
         metrics: Metrics,
+        load: Load | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._engine = engine
+        self._load = load or Load()
         self._decoder = decoder
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -84,6 +95,7 @@ class Batcher:
         self._in_line = 0
         self._hurried = 0
         self._credit = 0.0
+        self._rests = False
         self._turn = asyncio.Lock()
         self._closing = False
         self._stopped = False
@@ -112,7 +124,11 @@ class Batcher:
         """
         self.require_room(len(images))
         self._take_places(len(images))
-        return await self._embed(images, self._queue.append)
+        self._load.queued += len(images)
+        try:
+            return await self._embed(images, self._queue.append)
+        finally:
+            self._load.queued -= len(images)
 
     async def embed_in_turn(
         self, images: Sequence[bytes], *, hurry: bool = False
@@ -181,6 +197,15 @@ class Batcher:
         self._thread.shutdown(wait=True)
         self._decoder.close()
 
+    @property
+    def _queued(self) -> int:
+        """Callers' images, admitted and not yet answered."""
+        return self._pending - self._in_line
+
+    def _works_aside(self) -> bool:
+        """Whether only the line has images here, and callers of other models have some."""
+        return not self._queue and not self._hurried and self._load.queued > self._queued
+
     def _check_open(self) -> None:
         if self._closing:
             self._metrics.rejected.labels("shutdown").inc()
@@ -188,13 +213,13 @@ class Batcher:
 
     def has_room(self, images: int = 1) -> bool:
         """Whether so many images are admitted, if the batcher is open."""
-        return self._pending - self._in_line + images <= self._max_queue
+        return self._queued + images <= self._max_queue
 
     def require_room(self, images: int = 1) -> None:
         """Raise what `embed` would raise for so many images, if it were called now."""
         self._check_open()
         if not self.has_room(images):
-            queued = self._pending - self._in_line
+            queued = self._queued
             self._metrics.rejected.labels("queue").inc()
             wait = min(max(queued * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
@@ -239,16 +264,22 @@ class Batcher:
         while not self._stopped:
             await self._changed.wait()
             self._changed.clear()
-            while not self._stopped and (batch := self._next_batch()):
+            while not self._stopped:
+                aside = self._works_aside()
+                batch = self._next_batch(aside)
+                if not batch:
+                    break
                 self._in_flight += 1
-                task = asyncio.create_task(self._run(batch))
+                task = asyncio.create_task(self._run(batch, aside))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self, aside: bool) -> list[_Job]:
         # At most one batch waits behind the running one, and only a full one: images that arrive
         # meanwhile can still join.
-        if self._in_flight > (1 if self.waiting >= self._max_batch else 0):
+        if self._in_flight > (1 if self.waiting >= self._max_batch and not aside else 0):
+            return []
+        if aside and self._rests:
             return []
         share = HURRY_SHARE if self._hurried else LINE_SHARE
         batch = self._take(self._line, int(self._credit))
@@ -269,7 +300,7 @@ class Batcher:
                 taken.append(job)
         return taken
 
-    async def _run(self, batch: list[_Job]) -> None:
+    async def _run(self, batch: list[_Job], aside: bool) -> None:
         started = self._clock()
         for job in batch:
             self._metrics.stage_duration.labels("queue").observe(started - job.queued_at)
@@ -278,6 +309,8 @@ class Batcher:
             self._thread, self._infer, images
         )
         self._in_flight -= 1
+        if aside:
+            self._rest(self._clock() - started)
         self._changed.set()
         self._metrics.batch_size.observe(len(batch))
         took = (self._clock() - started) / len(batch)
@@ -289,6 +322,14 @@ class Batcher:
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(outcome)
+
+    def _rest(self, seconds: float) -> None:
+        def rested() -> None:
+            self._rests = False
+            self._changed.set()
+
+        self._rests = True
+        asyncio.get_running_loop().call_later(seconds, rested)
 
     def _infer(self, images: list[NDArray[np.uint8]]) -> list[Vector | EngineError]:
         try:

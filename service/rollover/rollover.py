@@ -353,7 +353,10 @@ async def _completed(write: Future[T]) -> T:
             await asyncio.wait({over})
         except asyncio.CancelledError as error:
             cancelled = error
-    result = over.result()
-    if cancelled is not None:
-        raise cancelled
+    try:
+        result = over.result()
+        if cancelled is not None:
+            raise cancelled
+    finally:
+        cancelled = None  # its frames, and with them this one, would keep each other alive
     return result

@@ -18,8 +18,11 @@ from service.app import bootstrap
 from service.client import CallFailedError
 from service.config import Settings, load_settings
 from service.embedding.engine import Engine, OnnxEngine
+from service.errors import ModelLoadError, StoreFullError
+from service.rpc.pb.resight.v1 import site_pb2
 from service.store.store import Store
 from service.types import Enrolled, NewSighting
+from tests.support.raw_client import RawClient
 from tests.support.running_server import Running
 from tests.support.tiny_model import crop, write_tiny_bundle
 
@@ -157,6 +160,52 @@ async def test_no_engine_outlives_its_release(server: Running, engines: Engines)
     finally:
         gc.enable()
     assert len(engines.loaded) == 7
+
+
+async def test_no_engine_outlives_a_rollover_that_ends_early(
+    server: Running, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error, by a caller who leaves, and by a model that fails its self-test."""
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    await server.ask(client.enroll, "lobby", people(*range(5)))
+    asked, go = threading.Event(), threading.Event()
+    crops_without_embedding = Store.crops_without_embedding
+
+    def refuse(*_: Any) -> Any:
+        raise StoreFullError("full")
+
+    def held_up(*args: Any, **named: Any) -> Any:
+        asked.set()
+        assert go.wait(20)
+        return crops_without_embedding(*args, **named)
+
+    gc.collect()
+    gc.disable()
+    try:
+        monkeypatch.setattr(Store, "add_embeddings", refuse)
+        with pytest.raises(CallFailedError, match="full"):
+            await server.ask(client.activate_model, "lobby", "tiny@2")
+        monkeypatch.setattr(Store, "crops_without_embedding", held_up)
+        with RawClient(server.ready.grpc_address) as raw:
+            model = site_pb2.ActivateModelRequest(name="sites/lobby", model="models/tiny@3")
+            call = raw.sites.ActivateModel(model)
+            assert await asyncio.to_thread(asked.wait, 20)
+            call.cancel()
+        go.set()
+        engines.before = broken
+        with pytest.raises(CallFailedError, match="cannot be served: broken"):
+            await server.ask(client.activate_model, "lobby", "tiny@4")
+        async with asyncio.timeout(20):
+            while engines.alive() != ["tiny@1"]:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+    assert engines.loaded == ["tiny@1", "tiny@2", "tiny@3", "tiny@4"]
+
+
+def broken(bundle: Bundle) -> None:
+    raise ModelLoadError("broken")
 
 
 async def test_an_activation_that_is_refused_loads_no_model(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.embedding.batcher import Batcher
+from service.embedding.batcher import Batcher, Load
 from service.embedding.decode import CropDecoder
 from service.errors import BadImageError, EngineError, OverloadedError, ShuttingDownError
 from service.operations.metrics import Metrics
@@ -387,3 +387,58 @@ async def test_close_ends_what_waits_for_its_turn(batcher: Batcher, engine: Fake
     with pytest.raises(ShuttingDownError):
         await second
     await closing
+
+
+class Slow(FakeEngine):
+    """A batch takes a second of a clock; then the event loop is told."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._seconds[0] += 1
+        return super().embed(images)
+
+
+async def test_a_line_beside_busy_callers_of_another_model_rests_as_long_as_it_works(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, load, rests = [0.0], Load(), []
+
+    def made(engine: FakeEngine) -> Batcher:
+        decoder = CropDecoder(
+            PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+        )
+        return Batcher(
+            engine, decoder, max_batch=4, max_queue=9, metrics=metrics, load=load,
+            clock=lambda: seconds[0],
+        )  # fmt: skip
+
+    def rest(self: Batcher, length: float) -> None:
+        rests.append(length)
+        monkeypatch.undo()
+        self._rest(0.0)
+        monkeypatch.setattr(Batcher, "_rest", rest)
+
+    busy, quiet = FakeEngine(), Slow(seconds)
+    callers, aside = made(busy), made(quiet)
+    monkeypatch.setattr(Batcher, "_rest", rest)
+    await aside.embed_in_turn([crop(1)] * 8)
+    assert rests == [], "nobody else computes"
+    busy.gate.clear()
+    calling = asyncio.create_task(callers.embed([crop(1)]))
+    await busy.has_entered()
+    await aside.embed_in_turn([crop(1)] * 8)
+    assert rests == [1.0, 1.0]
+    assert quiet.batches == [4, 4, 4, 4]
+    await aside.embed_in_turn([crop(1)] * 8, hurry=True)
+    await aside.embed([crop(1)])
+    assert rests == [1.0, 1.0], "not in a hurry, and not for a caller of its own"
+    busy.gate.set()
+    await calling
+    await aside.embed_in_turn([crop(1)] * 8)
+    assert rests == [1.0, 1.0]
+    monkeypatch.undo()
+    for batcher in (callers, aside):
+        await batcher.close(5)
