@@ -7,8 +7,8 @@ import resource
 
 log = logging.getLogger("resight")
 
-KEPT_FREE = 128
-"""Descriptors that are not for gRPC connections: database, metrics, models, adaptations."""
+KEPT_FREE = 160
+"""Descriptors that are not for gRPC connections: database (up to 66), metrics (32), the rest."""
 
 _FEWEST_CONNECTIONS = 16
 

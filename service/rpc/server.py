@@ -60,9 +60,6 @@ KEEPALIVE_TIMEOUT_S = 20.0
 IDLE_S = 600.0
 """Seconds after which a connection without calls is closed; clients make a new one."""
 
-MAX_STREAMS_OF_CONNECTION = 1024
-"""Calls at a time on one connection; its client keeps further ones waiting."""
-
 _NO_GRACE_LIMIT_S = 24 * 3600.0
 """Grace that is given to gRPC itself. It must not expire: two ends at one time crash gRPC."""
 
@@ -200,7 +197,8 @@ def _options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
         ("grpc.max_allowed_incoming_connections", connections),
-        ("grpc.max_concurrent_streams", MAX_STREAMS_OF_CONNECTION),
+        # More of one connection would be refused; its client keeps them waiting instead.
+        ("grpc.max_concurrent_streams", settings.max_concurrent_calls + settings.max_streams),
     ]
 
 

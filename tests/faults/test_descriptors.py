@@ -37,7 +37,7 @@ def test_idle_connections_leave_descriptors_for_work(
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", limited)
         server = start()
-    assert "at most 128 connections instead of 1024" in server.log
+    assert "at most 96 connections instead of 1024" in server.log
     with ExitStack() as stack, server.client() as client:
         client.create_site("lobby")
         for address, count in ((server.address, LIMIT), (server.http, LIMIT)):

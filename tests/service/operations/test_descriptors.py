@@ -42,7 +42,7 @@ def test_a_limit_that_cannot_be_raised_stays(
 
 @pytest.mark.parametrize(
     ("limit", "connections"),
-    [(resource.RLIM_INFINITY, 1024), (1152, 1024), (1151, 1023), (256, 128), (64, 16)],
+    [(resource.RLIM_INFINITY, 1024), (1184, 1024), (1183, 1023), (256, 96), (64, 16)],
 )
 def test_connections_leave_descriptors_for_the_rest(
     caplog: pytest.LogCaptureFixture, limit: int, connections: int
