@@ -102,6 +102,7 @@ def test_many_cameras() -> None:
     ("seconds", "words"),
     [
         (0.2, "1 s"),
+        (1.7, "2 s"),
         (59.6, "60 s"),
         (600, "10 min"),
         (3 * 3600, "3 h"),
