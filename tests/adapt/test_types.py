@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from adapt.errors import DataError
-from adapt.types import UNTRACKED, CropSet, FeatureTable, Sample
+from adapt.types import UNTRACKED, CropSet, FeatureTable, RoundOf, Sample
 
 
 def crop(key: str, camera: int, track: int = UNTRACKED, time: float | None = None) -> Sample:
@@ -51,3 +51,11 @@ def test_the_mean_of_tables_is_numpys_and_lies_where_it_is_wanted(tables: list[n
     mean = FeatureTable(tuple(tables), np.zeros(5, np.int64), allocate).mean()
     assert mean is places[0]
     np.testing.assert_allclose(mean, np.mean(tables, axis=0), atol=1e-6)
+
+
+def test_rounds_are_counted_from_0_below_their_total() -> None:
+    for number in (0, 2):
+        assert RoundOf(number, 3).number == number
+    for number in (-1, 3):
+        with pytest.raises(ValueError, match=f"round {number} of 3"):
+            RoundOf(number, 3)
