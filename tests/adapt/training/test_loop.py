@@ -155,6 +155,23 @@ class _EveryStep(NoCheckpointer):
         self.states.append(make_snapshot())
 
 
+class _EveryRound(NoCheckpointer):
+    """Notes which rounds were over, and how many steps of the next were taken, at each state."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, int]] = []
+
+    def save(self, make_snapshot: Callable[[], Snapshot]) -> None:
+        notes = make_snapshot().notes
+        self.kept.append((notes["round"], notes["steps_in_round"]))
+
+
+def test_a_state_is_saved_at_the_start_and_after_each_round_but_the_last() -> None:
+    data, every = crops(), _EveryRound()
+    run(source(data), data, schedule=Schedule(rounds=3, iterations=1), checkpointer=every)
+    assert every.kept == [(0, 0), (1, 0), (2, 0)]
+
+
 @pytest.mark.slow
 def test_a_round_that_goes_on_tells_the_times_of_before_the_stop_too() -> None:
     data, kept = crops(), _EveryStep()
