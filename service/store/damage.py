@@ -25,7 +25,7 @@ def read_json(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return DamagedJson(str(text))
 
 

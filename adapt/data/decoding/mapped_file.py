@@ -120,7 +120,7 @@ def kept_crops(path: Path, listing: CropSet, made_by: Mapping[str, Any]) -> Deco
         images = np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, TypeError) as error:
         if path != Path(os.devnull):
             log.warning("%s is damaged (%s): decoding the crops again", path, error)
         return None

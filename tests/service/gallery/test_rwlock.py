@@ -52,6 +52,24 @@ def test_readers_share_and_a_writer_is_alone() -> None:
     assert faults == []
 
 
+def test_nobody_enters_while_a_writer_is_inside() -> None:
+    lock = ReadWriteLock()
+    entered: list[str] = []
+
+    def enter(kind: str) -> None:
+        with lock.reading() if kind == "reader" else lock.writing():
+            entered.append(kind)
+
+    with lock.writing():
+        others = [_in_thread(lambda kind=kind: enter(kind)) for kind in ("reader", "writer")]  # type: ignore[misc]
+        for thread in others:
+            thread.join(0.2)  # enough to enter where the lock lets it
+        assert entered == []
+    for thread in others:
+        thread.join(10)
+    assert sorted(entered) == ["reader", "writer"]
+
+
 def test_a_waiting_writer_has_priority_over_new_readers() -> None:
     lock = ReadWriteLock()
     order: list[str] = []

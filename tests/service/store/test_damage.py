@@ -14,6 +14,7 @@ import pytest
 
 from service.errors import DamagedRowError, SightingNotFoundError, StoreUnusableError
 from service.operations.metrics import new_metrics
+from service.store.damage import DamagedJson, read_json
 from service.store.records import IdempotencyKey, NewRow
 from service.store.store import Store
 from service.types import EVERY_SIGHTING
@@ -21,6 +22,13 @@ from tests.support.galleries import DIMENSION, ONE, TWO
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 KEY = IdempotencyKey("r1", "content", ("a", "b", ""))
+
+
+def test_text_that_is_no_json_is_not_the_absent_value() -> None:
+    assert read_json("null") is None
+    assert read_json('["a"]') == ["a"]
+    assert read_json("{") == DamagedJson("{")
+    assert read_json("[" * 100_000).text == "[" * 100_000
 
 
 @pytest.fixture
