@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("torch", reason="adapt needs torch")
+torch = pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.batches.transfer import one_ahead
+from adapt.data.batches.transfer import ahead_of, one_ahead  # noqa: E402
 
 
 def threads() -> list[str]:
@@ -55,3 +55,16 @@ def test_an_error_comes_in_its_turn() -> None:
 
 def test_an_item_may_be_none() -> None:
     assert list(one_ahead(iter([None, 1]))) == [None, 1]
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("cuda", True)])
+def test_items_are_made_ahead_for_a_gpu_alone(device: str, ahead: bool) -> None:
+    makers: list[bool] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            makers.append(threading.current_thread() is not threading.main_thread())
+            yield number
+
+    assert list(ahead_of(torch.device(device), items())) == [0, 1, 2]
+    assert makers == [ahead] * 3
