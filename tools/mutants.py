@@ -5,8 +5,9 @@ python -m tools.mutants [--seed N] [--count N] [--module PATH ...] [--limit SECO
 
 Faults are drawn by the seed, in turn from every room, and put into a copy of the tree, one at a
 time. For each, tests run until one fails: first those that mirror the module, then those that name
-it, then those that FURTHER lists. A fault that none of them notices survives: add a test, or an
-entry with the reason to tools/mutants_equivalent.toml where no test can tell the two apart.
+it, then those that FURTHER and PROCESSES list. A fault that none of them notices survives: add a
+test, or an entry with the reason to tools/mutants_equivalent.toml where no test can tell the two
+apart.
 
 Results are kept in FOLDER/mutants.jsonl, and a fault that is in there is not run again as long as
 its line and the tests of its first stage are the same; the table goes to FOLDER/mutants.md.
@@ -53,7 +54,7 @@ FURTHER = {
     "adapt/runs": ["tests/adapt/runs"],
     "adapt/synthetic": ["tests/adapt/synthetic"],
     "adapt/training": ["tests/adapt/training", "tests/adapt/methods"],
-    "cli": ["tests/cli", "tests/e2e/test_commands.py"],
+    "cli": ["tests/cli"],
     "models": ["tests/models"],
     "service/gallery": ["tests/service/gallery"],
     "service/jobs": ["tests/service/jobs", "tests/service/test_app.py"],
@@ -63,6 +64,12 @@ FURTHER = {
     "service/store": ["tests/service/store", "tests/service/gallery"],
 }
 """Room -> tests that use it, for faults that neither the mirror nor those by name notice."""
+
+PROCESSES = {
+    "adapt": ["tests/adapt/workflows/test_job.py"],
+    "cli": ["tests/e2e/test_commands.py"],
+}
+"""Room -> tests that start its commands, for faults that no test within a process notices."""
 
 FORKS = multiprocessing.get_context("forkserver")
 """Tests run in forks of a process that has imported what takes seconds."""
@@ -135,7 +142,7 @@ def mirror(path: str) -> str:
 
 
 def stages(root: Path, path: str) -> list[list[str]]:
-    """Tests for a module, nearest first: its mirror, those that name it, those of FURTHER.
+    """Tests for a module, nearest first: its mirror, those that name it, FURTHER, PROCESSES.
 
     Each stage has paths relative to `root`, none of them twice; stages without tests are left out.
     """
@@ -144,10 +151,13 @@ def stages(root: Path, path: str) -> list[list[str]]:
     named = re.compile(rf"\b{re.escape(dotted)}\b")
     tests = sorted((root / "tests").rglob("test_*.py"))
     room = max((room for room in ROOMS if module.is_relative_to(room)), key=len, default=path)
+    naming = [t.relative_to(root) for t in tests if named.search(t.read_text(encoding="utf-8"))]
+    last = [Path(name) for name in PROCESSES.get(room, [])]
     wanted = [
         [Path(mirror(path))],
-        [t.relative_to(root) for t in tests if named.search(t.read_text(encoding="utf-8"))],
+        [test for test in naming if test not in last],
         [Path(name) for name in FURTHER.get(room, [])],
+        last,
     ]
     seen: set[Path] = set()
     chosen = []
@@ -219,8 +229,10 @@ class Tree:
         try:
             file.write_bytes(fault.apply(source))
             for tests in stages(self.root, fault.path)[: self._stages]:
-                # The tests that mirror a module all count, of the others those that are quick.
-                options = () if tests == [mirror(fault.path)] else ("-m", "not slow")
+                # The tests that mirror a module all count, and those that start processes; of the
+                # others those that are quick.
+                all_count = tests in ([mirror(fault.path)], *PROCESSES.values())
+                options = () if all_count else ("-m", "not slow")
                 ended, by = self.run(tests, *options)
                 # Tests that fail, or take too long, without the fault as well say nothing of it.
                 if ended == "failed" and self._pass_without(fault, source, [by]):
