@@ -141,7 +141,8 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         default=64,
         ge=1,
-        description="Most watches, and most rollovers, at a time; they are not among the calls.",
+        description="Most watches, most rollovers, and most streams of health and reflection, at a "
+        "time; they are not among the calls.",
     )
     max_items: int = Field(
         default=256,

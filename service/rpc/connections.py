@@ -64,6 +64,9 @@ class IdleConnections:
             self._busy[client] -= 1
             if not self._busy[client]:
                 del self._busy[client]
+                self._idle[client] = None
+                if len(self._idle) > 2 * self._most:  # most of them have been closed
+                    del self._idle[next(iter(self._idle))]
 
         self._busy[client] += 1
         self._idle.pop(client, None)
@@ -73,7 +76,10 @@ class IdleConnections:
         """Look after the connections to a port, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            await self.look(port)
+            try:
+                await self.look(port)
+            except OSError as error:  # no descriptor is free to look with
+                log.warning("connections cannot be looked after now: %s", error)
 
     async def look(self, port: int) -> None:
         """Close idle connections to a port if nearly all that can be open are."""
@@ -93,38 +99,41 @@ class IdleConnections:
 
 
 def _clients(port: int) -> list[Address]:
-    return [client for connection, client in _connections() if connection.getsockname()[1] == port]
+    return [client for connection, client in _connections(port)]
 
 
-def _connections() -> Iterator[tuple[socket.socket, Address]]:
-    """The TCP connections of this process, and their other ends."""
+def _connections(port: int | None = None) -> Iterator[tuple[socket.socket, Address]]:
+    """The TCP connections of this process, and their other ends; port: only those to it."""
     for path in Path("/proc/self/fd").iterdir():
-        with _copy(int(path.name)) as connection:
-            if connection is not None:
-                yield connection, _plain(*connection.getpeername()[:2])
+        with _copy(path) as connection:
+            if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            try:
+                client = _plain(*connection.getpeername()[:2])
+                wanted = port in (None, connection.getsockname()[1])
+            except OSError:  # not connected, or not any more
+                continue
+            if wanted:
+                yield connection, client
 
 
 @contextmanager
-def _copy(descriptor: int) -> Iterator[socket.socket | None]:
-    """A copy, as the number may soon stand for another one; None if it is not a connection."""
+def _copy(path: Path) -> Iterator[socket.socket | None]:
+    """A copy, as the number may soon stand for another one; None if it is not a socket.
+
+    Files are never copied: closing a copy would end all locks that this process has on the file,
+    and with those of the database an outside connection may delete its log.
+    """
     try:
-        copy = os.dup(descriptor)
+        if not str(path.readlink()).startswith("socket:"):
+            yield None
+            return
+        copy = os.dup(int(path.name))
     except OSError:  # closed meanwhile
         yield None
         return
-    try:
-        connection = socket.socket(fileno=copy)
-    except OSError:  # not a socket
-        os.close(copy)
-        yield None
-        return
-    with connection:
-        try:
-            inet = connection.family in (socket.AF_INET, socket.AF_INET6)
-            connected = inet and bool(connection.getpeername())
-        except OSError:
-            connected = False
-        yield connection if connected else None
+    with socket.socket(fileno=copy) as connection:
+        yield connection
 
 
 def _plain(host: str, port: int) -> Address:

@@ -25,21 +25,23 @@ from service.operations.metrics import Metrics
 from service.rpc.arrival import Arrival
 from service.rpc.budget import RETRY_S
 from service.rpc.calls import Context, when_over
-from service.rpc.connections import IdleConnections, close_connections, peer_address
+from service.rpc.connections import LOOK_S, IdleConnections, close_connections, peer_address
 from service.rpc.convert import status
 
 log = logging.getLogger("resight.rpc")
 
 _OURS = "/resight.v1."
 _WATCH = "AdaptationService/WatchAdaptation"
+_FOREIGN = "streams of health and reflection"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
-    """Wraps all calls. Those of health and reflection are neither limited in number nor measured.
+    """Wraps all calls. Those of health and reflection are not measured.
 
     arrival: reads the requests. max_concurrent: most calls at a time; further ones are refused at
-    once. max_streams: likewise most watches, and most rollovers, which may last for hours and so do
-    not take the places of calls. max_transfer_s: seconds in which a client has to read an answer.
+    once. max_streams: likewise most watches, most rollovers, and most streams of health and
+    reflection, which may last for hours and so do not take the places of calls. max_transfer_s:
+    seconds in which a client has to read an answer.
     """
 
     def __init__(
@@ -55,9 +57,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._metrics = metrics
         self._arrival = arrival
         self._connections = connections
-        self._limits = {"calls": max_concurrent, "watches": max_streams, "rollovers": max_streams}
+        self._limits = {
+            "calls": max_concurrent,
+            "watches": max_streams,
+            "rollovers": max_streams,
+            _FOREIGN: max_streams,
+        }
         self._max_transfer_s = max_transfer_s
         self._running: Counter[str] = Counter()
+        self._closing: set[asyncio.Task[None]] = set()
         self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -134,6 +142,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def one(_: Any, context: Context) -> Any:
             connections.begin(context)
             try:
+                if handler.unary_stream is not None:
+                    self._admit(_FOREIGN, context)
                 request = await arrival.read("", parse, context)
             except CallError as error:
                 failure = _without_frames(error)
@@ -144,6 +154,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def many(_: Any, context: Context) -> AsyncIterator[Any]:
             connections.begin(context)
             try:
+                self._admit(_FOREIGN, context)
                 async with aclosing(arrival.all(parse, context)) as requests:
                     async for answer in handler.stream_stream(requests, context):
                         yield answer
@@ -168,12 +179,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                 retry_after_s=RETRY_S,
             )
 
+        in_flight = int(kind != _FOREIGN)
+
         def ended(_: Context) -> None:
             self._running[kind] -= 1
-            self._metrics.rpc_in_flight.dec()
+            self._metrics.rpc_in_flight.dec(in_flight)
 
         self._running[kind] += 1
-        self._metrics.rpc_in_flight.inc()
+        self._metrics.rpc_in_flight.inc(in_flight)
         when_over(context, ended)
 
     def _limit_sending(self, context: Context) -> asyncio.TimerHandle:
@@ -188,10 +201,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
                 peer,
                 self._max_transfer_s,
             )
-            loop.run_in_executor(None, close_connections, {peer_address(peer)})
+            closing = loop.create_task(self._close(peer))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
         loop, peer = asyncio.get_running_loop(), context.peer()
         return loop.call_later(self._max_transfer_s, end)
+
+    async def _close(self, peer: str) -> None:
+        """Close a client's connection; where no descriptor is free to find it with, later."""
+        while True:
+            try:
+                await asyncio.to_thread(close_connections, {peer_address(peer)})
+            except OSError as error:
+                log.warning("the connection of %s cannot be closed now: %s", peer, error)
+                await asyncio.sleep(LOOK_S)
+            else:
+                return
 
     @contextmanager
     def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import errno
+import fcntl
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from service.rpc import connections
 from service.rpc.connections import IdleConnections, close_connections, peer_address
 from tests.support.fake_call import Call
 
@@ -51,6 +57,80 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_locks_of_files_stay(tmp_path: Path) -> None:
+    """Closing a copy of a descriptor would end them, and with them those of the database."""
+    path = tmp_path / "file"
+    take = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with path.open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert not close_connections({("192.0.2.1", 1)})
+        done = subprocess.run(
+            [sys.executable, "-c", take, str(path)], capture_output=True, text=True, check=False
+        )
+    assert "BlockingIOError" in done.stderr
+
+
+async def test_the_watch_goes_on_where_no_descriptor_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looked = asyncio.Event()
+    errors = [OSError(errno.EMFILE, "Too many open files")]
+
+    async def look(port: int) -> None:
+        if errors:
+            raise errors.pop()
+        looked.set()
+
+    monkeypatch.setattr(connections, "LOOK_S", 0)
+    idle = IdleConnections(10)
+    monkeypatch.setattr(idle, "look", look)
+    watching = asyncio.create_task(idle.watch(1))
+    async with asyncio.timeout(10):
+        await looked.wait()
+    watching.cancel()
+    assert [m for m in caplog.messages if "Too many open files" in m]
+
+
+def test_a_connection_without_a_peer_is_none_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: socket.socket) -> None:
+        raise OSError(errno.ENOTCONN, "gone")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address) as one, server.accept()[0]:
+            client = ("127.0.0.1", one.getsockname()[1])
+            monkeypatch.setattr(socket.socket, "getpeername", gone)
+            assert not close_connections({client})
+
+
+async def test_of_idle_connections_those_whose_call_ended_first_are_closed() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        port, calls = server.getsockname()[1], []
+        idle = IdleConnections(20)
+        clients = []
+        for _ in range(19):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            stack.enter_context(server.accept()[0])
+            clients.append(client)
+            name, number = client.getsockname()
+            calls.append(Call(f"ipv4:{name}:{number}"))
+            idle.begin(calls[-1])  # type: ignore[arg-type]
+        for call in reversed(calls):
+            call.end()
+        await idle.look(port)
+        assert [_is_closed(client) for client in clients] == [False] * 15 + [True] * 4
+
+
+def test_connections_of_the_past_are_forgotten() -> None:
+    idle = IdleConnections(5)
+    for port in range(100):
+        call = Call(f"ipv4:127.0.0.1:{port}")
+        idle.begin(call)  # type: ignore[arg-type]
+        call.end()
+    assert list(idle._idle) == [("127.0.0.1", port) for port in range(90, 100)]
+
+
 def test_a_client_that_is_gone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         with socket.create_connection(server.getsockname()) as one, server.accept()[0]:
@@ -68,21 +148,21 @@ async def test_the_longest_idle_connections_make_room(caplog: pytest.LogCaptureF
             stack.enter_context(server.accept()[0])
             return client
 
-        connections = IdleConnections(40)
+        watched = IdleConnections(40)
         clients = [connect() for _ in range(35)]
         name, number = clients[0].getsockname()
         call = Call(f"ipv4:{name}:{number}")
-        connections.begin(call)  # type: ignore[arg-type]
-        await connections.look(port)
+        watched.begin(call)  # type: ignore[arg-type]
+        await watched.look(port)
         assert not caplog.messages, "9 of 10 are not open yet"
         clients += [connect() for _ in range(3)]
-        await connections.look(port)
+        await watched.look(port)
         assert caplog.messages == ["38 of 40 connections open: closed 8 idle ones"]
         assert sum(_is_closed(client) for client in clients) == 8
         assert not _is_closed(clients[0]), "it has a call"
         assert not any(_is_closed(client) for client in clients[35:]), "they came last"
         call.end()
-        assert not connections._busy
+        assert not watched._busy
 
 
 def _is_closed(client: socket.socket) -> bool:

@@ -49,6 +49,29 @@ async def test_an_open_watch_of_health_does_not_hold_up_the_end(start: Callable[
         assert (await watch.read()).status == NOT_SERVING
 
 
+async def test_watches_of_health_are_limited(start: Callable[..., Any]) -> None:
+    """Each keeps its connection from being idle: without a limit they could hold all of them."""
+    running = await start(max_streams=2)
+    async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        assert await running.metric("resight_rpc_in_flight") == 0
+        with pytest.raises(grpc.aio.AioRpcError, match="2 streams of health and reflection"):
+            await health.Watch(health_pb2.HealthCheckRequest()).read()
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+        watches[0].cancel()
+        async with asyncio.timeout(10):
+            while True:
+                another = health.Watch(health_pb2.HealthCheckRequest())
+                try:
+                    assert (await another.read()).status == SERVING
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+
+
 async def test_a_running_call_is_answered_whole_while_health_says_not_serving(
     start: Callable[..., Any], engine: FakeEngine
 ) -> None:
