@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,12 +17,20 @@ from models.manifest import Manifest
 from models.registry import ModelReference, Registry
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.config import default_registry
+from service.types import RolloverProgress
 
 RegistryOption = Annotated[
     Path | None,
     typer.Option(
         help="Folder of registered models; default: resight/models in ~/.local/share.",
         envvar="RESIGHT_REGISTRY",
+    ),
+]
+
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Activate the model even if its verdict is reject, unjudged or damaged."
     ),
 ]
 
@@ -131,38 +140,43 @@ def models_activate(
     model: Annotated[str, typer.Argument(help="Name, or name@version, in the server's registry.")],
     site: SiteOption,
     drop_unusable: DropUnusable = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Activate the model even if its verdict is reject, unjudged or damaged.",
-        ),
-    ] = False,
+    force: Force = False,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Re-embed a site's kept crops with a registered model, and use it for the site."""
     with ResightClient(server) as client:
         steps = client.activate_model(site, model, drop_unusable=drop_unusable, force=force)
-        try:
-            step = show_rollover(client, site, steps)
-        except CallFailedError as error:
-            if error.reason == "MODEL_REJECTED":
-                raise ClientError(f"{error} (--force)") from error
-            raise
+        _show_judged_rollover(client, site, steps)
+
+
+@models.command("rollback")
+def models_rollback(
+    site: SiteOption,
+    drop_unusable: DropUnusable = False,
+    force: Force = False,
+    server: ServerOption = DEFAULT_SERVER,
+) -> None:
+    """Roll a site back to the model that it used before."""
+    with ResightClient(server) as client:
+        steps = client.rollback_model(site, drop_unusable=drop_unusable, force=force)
+        _show_judged_rollover(client, site, steps)
+
+
+def _show_judged_rollover(
+    client: ResightClient, site: str, steps: Iterator[RolloverProgress]
+) -> None:
+    """Show a rollover, and at the end what the gate said about the model."""
+    try:
+        step = show_rollover(client, site, steps)
+    except CallFailedError as error:
+        if error.reason == "MODEL_REJECTED":
+            raise ClientError(f"{error} (--force)") from error
+        raise
     if step.verdict:
         of = f"{step.site.model} is of {step.adaptation or 'an unknown adaptation'}"
         typer.echo(f"{of}; the gate's verdict: {step.verdict}")
     else:
         typer.echo(f"{step.site.model} was not judged by the gate")
-
-
-@models.command("rollback")
-def models_rollback(
-    site: SiteOption, drop_unusable: DropUnusable = False, server: ServerOption = DEFAULT_SERVER
-) -> None:
-    """Roll a site back to the model that it used before."""
-    with ResightClient(server) as client:
-        show_rollover(client, site, client.rollback_model(site, drop_unusable=drop_unusable))
 
 
 @models.command("wrap")

@@ -194,11 +194,14 @@ class ResightClient:
         return self._roll_over(self._sites.ActivateModel, request)
 
     def rollback_model(
-        self, site: str, *, drop_unusable: bool = False
+        self, site: str, *, drop_unusable: bool = False, force: bool = False
     ) -> Iterator[RolloverProgress]:
-        """Roll a site over to the model that it used before."""
+        """Roll a site over to the model that it used before.
+
+        force: as in `activate_model`.
+        """
         request = site_pb2.RollbackModelRequest(
-            name=names.site_name(site), drop_unusable=drop_unusable
+            name=names.site_name(site), drop_unusable=drop_unusable, force=force
         )
         return self._roll_over(self._sites.RollbackModel, request)
 

@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from models.job_contract import UNJUDGED
-from models.registry import DAMAGED, GateRecord
+from models.registry import DAMAGED, GateRecord, ModelReference
 from service.embedding.model_pool import ModelPool
 from service.errors import ModelRejectedError, NoEarlierModelError
 from service.rollover.rollover import Activation, Rollovers
@@ -41,15 +41,17 @@ class Activator:
         """
         await asyncio.to_thread(self._store.site, check_site_id(site))
         exact = await self._pool.exact(reference)
-        record = await self._pool.gate_record(exact)
-        if record.blocks_activation and not force:
-            raise ModelRejectedError(_refusal(str(exact), record))
+        record = await self._admitted(exact, force=force)
         async with aclosing(self._run(site, str(exact), drop_unusable=drop_unusable)) as steps:
             async for step in steps:
                 yield replace(step, adaptation=record.adaptation, verdict=record.verdict)
 
-    async def rollback(self, site: str, *, drop_unusable: bool) -> AsyncGenerator[RolloverProgress]:
+    async def rollback(
+        self, site: str, *, drop_unusable: bool, force: bool = False
+    ) -> AsyncGenerator[RolloverProgress]:
         """Roll a site over to the model that it used before.
+
+        force: as in `activate`; the verdict on a model may become another one while it is used.
 
         Raises:
             NoEarlierModelError, and as `activate`.
@@ -57,16 +59,25 @@ class Activator:
         earlier = await asyncio.to_thread(self._store.earlier_model, check_site_id(site))
         if earlier is None:
             raise NoEarlierModelError(f"site {site} has used only one model; there is none before")
+        exact = ModelReference.parse(earlier.reference)
+        record = await self._admitted(exact, force=force)
         steps = self._run(
-            site, earlier.reference, earlier.fingerprint, drop_unusable=drop_unusable, undo=True
+            site, str(exact), earlier.fingerprint, drop_unusable=drop_unusable, undo=True
         )
         async with aclosing(steps):
             async for step in steps:
-                yield step
+                yield replace(step, adaptation=record.adaptation, verdict=record.verdict)
 
     def site_is_gone(self) -> None:
         """A site was deleted: its model may be used by no other."""
         self._pool.release_unused()
+
+    async def _admitted(self, model: ModelReference, *, force: bool) -> GateRecord:
+        """The gate's record of a model; `ModelRejectedError` where it blocks the activation."""
+        record = await self._pool.gate_record(model)
+        if record.blocks_activation and not force:
+            raise ModelRejectedError(_refusal(str(model), record))
+        return record
 
     async def _run(
         self,

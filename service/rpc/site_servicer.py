@@ -79,7 +79,9 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
         self, request: site_pb2.RollbackModelRequest, context: Context
     ) -> AsyncIterator[site_pb2.ReembedSiteResponse]:
         site = names.parse_site(request.name)
-        steps = self._activator.rollback(site, drop_unusable=request.drop_unusable)
+        steps = self._activator.rollback(
+            site, drop_unusable=request.drop_unusable, force=request.force
+        )
         async with aclosing(steps):
             async for step in steps:
                 yield convert.progress_to_wire(step)

@@ -179,3 +179,7 @@ def test_a_model_that_the_gate_rejected(
     ], forced.stderr
     back = command("models", "activate", "tiny@1", "--site", "lobby", server=server.address)
     assert back.stdout.splitlines()[-1] == "tiny@1 was not judged by the gate"
+    rollback = ("models", "rollback", "--site", "lobby")
+    again = command(*rollback, server=server.address)
+    assert (again.returncode, again.stderr.splitlines()[-1]) == (1, refused.stderr.splitlines()[-1])
+    assert command(*rollback, "--force", server=server.address).stdout == forced.stdout

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
-from models.registry import Registry
+from models.registry import Registry, verdict_file
 from service.app import bootstrap
 from service.client import CallFailedError, ResightClient
 from service.config import load_settings
@@ -123,6 +123,28 @@ async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
         steps = await server.ask(client.activate_model, site, f"{name}@1", force=force)
         last = steps[-1]
         assert (last.site.model, last.adaptation, last.verdict) == (f"{name}@1", made_by, verdict)
+
+
+@pytest.mark.parametrize("report", [b'{"verdict": "reject", "adaptation": "a"}', b"{"])
+async def test_a_rollback_asks_for_the_verdict_of_now(
+    serve: Any, registry: Registry, report: bytes
+) -> None:
+    server = await serve()
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    for model in ("tiny@2", "tiny@3"):
+        await server.ask(client.activate_model, "lobby", model)
+    verdict_file(registry.root / "tiny" / "2").write_bytes(report)
+    with pytest.raises(CallFailedError, match="tiny@2") as error:
+        await server.ask(client.rollback_model, "lobby")
+    assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "MODEL_REJECTED")
+    assert (await server.ask(client.site, "lobby")).model == "tiny@3"
+    last = (await server.ask(client.rollback_model, "lobby", force=True))[-1]
+    assert last.site.model == "tiny@2"
+    assert last.verdict == ("damaged" if report == b"{" else "reject")
+    # The server's own model is not in the registry, and has no verdict.
+    last = (await server.ask(client.rollback_model, "lobby"))[-1]
+    assert (last.site.model, last.verdict) == ("tiny@1", "")
 
 
 async def test_a_verdict_belongs_to_the_name_that_is_asked_for(

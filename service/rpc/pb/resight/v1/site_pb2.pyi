@@ -219,7 +219,8 @@ class ReembedSiteRequest(_message.Message):
     """"sites/{site}"."""
     drop_unusable: _builtins.bool
     """Delete the sightings that cannot be embedded again, as no crop was kept or as it cannot be
-    decoded. False: the first one ends the call with CROP_UNUSABLE, and nothing is deleted.
+    decoded. Of more than 1,000 some are deleted before the site gets its model, also where the call
+    then ends early. False: the first one ends the call with CROP_UNUSABLE, and nothing is deleted.
     """
     def __init__(
         self,
@@ -277,19 +278,23 @@ class RollbackModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DROP_UNUSABLE_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sites/{site}"."""
     drop_unusable: _builtins.bool
     """As in ReembedSiteRequest."""
+    force: _builtins.bool
+    """As in ActivateModelRequest: the verdict may have become another one since the site used it."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         drop_unusable: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_unusable", b"drop_unusable", "force", b"force", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,11 +321,11 @@ class ReembedSiteResponse(_message.Message):
     dropped_count: _builtins.int
     """Sightings deleted since the call began, as drop_unusable asked for."""
     adaptation: _builtins.str
-    """Of ActivateModel: the adaptation that gave the model, "sites/{site}/adaptations/{adaptation}".
+    """Of ActivateModel and RollbackModel: the adaptation that gave the model, "sites/{site}/adaptations/{adaptation}".
     Empty where it has no verdict.
     """
     verdict: _builtins.str
-    """Of ActivateModel: the gate's verdict on the model, "promote", "hold" or "reject"; "unjudged" where
+    """Of ActivateModel and RollbackModel: the gate's verdict on the model, "promote", "hold" or "reject"; "unjudged" where
     the gate was due and gave none; "damaged" where the verdict cannot be read. Empty where the gate
     was not due.
     """

@@ -182,7 +182,7 @@ class SiteServiceServicer:
         FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
         this call was being prepared.
         NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
+        FAILED_PRECONDITION / MODEL_UNUSABLE, MODEL_REJECTED, CROP_UNUSABLE: as for ActivateModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -107,7 +107,7 @@ class SiteServiceStub:
     FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
       this call was being prepared.
     NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
+    FAILED_PRECONDITION / MODEL_UNUSABLE, MODEL_REJECTED, CROP_UNUSABLE: as for ActivateModel.
     """
 
 @_typing.type_check_only
@@ -188,7 +188,7 @@ class SiteServiceAsyncStub(SiteServiceStub):
     FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
       this call was being prepared.
     NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-    FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
+    FAILED_PRECONDITION / MODEL_UNUSABLE, MODEL_REJECTED, CROP_UNUSABLE: as for ActivateModel.
     """
 
 class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -308,7 +308,7 @@ class SiteServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION / REEMBED_RUNNING: as for ReembedSite, or the site changed its model while
           this call was being prepared.
         NOT_FOUND / SITE_NOT_FOUND, NOT_FOUND / MODEL_NOT_FOUND,
-        FAILED_PRECONDITION / MODEL_UNUSABLE, CROP_UNUSABLE: as for ActivateModel.
+        FAILED_PRECONDITION / MODEL_UNUSABLE, MODEL_REJECTED, CROP_UNUSABLE: as for ActivateModel.
         """
 
 def add_SiteServiceServicer_to_server(servicer: SiteServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
