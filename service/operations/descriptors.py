@@ -8,9 +8,9 @@ import resource
 log = logging.getLogger("resight")
 
 KEPT_FREE = 160
-"""Descriptors that are not for gRPC connections: database (up to 66), metrics (32), the rest."""
+"""Descriptors that are not for gRPC connections: database (up to 68), metrics (32), the rest."""
 
-_FEWEST_CONNECTIONS = 16
+_MIN_CONNECTIONS = 16
 
 
 def raise_limit() -> int:
@@ -30,7 +30,7 @@ def connections_within(limit: int, wanted: int) -> int:
     """How many of the wanted connections a limit of open files allows; warns if fewer."""
     if limit == resource.RLIM_INFINITY:
         return wanted
-    possible = max(limit - KEPT_FREE, _FEWEST_CONNECTIONS)
+    possible = max(limit - KEPT_FREE, _MIN_CONNECTIONS)
     if possible < wanted:
         log.warning(
             "at most %d connections instead of %d: this process may open %d files; raise its limit "

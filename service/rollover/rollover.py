@@ -41,7 +41,7 @@ T = TypeVar("T")
 PAUSE_S = 1.0
 """Seconds that enrollment is refused for at a time; longer only where one step takes longer."""
 
-MOST_DROPPED_AT_ONCE = 1000
+MAX_DROPPED_AT_ONCE = 1000
 """Most unusable sightings that are dropped in the transaction that binds the site."""
 
 _PORTION = 500
@@ -101,7 +101,8 @@ class Rollover:
         self._monotonic = monotonic
         self._metrics = metrics
         self._batch = batch
-        self._dropped: set[int] = set()
+        self._handled: set[int] = set()
+        self._dropped = 0
         self.state = RolloverState.RE_EMBEDDING
 
     @property
@@ -135,13 +136,13 @@ class Rollover:
                     begun = self._monotonic()
                     dropped = await self._try_to_bind(work, following)
                     paused = self._monotonic() - begun
-        elif self._sites.get(site) is None:
-            await self._build_index()
+        else:
+            live = self._sites.get(site)
+            if live is None or live.model.fingerprint != self.model.fingerprint:
+                await self._build_index()
         self.state = RolloverState.DONE
         now = self._sites.as_site(await asyncio.to_thread(self._store.site, site))
-        yield RolloverProgress(
-            now.sightings, now.sightings, len(self._dropped) + (dropped or 0), now
-        )
+        yield RolloverProgress(now.sightings, now.sightings, self._dropped + (dropped or 0), now)
 
     async def _drop_most(self, work: Reembedding, following: NextIndex) -> None:
         """Drop unusable sightings, but for the few that binding drops at once.
@@ -149,15 +150,16 @@ class Rollover:
         Others write between two portions. Where the rollover ends early, these are gone already.
         """
         site = self._activation.site
-        rows = sorted(set(work.unusable) - self._dropped)
-        for start in range(0, len(rows) - MOST_DROPPED_AT_ONCE, _PORTION):
+        rows = sorted(set(work.unusable) - self._handled)
+        for start in range(0, len(rows) - MAX_DROPPED_AT_ONCE, _PORTION):
             portion = rows[start : start + _PORTION]
-            await _completed(
+            gone = await _completed(
                 self._store.drop_sightings(
                     site, self.model.fingerprint, portion, following.checked.site, self._gone
                 )
             )
-            self._dropped.update(portion)
+            self._handled.update(portion)
+            self._dropped += len(gone)  # their owners may have deleted the others
 
     def _gone(self, sightings: Sequence[str]) -> None:
         """Called by the writer's thread after the commit."""
@@ -174,7 +176,7 @@ class Rollover:
         until = self._monotonic() + paused
         row, embedded = await asyncio.to_thread(self._count)
         seen, unusable = work.seen, len(work.unusable)
-        lacking = row.sightings - embedded - (unusable - len(self._dropped))
+        lacking = row.sightings - embedded - (unusable - len(self._handled))
         async with aclosing(work.run(self._batch, hurry=paused > 0)) as steps:
             async for _ in steps:
                 now = embedded + work.seen - seen - (len(work.unusable) - unusable)
@@ -238,7 +240,10 @@ class Rollover:
         self.state = RolloverState.DONE
 
     async def _build_index(self) -> None:
-        """Let a site answer that is bound to the model, but whose model was not loaded at start."""
+        """Let a site answer with the model that it is bound to.
+
+        The model was not loaded at the start, or what follows the commit that bound it has failed.
+        """
         site = self._activation.site
         following = await asyncio.to_thread(self._sites.prepare, site, self.model)
         with self._sites.preparing(following):

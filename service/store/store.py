@@ -104,7 +104,10 @@ class Store:
     """Everything that is durable. One process at a time may have it open."""
 
     def __init__(self, reader: Engine, writer: Engine, metrics: Metrics) -> None:
+        """Keep one of the reader's connections for the writer."""
         self._reader = reader
+        # What the writer reads after a commit waits for no other read, as every write waits for it.
+        self._reader_of_writer = reader.connect()
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
         self._log = LogEmptier(writer, self._in_writer)
@@ -126,11 +129,11 @@ class Store:
         """
         with opening(path):
             refuse_lone_log(path)
-            reader, writer = open_sqlite(path, readers=readers)
+            reader, writer = open_sqlite(path, readers=readers + 1)
             try:
                 _create_or_check(writer, path)
                 check_log(writer)
-                open_all(reader, readers)
+                open_all(reader, readers + 1)
             except BaseException:
                 reader.dispose()
                 writer.dispose()
@@ -151,6 +154,7 @@ class Store:
         self._log.close()
         self._backlog.close()
         self._writer.close()
+        self._reader_of_writer.close()
         self._reader.dispose()
         self._write_engine.dispose()
 
@@ -610,6 +614,10 @@ class Store:
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one state of all tables; raises `StoreError`, `StoreBusyError`."""
         try:
+            if self._writer.is_current_thread():
+                with self._reader_of_writer.begin():
+                    yield self._reader_of_writer
+                return
             with self._reader.begin() as connection:
                 yield connection
         except DBAPIError as error:

@@ -74,6 +74,10 @@ class Writer:
             self._queue.put(write)
         return write.future
 
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs in the writer's thread, as what is called after a commit does."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
         """Finish what is queued, then stop."""
         with self._lock:

@@ -82,6 +82,19 @@ def test_no_call_opens_a_file(
     store.close()
 
 
+def test_what_the_writer_reads_waits_for_no_other_read(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(database, new_metrics(), readers=1)
+    monkeypatch.setattr(store._reader.pool, "_timeout", 0.01)
+    found: list[object] = []
+    with store.reading():
+        for _ in range(2):
+            store.submit(lambda _: None, lambda _: found.append(store.sites())).result(10)
+    assert found == [[], []]
+    store.close()
+
+
 def test_a_read_waits_for_a_connection_and_is_refused_clearly(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

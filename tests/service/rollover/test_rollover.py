@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,13 +25,14 @@ from service.errors import (
     ModelMismatchError,
     RolloverRunningError,
     SiteNotFoundError,
+    StoreError,
 )
 from service.gallery.live_sites import LiveSites
 from service.operations.metrics import Metrics, new_metrics
 from service.rollover.rollover import Activation, Rollover, RolloverState
 from service.store.records import IdempotencyKey, NewRow
 from service.store.store import Store
-from service.types import ModelInfo, Vector
+from service.types import ModelInfo, RolloverProgress, Vector
 from tests.support.galleries import (
     DIMENSION,
     ONE,
@@ -52,6 +55,10 @@ async def embed_two(images: Sequence[bytes], *, hurry: bool) -> list[Vector | Ca
 async def reembed(rooms: Rooms, embed: Any = embed_two, **options: Any) -> list[Any]:
     """The steps of a rollover to the server's own model."""
     return [step async for step in rooms.roll_over(rooms.gallery.model, embed, **options)]
+
+
+async def consumed(steps: AsyncGenerator[RolloverProgress]) -> list[RolloverProgress]:
+    return [step async for step in steps]
 
 
 @pytest.fixture
@@ -165,7 +172,7 @@ async def test_reembed_with_unusable_crops(open_rooms: Open) -> None:
 async def test_many_unusable_crops_are_dropped_in_portions(
     open_rooms: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.rollover.rollover, "MOST_DROPPED_AT_ONCE", 2)
+    monkeypatch.setattr(service.rollover.rollover, "MAX_DROPPED_AT_ONCE", 2)
     monkeypatch.setattr(service.rollover.rollover, "_PORTION", 3)
     async with open_rooms("1", keep_crops=False) as rooms:
         await rooms.gallery.create_site("lobby")
@@ -178,6 +185,8 @@ async def test_many_unusable_crops_are_dropped_in_portions(
 
         def dropping(site: str, model: str, rows: Sequence[int], *more: Any) -> Any:
             dropped.append(len(rows))
+            if len(dropped) == 1:  # its owner deletes one meanwhile
+                rooms.store.delete_sighting("lobby", "gone0", lambda _: None).result(10)
             assert rooms.store.site("lobby").model == ONE
             return drop(site, model, rows, *more)
 
@@ -189,7 +198,7 @@ async def test_many_unusable_crops_are_dropped_in_portions(
         monkeypatch.setattr(rooms.store, "bind_site", binding)
         steps = [step async for step in rooms.roll_over(model("2"), embed_two, drop_unusable=True)]
         assert (dropped, bound) == ([3, 3, 3], [3])
-        assert (steps[-1].embedded, steps[-1].dropped) == (2, 10)
+        assert (steps[-1].embedded, steps[-1].dropped) == (2, 9)
         (found,) = await rooms.gallery.search("lobby", TWO, [vector(100)], limit=10)
         assert matches(found) == by_hand({"s0": 100, "s1": 101}, 100)
         assert rooms.store.site("lobby").sightings == 2
@@ -404,6 +413,28 @@ async def test_the_same_name_with_other_weights_is_another_model(open_rooms: Ope
     async with open_rooms(changed) as rooms:
         with pytest.raises(ModelMismatchError, match=r"fingerprint 111111111111.*999999999999"):
             await rooms.gallery.search("lobby", "9" * 64, [vector(1)], limit=1)
+
+
+@pytest.mark.usefixtures("five_of_model_one")
+async def test_a_site_whose_index_was_not_changed_after_the_commit_is_mended_by_another_rollover(
+    open_rooms: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rooms("1", batch=9) as rooms:
+
+        def use(_: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rooms.sites, "use", use)
+            with pytest.raises(StoreError):
+                await consumed(rooms.roll_over(model("2"), embed_two))
+        assert (rooms.store.site("lobby").model, rooms.sites.models()) == (TWO, {ONE})
+        (last,) = await consumed(rooms.roll_over(model("2"), embed_two))
+        assert (last.site.model, rooms.sites.models()) == ("m@2", {TWO})
+        await rooms.gallery.enroll("lobby", TWO, [item("next", 109)])
+        (found,) = await rooms.gallery.search("lobby", TWO, [vector(101)], limit=10)
+        numbers = {f"s{n}": 100 + n for n in range(5)} | {"next": 109}
+        assert matches(found) == by_hand(numbers, 101)
 
 
 class SlowStore(Store):
