@@ -87,12 +87,14 @@ embeddings = Table(
 )
 
 # Of which models a site has vectors, or is getting them. unwanted: they are being wiped.
+# generation: how often they became wanted again; a pass that wipes them is of one generation.
 site_vectors = Table(
     "site_vectors",
     metadata,
     _of_site(primary_key=True),
     Column("model", ForeignKey("models.fingerprint"), primary_key=True),
     Column("unwanted", Boolean, nullable=False),
+    Column("generation", Integer, nullable=False),
 )
 
 requests = Table(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, case, delete, func, insert, select, tuple_, update
 
 from service.store.tables import (
     activations,
@@ -33,10 +33,14 @@ _CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A pass over the sightings of a site that wipes vectors of models, up to the id `after`."""
+    """A pass over the sightings of a site that wipes vectors of models, up to the id `after`.
+
+    models: with their generation. One that became wanted meanwhile, and unwanted again, has another
+    one, and gets a pass of its own from the beginning.
+    """
 
     site: int
-    models: frozenset[str]
+    models: frozenset[tuple[str, int]]
     after: str
 
 
@@ -51,9 +55,12 @@ class Wiped:
 def want_vectors(connection: Connection, site: int, model: str) -> None:
     """Note that a site has vectors of a model, which are to be kept."""
     known = (site_vectors.c.site == site) & (site_vectors.c.model == model)
-    changed = connection.execute(update(site_vectors).where(known).values(unwanted=False))
-    if changed.rowcount == 0:
-        connection.execute(insert(site_vectors).values(site=site, model=model, unwanted=False))
+    generation = site_vectors.c.generation + case((site_vectors.c.unwanted, 1), else_=0)
+    wanted = update(site_vectors).where(known).values(unwanted=False, generation=generation)
+    if connection.execute(wanted).rowcount == 0:
+        connection.execute(
+            insert(site_vectors).values(site=site, model=model, unwanted=False, generation=0)
+        )
 
 
 def move_to_deleted_site(connection: Connection, rows: Sequence[int], model: str) -> None:
@@ -112,13 +119,15 @@ def _next_pass(connection: Connection) -> Pass | None:
     site = connection.execute(select(site_vectors.c.site).where(unwanted).limit(1)).scalar()
     if site is None:
         return None
-    models = select(site_vectors.c.model).where(site_vectors.c.site == site, unwanted)
-    return Pass(site, frozenset(connection.execute(models).scalars()), after="")
+    query = select(site_vectors.c.model, site_vectors.c.generation)
+    found = connection.execute(query.where(site_vectors.c.site == site, unwanted))
+    return Pass(site, frozenset((row.model, row.generation) for row in found), after="")
 
 
 def _wipe_vectors(connection: Connection, going: Pass) -> Pass | None:
     """Continue a pass; None: it is at its end."""
-    of_pass = (site_vectors.c.site == going.site) & site_vectors.c.model.in_(going.models)
+    known = tuple_(site_vectors.c.model, site_vectors.c.generation)
+    of_pass = (site_vectors.c.site == going.site) & known.in_(going.models)
     # A rollover to one of them that has begun meanwhile keeps its vectors.
     still = select(site_vectors.c.model).where(of_pass, site_vectors.c.unwanted.is_(True))
     models = list(connection.execute(still).scalars())

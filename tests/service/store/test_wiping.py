@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, Engine, Table, func, select, update
+from sqlalchemy import Connection, Engine, Table, func, insert, select, update
 
 import service.store.wiping
 from service.operations.metrics import new_metrics
@@ -132,7 +132,7 @@ def test_vectors_that_are_wanted_again_stay(engine: Engine) -> None:
         both = site_vectors.c.site == lobby, site_vectors.c.model.in_([ONE, THREE])
         connection.execute(update(site_vectors).where(*both).values(unwanted=True))
         first = wipe_chunk(connection, None)
-        assert first.next == Pass(lobby, frozenset((ONE, THREE)), "s2")
+        assert first.next == Pass(lobby, frozenset({(ONE, 0), (THREE, 0)}), "s2")
         want_vectors(connection, lobby, THREE)
         going: Pass | None = first.next
         while going is not None:
@@ -146,6 +146,26 @@ def test_vectors_that_are_wanted_again_stay(engine: Engine) -> None:
         )
         held = {tuple(row) for row in connection.execute(query)}
         assert held == {(TWO, 7), (THREE, 4)}
+
+
+def test_what_is_unwanted_again_within_a_pass_is_wiped_from_the_beginning(engine: Engine) -> None:
+    with engine.begin() as connection:
+        lobby = number(connection, "lobby")
+        known = site_vectors.c.site == lobby, site_vectors.c.model == THREE
+        connection.execute(update(site_vectors).where(*known).values(unwanted=True))
+        going = wipe_chunk(connection, None).next
+        assert going is not None
+        assert going.after == "s2"
+        want_vectors(connection, lobby, THREE)
+        named = sightings.c.site == lobby, sightings.c.sighting == "s0"
+        row = connection.execute(select(sightings.c.row).where(*named)).scalar_one()
+        connection.execute(insert(embeddings).values(row=row, model=THREE, vector=b"new"))
+        connection.execute(update(site_vectors).where(*known).values(unwanted=True))
+        while not (done := wipe_chunk(connection, going)).over:
+            going = done.next
+        of_three = select(func.count()).select_from(embeddings).join(sightings)
+        of_three = of_three.where(sightings.c.site == lobby, embeddings.c.model == THREE)
+        assert connection.execute(of_three).scalar_one() == 0
 
 
 def test_what_becomes_unwanted_during_a_pass_has_a_pass_of_its_own(engine: Engine) -> None:
