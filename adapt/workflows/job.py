@@ -6,6 +6,7 @@ again with the same arguments.
 
 from __future__ import annotations
 
+import errno
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -34,23 +35,38 @@ from models.job_contract import (
     JobOutcome,
 )
 
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Of a disk, a quota or a limit that has no room, or of a disk that fails for a moment."""
+
 
 def outcome_of(error: AdaptError | ModelError | OSError, folder: Path) -> JobOutcome:
-    """How the training of a job ended with an error: stopped where it can continue, else failed."""
+    """How the training of a job ended with an error: stopped where it can continue, else failed.
+
+    Raises `error` itself where it is an OSError that another try would not mend.
+    """
     if isinstance(error, OSError):  # the run is over: its model could not be written
-        return JobOutcome(state="stopped", reason=WriteError.reason, error=str(error))
+        return _stopped_by_disk(error)
     if error.reason in TRANSIENT_REASONS and _is_unfinished(folder / RUN_FOLDER):
         return JobOutcome(state="stopped", reason=error.reason, error=str(error))
     return JobOutcome(state="failed", reason=error.reason, error=str(error))
 
 
 def gate_outcome_of(error: AdaptError | ModelError | OSError) -> JobOutcome:
-    """How the gate of a job ended with an error: stopped where another try may succeed."""
+    """How the gate of a job ended with an error: stopped where another try may succeed.
+
+    Raises `error` itself as `outcome_of`.
+    """
     if isinstance(error, OSError):
-        return JobOutcome(state="stopped", reason=WriteError.reason, error=str(error))
+        return _stopped_by_disk(error)
     if error.reason in TRANSIENT_REASONS:
         return JobOutcome(state="stopped", reason=error.reason, error=str(error))
     return JobOutcome(state="failed", reason=error.reason, error=str(error))
+
+
+def _stopped_by_disk(error: OSError) -> JobOutcome:
+    if error.errno not in _DISK_ERRORS:
+        raise error
+    return JobOutcome(state="stopped", reason=WriteError.reason, error=str(error))
 
 
 def run_job(folder: Path, stop: StopRequest) -> JobOutcome:

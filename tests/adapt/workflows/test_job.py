@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -399,7 +400,15 @@ def test_a_gate_that_meets_a_full_disk_can_be_tried_again(judged: tuple[Path, Pa
     assert outcome(folder)["state"] == "stopped"
     assert not (folder / "gate.json").exists()
     assert judge(folder, old) == 0
-    assert gate_outcome_of(OSError("full")).state == "stopped"
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        full = OSError(number, os.strerror(number))
+        assert gate_outcome_of(full).state == "stopped"
+        assert outcome_of(full, folder).state == "stopped"
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with pytest.raises(PermissionError):  # it would end so each time
+        gate_outcome_of(refused)
+    with pytest.raises(PermissionError):
+        outcome_of(refused, folder)
     assert gate_outcome_of(ConfigError("no such device")).state == "failed"
 
 
