@@ -13,7 +13,12 @@ from service.client import DEFAULT_SERVER, CallFailedError, ClientError, Resight
 from service.types import RolloverProgress, Site
 
 DropUnusable = Annotated[
-    bool, typer.Option("--drop-unusable", help="Delete sightings without a usable kept crop.")
+    bool,
+    typer.Option(
+        "--drop-unusable",
+        help="Delete sightings without a usable kept crop. Of more than 1,000 some are deleted "
+        "before the site gets its model, also where the rollover then ends early.",
+    ),
 ]
 
 sites = typer.Typer(help="Sites: one gallery each.", no_args_is_help=True)

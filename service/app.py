@@ -48,7 +48,7 @@ from service.types import ModelInfo
 log = logging.getLogger("resight")
 
 _OTHER_READERS = 8
-_MOST_READERS = 32
+_MAX_READERS = 32
 
 EngineLoader: TypeAlias = Callable[[Bundle, Settings], tuple[Engine, bool]]
 """Gives the engine of a bundle, and whether it fell back to the CPU."""
@@ -227,7 +227,7 @@ def _new_id() -> str:
 
 def _readers(settings: Settings) -> int:
     """Connections of the database: one for each search, some for all else that reads."""
-    return min(threads_or_cores(settings.search_threads) + _OTHER_READERS, _MOST_READERS)
+    return min(threads_or_cores(settings.search_threads) + _OTHER_READERS, _MAX_READERS)
 
 
 def _gallery_settings(settings: Settings) -> GallerySettings:

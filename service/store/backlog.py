@@ -20,7 +20,7 @@ log = logging.getLogger("resight.store")
 LARGE_BYTES = 64_000_000
 """Smaller logs are left to the writer, who moves them within some of its commits."""
 
-MOST_PAGES = 4000
+MAX_PAGES = 4000
 """Pages of the log that the writer may move in one commit."""
 
 _POLL_S = 1.0
@@ -66,11 +66,11 @@ class Backlog:
         left = move_log(self._reader)
         if left is None:
             return
-        if left > MOST_PAGES and not self._beside:
+        if left > MAX_PAGES and not self._beside:
             log.info("a long read keeps the write-ahead log large: it is moved beside the writer")
             self._in_writer(lambda: move_log_at_commits(self._writer, False)).result()
             self._beside = True
-        elif left <= MOST_PAGES and self._beside:
+        elif left <= MAX_PAGES and self._beside:
             self._in_writer(self._as_usual).result()
             self._beside = False
 

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def engines(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Engine, Engine]]:
     monkeypatch.setattr(service.store.backlog, "LARGE_BYTES", 100_000)
-    monkeypatch.setattr(service.store.backlog, "MOST_PAGES", 10)
+    monkeypatch.setattr(service.store.backlog, "MAX_PAGES", 10)
     reader, writer = open_sqlite(database)
     with writer.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (x)")
