@@ -74,6 +74,7 @@ def test_no_row_finds_what_it_asks_for(word: Word) -> None:
         ("class Answer: ...", "service/a.py"),
         ("least_crops = 1", "adapt/a.py"),
         ("most_crops = 1", "adapt/a.py"),
+        ("_MOST_CROPS = 1", "adapt/a.py"),
         ("fewest_crops = 1", "adapt/a.py"),
         ("# moves a site to the server's own model", "service/a.py"),
         ("# the site switches to the new model", "service/a.py"),
