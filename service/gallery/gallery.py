@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -175,15 +176,20 @@ class Gallery:
     # --- sightings
 
     async def earlier_outcome(
-        self, site: str, key: IdempotencyKey
+        self, site: str, key: IdempotencyKey, room: Callable[[], Awaitable[int]] | None = None
     ) -> list[Enrolled | CallError] | None:
-        """The result of an earlier `enroll` with this request id, None if there was none."""
+        """The result of an earlier `enroll` with this request id, None if there was none.
+
+        room: is asked before sightings are read, how many bytes of attributes they may have.
+        """
         self._sites.check_enrollment(site)
         model = (await self.require_ready(site)).fingerprint
         outcome = await self._read(
             lambda: self._store.earlier_outcome(site, model, key, self._oldest_request())
         )
-        return None if outcome is None else await self._as_enrolled(site, outcome)
+        if outcome is None:
+            return None
+        return await self._as_enrolled(site, outcome, sys.maxsize if room is None else await room())
 
     async def enroll(
         self,
@@ -191,6 +197,8 @@ class Gallery:
         model: str,
         items: Sequence[tuple[NewSighting, Vector] | CallError],
         key: IdempotencyKey | None = None,
+        *,
+        max_bytes: int = sys.maxsize,
     ) -> list[Enrolled | CallError]:
         """Store sightings durably, in one transaction; one of a known id is replaced.
 
@@ -199,6 +207,7 @@ class Gallery:
             model: fingerprint of the model that made the embeddings.
             items: sightings with their embeddings; items that failed before pass through.
             key: if an earlier call had the same one, nothing is stored, and its result is returned.
+            max_bytes: of the attributes of such a result; further ones are left out.
 
         Returns:
             The result of each item.
@@ -230,7 +239,7 @@ class Gallery:
             )
         )
         if outcome.repeated:
-            return await self._as_enrolled(site, outcome)
+            return await self._as_enrolled(site, outcome, max_bytes)
         replaced = {i.id for i in outcome.items if isinstance(i, Stored) and i.replaced}
         return [
             row
@@ -366,9 +375,11 @@ class Gallery:
             (running.reference, running.fingerprint),
         )
 
-    async def _as_enrolled(self, site: str, outcome: EnrollOutcome) -> list[Enrolled | CallError]:
+    async def _as_enrolled(
+        self, site: str, outcome: EnrollOutcome, max_bytes: int
+    ) -> list[Enrolled | CallError]:
         ids = [item.id for item in outcome.items if not isinstance(item, CallError)]
-        found = await self._read(lambda: self._store.sightings_by_id(site, ids))
+        found = await self._read(lambda: self._store.sightings_by_id(site, ids, max_bytes))
         return [
             item
             if isinstance(item, CallError)

@@ -40,13 +40,14 @@ class Metrics:
         )
         self.rpc_in_flight = Gauge(
             "resight_rpc_in_flight",
-            "Calls that are being worked on, or whose answer is being sent.",
+            "Calls that arrive, are being worked on, or whose answer is being sent.",
             registry=registry,
         )
         self.rejected = Counter(
             "resight_calls_rejected_total",
-            "Calls refused before any work; reason: queue (too many images wait), concurrency "
-            "(too many calls), bytes (too many requests arrive), shutdown.",
+            "Calls refused; reason: queue (too many images wait), concurrency (too many calls), "
+            "bytes (too many requests arrive, or too many answers are made or sent: a search has "
+            "embedded its images by then), shutdown.",
             ("reason",),
             registry=registry,
         )

@@ -14,6 +14,9 @@ from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 
+MAX_ADAPTATION_BYTES = 64 * 1024
+"""Most bytes of an adaptation on the wire, without its rounds."""
+
 
 class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
     """AdaptationService."""
@@ -31,8 +34,12 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
     async def GetAdaptation(  # noqa: N802
         self, request: adaptation_pb2.GetAdaptationRequest, context: Context
     ) -> Serialized:
-        found = await self._adaptations.get(*parse_adaptation(request.name))
-        return await self._answers.make(lambda: adaptation_to_wire(*found).SerializeToString())
+        name = parse_adaptation(request.name)
+        reservation = await self._answers.reserve(self._answers.max_bytes, context)
+        found = await self._adaptations.get(*name)
+        return await self._answers.make(
+            lambda: adaptation_to_wire(*found).SerializeToString(), reservation
+        )
 
     async def ListAdaptations(  # noqa: N802
         self, request: adaptation_pb2.ListAdaptationsRequest, context: Context
@@ -41,8 +48,9 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
         size = page_size(request.page_size)
         call = b"adaptations" + request.parent.encode()
         after = decode_token(call, request.page_token)
+        reservation = await self._answers.reserve(size * MAX_ADAPTATION_BYTES, context)
         found = await self._adaptations.page(site, after=after, limit=size + 1)
-        return await self._answers.make(lambda: self._page(found, size, call))
+        return await self._answers.make(lambda: self._page(found, size, call), reservation)
 
     def _page(self, found: list[Adaptation], size: int, call: bytes) -> bytes:
         pages = adaptation_pb2.ListAdaptationsResponse

@@ -80,10 +80,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         site = names.parse_site(request.parent)
         check_items(len(request.items), self._max_items, "items")
         key = await asyncio.to_thread(_idempotency_key, request)
-        results, model = await self._with_model_of(
-            site, lambda model: self._enroll(site, model, request.items, key)
+        (results, reserved), model = await self._with_model_of(
+            site, lambda model: self._enroll(site, model, request.items, key, context)
         )
-        return await self._answers.make(lambda: self._enrolled(site, results, model))
+        return await self._answers.make(lambda: self._enrolled(site, results, model), reserved)
 
     def _enrolled(
         self, site: str, results: Sequence[Enrolled | CallError], model: LoadedModel
@@ -125,10 +125,19 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         model: LoadedModel,
         items: Sequence[gallery_pb2.EnrollItem],
         key: IdempotencyKey | None,
-    ) -> list[Enrolled | CallError]:
-        earlier = None if key is None else await self._gallery.earlier_outcome(site, key)
+        context: Context,
+    ) -> tuple[list[Enrolled | CallError], Reservation]:
+        """The results, and bytes for their answer: reserved before sightings are stored or read."""
+        reserved: list[Reservation] = []
+
+        async def room() -> int:
+            expected = len(items) * _expected_bytes(Detail())
+            reserved.append(await self._answers.reserve(expected, context))
+            return self._answers.max_bytes
+
+        earlier = None if key is None else await self._gallery.earlier_outcome(site, key, room)
         if earlier is not None:
-            return earlier
+            return earlier, reserved[0]
         parsed = await asyncio.to_thread(lambda: [_parse_item(item) for item in items])
         sound = [item for item in parsed if isinstance(item, NewSighting)]
         vectors = iter(await model.embed([new.image for new in sound]) if sound else [])
@@ -139,7 +148,16 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 continue
             vector = next(vectors)
             embedded.append(vector if isinstance(vector, CallError) else (item, vector))
-        return await self._gallery.enroll(site, model.info.fingerprint, embedded, key)
+        expected = sum(_expected_of(item) for item in parsed)
+        reservation = await self._answers.reserve(expected, context)
+        try:
+            stored = await self._gallery.enroll(
+                site, model.info.fingerprint, embedded, key, max_bytes=expected
+            )
+        except BaseException:
+            reservation.release()
+            raise
+        return stored, reservation
 
     async def SearchSightings(  # noqa: N802
         self, request: gallery_pb2.SearchSightingsRequest, context: Context
@@ -280,6 +298,14 @@ async def _vectors(
 def _expected_bytes(detail: Detail) -> int:
     """Most bytes of one sighting in an answer."""
     return MAX_SIGHTING_BYTES + (MAX_ATTRIBUTES_BYTES if detail.attributes else 0)
+
+
+def _expected_of(item: NewSighting | CallError) -> int:
+    """Most bytes of one item in the answer to its enrollment."""
+    if isinstance(item, CallError):
+        return MAX_ERROR_BYTES
+    texts = item.attributes.items()
+    return MAX_SIGHTING_BYTES + sum(16 + 4 * (len(key) + len(value)) for key, value in texts)
 
 
 def _idempotency_key(request: gallery_pb2.EnrollSightingsRequest) -> IdempotencyKey | None:

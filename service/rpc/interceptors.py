@@ -66,6 +66,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._max_transfer_s = max_transfer_s
         self._running: Counter[str] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
+        # Of each client those whose requests have not arrived.
+        self._arriving: dict[str, Counter[str]] = {kind: Counter() for kind in self._limits}
         self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -96,10 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def call(_: Any, context: Context) -> bytes:
             with self._watched(method, context) as outcome:
                 try:
-                    self._admit("calls", context)
-                    request = await self._arrival.read(
-                        method, handler.request_deserializer, context
-                    )
+                    request = await self._request("calls", method, handler, context)
                     answer = _serialized(await handler.unary_unary(request, context))
                 except Exception as error:  # noqa: BLE001 - the outermost of our frames
                     failure = outcome.failed(error)
@@ -115,10 +114,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def call(_: Any, context: Context) -> None:
             with self._watched(method, context) as outcome:
                 try:
-                    self._admit("watches" if method == _WATCH else "rollovers", context)
-                    request = await self._arrival.read(
-                        method, handler.request_deserializer, context
-                    )
+                    kind = "watches" if method == _WATCH else "rollovers"
+                    request = await self._request(kind, method, handler, context)
                     async with aclosing(handler.unary_stream(request, context)) as answers:
                         async for answer in answers:
                             sending = self._limit_sending(context)
@@ -143,8 +140,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             connections.begin(context)
             try:
                 if handler.unary_stream is not None:
-                    self._admit(_FOREIGN, context)
+                    self._require_place(_FOREIGN)
                 request = await arrival.read("", parse, context)
+                if handler.unary_stream is not None:
+                    self._admit(_FOREIGN, context)
             except CallError as error:
                 failure = _without_frames(error)
             else:
@@ -154,9 +153,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def many(_: Any, context: Context) -> AsyncIterator[Any]:
             connections.begin(context)
             try:
-                self._admit(_FOREIGN, context)
+                self._require_place(_FOREIGN)
                 async with aclosing(arrival.all(parse, context)) as requests:
-                    async for answer in handler.stream_stream(requests, context):
+                    counted = self._counted(requests, context)
+                    async for answer in handler.stream_stream(counted, context):
                         yield answer
             except CallError as error:
                 failure = _without_frames(error)
@@ -170,24 +170,57 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             return grpc.stream_stream_rpc_method_handler(one, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(one, None, handler.response_serializer)
 
+    async def _counted(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """The requests of reflection; its stream counts from the first one on."""
+        first = True
+        async for request in requests:
+            if first:
+                self._admit(_FOREIGN, context)
+            first = False
+            yield request
+
+    async def _request(self, kind: str, method: str, handler: Any, context: Context) -> Any:
+        """The request of a call; from its arrival on the call counts until its answer is sent.
+
+        Not before: calls that send nothing would take the places of those that do.
+        """
+        arriving, client = self._arriving[kind], context.peer()
+        # A client with few calls comes in always; all others share what is left of the limit.
+        if arriving.total() >= self._limits[kind] <= arriving[client] * len(arriving):
+            raise self._too_many(kind)
+        self._require_place(kind)
+        self._metrics.rpc_in_flight.inc()
+        when_over(context, lambda _: self._metrics.rpc_in_flight.dec())
+        arriving[client] += 1
+        try:
+            request = await self._arrival.read(method, handler.request_deserializer, context)
+        finally:
+            arriving[client] -= 1
+            if not arriving[client]:
+                del arriving[client]
+        self._admit(kind, context)
+        return request
+
     def _admit(self, kind: str, context: Context) -> None:
         """Count a call until its answer is sent or its client is gone."""
-        if self._running[kind] >= self._limits[kind]:
-            self._metrics.rejected.labels("concurrency").inc()
-            raise OverloadedError(
-                f"{self._limits[kind]} {kind} are running already; try again in {RETRY_S} s",
-                retry_after_s=RETRY_S,
-            )
-
-        in_flight = int(kind != _FOREIGN)
+        self._require_place(kind)
 
         def ended(_: Context) -> None:
             self._running[kind] -= 1
-            self._metrics.rpc_in_flight.dec(in_flight)
 
         self._running[kind] += 1
-        self._metrics.rpc_in_flight.inc(in_flight)
         when_over(context, ended)
+
+    def _require_place(self, kind: str) -> None:
+        if self._running[kind] >= self._limits[kind]:
+            raise self._too_many(kind)
+
+    def _too_many(self, kind: str) -> OverloadedError:
+        self._metrics.rejected.labels("concurrency").inc()
+        return OverloadedError(
+            f"{self._limits[kind]} {kind} are running already; try again in {RETRY_S} s",
+            retry_after_s=RETRY_S,
+        )
 
     def _limit_sending(self, context: Context) -> asyncio.TimerHandle:
         """End the connection of a client that does not read its answer in time.

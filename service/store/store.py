@@ -6,6 +6,7 @@ Reads may be called from any thread. A write gives a future that is done after i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -199,15 +200,31 @@ class Store:
         with self.reading() as connection:
             return connection.execute(query).scalar()
 
-    def sightings_by_id(self, site: str, ids: Sequence[str]) -> dict[str, Sighting]:
-        """Those of the named sightings that exist."""
+    def sightings_by_id(
+        self, site: str, ids: Sequence[str], max_bytes: int = sys.maxsize
+    ) -> dict[str, Sighting]:
+        """Those of the named sightings that exist.
+
+        max_bytes: how many bytes their attributes may have, all together; sightings after the
+        first one that exceeds it come without attributes.
+        """
         found: dict[str, Sighting] = {}
         with self.reading() as connection:
             for start in range(0, len(ids), CHUNK):
-                query = select_sightings(
-                    of_site(sightings, site), sightings.c.sighting.in_(ids[start : start + CHUNK])
-                )
-                found |= {row.sighting: to_sighting(row) for row in connection.execute(query)}
+                chunk = ids[start : start + CHUNK]
+                for detail in (Detail(max_bytes=max_bytes), Detail(attributes=False)):
+                    if detail.attributes and max_bytes < 0:
+                        continue
+                    query = select_sightings(
+                        of_site(sightings, site),
+                        sightings.c.sighting.in_([each for each in chunk if each not in found]),
+                        attributes=detail.attributes,
+                    )
+                    for _, sighting in _read(connection.execute(query), detail):
+                        found[sighting.id] = sighting
+                        max_bytes -= sighting.attribute_bytes
+                    if max_bytes >= 0:
+                        break
         return found
 
     def sightings_by_number(

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from service.client import CallFailedError
+from service.errors import OverloadedError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.operations.metrics import Metrics
 from service.rpc.adaptation_servicer import AdaptationServicer
@@ -21,6 +22,7 @@ from service.rpc.answers import Answers
 from service.rpc.convert_adaptation import adaptation_from_wire
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 from service.types import NewSighting
+from tests.support.fake_call import Call
 from tests.support.fake_process import FakeProcess, FakeStarter
 from tests.support.new_sightings import T0
 from tests.support.raw_client import reason_of
@@ -304,10 +306,30 @@ async def test_pages_end_before_they_are_too_large(metrics: Metrics) -> None:
     request = adaptation_pb2.ListAdaptationsRequest(parent="sites/lobby")
     pages: list[adaptation_pb2.ListAdaptationsResponse] = []
     while not pages or request.page_token:
-        raw = await servicer.ListAdaptations(request, None)  # type: ignore[arg-type]
+        call, free = Call("a"), answers._budget.free
+        raw = await servicer.ListAdaptations(request, call)  # type: ignore[arg-type]
+        assert answers._budget.free == free - len(raw), "it counts until its client has read it"
+        call.end()
         pages.append(adaptation_pb2.ListAdaptationsResponse.FromString(raw))
         request.page_token = pages[-1].next_page_token
     assert [len(page.adaptations) for page in pages] == [2, 2, 1]
     found = [adaptation_from_wire(each)[0] for page in pages for each in page.adaptations]
     assert found == rows.all
+    answers.close()
+
+
+async def test_an_adaptation_is_not_read_without_room_for_its_answer(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.rpc.answers.TURN_S", 0.01)
+    answers = Answers(metrics, max_bytes=1000, total=2000, threads=1)
+    for client in "ab":
+        await answers.reserve(1000, Call(client))  # type: ignore[arg-type]
+    servicer = AdaptationServicer(None, answers)  # type: ignore[arg-type]
+    one = adaptation_pb2.GetAdaptationRequest(name="sites/lobby/adaptations/a")
+    with pytest.raises(OverloadedError):
+        await servicer.GetAdaptation(one, Call("c"))  # type: ignore[arg-type]
+    every = adaptation_pb2.ListAdaptationsRequest(parent="sites/lobby")
+    with pytest.raises(OverloadedError):
+        await servicer.ListAdaptations(every, Call("c"))  # type: ignore[arg-type]
     answers.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -12,8 +13,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from service.jobs.records import MAX_OVERRIDE, MAX_OVERRIDES
 from service.rpc import arrival
-from service.rpc.pb.resight.v1 import embedding_pb2, model_pb2
+from service.rpc.pb.resight.v1 import adaptation_pb2, embedding_pb2, gallery_pb2, model_pb2
+from service.types import MAX_FILTER_VALUES, MAX_LABEL
 from tests.support.fake_engine import FakeEngine
 from tests.support.raw_client import reason_of
 from tests.support.running_server import Running
@@ -28,6 +31,9 @@ EMBED = "/resight.v1.EmbeddingService/Embed"
 ENROLL = "/resight.v1.GalleryService/EnrollSightings"
 SEARCH = "/resight.v1.GalleryService/SearchSightings"
 LIST = "/resight.v1.ModelService/ListModels"
+HEALTH = "/grpc.health.v1.Health/Check"
+WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 class Slow:
@@ -48,7 +54,14 @@ class Slow:
     async def failure(self) -> tuple[str, str]:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await self.call
+        self.end()
         return reason_of(error.value)
+
+    def end(self) -> None:
+        """Cancel the call, and end the task that waits for its request."""
+        self.call.cancel()
+        if not self._message.done():
+            self._message.set_result(None)
 
 
 def channel(running: Running) -> Any:
@@ -108,6 +121,119 @@ async def test_calls_above_the_limit_are_refused_before_they_are_read(start: Sta
         assert len(answer.results) == 1
 
 
+async def test_calls_without_a_message_leave_the_places_to_others(start: Start) -> None:
+    running = await start(max_concurrent_calls=2)
+    async with channel(running) as one, channel(running) as two:
+        silent = [Slow(one, method) for method in (EMBED, LIST)]
+        await until_running(running, 2)
+        assert await Slow(one).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        answer = await two.unary_unary(LIST)(b"")
+        assert model_pb2.ListModelsResponse.FromString(answer).models
+        for call in silent:
+            call.end()
+
+
+async def test_silent_streams_of_health_and_reflection_leave_the_places_to_others(
+    start: Start,
+) -> None:
+    running = await start(max_streams=2)
+    async with channel(running) as one, channel(running) as two:
+        silent = [Slow(one, method) for method in (WATCH_HEALTH, REFLECTION)]
+        await one.unary_unary(LIST)(b"")  # those before have begun
+        watch = two.unary_stream(WATCH_HEALTH)(b"")
+        assert await watch.read()
+        for call in silent:
+            call.send(health_pb2.HealthCheckRequest().SerializeToString())
+        await silent[1].call
+        watch.cancel()
+        silent[0].call.cancel()
+
+
+async def test_a_call_that_arrives_when_all_places_are_taken_is_refused(
+    start: Start, engine: FakeEngine
+) -> None:
+    running = await start(max_concurrent_calls=1)
+    engine.gate.clear()
+    async with channel(running) as one, channel(running) as two:
+        late = Slow(one, LIST)
+        await until_running(running, 1)
+        request = embedding_pb2.EmbedRequest(images=[crop(1)]).SerializeToString()
+        embedding = asyncio.ensure_future(two.unary_unary(EMBED)(request))
+        await engine.has_entered()
+        late.send(b"")
+        assert await late.failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        engine.gate.set()
+        assert await embedding
+
+
+async def test_silent_calls_make_room_for_short_ones_and_for_health(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "ARRIVAL_S", 20.0)
+    monkeypatch.setattr(arrival, "SLOW_S", 20.0)
+    running = await start()
+    async with AsyncExitStack() as stack:
+        wires = [
+            await stack.enter_async_context(channel(running)) for _ in range(arrival.SMALL_PLACES)
+        ]
+        silent = [Slow(wire, LIST) for wire in wires]
+        silent += [Slow(wire, HEALTH) for wire in wires]
+        silent += [Slow(wire, REFLECTION) for wire in wires]
+        await until_running(running, len(wires))
+        async with asyncio.timeout(10), channel(running) as wire:
+            assert await wire.unary_unary(LIST)(b"")
+            assert await wire.unary_unary(HEALTH)(b"")
+            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            stub = reflection_pb2_grpc.ServerReflectionStub(wire)
+            assert [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+        for call in silent:
+            call.end()
+
+
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [
+        (LIST, arrival.MAX_SMALL_BYTES),
+        ("/resight.v1.GalleryService/ListSightings", arrival.MAX_LIST_BYTES),
+        (HEALTH, arrival.MAX_FOREIGN_BYTES),
+        (REFLECTION, arrival.MAX_FOREIGN_BYTES),
+    ],
+)
+async def test_a_request_larger_than_one_of_its_method_can_be(
+    shared_server: Running, method: str, most: int
+) -> None:
+    async with channel(shared_server) as wire:
+        with pytest.raises(grpc.aio.AioRpcError, match=f"more than the {most}") as error:
+            await wire.unary_unary(method)(bytes(most + 1))
+        assert reason_of(error.value) == ("INVALID_ARGUMENT", "BAD_MESSAGE")
+        with pytest.raises(grpc.aio.AioRpcError, match="not a message of this method"):
+            await wire.unary_unary(method)(bytes(most))
+
+
+async def test_the_largest_requests_without_images_are_taken(
+    shared_server: Running, site: str
+) -> None:
+    value = "\U0001d11e" * MAX_LABEL
+    values = [value] * MAX_FILTER_VALUES
+    lists = gallery_pb2.ListSightingsRequest(
+        parent=f"sites/{site}",
+        page_token="x" * 1000,
+        filter=gallery_pb2.SightingFilter(
+            cameras=values, exclude_cameras=values, persons=values, exclude_tracks=values
+        ),
+    )
+    assert lists.ByteSize() < arrival.MAX_LIST_BYTES
+    adaptation = adaptation_pb2.StartAdaptationRequest(
+        parent=f"sites/{site}", overrides=["\U0001d11e" * MAX_OVERRIDE] * MAX_OVERRIDES
+    )
+    assert adaptation.ByteSize() < arrival.MAX_SMALL_BYTES - 1000
+    async with channel(shared_server) as wire:
+        method = "/resight.v1.GalleryService/ListSightings"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await wire.unary_unary(method)(lists.SerializeToString())
+        assert reason_of(error.value) == ("INVALID_ARGUMENT", "BAD_PAGE_TOKEN"), "it was read"
+
+
 async def test_calls_wait_until_there_is_memory_for_their_requests(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +285,7 @@ async def test_a_slow_request_makes_room_for_a_client_that_waits(
         assert len(given_way) == 1
         assert await given_way[0].failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
         for call in (*slow, *others, more):
-            call.call.cancel()
+            call.end()
 
 
 async def test_a_full_queue_refuses_images_before_they_are_read(

@@ -21,9 +21,13 @@ from google.rpc import error_details_pb2
 
 from service.client import CallFailedError, SearchAnswer
 from service.errors import ModelMismatchError
+from service.rpc.answers import Answers
+from service.rpc.budget import Reservation
 from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.pb.resight.v1 import gallery_pb2
-from service.types import Enrolled, NewSighting, SightingFilter
+from service.store.store import Store
+from service.types import Enrolled, NewSighting, Sighting, SightingFilter
+from tests.support.fake_call import Call
 from tests.support.fake_engine import FakeEngine
 from tests.support.new_sightings import T0, sightings
 from tests.support.raw_client import RawClient, reason_of, refusal
@@ -316,6 +320,65 @@ async def test_what_was_enrolled_is_answered_without_attributes_where_they_are_t
     assert with_attributes[:20] == [True] * 20
     assert not with_attributes[-1]
     assert len(await large.ask(large.client.sightings, "lobby", attributes=False)) == 80
+
+
+async def test_a_repeated_call_reads_no_more_than_it_has_reserved(
+    large: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = gallery_pb2.EnrollSightingsRequest(
+        parent="sites/lobby",
+        request_id="r-1",
+        items=[
+            gallery_pb2.EnrollItem(
+                sighting_id=f"s{n:02d}", sighting=gallery_pb2.Sighting(image=crop(n), camera="c1")
+            )
+            for n in range(40)
+        ],
+    )
+    reserved: list[int] = []
+    read: list[int] = []
+    reserve, by_id = Answers.reserve, Store.sightings_by_id
+
+    async def reserving(answers: Answers, expected: int, context: Any) -> Reservation:
+        assert not read, "read before there was room"
+        reserved.append(expected)
+        return await reserve(answers, expected, context)
+
+    def reading(*arguments: Any) -> dict[str, Sighting]:
+        found = by_id(*arguments)
+        read.append(sum(sighting.attribute_bytes for sighting in found.values()))
+        return found
+
+    with RawClient(large.ready.grpc_address) as raw:
+        await asyncio.to_thread(raw.gallery.EnrollSightings, request)
+        await large.ask(large.client.enroll, "lobby", sightings(40, attributes=LARGE))
+        monkeypatch.setattr(Answers, "reserve", reserving)
+        monkeypatch.setattr(Store, "sightings_by_id", reading)
+        again = await asyncio.to_thread(raw.gallery.EnrollSightings, request)
+    assert len(reserved) == 1
+    assert reserved[0] >= MIB
+    assert MIB // 2 < read[0] < MIB + 40_000, "up to the first one that exceeds the bound"
+    assert again.ByteSize() <= MIB
+    assert [result.sighting.name for result in again.results] == [
+        f"sites/lobby/sightings/s{n:02d}" for n in range(40)
+    ]
+
+
+async def test_an_enrollment_has_room_for_its_answer_before_it_stores(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.rpc.answers.TURN_S", 0.01)
+    running = await start(max_answer_bytes=MIB, max_answers_bytes=2 * MIB)
+    await running.ask(running.client.create_site, "lobby")
+    servers_answers = running.server._rpc._answers
+    for client in "ab":
+        await servers_answers.reserve(MIB, Call(client))
+    with RawClient(running.ready.grpc_address) as raw:
+        one = gallery_pb2.EnrollItem(sighting=gallery_pb2.Sighting(image=crop(1), camera="c1"))
+        request = gallery_pb2.EnrollSightingsRequest(parent="sites/lobby", items=[one])
+        refused = ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        assert await refusal(raw.gallery.EnrollSightings, request) == refused
+    assert (await running.ask(running.client.site, "lobby")).sightings == 0
 
 
 async def test_the_largest_sighting_can_be_read(large: Running) -> None:

@@ -166,6 +166,17 @@ def test_more_ids_than_one_statement_takes(lobby: Store, make_row: Callable[...,
     assert len(lobby.sightings_by_id("lobby", ids([row.sighting for row in rows]))) == 1201
 
 
+def test_attributes_of_named_sightings_are_bounded(
+    lobby: Store, make_row: Callable[..., NewRow]
+) -> None:
+    enroll(lobby, *(make_row(f"s{n:04d}", n, attributes={"k": "x" * 9}) for n in range(1201)))
+    names = [f"s{n:04d}" for n in range(1201)]
+    for max_bytes, full in ((-1, 0), (0, 1), (15, 2), (7000, 701), (12_010, 1201)):
+        found = lobby.sightings_by_id("lobby", names, max_bytes)
+        assert sorted(found) == names
+        assert sum(bool(sighting.attributes) for sighting in found.values()) == full
+
+
 def test_sites_do_not_see_each_other(lobby: Store, make_row: Callable[..., NewRow]) -> None:
     lobby.create_site("yard", ONE, NOW, ignore).result(10)
     enroll(lobby, make_row("a", 1, camera="lobby-cam"))
