@@ -142,11 +142,12 @@ async def test_silent_streams_of_health_and_reflection_leave_the_places_to_other
         await one.unary_unary(LIST)(b"")  # those before have begun
         watch = two.unary_stream(WATCH_HEALTH)(b"")
         assert await watch.read()
-        for call in silent:
-            call.send(health_pb2.HealthCheckRequest().SerializeToString())
-        await silent[1].call
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        described = two.stream_stream(REFLECTION)(iter([asked.SerializeToString()]))
+        assert await described.read()
         watch.cancel()
-        silent[0].call.cancel()
+        for call in silent:
+            call.end()
 
 
 async def test_a_call_that_arrives_when_all_places_are_taken_is_refused(
