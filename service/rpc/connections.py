@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import ipaddress
 import logging
 import os
 import socket
+import sys
+import termios
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +28,8 @@ Address: TypeAlias = tuple[str, int]
 LOOK_S = 1.0
 """Seconds between two looks at the connections."""
 
+_LOOK_AGAIN_S = 0.01
+
 _CROWDED = 0.9
 _ENOUGH = 0.75
 
@@ -34,15 +39,39 @@ def peer_address(peer: str) -> Address:
     return _plain(*split_address(unquote(peer).partition(":")[2]))
 
 
-def close_connections(clients: Collection[Address]) -> int:
-    """Close the TCP connections to clients, and so end their calls; how many there were."""
+def close_connections(clients: Collection[Address], *, idle: bool = False) -> int:
+    """Close the TCP connections to clients, and so end their calls; how many there were.
+
+    idle: only those to which no answer is under way.
+    """
     closed = 0
     for connection, client in _connections():
-        if client in clients:
+        if client in clients and not (idle and _sends(connection)):
             with suppress(OSError):  # gone meanwhile
                 connection.shutdown(socket.SHUT_RDWR)
                 closed += 1
     return closed
+
+
+async def delivered(port: int, at_most_s: float) -> None:
+    """Wait until the clients' systems have all that was sent from a port, at most some seconds.
+
+    A connection that is closed before loses it, if its client sends anything meanwhile.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            while await asyncio.to_thread(_any_sends, port):
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+def _any_sends(port: int) -> bool:
+    return any(_sends(connection) for connection, _ in _connections(port))
+
+
+def _sends(connection: socket.socket) -> bool:
+    """Whether there are bytes that the other end has not acknowledged."""
+    count = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(count, sys.byteorder) > 0
 
 
 class IdleConnections:
@@ -92,7 +121,7 @@ class IdleConnections:
             return
         surplus = len(opened) - int(_ENOUGH * self._most)
         longest = set(list(self._idle)[:surplus])
-        closed = await asyncio.to_thread(close_connections, longest)
+        closed = await asyncio.to_thread(close_connections, longest, idle=True)
         log.warning(
             "%d of %d connections open: closed %d idle ones", len(opened), self._most, closed
         )

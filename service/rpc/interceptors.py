@@ -20,7 +20,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from service.errors import CallError, InternalError, OverloadedError
+from service.errors import CallError, InternalError, OverloadedError, ShuttingDownError
 from service.operations.metrics import Metrics
 from service.rpc.arrival import Arrival
 from service.rpc.budget import RETRY_S
@@ -71,9 +71,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
+        self._finishing = False
 
     async def finish(self, at_most_s: float) -> None:
-        """Wait until the answers of all calls are sent, at most some seconds."""
+        """Refuse new calls; wait until those that run are answered, at most some seconds."""
+        self._finishing = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._all_answered.wait(), at_most_s)
 
@@ -184,6 +186,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
 
         Not before: calls that send nothing would take the places of those that do.
         """
+        if self._finishing:
+            self._metrics.rejected.labels("shutdown").inc()
+            raise ShuttingDownError("the server is stopping")
         arriving, client = self._arriving[kind], context.peer()
         # A client with few calls comes in always; all others share what is left of the limit.
         if arriving.total() >= self._limits[kind] <= arriving[client] * len(arriving):
@@ -256,10 +261,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
     def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:
         outcome = _Outcome(method)
         self._connections.begin(context)
-        self._unanswered += 1
-        self._all_answered.clear()
-        # Not at the end of this block: the answer is sent after it.
-        when_over(context, self._answered)
+        if not self._finishing:  # what is refused then is not waited for
+            self._unanswered += 1
+            self._all_answered.clear()
+            # Not at the end of this block: the answer is sent after it.
+            when_over(context, self._answered)
         started = perf_counter()
         try:
             yield outcome

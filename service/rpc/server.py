@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import time
 from collections.abc import Callable
 
 import grpc
@@ -24,7 +25,7 @@ from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.answers import Answers
 from service.rpc.arrival import Arrival
-from service.rpc.connections import IdleConnections
+from service.rpc.connections import IdleConnections, delivered
 from service.rpc.embedding_servicer import EmbeddingServicer
 from service.rpc.freed import FreedMemory
 from service.rpc.gallery_servicer import GalleryServicer
@@ -129,6 +130,7 @@ class RpcServer:
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
         self._address = settings.listen
+        self._port = 0
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -144,6 +146,7 @@ class RpcServer:
         except RuntimeError as error:
             raise PortError(f"cannot listen on {self._address} ({error})") from error
         await self._server.start()
+        self._port = port
         self._watching = asyncio.create_task(self._connections.watch(port))
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -155,10 +158,12 @@ class RpcServer:
         Only calls of our services are waited for: health watches and reflection streams never end.
         """
         await self._health.enter_graceful_shutdown()
-        refusing = asyncio.create_task(self._server.stop(_NO_GRACE_LIMIT_S))
+        started = time.monotonic()
         await self._calls.finish(drain_s)
-        # Closing a connection before its client has read everything loses the last answer. Each
-        # ends by itself when it has no call left; those still open after that are closed.
+        # gRPC closes a connection once it has passed on its last answer, not once it has arrived.
+        rest = drain_s - (time.monotonic() - started)
+        await delivered(self._port, max(rest, _LAST_ANSWERS_S))
+        refusing = asyncio.create_task(self._server.stop(_NO_GRACE_LIMIT_S))
         await asyncio.wait([refusing], timeout=_LAST_ANSWERS_S)
         if not refusing.done():
             await self._server.stop(0)  # the shorter time counts

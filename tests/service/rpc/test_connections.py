@@ -6,13 +6,13 @@ import fcntl
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from service.rpc import connections
-from service.rpc.connections import IdleConnections, close_connections, peer_address
+from service.rpc.connections import IdleConnections, close_connections, delivered, peer_address
 from tests.support.fake_call import Call
 
 
@@ -48,6 +48,30 @@ def test_the_connection_to_one_client_is_closed(listen: str, connect: str, peer:
             assert of_one.recv(1) == b""
             of_other.sendall(b"x")
             assert other.recv(1) == b"x"
+
+
+async def test_an_answer_that_is_under_way_is_not_cut_off() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as connection,
+    ):
+        address, port = client.getsockname(), server.getsockname()[1]
+        connection.setblocking(False)
+        sent = 0
+        with suppress(BlockingIOError):
+            while True:
+                sent += connection.send(bytes(65536))
+        assert close_connections({address}, idle=True) == 0
+        waiting = asyncio.create_task(delivered(port, 10))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await delivered(port, 0.01)  # no longer than that
+        while sent:
+            sent -= len(client.recv(65536))
+        await asyncio.wait_for(waiting, 5)
+        assert close_connections({address}, idle=True) >= 1
+        assert client.recv(1) == b""
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:

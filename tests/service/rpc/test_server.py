@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -14,8 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.client import ClientError
-from service.config import split_address
+from service.client import ClientError, ResightClient
+from service.config import join_address, split_address
 from service.rpc import server
 from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
@@ -99,6 +101,48 @@ async def test_a_running_call_is_answered_whole_while_health_says_not_serving(
     answers = await call
     await stopping
     assert [len(answer.matches) for answer in answers] == [len(items)] * 64
+
+
+class SlowWay:
+    """A relay on the way to a server; answers pass it at 16 MB/s at most."""
+
+    def __init__(self, address: str) -> None:
+        self._server = socket.create_connection(split_address(address))
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = join_address(*self._listening.getsockname())
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        client, _ = self._listening.accept()
+        self._listening.close()
+        threading.Thread(target=self._pass, args=(client, self._server, 0.0), daemon=True).start()
+        self._pass(self._server, client, 1 / 256)
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket, wait_s: float) -> None:
+        with suppress(OSError), source, sink:
+            while data := source.recv(65536):
+                sink.sendall(data)
+                time.sleep(wait_s)
+
+
+async def test_an_answer_reaches_a_client_behind_a_slow_network(start: Callable[..., Any]) -> None:
+    """What the client sends while it reads must not end a connection that the server has closed."""
+    running = await start(drain_s=30.0, max_answer_bytes=32 * 1024 * 1024)
+    await running.ask(running.client.create_site, "lobby")
+    large = {f"a{n}": "x" * 1024 for n in range(16)}
+    items = [NewSighting(image=crop(n), camera="c", attributes=large) for n in range(20)]
+    await running.ask(running.client.enroll, "lobby", items)
+    way = SlowWay(running.ready.grpc_address)
+    with ResightClient(way.address, timeout_s=20) as client:
+        call = asyncio.create_task(
+            running.ask(client.search_many, "lobby", [crop(1)] * 64, limit=len(items))
+        )
+        async with asyncio.timeout(10):
+            while not await running.metric("resight_rpc_in_flight"):
+                await asyncio.sleep(0.001)
+        await running.server.stop()
+        assert [len(answer.matches) for answer in await call] == [len(items)] * 64
 
 
 async def test_a_call_that_takes_longer_than_the_drain_is_ended(
