@@ -82,9 +82,7 @@ class RpcServer:
         metrics: Metrics,
     ) -> None:
         freed = FreedMemory()
-        most = connections_within(
-            resource.getrlimit(resource.RLIMIT_NOFILE)[0], settings.max_connections
-        )
+        most = _most_connections(settings)
         self._connections = IdleConnections(most)
         arrival = _arrival(settings, metrics, freed, pool.require_room)
         self._calls = CallInterceptor(
@@ -171,6 +169,11 @@ class RpcServer:
         if self._watching is not None:
             self._watching.cancel()
         self._answers.close()
+
+
+def _most_connections(settings: Settings) -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections_within(descriptors, settings.max_connections)
 
 
 def _arrival(
