@@ -82,7 +82,7 @@ class RpcServer:
         metrics: Metrics,
     ) -> None:
         freed = FreedMemory()
-        most = _most_connections(settings)
+        most = _connection_limit(settings)
         self._connections = IdleConnections(most)
         arrival = _arrival(settings, metrics, freed, pool.require_room)
         self._calls = CallInterceptor(
@@ -171,7 +171,7 @@ class RpcServer:
         self._answers.close()
 
 
-def _most_connections(settings: Settings) -> int:
+def _connection_limit(settings: Settings) -> int:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return connections_within(descriptors, settings.max_connections)
 
