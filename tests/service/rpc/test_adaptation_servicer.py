@@ -246,7 +246,9 @@ async def test_a_watch_ends_with_the_client_who_asked_for_it(
         request = adaptation_pb2.WatchAdaptationRequest(name=f"sites/lobby/adaptations/{job.id}")
         watching = stub.WatchAdaptation(request)
         await watching.read()
-        assert await lobby.metric("resight_rpc_in_flight") == 1
+        async with asyncio.timeout(10):
+            while await lobby.metric("resight_rpc_in_flight") != 1:
+                await asyncio.sleep(0.01)
         watching.cancel()
     async with asyncio.timeout(10):
         while await lobby.metric("resight_rpc_in_flight"):

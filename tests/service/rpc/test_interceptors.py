@@ -201,7 +201,7 @@ async def test_a_call_counts_until_its_answer_is_read(start: Start) -> None:
         made = {"method": "GalleryService/GetSighting", "code": "OK"}
         while not await running.metric("resight_rpc_duration_seconds_count", **made):
             await asyncio.sleep(0.01)
-        assert await running.metric("resight_rpc_in_flight") == 1
+        await until_running(running, 1)
         assert gallery_pb2.Sighting.FromString(await call.read()).image == image
         await until_running(running, 0)
 
