@@ -108,6 +108,21 @@ async def fill(rooms: Rooms, site: str, rows: int) -> None:
         assert not any(isinstance(result, CallError) for result in outcome)
 
 
+async def enroll_again(rooms: Rooms, site: str, rows: int) -> None:
+    """Replace the first sightings of a site."""
+    for start in range(0, rows, _ROWS_AT_A_TIME // 8):
+        numbers = range(start, min(start + _ROWS_AT_A_TIME // 8, rows))
+        vectors = unit_vectors(len(numbers), start)
+        await rooms.gallery.enroll(
+            site,
+            rooms.models[0].fingerprint,
+            [
+                (NewSighting(CROP, "c1", id=f"s{n:08d}"), vector)
+                for n, vector in zip(numbers, vectors, strict=True)
+            ],
+        )
+
+
 async def add_vectors(rooms: Rooms, site: str, model: ModelInfo) -> None:
     """Let all sightings of a site have vectors of a model."""
     rooms.store.register_model(model.fingerprint, model.reference)
@@ -174,6 +189,12 @@ async def measure(folder: Path, deleted: int, moved: int) -> None:
         print((await waits_during(rooms, idle)).line("nothing else"), flush=True)
 
         await fill(rooms, "deleted", deleted)
+
+        async def again() -> None:
+            await enroll_again(rooms, "deleted", deleted // 2)
+
+        name = f"enroll half of {deleted} again"
+        print((await waits_during(rooms, again)).line(name), flush=True)
 
         async def delete() -> None:
             await rooms.gallery.delete_site("deleted", force=True)

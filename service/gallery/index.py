@@ -4,8 +4,8 @@ faiss computes all inner products of the rows that pass the filter; the best few
 again in double precision, so that an answer does not depend on the order of the rows or on how
 many queries came together. Equal scores are ordered by id.
 
-Row: position in faiss, never used twice between two compactions. An id that is enrolled again gets
-a new row, and its old one is marked dead: faiss would keep both, and removing one is linear.
+Row: position in faiss. An id that is enrolled again keeps its row. The row of a deleted one is
+taken by the last: faiss itself would move all that follow, and each write waits for this one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _SCORE_TOLERANCE = 1e-5
 _EXTRA = 8
 """Candidates beyond the limit, so that few searches have to be repeated for a tie."""
 
-_COMPACT_ABOVE = 1024
-_COMPACT_SHARE = 0.25
-"""Dead rows are removed when there are more than either says."""
+_SPARE_ROWS = 1024
+_SPARE_TIMES = 4
+"""Memory is given back where there is room for more rows than these, and for so many times as many
+as are used: what is copied then is a small part of what was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,6 @@ _COLUMNS = np.dtype(
         ("track", np.int32),
         ("person", np.int32),
         ("time_us", np.int64),
-        ("alive", np.bool_),
     ]
 )
 
@@ -83,9 +83,9 @@ class VectorIndex:
         return len(self._row_of)
 
     @property
-    def rows(self) -> int:
-        """Rows in memory, dead ones included."""
-        return len(self._ids)
+    def room(self) -> int:
+        """Rows that there is memory for."""
+        return len(self._columns)
 
     def upsert(self, entries: Sequence[IndexEntry]) -> None:
         """Add sightings; one of a known id takes its place."""
@@ -95,28 +95,36 @@ class VectorIndex:
         if matrix.shape[1] != self._dimension:
             raise ValueError(f"vectors of {matrix.shape[1]} numbers, not {self._dimension}")
         with self._lock.writing():
-            start = len(self._ids)
-            self._reserve(start + len(entries))
-            self._vectors.add(matrix)
-            for row, entry in enumerate(entries, start):
-                self._kill(entry.id)
+            added = len({entry.id for entry in entries} - self._row_of.keys())
+            self._reserve(len(self._ids) + added)
+            self._vectors.add(np.zeros((added, self._dimension), np.float32))
+            rows = np.array([self._place(entry.id) for entry in entries])
+            self._matrix()[rows] = matrix  # of equal rows the last one counts
+            for row, entry in zip(rows, entries, strict=True):
                 self._columns[row] = (
                     entry.number,
                     self._cameras.add(entry.camera),
                     self._tracks.add(entry.track),
                     self._persons.add(entry.person),
                     entry.time_us,
-                    True,
                 )
-                self._ids.append(entry.id)
-                self._row_of[entry.id] = row
-            self._compact_if_worthwhile()
 
     def delete(self, sighting: str) -> None:
         """Remove a sighting; an unknown id is ignored."""
         with self._lock.writing():
-            self._kill(sighting)
-            self._compact_if_worthwhile()
+            row = self._row_of.pop(sighting, None)
+            if row is None:
+                return
+            last = len(self._ids) - 1
+            moved = self._ids.pop()
+            if row != last:
+                matrix = self._matrix()
+                matrix[row] = matrix[last]
+                self._columns[row] = self._columns[last]
+                self._ids[row] = moved
+                self._row_of[moved] = row
+            self._vectors.ntotal = last
+            self._give_back()
 
     def vector(self, sighting: str) -> Vector | None:
         """The embedding of a sighting, None if it is unknown."""
@@ -158,7 +166,7 @@ class VectorIndex:
 
     def _allowed(self, wanted: SightingFilter) -> NDArray[np.bool_]:
         columns = self._columns[: len(self._ids)]
-        mask = columns["alive"].copy()
+        mask = np.ones(len(columns), np.bool_)
         if wanted.cameras:
             mask &= np.isin(columns["camera"], self._cameras.known(wanted.cameras))
         if wanted.exclude_cameras:
@@ -206,27 +214,30 @@ class VectorIndex:
         hits.sort(key=lambda hit: (-hit.score, hit.id))
         return hits[:limit]
 
+    def _place(self, sighting: str) -> int:
+        """The row of a sighting, a new one at the end where it has none."""
+        row = self._row_of.setdefault(sighting, len(self._ids))
+        if row == len(self._ids):
+            self._ids.append(sighting)
+        return row
+
+    def _matrix(self) -> NDArray[np.float32]:
+        """(rows, D) the vectors where faiss keeps them; until it gets others."""
+        numbers = self._vectors.ntotal * self._dimension
+        view: NDArray[np.float32] = faiss.rev_swig_ptr(self._vectors.get_xb(), numbers)
+        return view.reshape(-1, self._dimension)
+
     def _reserve(self, rows: int) -> None:
         if rows > len(self._columns):
             grown = np.zeros(max(rows, 2 * len(self._columns), 64), _COLUMNS)
             grown[: len(self._columns)] = self._columns
             self._columns = grown
 
-    def _kill(self, sighting: str) -> None:
-        row = self._row_of.pop(sighting, None)
-        if row is not None:
-            self._columns["alive"][row] = False
-
-    def _compact_if_worthwhile(self) -> None:
-        rows = len(self._ids)
-        dead = rows - len(self._row_of)
-        if dead <= max(_COMPACT_ABOVE, _COMPACT_SHARE * rows):
+    def _give_back(self) -> None:
+        used = len(self._ids)
+        if len(self._columns) <= max(_SPARE_ROWS, _SPARE_TIMES * used):
             return
-        kept = np.flatnonzero(self._columns["alive"][:rows])
         fresh = faiss.IndexFlatIP(self._dimension)
-        if len(kept):
-            fresh.add(self._vectors.reconstruct_batch(kept))
+        fresh.add(self._matrix())
         self._vectors = fresh
-        self._columns = self._columns[kept]
-        self._ids = [self._ids[row] for row in kept]
-        self._row_of = {sighting: row for row, sighting in enumerate(self._ids)}
+        self._columns = self._columns[:used].copy()

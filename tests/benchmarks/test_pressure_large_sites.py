@@ -17,6 +17,7 @@ async def test_each_row_has_the_waits_of_another_site(
     names = [row.split("  ")[0] for row in rows]
     assert names == [
         "nothing else",
+        "enroll half of 600 again",
         "delete a site of 600",
         "second model of a site of 40",
         "third model, those of the first go",
