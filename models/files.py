@@ -167,6 +167,47 @@ def read_json_lines(path: Path, which: slice = ALL_LINES) -> list[dict[str, Any]
     return [_json_object(path, number, line) for number, line in numbered]
 
 
+def read_json_page(
+    path: Path, *, after: int, page_bytes: int, line_bytes: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Read some lines of such a file, however long it is.
+
+    Args:
+        path: the file.
+        after: how many lines come before.
+        page_bytes: how many bytes are read; one line at least.
+        line_bytes: the most bytes of a line, without its line break.
+
+    Returns:
+        The objects, and whether there are further ones.
+
+    Raises:
+        FileNotFoundError, DamagedFileError: as `read_json_lines`, also for a longer line.
+    """
+    rows: list[dict[str, Any]] = []
+    number = size = 0
+    try:
+        with path.open("rb") as file:
+            while (line := file.readline(line_bytes + 1)).endswith(b"\n"):
+                number += 1
+                if number <= after:
+                    continue
+                size += len(line)
+                if rows and size > page_bytes:
+                    return rows, True
+                rows.append(_json_object(path, number, line))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
+    if len(line) > line_bytes:
+        raise DamagedFileError(
+            f"{path} is damaged in line {number + 1} (more than {line_bytes} bytes); restore it "
+            "from a copy"
+        )
+    return rows, False
+
+
 def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)

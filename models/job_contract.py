@@ -20,7 +20,7 @@ cannot be read is damaged, not unfinished.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from models.errors import DamagedFileError
-from models.files import ALL_LINES, read_json_lines, write_atomically
+from models.files import ALL_LINES, read_json_lines, read_json_page, write_atomically
 from models.validation import read_record
 
 METHODS = ("aml", "daal", "hli", "mmt", "nrmt")
@@ -55,6 +55,12 @@ LOG_FILE = "log.txt"
 
 METRICS_FILE = "metrics.jsonl"
 """Of a run folder: one line for each finished round."""
+
+MAX_ROUND_BYTES = 64 * 1024
+"""Most bytes of a line that a server reads; one of a run of ours has some thousand."""
+
+ROUNDS_BYTES = 256 * 1024
+"""Bytes of lines that a server reads at a time: of a hundred rounds."""
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 TARGET_CROPS, SOURCE_CROPS = "target.crops", "source.crops"
@@ -180,15 +186,33 @@ class AdaptationRound:
 
 def read_rounds(file: Path) -> list[AdaptationRound]:
     """The rounds of a metrics.jsonl, oldest first. Raises as `read_rows`."""
-    return [
-        AdaptationRound(
-            number=row["round"],
-            labels=row["labels"],
-            warnings=tuple(row["warnings"]),
-            figures={name: float(row[name]) for name in row if name not in _ROW_FIELDS},
-        )
-        for row in read_rows(file)
-    ]
+    return [_round(row) for row in read_rows(file)]
+
+
+def read_rounds_after(file: Path, number: int) -> tuple[list[AdaptationRound], bool]:
+    """The rounds of a metrics.jsonl after one of this number, as many as `ROUNDS_BYTES` have.
+
+    Returns:
+        The rounds, oldest first, and whether there are further ones.
+
+    Raises:
+        FileNotFoundError, DamagedFileError: as `read_rows`; also where a line has more than
+            `MAX_ROUND_BYTES`. Lines before these rounds are not looked at.
+    """
+    rows, left = read_json_page(
+        file, after=number, page_bytes=ROUNDS_BYTES, line_bytes=MAX_ROUND_BYTES
+    )
+    _check(file, rows, number + 1)
+    return [_round(row) for row in rows], left
+
+
+def _round(row: Mapping[str, Any]) -> AdaptationRound:
+    return AdaptationRound(
+        number=row["round"],
+        labels=row["labels"],
+        warnings=tuple(row["warnings"]),
+        figures={name: float(row[name]) for name in row if name not in _ROW_FIELDS},
+    )
 
 
 _ROW_FIELDS = ("round", "labels", "warnings")
@@ -204,12 +228,17 @@ def read_rows(file: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
     `labels` text, `warnings` a list of texts, and each further field a number.
     """
     rows = read_json_lines(file, which)
-    for line, row in enumerate(rows, start=1 + (which.start or 0)):
+    _check(file, rows, 1 + (which.start or 0))
+    return rows
+
+
+def _check(file: Path, rows: Sequence[Mapping[str, Any]], first: int) -> None:
+    """Raise `DamagedFileError` where a line has no round. first: number of the first, from 1."""
+    for line, row in enumerate(rows, start=first):
         if fault := _fault(row, line):
             raise DamagedFileError(
                 f"{file} is damaged in line {line} ({fault}); restore it from a copy"
             )
-    return rows
 
 
 def _fault(row: Mapping[str, Any], line: int) -> str:

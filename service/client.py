@@ -229,7 +229,14 @@ class ResightClient:
     def adaptation(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
         """One adaptation and its rounds so far."""
         request = adaptation_pb2.GetAdaptationRequest(name=names.adaptation_name(site, adaptation))
-        return adaptation_from_wire(self._call(self._adaptations.GetAdaptation, request))
+        rounds: list[AdaptationRound] = []
+        while True:
+            answer = self._call(self._adaptations.GetAdaptation, request)
+            found, more = adaptation_from_wire(answer)
+            rounds += more
+            if not found.rounds_left:
+                return found, rounds
+            request.after_round = rounds[-1].number
 
     def adaptations(self, site: str) -> Iterator[Adaptation]:
         """The adaptations of a site, oldest first."""

@@ -54,7 +54,7 @@ class Adaptations:
         self._reported: set[str] = set()
         self._watches: Counter[tuple[str, str]] = Counter()
         self._reads: dict[
-            tuple[str, str], asyncio.Task[tuple[Adaptation, list[AdaptationRound]]]
+            tuple[str, str, int], asyncio.Task[tuple[Adaptation, list[AdaptationRound]]]
         ] = {}
 
     def begin(self) -> None:
@@ -91,8 +91,13 @@ class Adaptations:
         await self._supervisor.count()
         return added
 
-    async def get(self, site: str, adaptation: str) -> tuple[Adaptation, list[AdaptationRound]]:
-        """One adaptation and its rounds so far; none, and `rounds_error`, where they are damaged.
+    async def get(
+        self, site: str, adaptation: str, after: int = 0
+    ) -> tuple[Adaptation, list[AdaptationRound]]:
+        """One adaptation and its rounds after one of this number.
+
+        They are some of them, and `rounds_left` is set, where they are many; none, and
+        `rounds_error` is set, where they are damaged.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError
@@ -102,19 +107,33 @@ class Adaptations:
         found = await asyncio.to_thread(self._rows.get, site, adaptation)
         # After the row: if that says it is over, these are all rounds.
         try:
-            rounds = await asyncio.to_thread(self._supervisor.folder(adaptation).rounds)
+            rounds, left = await asyncio.to_thread(
+                self._supervisor.folder(adaptation).rounds_after, after
+            )
         except DamagedFileError as error:
             if adaptation not in self._reported:
                 self._reported.add(adaptation)
                 log.error("the rounds of adaptation %s cannot be read: %s", adaptation, error)
             problem = f"{METRICS_FILE} of the run cannot be read; the server's log says why"
             return replace(found, rounds_error=problem), []
-        return found, rounds
+        return replace(found, rounds_left=left), rounds
 
-    async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
-        """The first `limit` adaptations of a site after the one of an id; see `JobRows.page`."""
+    async def page(
+        self, site: str, *, after: str, limit: int, max_bytes: int
+    ) -> tuple[list[Adaptation], bool]:
+        """Adaptations of a site after the one of an id, and whether there are more.
+
+        See `JobRows.page`.
+        """
         check_site_id(site)
-        return await asyncio.to_thread(self._rows.page, site, after=after, limit=limit)
+        return await asyncio.to_thread(
+            self._rows.page, site, after=after, limit=limit, max_bytes=max_bytes
+        )
+
+    async def page_bytes(self, site: str, *, after: str, limit: int) -> int:
+        """What such a page takes on the wire at most; see `JobRows.page_bytes`."""
+        check_site_id(site)
+        return await asyncio.to_thread(self._rows.page_bytes, site, after=after, limit=limit)
 
     async def cancel(self, site: str, adaptation: str) -> Adaptation:
         """Cancel an adaptation; one that runs is CANCELLED once its process has ended.
@@ -138,7 +157,8 @@ class Adaptations:
     ) -> AsyncGenerator[tuple[Adaptation, AdaptationRound | None]]:
         """Each round once, as soon as it is finished, and each state, until it is over.
 
-        That its rounds cannot be read is told as a state is. All who watch one share its reads.
+        That its rounds cannot be read is told as a state is. All who have seen as many rounds of
+        one share its reads.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError, ShuttingDownError
@@ -168,30 +188,34 @@ class Adaptations:
         sent: tuple[JobState, str] | None = None
         latest, rounds = await self.get(site, adaptation)
         while True:
-            for round_ in rounds[seen:]:
+            left, latest = latest.rounds_left, replace(latest, rounds_left=False)
+            for round_ in rounds:
                 yield latest, round_
-            seen = max(seen, len(rounds))
+                seen = round_.number
+            if left:
+                latest, rounds = await self.get(site, adaptation, seen)
+                continue
             if (latest.state, latest.rounds_error) != sent:
                 sent = latest.state, latest.rounds_error
                 yield latest, None
             if latest.state.over:
                 return
-            latest, rounds = await self._next_read(site, adaptation)
+            latest, rounds = await self._next_read(site, adaptation, seen)
 
     async def _next_read(
-        self, site: str, adaptation: str
+        self, site: str, adaptation: str, seen: int
     ) -> tuple[Adaptation, list[AdaptationRound]]:
-        """What the next read gives, one for all that wait for it."""
-        key = site, adaptation
+        """What the next read gives, one for all that wait for it and have seen as many rounds."""
+        key = site, adaptation, seen
         if key not in self._reads:
-            read = asyncio.create_task(self._read_later(site, adaptation))
+            read = asyncio.create_task(self._read_later(*key))
             read.add_done_callback(lambda _: self._reads.pop(key))
             self._reads[key] = read
         # Who leaves does not end it for the others. The last one leaves it without a reader.
         return await asyncio.shield(self._reads[key])
 
     async def _read_later(
-        self, site: str, adaptation: str
+        self, site: str, adaptation: str, seen: int
     ) -> tuple[Adaptation, list[AdaptationRound]]:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), self._poll_s)
@@ -199,4 +223,4 @@ class Adaptations:
             raise ShuttingDownError(
                 "the server is stopping; its next start continues the adaptation"
             )
-        return await self.get(site, adaptation)
+        return await self.get(site, adaptation, seen)

@@ -32,6 +32,7 @@ from models.job_contract import (
     Job,
     JobOutcome,
     read_rounds,
+    read_rounds_after,
 )
 from models.registry import verdict_file
 from service.jobs.records import JobState
@@ -147,6 +148,13 @@ class JobFolder:
             return read_rounds(self.run / METRICS_FILE)
         except FileNotFoundError:
             return []
+
+    def rounds_after(self, number: int) -> tuple[list[AdaptationRound], bool]:
+        """Some rounds, and whether there are more: `read_rounds_after`. Raises DamagedFileError."""
+        try:
+            return read_rounds_after(self.run / METRICS_FILE, number)
+        except FileNotFoundError:
+            return [], False
 
     def last_log_line(self) -> str:
         """The last line of the log that is not blank; empty where there is none. Raises OSError."""

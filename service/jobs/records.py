@@ -15,6 +15,16 @@ MAX_OVERRIDES = 64
 MAX_OVERRIDE = 200
 MAX_SEED = 2**31 - 1
 
+MAX_NAME = 100
+MAX_ERROR = 4000
+MAX_REASONS = 32
+MAX_REASON = 500
+"""Most characters of an adaptation's reason and error, reasons of its verdict, and characters of
+each."""
+
+MAX_ADAPTATION_BYTES = 160 * 1024
+"""Most bytes of an adaptation on the wire, without its rounds: texts of 4 bytes a character."""
+
 # A recipe is named, never a file of the client's choosing: no dot, no slash.
 _RECIPE = re.compile(r"[a-z0-9][a-z0-9_]{0,62}", re.ASCII)
 _OVERRIDE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=[^\x00-\x1f\x7f]+", re.ASCII)
@@ -109,12 +119,12 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """A row of the table `adaptations`, and whether its rounds can be read.
+    """A row of the table `adaptations`, and what is to be known of the rounds that come with it.
 
     cancel: whether a caller cancelled it. reason, error: why it failed, for programs and for
     people. model: reference of the new model; empty unless it succeeded. gate: the gate's verdict
     on that model; None where there is none. rounds_error: why its rounds are missing, for people;
-    empty where they were not asked for.
+    empty where they were not asked for. rounds_left: whether there are rounds after these.
     """
 
     id: str
@@ -130,3 +140,4 @@ class Adaptation:
     model: str = ""
     gate: GateVerdict | None = None
     rounds_error: str = ""
+    rounds_left: bool = False

@@ -5,14 +5,27 @@ PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    Select,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
-from models.job_contract import GateVerdict
+from models.job_contract import GATE_FILE, GateVerdict
 from service.errors import (
     AdaptationNotFoundError,
     AdaptationOverError,
@@ -20,7 +33,16 @@ from service.errors import (
     DamagedRowError,
     NoCropsError,
 )
-from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
+from service.jobs.records import (
+    MAX_ERROR,
+    MAX_NAME,
+    MAX_REASON,
+    MAX_REASONS,
+    Adaptation,
+    AdaptationSpec,
+    JobResult,
+    JobState,
+)
 from service.store.damage import damaged_row, json_list
 from service.store.records import SeenCrop
 from service.store.statements import of_site, refuse_unfinished, require_site
@@ -32,6 +54,9 @@ T = TypeVar("T")
 
 _UNFINISHED = [state.value for state in JobState if not state.over]
 _CROPS_AT_A_TIME = 64
+
+_SMALL_FIELDS_BYTES = 1024
+"""Most bytes on the wire of the fields of an adaptation that are names, times and numbers."""
 
 
 class JobRows:
@@ -46,24 +71,31 @@ class JobRows:
             require_site(connection, site)
             return _one(connection, site, adaptation)
 
-    def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
-        """The first `limit` adaptations of a site, oldest first; `SiteNotFoundError`.
+    def page(
+        self, site: str, *, after: str, limit: int, max_bytes: int = sys.maxsize
+    ) -> tuple[list[Adaptation], bool]:
+        """The first `limit` adaptations of a site, oldest first, and whether there are more.
 
         after: only those that were added after the one of this id; all for an unknown one.
+        max_bytes: on the wire; fewer are read where they might have more, but at least one.
+        Raises `SiteNotFoundError`.
         """
-        last = select(adaptations.c.number).where(adaptations.c.adaptation == after)
-        query = (
-            select(adaptations)
-            .where(
-                adaptations.c.site == site,
-                adaptations.c.number > func.coalesce(last.scalar_subquery(), 0),
-            )
-            .order_by(adaptations.c.number)
-            .limit(limit)
-        )
+        found: list[Adaptation] = []
         with self._store.reading() as connection:
             require_site(connection, site)
-            return [_from_row(row) for row in connection.execute(query)]
+            for row in connection.execute(_page(site, after, limit + 1)):
+                max_bytes -= row.bytes
+                if len(found) == limit or (found and max_bytes < 0):
+                    return found, True
+                found.append(_from_row(row))
+        return found, False
+
+    def page_bytes(self, site: str, *, after: str, limit: int) -> int:
+        """At least as many bytes as a page takes on the wire; `SiteNotFoundError`."""
+        rows = _page(site, after, limit).subquery()
+        with self._store.reading() as connection:
+            require_site(connection, site)
+            return int(connection.execute(select(func.sum(rows.c.bytes))).scalar() or 0)
 
     def states(self) -> dict[str, JobState | DamagedRowError]:
         """The states of all adaptations of all sites, by id; the error where it is damaged."""
@@ -210,8 +242,12 @@ class JobRows:
         return self._store.submit(apply)
 
     def finish(self, adaptation: Adaptation, result: JobResult, now: datetime) -> Future[None]:
-        """Store how an adaptation ended."""
+        """Store how an adaptation ended; long texts are cut, as each list shows them."""
         gate = result.gate
+        reasons = [_cut(reason, MAX_REASON) for reason in gate.reasons] if gate else []
+        if len(reasons) > MAX_REASONS:
+            left_out = f"{len(reasons) - MAX_REASONS + 1} more: see {GATE_FILE}"
+            reasons[MAX_REASONS - 1 :] = [left_out]
 
         def apply(connection: Connection) -> None:
             _change(
@@ -219,16 +255,43 @@ class JobRows:
                 adaptation.id,
                 {
                     "state": result.state.value,
-                    "reason": result.reason,
-                    "error": result.error,
+                    "reason": _cut(result.reason, MAX_NAME),
+                    "error": _cut(result.error, MAX_ERROR),
                     "ended_us": to_us(now),
                     "model": result.model,
                     "verdict": gate.verdict if gate else "",
-                    "verdict_reasons": list(gate.reasons) if gate else [],
+                    "verdict_reasons": reasons,
                 },
             )
 
         return self._store.submit(apply)
+
+
+def _page(site: str, after: str, limit: int) -> Select[Any]:
+    """Rows of `adaptations`, each with the bytes that it takes on the wire at most."""
+    last = select(adaptations.c.number).where(adaptations.c.adaptation == after)
+    texts = (
+        func.coalesce(func.length(cast(column, LargeBinary)), 0)
+        for column in (
+            adaptations.c.overrides,
+            adaptations.c.reason,
+            adaptations.c.error,
+            adaptations.c.verdict_reasons,
+        )
+    )
+    return (
+        select(adaptations, sum(texts, literal(_SMALL_FIELDS_BYTES)).label("bytes"))
+        .where(
+            adaptations.c.site == site,
+            adaptations.c.number > func.coalesce(last.scalar_subquery(), 0),
+        )
+        .order_by(adaptations.c.number)
+        .limit(limit)
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _change(connection: Connection, adaptation: str, changes: dict[str, Any]) -> None:

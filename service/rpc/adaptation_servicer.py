@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from models.job_contract import ROUNDS_BYTES, AdaptationRound
+from service.errors import BadLimitError
 from service.jobs.api import Adaptations
-from service.jobs.records import Adaptation
+from service.jobs.records import MAX_ADAPTATION_BYTES, Adaptation
 from service.rpc.answers import Answers, fitting
 from service.rpc.calls import Context, Serialized
 from service.rpc.convert_adaptation import adaptation_to_wire, round_to_wire, spec_from_wire
@@ -14,8 +17,9 @@ from service.rpc.names import parse_adaptation, parse_site
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 
-MAX_ADAPTATION_BYTES = 64 * 1024
-"""Most bytes of an adaptation on the wire, without its rounds."""
+_ROUNDS_BYTES = 3 * ROUNDS_BYTES
+"""Most bytes on the wire of the rounds that are read at a time: a figure of one digit takes more
+there than in a line."""
 
 
 class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
@@ -34,12 +38,23 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
     async def GetAdaptation(  # noqa: N802
         self, request: adaptation_pb2.GetAdaptationRequest, context: Context
     ) -> Serialized:
-        name = parse_adaptation(request.name)
-        reservation = await self._answers.reserve(self._answers.max_bytes, context)
-        found = await self._adaptations.get(*name)
-        return await self._answers.make(
-            lambda: adaptation_to_wire(*found).SerializeToString(), reservation
+        name, after = parse_adaptation(request.name), request.after_round
+        if after < 0:
+            raise BadLimitError(f"after_round is {after}; give 0 for all rounds, or more")
+        reservation = await self._answers.reserve(MAX_ADAPTATION_BYTES + _ROUNDS_BYTES, context)
+        found = await self._adaptations.get(*name, after)
+        return await self._answers.make(lambda: self._with_rounds(*found), reservation)
+
+    def _with_rounds(self, found: Adaptation, rounds: list[AdaptationRound]) -> bytes:
+        one = adaptation_pb2.Adaptation
+        parts = itertools.chain(
+            [adaptation_to_wire(found, rounds[:1])],
+            (one(rounds=[round_to_wire(round_)]) for round_ in rounds[1:]),
         )
+        pieces = fitting(parts, self._answers.max_bytes)
+        if len(pieces) < len(rounds):
+            pieces.append(one(rounds_left=True).SerializeToString())
+        return b"".join(pieces)
 
     async def ListAdaptations(  # noqa: N802
         self, request: adaptation_pb2.ListAdaptationsRequest, context: Context
@@ -48,15 +63,18 @@ class AdaptationServicer(adaptation_pb2_grpc.AdaptationServiceServicer):
         size = page_size(request.page_size)
         call = b"adaptations" + request.parent.encode()
         after = decode_token(call, request.page_token)
-        reservation = await self._answers.reserve(size * MAX_ADAPTATION_BYTES, context)
-        found = await self._adaptations.page(site, after=after, limit=size + 1)
-        return await self._answers.make(lambda: self._page(found, size, call), reservation)
+        expected = await self._adaptations.page_bytes(site, after=after, limit=size)
+        reservation = await self._answers.reserve(expected, context)
+        found, left = await self._adaptations.page(
+            site, after=after, limit=size, max_bytes=self._answers.max_bytes
+        )
+        return await self._answers.make(lambda: self._page(found, left, call), reservation)
 
-    def _page(self, found: list[Adaptation], size: int, call: bytes) -> bytes:
+    def _page(self, found: list[Adaptation], left: bool, call: bytes) -> bytes:
         pages = adaptation_pb2.ListAdaptationsResponse
-        parts = (pages(adaptations=[adaptation_to_wire(each)]) for each in found[:size])
+        parts = (pages(adaptations=[adaptation_to_wire(each)]) for each in found)
         pieces = fitting(parts, self._answers.max_bytes)
-        if len(pieces) < len(found):
+        if left or len(pieces) < len(found):
             token = encode_token(call, found[len(pieces) - 1].id)
             pieces.append(pages(next_page_token=token).SerializeToString())
         return b"".join(pieces)

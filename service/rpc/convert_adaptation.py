@@ -44,6 +44,7 @@ def adaptation_to_wire(
         verdict_reasons=adaptation.gate.reasons if adaptation.gate else (),
         rounds=[round_to_wire(round_) for round_ in rounds or ()],
         rounds_error=adaptation.rounds_error,
+        rounds_left=adaptation.rounds_left,
     )
 
 
@@ -69,6 +70,7 @@ def adaptation_from_wire(
         model=parse_model(message.model) if message.model else "",
         gate=_gate_from_wire(message),
         rounds_error=message.rounds_error,
+        rounds_left=message.rounds_left,
     )
     return adaptation, [round_from_wire(round_) for round_ in message.rounds]
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from models.files import (
     atomic_folder,
     is_plain_file,
     read_json_lines,
+    read_json_page,
     sha256_file,
     write_atomically,
     write_synced,
@@ -165,6 +167,7 @@ def test_json_lines_without_the_one_that_was_cut_short(tmp_path: Path) -> None:
     ):
         file.write_bytes(content)
         assert read_json_lines(file) == expected
+        assert page(file) == (expected, False)
     with pytest.raises(FileNotFoundError):
         read_json_lines(tmp_path / "nothing")
 
@@ -177,13 +180,38 @@ def test_any_other_line_that_cannot_be_read_is_an_error_that_names_it(
 ) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
-    with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2 \("):
-        read_json_lines(file)
+    for read in (read_json_lines, lambda path: page(path, 1)):
+        with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2 \("):
+            read(file)
+    assert page(file, 2) == ([{"a": 3}], False)
+
+
+def page(
+    file: Path, after: int = 0, line_bytes: int = 200_000
+) -> tuple[list[dict[str, Any]], bool]:
+    return read_json_page(file, after=after, page_bytes=20, line_bytes=line_bytes)
+
+
+def test_pages_of_json_lines_have_so_many_bytes_or_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"abcdefghijklmnopqrst": 4}\n')
+    assert page(file) == ([{"a": 1}, {"a": 2}], True)
+    assert page(file, 2) == ([{"a": 3}], True)
+    assert page(file, 3) == ([{"abcdefghijklmnopqrst": 4}], False)
+    assert page(file, 9) == ([], False)
+    with pytest.raises(
+        DamagedFileError, match=rf"{file} is damaged in line 4 \(more than 26 bytes"
+    ):
+        page(file, 2, line_bytes=26)
+    assert page(file, 3, line_bytes=27) == page(file, 3)
+    with pytest.raises(FileNotFoundError):
+        page(tmp_path / "nothing")
 
 
 def test_a_folder_in_the_place_of_json_lines_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DamagedFileError, match="cannot be read: Is a directory"):
-        read_json_lines(tmp_path)
+    for read in (read_json_lines, page):
+        with pytest.raises(DamagedFileError, match="cannot be read: Is a directory"):
+            read(tmp_path)
 
 
 def test_files_are_never_overwritten(tmp_path: Path) -> None:

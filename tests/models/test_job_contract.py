@@ -8,11 +8,13 @@ import pytest
 
 from models.errors import DamagedFileError
 from models.job_contract import (
+    MAX_ROUND_BYTES,
     AdaptationRound,
     GateVerdict,
     Job,
     JobOutcome,
     read_rounds,
+    read_rounds_after,
     read_rows,
 )
 
@@ -99,9 +101,10 @@ def test_a_line_that_is_no_round_is_an_error(
 ) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text(json.dumps(ROW) + "\n" + json.dumps(row) + "\n")
-    for read in (read_rounds, read_rows):
+    for read in (read_rounds, read_rows, lambda path: read_rounds_after(path, 1)):
         with pytest.raises(DamagedFileError, match=rf"{file} is damaged in line 2 \({fault}\)"):
             read(file)
+    assert read_rounds_after(file, 2) == ([], False)
     assert read_rows(file, slice(1)) == [ROW]
     with pytest.raises(DamagedFileError, match="in line 2"):
         read_rows(file, slice(1, 2))
@@ -116,3 +119,35 @@ def test_figures_of_a_round_are_its_numbers(tmp_path: Path) -> None:
     expected = AdaptationRound(1, "dbscan", ("odd",), {"loss": 1.5, "n": 3.0})
     assert read_rounds(file) == [expected]
     assert read_rows(file) == [row]
+
+
+def test_many_rounds_are_read_in_parts(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    with pytest.raises(FileNotFoundError):
+        read_rounds_after(file, 0)
+    labels = "x" * (MAX_ROUND_BYTES - 100)
+    with file.open("w") as stream:
+        for number in range(1, 11):
+            row = {"round": number, "labels": labels, "warnings": [], "loss": number}
+            stream.write(json.dumps(row) + "\n")
+        stream.write('{"round": 11, "lab')
+    found: list[AdaptationRound] = []
+    left, parts = True, 0
+    while left:
+        more, left = read_rounds_after(file, len(found))
+        found += more
+        parts += 1
+    assert parts == 3
+    assert found == read_rounds(file)
+    assert len(found) == 10
+
+
+def test_a_line_that_is_too_long_is_damage(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    start = json.dumps(ROW)[:-1]
+    for end in ("}\n", ""):
+        file.write_text(json.dumps(ROW) + "\n" + start + " " * MAX_ROUND_BYTES + end)
+        with pytest.raises(DamagedFileError, match=r"in line 2 \(more than 65536 bytes\); restore"):
+            read_rounds_after(file, 0)
+    file.write_text(start + " " * (MAX_ROUND_BYTES - len(start) - 1) + "}\n")
+    assert len(read_rounds_after(file, 0)[0]) == 1

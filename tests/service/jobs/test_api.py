@@ -94,7 +94,7 @@ async def test_a_watch_tells_once_that_the_rounds_cannot_be_read(
 
     watching = asyncio.create_task(watch())
     async with asyncio.timeout(10):
-        for length, line in ((2, FIRST), (3, "{\n")):
+        for length, line in ((2, FIRST), (3, FIRST + "{\n")):
             folder.run.mkdir(parents=True, exist_ok=True)
             (folder.run / "metrics.jsonl").write_text(line)
             while len(told) < length:
@@ -147,9 +147,9 @@ async def test_all_who_watch_one_adaptation_share_its_reads(
     job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
     reads, told, get, loop = [0.0], [0], adaptations.get, asyncio.get_running_loop()
 
-    async def counted(site: str, adaptation: str) -> Any:
+    async def counted(site: str, adaptation: str, after: int = 0) -> Any:
         reads.append(loop.time())
-        return await get(site, adaptation)
+        return await get(site, adaptation, after)
 
     async def watch() -> None:
         async for _ in adaptations.watch("lobby", job.id):

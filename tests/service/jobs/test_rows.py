@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from service.errors import (
     NoCropsError,
     SiteNotFoundError,
 )
-from service.jobs.records import AdaptationSpec, JobResult, JobState
+from service.jobs.records import MAX_ADAPTATION_BYTES, AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
+from service.rpc.convert_adaptation import adaptation_to_wire
 from service.store.store import Store
 from tests.service.jobs.conftest import NOW, ONE
 
@@ -94,8 +96,8 @@ def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> No
         store.delete_site("lobby", force=True, then=lambda _: None).result(10)
     rows.finish(job, JobResult(JobState.FAILED, "X", "x"), NOW).result(10)
     rows.add("j2", "lobby", SPEC, NOW).result(10)
-    assert [job.id for job in rows.page("lobby", after="", limit=9)] == ["j1", "j2"]
-    assert [job.id for job in rows.page("lobby", after="j1", limit=9)] == ["j2"]
+    assert [job.id for job in rows.page("lobby", after="", limit=9)[0]] == ["j1", "j2"]
+    assert [job.id for job in rows.page("lobby", after="j1", limit=9)[0]] == ["j2"]
     rows.cancel("lobby", "j2", NOW).result(10)
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
     assert rows.states() == {}
@@ -140,11 +142,39 @@ def test_pages_are_in_the_order_of_the_starts_also_where_the_clock_was_set_back(
         rows.cancel("lobby", job, NOW).result(10)
         rows.add(f"yard-{number}", "yard", SPEC, NOW).result(10)
         rows.cancel("yard", f"yard-{number}", NOW).result(10)
-    listed: list[str] = []
-    while page := rows.page("lobby", after=listed[-1] if listed else "", limit=1):
+    listed, left = [""], True
+    while left:
+        page, left = rows.page("lobby", after=listed[-1], limit=1)
         listed += [adaptation.id for adaptation in page]
-    assert listed == started
-    assert [job.id for job in rows.page("lobby", after="", limit=9)] == started
+    assert listed[1:] == started
+    assert [job.id for job in rows.page("lobby", after="", limit=9)[0]] == started
+
+
+def test_no_adaptation_is_larger_than_the_page_says(rows: JobRows) -> None:
+    """Texts of processes may have any length and any characters."""
+    smile = "\N{GRINNING FACE}"
+    overrides = ("a=" + smile * 198,) * 64
+    sizes: list[int] = []
+    for number, text in enumerate(("", smile * 10**6, "\x00\t" * 10**6)):
+        job = rows.add(f"j{number}", "lobby", replace(SPEC, overrides=overrides), NOW).result(10)
+        gate = GateVerdict(verdict="hold", reasons=[text] * 99)
+        result = JobResult(JobState.FAILED, text, text, gate=gate)
+        rows.finish(job, result, NOW).result(10)
+        sizes.append(len(adaptation_to_wire(rows.get("lobby", job.id)).SerializeToString()))
+    assert max(sizes) <= MAX_ADAPTATION_BYTES
+    assert rows.page_bytes("lobby", after="", limit=1) >= sizes[0]
+    assert rows.page_bytes("lobby", after="j1", limit=9) >= sizes[2]
+    whole = rows.page_bytes("lobby", after="", limit=9)
+    assert sum(sizes) <= whole < 5 * sum(sizes)
+    assert rows.page_bytes("lobby", after="j2", limit=9) == 0
+    assert len(rows.page("lobby", after="", limit=9, max_bytes=whole)[0]) == 3
+    for most, count in ((whole - 1, 2), (1, 1)):
+        found, left = rows.page("lobby", after="", limit=9, max_bytes=most)
+        assert (len(found), left) == (count, True)
+    kept = rows.get("lobby", "j1").gate
+    assert kept is not None
+    assert kept.reasons[-1] == "68 more: see gate.json"
+    assert kept.reasons[0].endswith(smile + "...")
 
 
 def test_cancelling(rows: JobRows) -> None:

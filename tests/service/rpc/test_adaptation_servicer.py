@@ -13,8 +13,9 @@ import pytest_asyncio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from models.job_contract import AdaptationRound
 from service.client import CallFailedError
-from service.errors import OverloadedError
+from service.errors import BadLimitError, OverloadedError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.operations.metrics import Metrics
 from service.rpc.adaptation_servicer import AdaptationServicer
@@ -94,9 +95,10 @@ async def test_start_watch_list_get(lobby: Any, starter: FakeStarter) -> None:
         "{",
         '{"round": 1, "labels": "", "warnings": [], "loss": 1%s}' % ("0" * 400),
         '{"round": 1, "labels": "\\ud800", "warnings": []}',
-        "[" * 100_000,
+        "[" * 60_000,
+        '{"round": 1, "labels": "%s", "warnings": []}' % ("x" * 65_536),
     ],
-    ids=["cut", "huge", "half a character", "deep"],
+    ids=["cut", "huge", "half a character", "deep", "long"],
 )
 async def test_damaged_rounds_reach_the_client_without_a_path(
     lobby: Any, starter: FakeStarter, tmp_path: Path, line: str
@@ -298,8 +300,14 @@ class Rows:
             for n in range(count)
         ]
 
-    async def page(self, site: str, *, after: str, limit: int) -> list[Adaptation]:
-        return [each for each in self.all if each.id > after][:limit]
+    async def page(
+        self, site: str, *, after: str, limit: int, max_bytes: int
+    ) -> tuple[list[Adaptation], bool]:
+        found = [each for each in self.all if each.id > after]
+        return found[:limit], limit < len(found)
+
+    async def page_bytes(self, site: str, *, after: str, limit: int) -> int:
+        return 400 * limit
 
 
 async def test_pages_end_before_they_are_too_large(metrics: Metrics) -> None:
@@ -320,6 +328,58 @@ async def test_pages_end_before_they_are_too_large(metrics: Metrics) -> None:
     answers.close()
 
 
+class Rounds:
+    """An adaptation of many rounds, of which two are read at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.all = [AdaptationRound(n + 1, "why" * 50, (), {"loss": n}) for n in range(count)]
+
+    async def get(
+        self, site: str, adaptation: str, after: int
+    ) -> tuple[Adaptation, list[AdaptationRound]]:
+        found = Adaptation("a", "lobby", SPEC, JobState.RUNNING, T0, rounds_left=after < 3)
+        return found, self.all[after : after + 2]
+
+
+@pytest.mark.parametrize(("max_bytes", "pages"), [(10_000, [2, 2, 1]), (10, [1] * 5)])
+async def test_the_rounds_of_an_adaptation_come_in_parts(
+    metrics: Metrics, max_bytes: int, pages: list[int]
+) -> None:
+    rounds, answers = Rounds(5), Answers(metrics, max_bytes=max_bytes, total=10**6, threads=1)
+    servicer = AdaptationServicer(rounds, answers)  # type: ignore[arg-type]
+    request = adaptation_pb2.GetAdaptationRequest(name="sites/lobby/adaptations/a")
+    found: list[adaptation_pb2.Adaptation] = []
+    while not found or found[-1].rounds_left:
+        call = Call("a")
+        raw = await servicer.GetAdaptation(request, call)  # type: ignore[arg-type]
+        call.end()
+        found.append(adaptation_pb2.Adaptation.FromString(raw))
+        assert found[-1].state == adaptation_pb2.Adaptation.STATE_RUNNING
+        request.after_round = found[-1].rounds[-1].number
+    assert [len(each.rounds) for each in found] == pages
+    assert [round_ for each in found for round_ in adaptation_from_wire(each)[1]] == rounds.all
+    request.after_round = -1
+    with pytest.raises(BadLimitError, match="after_round is -1; give 0"):
+        await servicer.GetAdaptation(request, Call("a"))  # type: ignore[arg-type]
+    answers.close()
+
+
+async def test_the_client_and_a_watch_ask_until_they_have_all_rounds(
+    lobby: Any, starter: FakeStarter
+) -> None:
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
+    process = await starter.number(1)
+    figures = {f"figure {n}": n / 7 for n in range(1000)}
+    for number in range(1, 31):
+        process.finish_round(number, **figures)
+    process.fail("DIVERGED", "nan")
+    seen = await lobby.ask(lobby.client.watch_adaptation, "lobby", job.id)
+    found, rounds = await lobby.ask(lobby.client.adaptation, "lobby", job.id)
+    assert [round_.number for round_ in rounds] == list(range(1, 31))
+    assert [round_ for _, round_ in seen if round_] == rounds
+    assert found == seen[-1][0]
+
+
 async def test_an_adaptation_is_not_read_without_room_for_its_answer(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +387,9 @@ async def test_an_adaptation_is_not_read_without_room_for_its_answer(
     answers = Answers(metrics, max_bytes=1000, total=2000, threads=1)
     for client in "ab":
         await answers.reserve(1000, Call(client))  # type: ignore[arg-type]
-    servicer = AdaptationServicer(None, answers)  # type: ignore[arg-type]
+    rows = Rows(5)
+    monkeypatch.setattr(rows, "page", None)
+    servicer = AdaptationServicer(rows, answers)  # type: ignore[arg-type]
     one = adaptation_pb2.GetAdaptationRequest(name="sites/lobby/adaptations/a")
     with pytest.raises(OverloadedError):
         await servicer.GetAdaptation(one, Call("c"))  # type: ignore[arg-type]

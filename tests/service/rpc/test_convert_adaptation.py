@@ -29,6 +29,7 @@ OVER = Adaptation(
     model="lobby@2",
     gate=GateVerdict(verdict="hold", reasons=("few", "small")),
     rounds_error="damaged",
+    rounds_left=True,
 )
 ROUNDS = [
     AdaptationRound(1, "dbscan", ("odd", "small"), {"loss": 1.5, "clusters": 3.0}),

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bresight/v1/adaptation.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x05\n\nAdaptation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\x1c.resight.v1.Adaptation.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65rror\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fverdict_reasons\x18\x0e \x03(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x06rounds\x18\x0f \x03(\x0b\x32\x1b.resight.v1.AdaptationRoundB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crounds_error\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05:B\xea\x41?\n\x16resight.dev/Adaptation\x12%sites/{site}/adaptations/{adaptation}\"\xae\x01\n\x0f\x41\x64\x61ptationRound\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x0e\n\x06labels\x18\x02 \x01(\t\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x39\n\x07\x66igures\x18\x04 \x03(\x0b\x32(.resight.v1.AdaptationRound.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x83\x01\n\x16StartAdaptationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06method\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"*\n\x14GetAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"U\n\x16ListAdaptationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x17ListAdaptationsResponse\x12+\n\x0b\x61\x64\x61ptations\x18\x01 \x03(\x0b\x32\x16.resight.v1.Adaptation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x17\x43\x61ncelAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\",\n\x16WatchAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"q\n\x17WatchAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.resight.v1.Adaptation\x12*\n\x05round\x18\x02 \x01(\x0b\x32\x1b.resight.v1.AdaptationRound2\xb8\x03\n\x11\x41\x64\x61ptationService\x12M\n\x0fStartAdaptation\x12\".resight.v1.StartAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12I\n\rGetAdaptation\x12 .resight.v1.GetAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12Z\n\x0fListAdaptations\x12\".resight.v1.ListAdaptationsRequest\x1a#.resight.v1.ListAdaptationsResponse\x12O\n\x10\x43\x61ncelAdaptation\x12#.resight.v1.CancelAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12\\\n\x0fWatchAdaptation\x12\".resight.v1.WatchAdaptationRequest\x1a#.resight.v1.WatchAdaptationResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bresight/v1/adaptation.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x05\n\nAdaptation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\x1c.resight.v1.Adaptation.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65rror\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05model\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07verdict\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fverdict_reasons\x18\x0e \x03(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x06rounds\x18\x0f \x03(\x0b\x32\x1b.resight.v1.AdaptationRoundB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crounds_error\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0brounds_left\x18\x11 \x01(\x08\x42\x04\xe2\x41\x01\x03\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05:B\xea\x41?\n\x16resight.dev/Adaptation\x12%sites/{site}/adaptations/{adaptation}\"\xae\x01\n\x0f\x41\x64\x61ptationRound\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x0e\n\x06labels\x18\x02 \x01(\t\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x39\n\x07\x66igures\x18\x04 \x03(\x0b\x32(.resight.v1.AdaptationRound.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x83\x01\n\x16StartAdaptationRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06method\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x11\n\toverrides\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"?\n\x14GetAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x0b\x61\x66ter_round\x18\x02 \x01(\x05\"U\n\x16ListAdaptationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x17ListAdaptationsResponse\x12+\n\x0b\x61\x64\x61ptations\x18\x01 \x03(\x0b\x32\x16.resight.v1.Adaptation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x17\x43\x61ncelAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\",\n\x16WatchAdaptationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"q\n\x17WatchAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.resight.v1.Adaptation\x12*\n\x05round\x18\x02 \x01(\x0b\x32\x1b.resight.v1.AdaptationRound2\xb8\x03\n\x11\x41\x64\x61ptationService\x12M\n\x0fStartAdaptation\x12\".resight.v1.StartAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12I\n\rGetAdaptation\x12 .resight.v1.GetAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12Z\n\x0fListAdaptations\x12\".resight.v1.ListAdaptationsRequest\x1a#.resight.v1.ListAdaptationsResponse\x12O\n\x10\x43\x61ncelAdaptation\x12#.resight.v1.CancelAdaptationRequest\x1a\x16.resight.v1.Adaptation\x12\\\n\x0fWatchAdaptation\x12\".resight.v1.WatchAdaptationRequest\x1a#.resight.v1.WatchAdaptationResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADAPTATION'].fields_by_name['rounds']._serialized_options = b'\342A\001\003'
   _globals['_ADAPTATION'].fields_by_name['rounds_error']._loaded_options = None
   _globals['_ADAPTATION'].fields_by_name['rounds_error']._serialized_options = b'\342A\001\003'
+  _globals['_ADAPTATION'].fields_by_name['rounds_left']._loaded_options = None
+  _globals['_ADAPTATION'].fields_by_name['rounds_left']._serialized_options = b'\342A\001\003'
   _globals['_ADAPTATION']._loaded_options = None
   _globals['_ADAPTATION']._serialized_options = b'\352A?\n\026resight.dev/Adaptation\022%sites/{site}/adaptations/{adaptation}'
   _globals['_ADAPTATIONROUND_FIGURESENTRY']._loaded_options = None
@@ -75,27 +77,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHADAPTATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHADAPTATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_ADAPTATION']._serialized_start=137
-  _globals['_ADAPTATION']._serialized_end=842
-  _globals['_ADAPTATION_STATE']._serialized_start=646
-  _globals['_ADAPTATION_STATE']._serialized_end=774
-  _globals['_ADAPTATIONROUND']._serialized_start=845
-  _globals['_ADAPTATIONROUND']._serialized_end=1019
-  _globals['_ADAPTATIONROUND_FIGURESENTRY']._serialized_start=973
-  _globals['_ADAPTATIONROUND_FIGURESENTRY']._serialized_end=1019
-  _globals['_STARTADAPTATIONREQUEST']._serialized_start=1022
-  _globals['_STARTADAPTATIONREQUEST']._serialized_end=1153
-  _globals['_GETADAPTATIONREQUEST']._serialized_start=1155
-  _globals['_GETADAPTATIONREQUEST']._serialized_end=1197
-  _globals['_LISTADAPTATIONSREQUEST']._serialized_start=1199
-  _globals['_LISTADAPTATIONSREQUEST']._serialized_end=1284
-  _globals['_LISTADAPTATIONSRESPONSE']._serialized_start=1286
-  _globals['_LISTADAPTATIONSRESPONSE']._serialized_end=1381
-  _globals['_CANCELADAPTATIONREQUEST']._serialized_start=1383
-  _globals['_CANCELADAPTATIONREQUEST']._serialized_end=1428
-  _globals['_WATCHADAPTATIONREQUEST']._serialized_start=1430
-  _globals['_WATCHADAPTATIONREQUEST']._serialized_end=1474
-  _globals['_WATCHADAPTATIONRESPONSE']._serialized_start=1476
-  _globals['_WATCHADAPTATIONRESPONSE']._serialized_end=1589
-  _globals['_ADAPTATIONSERVICE']._serialized_start=1592
-  _globals['_ADAPTATIONSERVICE']._serialized_end=2032
+  _globals['_ADAPTATION']._serialized_end=869
+  _globals['_ADAPTATION_STATE']._serialized_start=673
+  _globals['_ADAPTATION_STATE']._serialized_end=801
+  _globals['_ADAPTATIONROUND']._serialized_start=872
+  _globals['_ADAPTATIONROUND']._serialized_end=1046
+  _globals['_ADAPTATIONROUND_FIGURESENTRY']._serialized_start=1000
+  _globals['_ADAPTATIONROUND_FIGURESENTRY']._serialized_end=1046
+  _globals['_STARTADAPTATIONREQUEST']._serialized_start=1049
+  _globals['_STARTADAPTATIONREQUEST']._serialized_end=1180
+  _globals['_GETADAPTATIONREQUEST']._serialized_start=1182
+  _globals['_GETADAPTATIONREQUEST']._serialized_end=1245
+  _globals['_LISTADAPTATIONSREQUEST']._serialized_start=1247
+  _globals['_LISTADAPTATIONSREQUEST']._serialized_end=1332
+  _globals['_LISTADAPTATIONSRESPONSE']._serialized_start=1334
+  _globals['_LISTADAPTATIONSRESPONSE']._serialized_end=1429
+  _globals['_CANCELADAPTATIONREQUEST']._serialized_start=1431
+  _globals['_CANCELADAPTATIONREQUEST']._serialized_end=1476
+  _globals['_WATCHADAPTATIONREQUEST']._serialized_start=1478
+  _globals['_WATCHADAPTATIONREQUEST']._serialized_end=1522
+  _globals['_WATCHADAPTATIONRESPONSE']._serialized_start=1524
+  _globals['_WATCHADAPTATIONRESPONSE']._serialized_end=1637
+  _globals['_ADAPTATIONSERVICE']._serialized_start=1640
+  _globals['_ADAPTATIONSERVICE']._serialized_end=2080
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,7 @@ class Adaptation(_message.Message):
     VERDICT_REASONS_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     ROUNDS_ERROR_FIELD_NUMBER: _builtins.int
+    ROUNDS_LEFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sites/{site}/adaptations/{adaptation}"."""
     method: _builtins.str
@@ -99,8 +100,13 @@ class Adaptation(_message.Message):
     with. Also of a model that could not be registered.
     """
     rounds_error: _builtins.str
-    """Why the rounds are missing, for people: their file is damaged. Of GetAdaptation and
+    """Why the rounds are missing, for people: their file is damaged, or has a line of more than
+    64 KiB. Of GetAdaptation and
     WatchAdaptation only; empty where the rounds could be read.
+    """
+    rounds_left: _builtins.bool
+    """Whether there are rounds after these: send GetAdaptation again, with the number of the last one
+    as after_round. Of GetAdaptation only.
     """
     @_builtins.property
     def overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -124,7 +130,9 @@ class Adaptation(_message.Message):
 
     @_builtins.property
     def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdaptationRound]:
-        """The finished rounds, in order; of GetAdaptation only."""
+        """The finished rounds after after_round, in order, all or the first of them: see rounds_left. Of
+        GetAdaptation only.
+        """
 
     def __init__(
         self,
@@ -145,10 +153,11 @@ class Adaptation(_message.Message):
         verdict_reasons: _abc.Iterable[_builtins.str] | None = ...,
         rounds: _abc.Iterable[Global___AdaptationRound] | None = ...,
         rounds_error: _builtins.str = ...,
+        rounds_left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "method", b"method", "model", b"model", "name", b"name", "overrides", b"overrides", "reason", b"reason", "recipe", b"recipe", "rounds", b"rounds", "rounds_error", b"rounds_error", "seed", b"seed", "start_time", b"start_time", "state", b"state", "verdict", b"verdict", "verdict_reasons", b"verdict_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "method", b"method", "model", b"model", "name", b"name", "overrides", b"overrides", "reason", b"reason", "recipe", b"recipe", "rounds", b"rounds", "rounds_error", b"rounds_error", "rounds_left", b"rounds_left", "seed", b"seed", "start_time", b"start_time", "state", b"state", "verdict", b"verdict", "verdict_reasons", b"verdict_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,16 +272,20 @@ class GetAdaptationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    AFTER_ROUND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sites/{site}/adaptations/{adaptation}"."""
+    after_round: _builtins.int
+    """Only rounds after the one of this number; 0: from the first on."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        after_round: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_round", b"after_round", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,8 +99,10 @@ class AdaptationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAdaptation(self, request, context):
-        """Gives one adaptation, with its rounds so far.
+        """Gives one adaptation, with its rounds so far. Where these are many, some hundred of them are
+        in the answer, and rounds_left says to ask for the next ones with after_round.
 
+        INVALID_ARGUMENT / BAD_LIMIT: after_round is negative.
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,8 +56,10 @@ class AdaptationServiceStub:
     FAILED_PRECONDITION / NO_CROPS: the site keeps no crops to learn from.
     """
     GetAdaptation: _grpc.UnaryUnaryMultiCallable[_adaptation_pb2.GetAdaptationRequest, _adaptation_pb2.Adaptation]
-    """Gives one adaptation, with its rounds so far.
+    """Gives one adaptation, with its rounds so far. Where these are many, some hundred of them are
+    in the answer, and rounds_left says to ask for the next ones with after_round.
 
+    INVALID_ARGUMENT / BAD_LIMIT: after_round is negative.
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
     """
     ListAdaptations: _grpc.UnaryUnaryMultiCallable[_adaptation_pb2.ListAdaptationsRequest, _adaptation_pb2.ListAdaptationsResponse]
@@ -112,8 +114,10 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     FAILED_PRECONDITION / NO_CROPS: the site keeps no crops to learn from.
     """
     GetAdaptation: _aio.UnaryUnaryMultiCallable[_adaptation_pb2.GetAdaptationRequest, _adaptation_pb2.Adaptation]  # type: ignore[assignment]
-    """Gives one adaptation, with its rounds so far.
+    """Gives one adaptation, with its rounds so far. Where these are many, some hundred of them are
+    in the answer, and rounds_left says to ask for the next ones with after_round.
 
+    INVALID_ARGUMENT / BAD_LIMIT: after_round is negative.
     NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
     """
     ListAdaptations: _aio.UnaryUnaryMultiCallable[_adaptation_pb2.ListAdaptationsRequest, _adaptation_pb2.ListAdaptationsResponse]  # type: ignore[assignment]
@@ -177,8 +181,10 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adaptation_pb2.GetAdaptationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_pb2.Adaptation, _abc.Awaitable[_adaptation_pb2.Adaptation]]:
-        """Gives one adaptation, with its rounds so far.
+        """Gives one adaptation, with its rounds so far. Where these are many, some hundred of them are
+        in the answer, and rounds_left says to ask for the next ones with after_round.
 
+        INVALID_ARGUMENT / BAD_LIMIT: after_round is negative.
         NOT_FOUND / ADAPTATION_NOT_FOUND: there is no such adaptation.
         """
 
