@@ -33,6 +33,7 @@ log = logging.getLogger("resight.rpc")
 _OURS = "/resight.v1."
 _WATCH = "AdaptationService/WatchAdaptation"
 _FOREIGN = "streams of health and reflection"
+_HEALTH = "calls of health"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at runtime
@@ -62,6 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             "watches": max_streams,
             "rollovers": max_streams,
             _FOREIGN: max_streams,
+            _HEALTH: max_concurrent,
         }
         self._max_transfer_s = max_transfer_s
         self._running: Counter[str] = Counter()
@@ -141,9 +143,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def one(_: Any, context: Context) -> Any:
             connections.begin(context)
             try:
-                if handler.unary_stream is not None:
-                    self._require_place(_FOREIGN)
-                request = await arrival.read("", parse, context)
+                kind = _HEALTH if handler.unary_stream is None else _FOREIGN
+                with self._arrives(kind, context):
+                    request = await arrival.read("", parse, context)
                 if handler.unary_stream is not None:
                     self._admit(_FOREIGN, context)
             except CallError as error:
@@ -155,7 +157,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         async def many(_: Any, context: Context) -> AsyncIterator[Any]:
             connections.begin(context)
             try:
-                self._require_place(_FOREIGN)
                 async with aclosing(arrival.all(parse, context)) as requests:
                     counted = self._counted(requests, context)
                     async for answer in handler.stream_stream(counted, context):
@@ -174,11 +175,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
 
     async def _counted(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """The requests of reflection; its stream counts from the first one on."""
-        first = True
+        with self._arrives(_FOREIGN, context):
+            first = await anext(requests, None)
+        if first is None:
+            return
+        self._admit(_FOREIGN, context)
+        yield first
         async for request in requests:
-            if first:
-                self._admit(_FOREIGN, context)
-            first = False
             yield request
 
     async def _request(self, kind: str, method: str, handler: Any, context: Context) -> Any:
@@ -189,22 +192,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         if self._finishing:
             self._metrics.rejected.labels("shutdown").inc()
             raise ShuttingDownError("the server is stopping")
+        with self._arrives(kind, context):
+            self._metrics.rpc_in_flight.inc()
+            when_over(context, lambda _: self._metrics.rpc_in_flight.dec())
+            request = await self._arrival.read(method, handler.request_deserializer, context)
+        self._admit(kind, context)
+        return request
+
+    @contextmanager
+    def _arrives(self, kind: str, context: Context) -> Iterator[None]:
+        """Within this block the request of a call arrives; refuse it where too many do."""
         arriving, client = self._arriving[kind], context.peer()
         # A client with few calls comes in always; all others share what is left of the limit.
         if arriving.total() >= self._limits[kind] <= arriving[client] * len(arriving):
             raise self._too_many(kind)
         self._require_place(kind)
-        self._metrics.rpc_in_flight.inc()
-        when_over(context, lambda _: self._metrics.rpc_in_flight.dec())
         arriving[client] += 1
         try:
-            request = await self._arrival.read(method, handler.request_deserializer, context)
+            yield
         finally:
             arriving[client] -= 1
             if not arriving[client]:
                 del arriving[client]
-        self._admit(kind, context)
-        return request
 
     def _admit(self, kind: str, context: Context) -> None:
         """Count a call until its answer is sent or its client is gone."""

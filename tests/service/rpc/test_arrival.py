@@ -150,6 +150,32 @@ async def test_silent_streams_of_health_and_reflection_leave_the_places_to_other
             call.end()
 
 
+@pytest.mark.parametrize("method", [HEALTH, WATCH_HEALTH, REFLECTION])
+async def test_silent_calls_of_health_and_reflection_do_not_pile_up(
+    start: Start, method: str
+) -> None:
+    running = await start(max_streams=2, max_concurrent_calls=2)
+    async with channel(running) as one, channel(running) as two, asyncio.timeout(10):
+        silent = [Slow(one, method) for _ in range(2)]
+        await one.unary_unary(LIST)(b"")  # those before have begun
+        assert await Slow(one, method).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        assert await two.unary_unary(HEALTH)(b"")
+        watch = two.unary_stream(WATCH_HEALTH)(b"")
+        assert await watch.read()
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        described = two.stream_stream(REFLECTION)(iter([asked.SerializeToString()]))
+        assert await described.read()
+        watch.cancel()
+        for call in silent:
+            call.end()
+        reason = "QUEUE_FULL"  # until the server knows that they are gone
+        while reason == "QUEUE_FULL":
+            again = Slow(one, method)
+            again.send(b"not a message")
+            _, reason = await again.failure()
+        assert reason == "BAD_MESSAGE"
+
+
 async def test_a_call_that_arrives_when_all_places_are_taken_is_refused(
     start: Start, engine: FakeEngine
 ) -> None:
