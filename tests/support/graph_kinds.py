@@ -24,18 +24,18 @@ def kinds(net: ReIDNet) -> frozenset[str]:
     return frozenset(map(kind, [stem, *blocks, net.attention or nn.Identity()]))
 
 
-def shorten(net: ReIDNet) -> ReIDNet:
-    """Take out the blocks that repeat a kind and keep the number of channels; gives `net`."""
+def shorten(trunk: nn.Sequential) -> nn.Sequential:
+    """Take out the blocks that repeat a kind and keep the number of channels; gives `trunk`."""
     seen: set[str] = set()
-    for name, stage in net.backbone.named_children():
+    for name, stage in trunk.named_children():
         if isinstance(stage, nn.Sequential):
             left = []
             for block in stage:
                 if kind(block) not in seen or not _keeps_channels(block):
                     left.append(block)
                 seen.add(kind(block))
-            setattr(net.backbone, name, nn.Sequential(*left))
-    return net
+            setattr(trunk, name, nn.Sequential(*left))
+    return trunk
 
 
 def _keeps_channels(block: nn.Module) -> bool:

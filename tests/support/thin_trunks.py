@@ -1,7 +1,9 @@
-"""Trunks of all their layers and an eighth of their channels."""
+"""Trunks of each kind of their blocks, with an eighth of the channels."""
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,7 @@ from torch import nn
 
 from models.backbones import net, trunks
 from models.backbones.trunks import IBN
+from tests.support.graph_kinds import shorten
 
 SHARE = 8
 RGB = 3
@@ -20,8 +23,9 @@ RGB = 3
 def thin_trunks() -> Iterator[None]:
     """Give each `ReIDNet` that this process builds a thin trunk.
 
-    A run copies, checks and writes tens of megabytes for each network; most of the time of a test
-    on a few crops goes there. Whatever surrounds a trunk is the same at any number of channels.
+    A run copies, checks and writes tens of megabytes and hundreds of modules for each network; most
+    of the time of a test on a few crops goes there. Whatever surrounds a trunk is the same at any
+    number of blocks and channels.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(net, "build_backbone", thin_backbone)
@@ -37,10 +41,22 @@ def real_trunks() -> Iterator[None]:
 
 
 def thin_backbone(name: str) -> tuple[nn.Sequential, int]:
-    """As `build_backbone`: the same names and layers, an eighth of the channels."""
-    with torch.device("meta"):
-        trunk, channels = trunks.build_backbone(name)
-    _make_thin(trunk)
+    """As `build_backbone`, without the blocks that only repeat: an eighth of the channels."""
+    cached, channels = _thin_backbone(name)
+    trunk = copy.deepcopy(cached)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk, channels
+
+
+@functools.cache
+def _thin_backbone(name: str) -> tuple[nn.Sequential, int]:
+    """A trunk that nothing trains; to make it draws no random numbers of the test's."""
+    with torch.random.fork_rng([]):
+        with torch.device("meta"):
+            trunk, channels = trunks.build_backbone(name)
+        _make_thin(shorten(trunk))
     return trunk, channels // SHARE
 
 
@@ -57,7 +73,7 @@ def _make_thin(module: nn.Module) -> None:
 
 
 def _thin_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    made = nn.Conv2d(
+    return nn.Conv2d(
         conv.in_channels if conv.in_channels == RGB else conv.in_channels // SHARE,
         conv.out_channels // SHARE,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -66,5 +82,3 @@ def _thin_conv(conv: nn.Conv2d) -> nn.Conv2d:
         groups=max(conv.groups // SHARE, 1),
         bias=False,
     )
-    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
-    return made

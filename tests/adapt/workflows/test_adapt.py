@@ -64,7 +64,7 @@ DAAL = Recipe(
 
 
 def source_run(root: Path, out: Path, **changes: object) -> Run:
-    settings: dict[str, Any] = {"backbone": "mobilenet_v2", "recipe": SOURCE, **changes}
+    settings: dict[str, Any] = {"backbone": "resnet18", "recipe": SOURCE, **changes}
     return pretrain(pretrain_spec(root, **settings), on_cpu(), out)
 
 
@@ -99,7 +99,7 @@ STILL = OptimizerSettings(lr=1e-12)
 
 
 def first_layer(net: ReIDNet) -> np.ndarray:
-    return net.backbone.features[0][0].weight.detach().numpy()
+    return net.backbone.conv1.weight.detach().numpy()
 
 
 def test_adaptation_never_sees_identities(
@@ -124,7 +124,7 @@ def test_adapt_takes_over_architecture_and_names_its_origin(
 ) -> None:
     run = site_run(market("site", seed=5), init, tmp_path / "adapted")
     start = Run.open(init)
-    assert run.info.backbone == "mobilenet_v2"
+    assert run.info.backbone == "resnet18"
     assert run.info.preprocessing == start.info.preprocessing
     assert run.info.origin.inits == (start.network_hash(),)
     assert [d.role for d in run.info.data] == ["target", "source"]
@@ -176,9 +176,8 @@ def test_nrmt_refuses_one_network_without_a_word_of_going_on(
 def test_collapse_is_reported_and_keeps_the_last_round(
     market: Callable[..., Path], tmp_path: Path, init: Path
 ) -> None:
-    recipe = MMT.model_copy(
-        update={"clustering": Clustering(algorithm="dbscan", radius=1e-6, min_samples=4)}
-    )
+    strict = Clustering(algorithm="dbscan", radius=1e-6, k1=3, k2=1, min_samples=8)
+    recipe = MMT.model_copy(update={"clustering": strict})
     with pytest.raises(ClusteringError):
         site_run(market("site", seed=5), init, tmp_path / "out", recipe=recipe)
     run = Run.open(tmp_path / "out")
@@ -277,8 +276,12 @@ def test_the_camera_pattern_names_the_cameras(
     assert Run.open(run.path).info.spec.camera_pattern == r"_c(?P<camera>\d)s"
 
 
+MANY = MMT.model_copy(update={"clustering": MMT.clustering.model_copy(update={"clusters": 12})})
+"""So many clusters that they hang on each detail of the features."""
+
+
 def recipe_changes() -> dict[str, dict[str, object]]:
-    clusters = MMT.clustering
+    clusters = MANY.clustering
     return {
         "cameras' statistics": {
             "clustering": clusters.model_copy(update={"camera_statistics": False})
@@ -294,7 +297,7 @@ def test_a_change_of_the_recipe_changes_the_network(
     market: Callable[..., Path], tmp_path: Path, init: Path, change: str
 ) -> None:
     site = market("site", persons=4, each=MIN_CAMERA_CROPS // 4)
-    recipes = (MMT, MMT.model_copy(update=recipe_changes()[change]))
+    recipes = (MANY, MANY.model_copy(update=recipe_changes()[change]))
     runs = [site_run(site, init, tmp_path / f"{n}", recipe=r) for n, r in enumerate(recipes)]
     assert weights(runs[0].path) != weights(runs[1].path)
 

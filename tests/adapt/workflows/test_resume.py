@@ -70,7 +70,7 @@ class RunsOnDisk:
             schedule=Schedule(rounds=ROUNDS, iterations=STEPS),
             batch=BatchShape(identities=3, instances=2),
         )
-        spec = pretrain_spec(self.source, seed, backbone="mobilenet_v2", recipe=recipe)
+        spec = pretrain_spec(self.source, seed, backbone="resnet18", recipe=recipe)
         return pretrain(spec, context(stop), out)
 
     def adapted(
@@ -287,7 +287,7 @@ def test_body_parts_go_on_from_another_folder(
     )
     (tmp_path / "source").symlink_to(world.source)
     monkeypatch.chdir(tmp_path)
-    spec = pretrain_spec(Path("source"), backbone="mobilenet_v2", recipe=recipe)
+    spec = pretrain_spec(Path("source"), backbone="resnet18", recipe=recipe)
     with pytest.raises(StoppedError):
         pretrain(spec, context(StopAfter(0)), Path("run"))
     elsewhere = tmp_path / "elsewhere"
