@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from models.image import Preprocessing
 from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 from tests.support.graph_kinds import kinds, shorten
+from tests.support.remembered_exports import remembered_exports
 from tests.support.tiny_runs import info as run_info
 from tests.support.tiny_runs import row
 
@@ -42,24 +42,7 @@ EXPORTED = ("resnet18", "resnet18_ibn_a", "resnet50_mmt", "resnet50_ibn_a_fastre
 
 @pytest.fixture(scope="module", autouse=True)
 def one_export_of_each_network() -> Iterator[None]:
-    """Torch's exporter takes seconds and gives the same for the same weights; the classifier
-    is not in the graph."""
-    made: dict[str, bytes] = {}
-    to_onnx = export._to_onnx
-
-    def remembered(deployed: export._Deployed, height: int, width: int) -> bytes:
-        net = deployed.net
-        digest = hashlib.sha256(f"{net.backbone} {net.attention} {height} {width}".encode())
-        for name, value in deployed.state_dict().items():
-            if "classifier" not in name:
-                digest.update(value.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in made:
-            made[key] = to_onnx(deployed, height, width)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_to_onnx", remembered)
+    with remembered_exports():
         yield
 
 
@@ -95,6 +78,9 @@ def lively(backbone: str, *, attention: bool = False, short: bool = False) -> Re
     images = np.concatenate([make_self_test_images(HEIGHT, WIDTH, 8), pixels(2)])
     with torch.no_grad():
         net.train()(network_input(images))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = 0.1  # as in a network that is read from a run: one export for both
     return net
 
 

@@ -29,6 +29,8 @@ from adapt.types import CropSet, FeatureTable, RoundOf, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.loop import run_loop  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 STEPS, SEED = 3, 5
 SHAPE = BatchShape(identities=2, instances=2)

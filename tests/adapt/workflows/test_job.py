@@ -29,7 +29,7 @@ from adapt.workflows.job import gate_outcome_of, outcome_of, read_job, run_job  
 from models.bundle import Bundle  # noqa: E402
 from models.files import FileLock  # noqa: E402
 from models.job_contract import GateVerdict, gate_arguments, train_arguments  # noqa: E402
-from tests.support.thin_trunks import real_trunks  # noqa: E402
+from tests.support.remembered_exports import remembered_exports  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_model import write_tiny_bundle  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
@@ -40,21 +40,15 @@ pytestmark = pytest.mark.usefixtures("thin")
 ENOUGH_S = 300.0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_export_of_each_network() -> Iterator[None]:
+    with remembered_exports():
+        yield
+
+
 @pytest.fixture(scope="module")
 def inits(thin: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return tiny_inits(tmp_path_factory.mktemp("inits"))
-
-
-@pytest.fixture(scope="module")
-def real_inits(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Whole networks, as a process of its own loads them."""
-    with real_trunks():
-        return tiny_inits(tmp_path_factory.mktemp("real"))
-
-
-@pytest.fixture
-def real_folder(real_inits: list[Path], tmp_path: Path) -> Path:
-    return write_job(tmp_path / "real", real_inits)
 
 
 @pytest.fixture
@@ -71,7 +65,7 @@ def changed(folder: Path, **fields: Any) -> Path:
 def start(folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "adapt", *train_arguments(folder)],
+            [sys.executable, "-m", "tests.support.thin_worker", *train_arguments(folder)],
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
@@ -263,8 +257,7 @@ def test_it_is_written_down_how_a_job_ended(folder: Path) -> None:
     assert outcome(folder) == {"state": "finished", "reason": "", "error": ""}
 
 
-def test_a_process_that_is_asked_to_end_keeps_its_state(real_folder: Path) -> None:
-    folder = real_folder
+def test_a_process_that_is_asked_to_end_keeps_its_state(folder: Path) -> None:
     endless = [*OVERRIDES, "schedule.iterations=100000"]
     with start(changed(folder, overrides=endless)) as process:
         deadline = time.monotonic() + ENOUGH_S
@@ -336,13 +329,12 @@ def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
         run_job(write_market(tmp_path), StopRequest())
 
 
-def test_two_processes_do_one_job_together(real_folder: Path) -> None:
-    folder = real_folder
+def test_two_processes_do_one_job_together(folder: Path) -> None:
     changed(folder, overrides=[*OVERRIDES, "batch.ghost=0"])
     port = free_port()
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "adapt", *train_arguments(folder)],
+            [sys.executable, "-m", "tests.support.thin_worker", *train_arguments(folder)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, 2, port)},

@@ -27,6 +27,9 @@ from adapt.workflows import rehearsal  # noqa: E402
 from adapt.workflows.rehearsal import MadeUpClusterer, StepCosts, rehearse, separated  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.specs import on_cpu  # noqa: E402
+from tests.support.thin_trunks import SHARE  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 CROPS, HEIGHT, WIDTH = 20, 32, 16
 
@@ -101,7 +104,7 @@ def test_activations_grow_with_the_batch() -> None:
     built = METHODS["hli"](nets("hli", how), how.options, clusterer)
     large = measured(built, clusterer, how)
     assert large.activations == pytest.approx(2 * small.activations, rel=0.05)
-    one_map = 8 * 64 * (HEIGHT // 2) * (WIDTH // 2) * 4
+    one_map = 8 * 64 // SHARE * (HEIGHT // 2) * (WIDTH // 2) * 4
     assert small.activations > 4 * one_map, "the stem alone keeps several maps of its size"
 
 
