@@ -118,7 +118,7 @@ def _configure(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    # Deleted bytes are overwritten: no crop of a deleted person stays in the file.
+    # Deleted bytes are overwritten, but for copies of rows that SQLite has moved to other pages.
     cursor.execute("PRAGMA secure_delete=ON")
     # Else what a large write changes is copied to a file in the system's temporary folder.
     cursor.execute("PRAGMA temp_store=MEMORY")

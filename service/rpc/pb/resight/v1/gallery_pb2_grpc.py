@@ -141,8 +141,8 @@ class GalleryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSighting(self, request, context):
-        """Deletes one sighting with its crop and its embedding; they are overwritten on disk. This cannot
-        be undone. To forget a person, list that person's sightings and delete each.
+        """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
+        docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
 
         NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
         """

@@ -89,8 +89,8 @@ class GalleryServiceStub:
     INVALID_ARGUMENT / BAD_FILTER: as for SearchSightings.
     """
     DeleteSighting: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.DeleteSightingRequest, _empty_pb2.Empty]
-    """Deletes one sighting with its crop and its embedding; they are overwritten on disk. This cannot
-    be undone. To forget a person, list that person's sightings and delete each.
+    """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
+    docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
 
     NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
     """
@@ -155,8 +155,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     INVALID_ARGUMENT / BAD_FILTER: as for SearchSightings.
     """
     DeleteSighting: _aio.UnaryUnaryMultiCallable[_gallery_pb2.DeleteSightingRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes one sighting with its crop and its embedding; they are overwritten on disk. This cannot
-    be undone. To forget a person, list that person's sightings and delete each.
+    """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
+    docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
 
     NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
     """
@@ -248,8 +248,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gallery_pb2.DeleteSightingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes one sighting with its crop and its embedding; they are overwritten on disk. This cannot
-        be undone. To forget a person, list that person's sightings and delete each.
+        """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
+        docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
 
         NOT_FOUND / SIGHTING_NOT_FOUND: there is no such sighting.
         """
