@@ -40,11 +40,16 @@ def starter() -> FakeStarter:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def lobby(start: Any, starter: FakeStarter, tmp_path: Path) -> Any:
-    """A server that can adapt, with a site of four crops."""
+async def lobby(
+    start: Any, starter: FakeStarter, tmp_path: Path, request: pytest.FixtureRequest
+) -> Any:
+    """A server that can adapt, with a site of four crops; its parameter: seconds of the drain."""
     (tmp_path / "init").mkdir()
     running = await start(
-        start_process=starter, adapt_inits=str(tmp_path / "init"), registry=tmp_path / "registry"
+        start_process=starter,
+        adapt_inits=str(tmp_path / "init"),
+        registry=tmp_path / "registry",
+        drain_s=getattr(request, "param", 5.0),
     )
     await running.ask(running.client.create_site, "lobby")
     crops = [NewSighting(image=crop(n), camera=f"c{n % 2}", person="Ann") for n in range(4)]
@@ -226,12 +231,14 @@ async def test_pages(lobby: Any, starter: FakeStarter) -> None:
     assert names == [name for page in found for name in page]
 
 
+@pytest.mark.parametrize("lobby", [3600.0], indirect=True)
 async def test_a_watch_does_not_hold_up_a_stop(lobby: Any, starter: FakeStarter) -> None:
     job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
     await starter.number(1)
     watching = asyncio.create_task(lobby.ask(lobby.client.watch_adaptation, "lobby", job.id))
-    await asyncio.sleep(0.1)
-    async with asyncio.timeout(4):  # less than the drain
+    async with asyncio.timeout(60):
+        while not await lobby.metric("resight_rpc_in_flight"):
+            await asyncio.sleep(0.01)
         await lobby.server.stop()
     with pytest.raises(CallFailedError) as error:
         await watching

@@ -41,13 +41,12 @@ async def healthz(address: str) -> int:
 
 
 async def test_an_open_watch_of_health_does_not_hold_up_the_end(start: Callable[..., Any]) -> None:
-    running = await start(drain_s=30.0)
+    running = await start(drain_s=3600.0)
     async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
-        started = time.monotonic()
-        await running.server.stop()
-        assert time.monotonic() - started < 10
+        async with asyncio.timeout(60):
+            await running.server.stop()
         assert (await watch.read()).status == NOT_SERVING
 
 
@@ -191,9 +190,14 @@ async def test_an_idle_connection_is_closed(
     monkeypatch.setattr(server, "IDLE_S", 0.3)
     running = await start()
     assert await ends(running.ready.grpc_address)
-    assert await running.ask(running.client.sites) == []
-    await asyncio.sleep(0.6)
-    assert await running.ask(running.client.sites) == [], "clients connect again by themselves"
+    async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+        async with asyncio.timeout(60):
+            while (state := channel.get_state()) is not grpc.ChannelConnectivity.IDLE:
+                await channel.wait_for_state_change(state)
+        again = await health.Check(health_pb2.HealthCheckRequest())
+        assert again.status == SERVING, "clients connect again by themselves"
 
 
 async def test_connections_above_the_limit_are_closed(start: Callable[..., Any]) -> None:
