@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.errors import StoreUnusableError
 from service.store.damage import read_json
+from service.store.foreign_log import number_database
 
 LOCK_TIMEOUT_S = 1.0
 """Seconds that a read or a write waits for a lock of another process."""
@@ -73,9 +74,10 @@ def _unusable(path: Path, error: BaseException | None) -> StoreUnusableError:
 
 
 def check_log(writer: Engine) -> None:
-    """Move the write-ahead log into the database; raises `DBAPIError` or `sqlite3.Error` where the
-    database is too damaged for it, e.g. cut off."""
+    """Number the database, and move its write-ahead log into it; raises `DBAPIError` or
+    `sqlite3.Error` where it is too damaged for that, e.g. cut off."""
     try:
+        number_database(writer)
         with closing(writer.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
     except sqlite3.Error as error:

@@ -27,6 +27,7 @@ from service.errors import (
 )
 from service.operations.metrics import Metrics
 from service.store.backlog import Backlog
+from service.store.foreign_log import refuse_foreign_log
 from service.store.log_emptier import LogEmptier
 from service.store.model_history import (
     bind_site,
@@ -130,6 +131,7 @@ class Store:
         """
         with opening(path):
             refuse_lone_log(path)
+            refuse_foreign_log(path)
             reader, writer = open_sqlite(path, readers=readers + 1)
             try:
                 _create_or_check(writer, path)
