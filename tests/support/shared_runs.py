@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +138,15 @@ def run(
     return Trained(labels, figures, networks)
 
 
+@functools.cache
+def run_alone(name: str, ghost: int) -> Trained:
+    """By this process, which nobody stops."""
+    return run(SINGLE_PROCESS, name, ghost)
+
+
 def run_both(group: ProcessGroup, name: str, ghost: int) -> tuple[Trained, Trained | None]:
     """In a group and, in its first process, alone."""
-    return run(group, name, ghost), run(SINGLE_PROCESS, name, ghost) if group.is_main else None
+    return run(group, name, ghost), run_alone(name, ghost) if group.is_main else None
 
 
 def stop_and_resume_alone(
@@ -153,7 +160,7 @@ def stop_and_resume_alone(
     except StoppedError:
         if not group.is_main:
             return "stopped"
-        return run(SINGLE_PROCESS, name, 4, state=kept.state), run(SINGLE_PROCESS, name, 4)
+        return run(SINGLE_PROCESS, name, 4, state=kept.state), run_alone(name, 4)
     return "never stopped"
 
 
@@ -168,7 +175,7 @@ def resume_together(group: ProcessGroup, name: str, looks: int) -> tuple[Trained
         else:
             raise AssertionError("never stopped")
     done = run(group, name, 4, state=kept.state)
-    return done, run(SINGLE_PROCESS, name, 4) if group.is_main else None
+    return done, run_alone(name, 4) if group.is_main else None
 
 
 class StopAfter(StopRequest):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +23,13 @@ from adapt.training.sharding import shard_trunks
 from adapt.types import Batch, FeatureTable, RoundOf
 from adapt.workflows.rehearsal import MadeUpClusterer, separated
 from models.backbones.ghost_batch_norm import group_batch_norm
+from models.backbones import net
 from models.backbones.net import ReIDNet
 from models.backbones.trunks import IBN
 
 PEOPLE, EACH, STEPS = 4, 2, 2
 SIZE = PEOPLE * EACH
+WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,14 @@ def _built(case: Case) -> Method:
 
 def small_net() -> ReIDNet:
     """A network with a trunk of two layers, one of them with IBN."""
-    net = ReIDNet("resnet18")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(net, "build_backbone", lambda name: (_small_trunk(), WIDTH))
+        return ReIDNet("resnet18")
+
+
+def _small_trunk() -> nn.Sequential:
     first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), IBN(8), nn.ReLU())
-    net.backbone = nn.Sequential(first, nn.Conv2d(8, 512, 1), nn.BatchNorm2d(512), nn.ReLU())
-    return net
+    return nn.Sequential(first, nn.Conv2d(8, WIDTH, 1), nn.BatchNorm2d(WIDTH), nn.ReLU())
 
 
 def _net(trunk: str) -> ReIDNet:
@@ -145,7 +152,7 @@ def _label(method: Method, when: RoundOf) -> None:
     if isinstance(method, AML):
         method.load_state_dict({"weighted": np.array(2 * when.number >= when.total)})
         for net in method.students:
-            net.reset_classifier(PEOPLE, 0.1 * torch.randn(PEOPLE, 512))
+            net.reset_classifier(PEOPLE, 0.1 * torch.randn(PEOPLE, net.dimension))
         return
     if isinstance(method, SourceMethod):
         method.start_source(separated(PEOPLE, PEOPLE, method.embedder().dimension, rng))
