@@ -22,8 +22,8 @@ from adapt.training.optimizer import build_optimizer, train_step
 from adapt.training.sharding import shard_trunks
 from adapt.types import Batch, FeatureTable, RoundOf
 from adapt.workflows.rehearsal import MadeUpClusterer, separated
+from models.backbones import net as built
 from models.backbones.ghost_batch_norm import group_batch_norm
-from models.backbones import net
 from models.backbones.net import ReIDNet
 from models.backbones.trunks import IBN
 
@@ -133,7 +133,7 @@ def _built(case: Case) -> Method:
 def small_net() -> ReIDNet:
     """A network with a trunk of two layers, one of them with IBN."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(net, "build_backbone", lambda name: (_small_trunk(), WIDTH))
+        patch.setattr(built, "build_backbone", lambda name: (_small_trunk(), WIDTH))
         return ReIDNet("resnet18")
 
 

@@ -32,14 +32,6 @@ def thin_trunks() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def real_trunks() -> Iterator[None]:
-    """Within `thin_trunks`, for networks that another process reads."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(net, "build_backbone", trunks.build_backbone)
-        yield
-
-
 def thin_backbone(name: str) -> tuple[nn.Sequential, int]:
     """As `build_backbone`, without the blocks that only repeat: an eighth of the channels."""
     cached, channels = _thin_backbone(name)

@@ -32,7 +32,11 @@ from adapt.types import Batch, CropSet, FeatureTable, RoundOf, Sample  # noqa: E
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.loop import run_loop  # noqa: E402
 from tests.support.loss_terms import float_stats, term_values, term_weights  # noqa: E402
+from tests.support.thin_trunks import SHARE  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
+D = 512 // SHARE
 P, S = 3, 3
 
 
@@ -63,7 +67,7 @@ def nrmt(*, selecting: bool = True, **options: object) -> NRMT:
 def groups(seed: int, each: int = 4, spread: float = 0.05) -> np.ndarray:
     """P tight groups of unit vectors, one after the other."""
     rng = np.random.default_rng(seed)
-    centers = np.repeat(rng.normal(size=(P, 512)), each, axis=0)
+    centers = np.repeat(rng.normal(size=(P, D)), each, axis=0)
     features = centers + spread * rng.normal(size=centers.shape)
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
@@ -134,7 +138,7 @@ def test_both_losses_count_once() -> None:
 @pytest.mark.slow
 def test_components_are_the_papers_table_4() -> None:
     """Each step of the ladder takes triplets away; before half time nothing is selected."""
-    options: dict[str, Any] = {"confidence": 0.3, "disagreement": 0.2}
+    options: dict[str, Any] = {"confidence": 0.5, "disagreement": 0.2}
     kept = {}
     for components in ("separate", "cc", "cc+sc", "cc+sc+sd"):
         stats = nrmt(components=components, **options).step(batches()).stats
@@ -208,14 +212,14 @@ def test_relative_thresholds_do_not_see_the_scale_of_the_networks() -> None:
         for width in (1.0, 0.5):
             method = nrmt(thresholds=thresholds, confidence=0.3, disagreement=0.2, reference=3.0)
             for net in method.students:
-                net.backbone.layer4[1].register_forward_hook(lambda m, i, out, w=width: out * w)
+                net.backbone.layer4[-1].register_forward_hook(lambda m, i, out, w=width: out * w)
             stats = method.step(batches()).stats
             kept[thresholds, width] = (stats["kept_1"], stats["kept_2"])
     assert kept["relative", 1.0] == pytest.approx(kept["relative", 0.5])
     assert kept["raw", 1.0] != pytest.approx(kept["raw", 0.5])
     assert 0 < kept["relative", 1.0][0] < 1
     uneven = nrmt(thresholds="relative", confidence=0.3, disagreement=0.2, reference=3.0)
-    uneven.students[1].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 0.5)
+    uneven.students[1].backbone.layer4[-1].register_forward_hook(lambda m, i, out: out * 0.5)
     stats = uneven.step(batches()).stats
     assert (stats["kept_1"], stats["kept_2"]) == pytest.approx(kept["relative", 1.0])
     options: dict[str, Any] = {
@@ -340,7 +344,7 @@ def test_a_round_that_kept_nothing_is_refused() -> None:
 def test_a_network_that_keeps_next_to_nothing_is_told_of() -> None:
     """f brings all crops together, so it is sure of nothing and g gets nothing from it."""
     method = nrmt(confidence=-0.1, disagreement=0.0)
-    method.students[0].backbone.layer4[1].register_forward_hook(lambda m, i, out: out * 1e-3)
+    method.students[0].backbone.layer4[-1].register_forward_hook(lambda m, i, out: out * 1e-3)
     stats = float_stats(method.step(batches()))
     assert stats["kept_2"] == 0 < stats["kept_1"]
     (warning,) = method.after_round(stats)
@@ -406,4 +410,4 @@ def test_a_round_that_keeps_nothing_does_not_count_be_it_the_last(total: int, go
 def test_pinned_first_step() -> None:
     """A change of any number here is a change of the method: say so in the changelog."""
     losses = nrmt(confidence=0.3, disagreement=0.2).step(batches())
-    assert losses.total().item() == pytest.approx(7.7260, rel=1e-3)
+    assert losses.total().item() == pytest.approx(6.8089, rel=1e-3)

@@ -124,7 +124,7 @@ def test_the_fast_round_is_the_plain_one() -> None:
 def test_a_round_in_bfloat16_goes_the_same_way() -> None:
     """Adam's first steps are as long for a coarse gradient: directions are compared.
 
-    Of ten seeds: 0.92 to 0.94, and 0.76 to 0.79 for float32 on other batches.
+    Of ten seeds: 0.97 to 0.99, and 0.75 to 0.78 for float32 on other batches.
     """
     start = {k: v.clone() for k, v in tensors(mmt()).items()}
     fast, plain = by_the_loop(Compute(precision="bfloat16")), plainly()
@@ -132,8 +132,8 @@ def test_a_round_in_bfloat16_goes_the_same_way() -> None:
     moved, wanted = (
         torch.cat([(net[n] - start[n]).flatten() for n in names]) for net in (fast, plain)
     )
-    assert float(torch.cosine_similarity(moved, wanted, dim=0)) > 0.87
-    assert float(moved.norm() / wanted.norm()) == pytest.approx(1, abs=0.02)
+    assert float(torch.cosine_similarity(moved, wanted, dim=0)) > 0.93
+    assert float(moved.norm() / wanted.norm()) == pytest.approx(1, abs=0.01)
 
 
 def test_batches_made_ahead_are_the_same() -> None:
