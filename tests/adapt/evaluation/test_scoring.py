@@ -19,6 +19,8 @@ from adapt.evaluation.scoring import LabelledCrops, network_embedder, score_feat
 from models.backbones.net import ReIDNet  # noqa: E402
 from models.image import Preprocessing  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SIZE = Preprocessing(height=32, width=16)
 
 

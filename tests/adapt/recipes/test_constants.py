@@ -19,6 +19,8 @@ from adapt.recipes import load_recipe  # noqa: E402
 from adapt.recipes.papers import Task, load_paper  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 RHO_RULE = {  # of UDAP; AML prints it as a radius, DAAL sweeps both numbers and prints none
     "clustering.algorithm": "dbscan",
     "clustering.radius": "rho",

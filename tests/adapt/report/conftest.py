@@ -19,10 +19,13 @@ ROUNDS = ("schedule.rounds=2",)
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source run, and an adaptation to a site whose folders and files have nasty names."""
+    """A source run, and an adaptation to a site whose folders and files have nasty names.
+
+    Of thin networks: who reads them needs the fixture `thin`."""
     from adapt.recipes import load_recipe
     from adapt.workflows.adapt import adapt
     from tests.support.specs import adapt_spec, on_cpu
+    from tests.support.thin_trunks import thin_trunks
     from tests.support.tiny_site import KMEANS, SHORT, source_run
 
     root = tmp_path_factory.mktemp("home")
@@ -33,11 +36,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
     (root / "site" / camera / "a<script>.png").write_bytes(b"no image")
-    source_run(write_market(root / "source", persons=3), root / "old", 1)
     recipe = load_recipe("mmt_small", method="mmt", overrides=(*SHORT, *ROUNDS, *KMEANS))
     name = "mmt_small " + HOSTILE
     spec = adapt_spec(root / "site", [root / "old"], recipe, recipe_name=name)
-    adapt(spec, on_cpu(), root / "new")
+    with thin_trunks():
+        source_run(write_market(root / "source", persons=3), root / "old", 1)
+        adapt(spec, on_cpu(), root / "new")
     return root
 
 

@@ -22,6 +22,8 @@ from tests.support.specs import adapt_spec, on_cpu
 from tests.support.tiny_runs import finished
 from tests.support.tiny_site import KMEANS, SHORT
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 
 

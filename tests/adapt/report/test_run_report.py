@@ -18,6 +18,8 @@ from adapt.runs.folder import Run
 from models.job_contract import GateVerdict
 from tests.support.html_outline import outline
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 
 

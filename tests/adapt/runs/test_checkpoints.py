@@ -25,6 +25,8 @@ from adapt.types import CropSet, Sample  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 from tests.support.tiny_runs import info  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 STEP = 10.0
 """Seconds of a step."""
 

@@ -21,6 +21,8 @@ from models.backbones.net import ReIDNet
 from tests.support.tiny_runs import data, row
 from tests.support.tiny_runs import info as run_info
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 INFO = run_info(data=())
 
 

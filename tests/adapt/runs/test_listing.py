@@ -21,6 +21,8 @@ from adapt.runs.folder import Run
 from adapt.runs.listing import compare_runs, describe_run, flatten, last_figures, list_runs, series
 from tests.support.tiny_runs import data, finished, info, row
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
     for name in ("a", "b/c", "b/c/too-deep", "empty"):

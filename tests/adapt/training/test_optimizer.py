@@ -13,6 +13,8 @@ from adapt.methods.source import SourceOptions  # noqa: E402
 from adapt.training.optimizer import build_optimizer, learning_rate, set_learning_rate  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def test_learning_rate_by_hand() -> None:
     settings = OptimizerSettings(lr=1.0, warmup_rounds=2, milestones=(3, 5), decay=0.1)
