@@ -16,6 +16,7 @@ its line and the tests of its first stage are the same; the table goes to FOLDER
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -75,8 +76,8 @@ FORKS = multiprocessing.get_context("forkserver")
 """Tests run in forks of a process that has imported what takes seconds."""
 
 FORKS.set_forkserver_preload(
-    ["pytest", "cv2", "faiss", "grpc", "onnx", "onnxruntime", "pydantic", "sklearn", "sqlalchemy",
-     "torch", "typer"]
+    ["pytest", "cv2", "faiss", "grpc", "hypothesis", "onnx", "onnxruntime", "pydantic",
+     "pytest_asyncio", "sklearn", "sqlalchemy", "torch", "typer", "xdist"]
 )  # fmt: skip
 
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.toml")
@@ -273,6 +274,7 @@ def _pytest(
     with said.open("wb") as out:
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())
+    gc.freeze()  # pytest collects garbage twice, and need not look through the imports
     code = pytest.main(list(arguments))
     sys.stdout.flush()
     os._exit(code)
