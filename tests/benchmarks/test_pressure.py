@@ -87,7 +87,7 @@ def test_an_unknown_attack_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.usefixtures("thin")
 def test_two_attacks_give_rows(tmp_path: Path) -> None:
     """Not what they measured, which depends on the machine, but that all of it is there."""
-    tiny = ["--scale", "0.02", "--seconds", "1", "--settle", "1", "--backbone", "mobilenet_v2"]
+    tiny = ["--scale", "0.02", "--seconds", "0.5", "--settle", "0.3", "--backbone", "resnet18"]
     main(["answers", "arrivals", *tiny, "--out", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["about"]["scale"] == 0.02
