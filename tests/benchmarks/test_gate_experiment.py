@@ -22,6 +22,8 @@ from tests.support.tiny_runs import row  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.tiny_site import source_run  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
     """A run that kept each round's network, more and more noise in it."""
@@ -39,7 +41,7 @@ def run_of_rounds(data: Path, out: Path, rounds: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(thin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     write_market(root / "source", persons=3)
     for number in (1, 2):

@@ -19,6 +19,8 @@ from cli.main import app
 from tests.support.tiny_model import write_tiny_bundle
 from tests.support.tiny_sets import write_market
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 ALIKE = -15000.0
 """Shift of the tiny model that brings all embeddings together."""
 

@@ -18,6 +18,8 @@ from adapt.runs.tensor_files import save_network  # noqa: E402
 from cli.main import app  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SMALL = (
     *("--height", "32", "--width", "16", "--recipe", "source_small"),
     *("--set", "schedule.rounds=1", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
@@ -100,7 +102,7 @@ def test_adapt_with_source_crops(source: Path, tmp_path: Path) -> None:
     small = (
         *("--set", "schedule.rounds=1", "--set", "schedule.iterations=1", "--set", "augment.pad=1"),
         *("--set", "batch.identities=3", "--set", "clustering.algorithm=kmeans"),
-        *("--set", "clustering.clusters=4", "--recipe", "daal_small"),
+        *("--set", "clustering.clusters=8", "--recipe", "daal_small"),
     )
     for splits, crops in (((), [24, 24]), (("--all-splits",), [24, 24, 48])):
         out = tmp_path / f"run{len(splits)}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 
 from tests.support.command_line import resight
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 SMALL = ["--set", "schedule.rounds=1", "--set", "schedule.iterations=4"]
 BATCH = [
@@ -27,11 +27,6 @@ BATCH = [
     "--set",
     "augment.pad=1",
 ]
-
-
-def resight_process(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def write_people(folder: Path, people: range, seed: int) -> None:
@@ -59,8 +54,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pretrain_adapt_export_evaluate(work: Path) -> None:
     size = ["--height", 32, "--width", 16]
-    for seed, run in ((1, resight_process), (2, resight)):
-        done = run(
+    for seed in (1, 2):
+        done = resight(
             *("pretrain", "--source", work / "source", "--backbone", "resnet18", *size),
             *("--out", work / f"run{seed}", "--seed", seed, "--recipe", "source_small"),
             *(*SMALL, *BATCH),
