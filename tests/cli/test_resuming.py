@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,13 +17,15 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runtime.context import RunContext, StopRequest  # noqa: E402
 from adapt.workflows.adapt import adapt  # noqa: E402
 from cli.main import app  # noqa: E402
+from tests.support.forked_command import ForkedCommand  # noqa: E402
 from tests.support.specs import adapt_spec  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
-ENOUGH_S = 300.0
+pytestmark = pytest.mark.usefixtures("thin")
+
 SMALL = (
     *("--height", "32", "--width", "16", "--backbone", "mobilenet_v2", "--recipe", "source_small"),
-    *("--set", "schedule.rounds=3", "--set", "schedule.iterations=12", "--set", "augment.pad=1"),
+    *("--set", "schedule.rounds=3", "--set", "schedule.iterations=3", "--set", "augment.pad=1"),
     *("--set", "batch.identities=3", "--set", "batch.instances=2", "--device", "cpu"),
 )
 
@@ -44,42 +42,24 @@ def resight(*arguments: object) -> None:
     assert done.exit_code == 0, done.output
 
 
-def started(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_rounds(path: Path, rounds: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + ENOUGH_S
-    while time.monotonic() < deadline:
-        file = path / "metrics.jsonl"
-        if file.exists() and file.read_bytes().count(b"\n") >= rounds:
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    raise AssertionError(f"no {rounds} rounds in {ENOUGH_S} s")
-
-
 def test_killed_then_stopped_then_continued_is_the_unbroken_run(
     source: Path, tmp_path: Path
 ) -> None:
+    """Both in the middle of a round of three steps."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    first = started("pretrain", "--source", source, "--out", pieces, *SMALL)
-    wait_for_rounds(pieces, 1, first)
-    first.kill()
-    first.communicate()
-    assert Run.open(pieces).info.state == "running"
-    second = started("pretrain", "--resume", pieces)
-    wait_for_rounds(pieces, 2, second)
-    second.send_signal(signal.SIGTERM)
-    _, said = second.communicate(timeout=ENOUGH_S)
-    assert second.returncode == 75, said
-    assert f"stopped: {pieces} was asked to stop: resume it with --resume {pieces}" in said
-    assert Run.open(pieces).info.state == "stopped"
+    asked = ("pretrain", "--source", source, "--out", pieces, *SMALL)
+    first = ForkedCommand(tmp_path / "first", *asked, halt_at=5)
+    first.wait_until_halted()
+    first.send(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert (Run.open(pieces).info.state, len(Run.open(pieces).metrics())) == ("running", 1)
+    second = ForkedCommand(tmp_path / "second", "pretrain", "--resume", pieces, halt_at=5)
+    second.wait_until_halted()
+    second.send(signal.SIGTERM)
+    assert second.wait() == 75, second.log
+    said = f"stopped: {pieces} was asked to stop: resume it with --resume {pieces}"
+    assert said in second.log
+    assert (Run.open(pieces).info.state, len(Run.open(pieces).metrics())) == ("stopped", 2)
     resight("pretrain", "--resume", pieces)
     resight("pretrain", "--source", source, "--out", whole, *SMALL)
     assert Run.open(pieces).network_hash() == Run.open(whole).network_hash()
@@ -100,7 +80,7 @@ def test_crops_that_were_moved_are_found_again(source: Path, tmp_path: Path) -> 
     pretrain = ("pretrain", "--source", source, "--out", init, *SMALL)
     resight(*pretrain, *(word for setting in once for word in ("--set", setting)))
     tiny = (*once, "batch.identities=3", "batch.instances=2", "augment.pad=1")
-    clusters = ("clustering.algorithm=kmeans", "clustering.clusters=6")
+    clusters = ("clustering.algorithm=kmeans", "clustering.clusters=10")
     recipe = load_recipe("mmt_small", method="mmt", overrides=(*tiny, *clusters))
     asked = StopRequest()
     asked.make()

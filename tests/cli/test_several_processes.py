@@ -23,6 +23,7 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runtime import distributed  # noqa: E402
 from adapt.runtime.distributed import ProcessGroup  # noqa: E402
 from cli.main import app  # noqa: E402
+from tests.support.forked_command import ForkedCommand  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 from tests.support.two_processes import environment, free_port  # noqa: E402
 
@@ -44,16 +45,6 @@ def pretrain(source: Path, out: Path, rounds: int) -> list[str]:
         *("--recipe", "source_small"),
         *(part for setting in (*settings, *batch) for part in ("--set", setting)),
     ]
-
-
-def start(command: list[str], *launcher: str, **told: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "cli.main", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **told},
-    )
 
 
 def resight(*arguments: str) -> None:
@@ -85,27 +76,38 @@ def stopped_after(out: Path, rounds: int) -> Iterator[None]:
 def test_torchrun_starts_them_and_one_speaks(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(pretrain(source, out, 2), *torchrun)
-    said, log = process.communicate(timeout=ENOUGH_S)
-    assert process.returncode == 0, log
-    assert said.count("pre-trained mobilenet_v2") == 1
-    assert log.count("round 2/2:") == 1
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "cli.main", *pretrain(source, out, 2)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=ENOUGH_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pre-trained mobilenet_v2") == 1
+    assert done.stderr.count("round 2/2:") == 1
     info = Run.open(out).info
     assert (info.state, info.processes, info.rounds, info.device) == ("finished", 2, 2, "cpu")
 
 
+@pytest.mark.usefixtures("thin")
 def test_sigterm_to_one_ends_both_and_one_goes_on(source: Path, tmp_path: Path) -> None:
     out, port = tmp_path / "run", free_port()
-    both = [start(pretrain(source, out, 200), **environment(rank, 2, port)) for rank in (0, 1)]
+    both = [
+        ForkedCommand(
+            tmp_path / f"log{rank}", *pretrain(source, out, 200), told=environment(rank, 2, port)
+        )
+        for rank in (0, 1)
+    ]
     deadline = time.monotonic() + ENOUGH_S
     while not (out / "metrics.jsonl").exists():
         assert time.monotonic() < deadline
-        assert both[0].poll() is None, both[0].communicate()[1]
+        assert not both[0].is_over, both[0].log
         time.sleep(0.02)
-    both[1].send_signal(signal.SIGTERM)
-    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
-    assert [process.returncode for process in both] == [75, 75], logs
-    assert f"stopped: {out} was asked to stop: resume it with --resume {out}" in logs[0]
+    both[1].send(signal.SIGTERM)
+    assert [process.wait() for process in both] == [75, 75], [process.log for process in both]
+    assert f"stopped: {out} was asked to stop: resume it with --resume {out}" in both[0].log
     run = Run.open(out)
     assert (run.info.state, run.info.reason, run.info.processes) == ("stopped", "STOPPED", 2)
     done = run.info.rounds

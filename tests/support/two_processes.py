@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 SECONDS = 300
@@ -61,14 +62,17 @@ class Pair:
         return results
 
 
-@contextmanager
-def pair(size: int = 2) -> Iterator[Pair]:
-    """Start the processes and end them.
-
-    They are forks of a server that has imported torch and done nothing with it.
-    """
+def forks() -> ForkServerContext:
+    """Starts processes as forks of one that has imported what trains, and done nothing with it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.shared_runs"])
+    return context
+
+
+@contextmanager
+def pair(size: int = 2) -> Iterator[Pair]:
+    """Start the processes and end them."""
+    context = forks()
     port = free_port()
     ends = [context.Pipe() for _ in range(size)]
     processes = [
