@@ -48,15 +48,16 @@ def test_killed_then_stopped_then_continued_is_the_unbroken_run(
     """Both in the middle of a round of three steps."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     asked = ("pretrain", "--source", source, "--out", pieces, *SMALL)
-    first = ForkedCommand(tmp_path / "first", *asked, halt_at=5)
-    first.wait_until_halted()
-    first.send(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
+    with ForkedCommand(tmp_path / "first", *asked, halt_at=5) as first:
+        first.wait_until_halted()
+        first.send(signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL
     assert (Run.open(pieces).info.state, len(Run.open(pieces).metrics())) == ("running", 1)
-    second = ForkedCommand(tmp_path / "second", "pretrain", "--resume", pieces, halt_at=5)
-    second.wait_until_halted()
-    second.send(signal.SIGTERM)
-    assert second.wait() == 75, second.log
+    again = ("pretrain", "--resume", pieces)
+    with ForkedCommand(tmp_path / "second", *again, halt_at=5) as second:
+        second.wait_until_halted()
+        second.send(signal.SIGTERM)
+        assert second.wait() == 75, second.log
     said = f"stopped: {pieces} was asked to stop: resume it with --resume {pieces}"
     assert said in second.log
     assert (Run.open(pieces).info.state, len(Run.open(pieces).metrics())) == ("stopped", 2)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,19 +94,24 @@ def test_torchrun_starts_them_and_one_speaks(source: Path, tmp_path: Path) -> No
 @pytest.mark.usefixtures("thin")
 def test_sigterm_to_one_ends_both_and_one_goes_on(source: Path, tmp_path: Path) -> None:
     out, port = tmp_path / "run", free_port()
-    both = [
-        ForkedCommand(
-            tmp_path / f"log{rank}", *pretrain(source, out, 200), told=environment(rank, 2, port)
-        )
-        for rank in (0, 1)
-    ]
-    deadline = time.monotonic() + ENOUGH_S
-    while not (out / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        assert not both[0].is_over, both[0].log
-        time.sleep(0.02)
-    both[1].send(signal.SIGTERM)
-    assert [process.wait() for process in both] == [75, 75], [process.log for process in both]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                ForkedCommand(
+                    tmp_path / f"log{rank}",
+                    *pretrain(source, out, 200),
+                    told=environment(rank, 2, port),
+                )
+            )
+            for rank in (0, 1)
+        ]
+        deadline = time.monotonic() + ENOUGH_S
+        while not (out / "metrics.jsonl").exists():
+            assert time.monotonic() < deadline
+            assert not both[0].is_over, both[0].log
+            time.sleep(0.02)
+        both[1].send(signal.SIGTERM)
+        assert [process.wait() for process in both] == [75, 75], [each.log for each in both]
     assert f"stopped: {out} was asked to stop: resume it with --resume {out}" in both[0].log
     run = Run.open(out)
     assert (run.info.state, run.info.reason, run.info.processes) == ("stopped", "STOPPED", 2)

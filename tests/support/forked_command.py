@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import pytest
 
@@ -18,7 +18,7 @@ ENOUGH_S = 300.0
 
 
 class ForkedCommand:
-    """A command as typed, on one thread and with thin trunks.
+    """A command as typed, on one thread and with thin trunks; leaving the block kills it.
 
     log: file that gets its stderr. halt_at: the process halts before this training step, counted
     from 1 in each process; with 0 it does not. told: environment variables.
@@ -37,6 +37,13 @@ class ForkedCommand:
             target=_resight, args=(words, log, halt_at, dict(told or {}))
         )
         self._process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.join()
 
     @property
     def log(self) -> str:
@@ -61,7 +68,8 @@ class ForkedCommand:
         """Send a signal; a halted process then continues."""
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
-        os.kill(self._process.pid, signal.SIGCONT)
+        if number != signal.SIGKILL:  # that one ends a halted process, too
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def wait(self) -> int:
         """Until it has ended; the exit code, negative for a signal."""
