@@ -5,7 +5,7 @@ again in double precision, so that an answer does not depend on the order of the
 many queries came together. Equal scores are ordered by id.
 
 Row: position in faiss. An id that is enrolled again keeps its row. The row of a deleted one is
-taken by the last: faiss itself would move all that follow, and each write waits for this one.
+taken by the last. So a write copies what it changes, and not the site: other writes wait for it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.rwlock import ReadWriteLock
+from service.gallery.vectors import Vectors
 from service.store.records import IndexEntry
 from service.store.times import to_us
 from service.types import SightingFilter, Vector
@@ -73,7 +73,7 @@ class VectorIndex:
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
         self._lock = ReadWriteLock()
-        self._vectors = faiss.IndexFlatIP(dimension)
+        self._vectors = Vectors(dimension)
         self._columns = np.zeros(0, _COLUMNS)
         self._ids: list[str] = []
         self._row_of: dict[str, int] = {}
@@ -97,9 +97,9 @@ class VectorIndex:
         with self._lock.writing():
             added = len({entry.id for entry in entries} - self._row_of.keys())
             self._reserve(len(self._ids) + added)
-            self._vectors.add(np.zeros((added, self._dimension), np.float32))
+            self._vectors.resize(len(self._ids) + added)
             rows = np.array([self._place(entry.id) for entry in entries])
-            self._matrix()[rows] = matrix  # of equal rows the last one counts
+            self._vectors.write(rows, matrix)
             for row, entry in zip(rows, entries, strict=True):
                 self._columns[row] = (
                     entry.number,
@@ -118,13 +118,14 @@ class VectorIndex:
             last = len(self._ids) - 1
             moved = self._ids.pop()
             if row != last:
-                matrix = self._matrix()
-                matrix[row] = matrix[last]
+                self._vectors.write(np.array([row]), self._vectors.read(np.array([last])))
                 self._columns[row] = self._columns[last]
                 self._ids[row] = moved
                 self._row_of[moved] = row
-            self._vectors.ntotal = last
-            self._give_back()
+            self._vectors.resize(last)
+            if len(self._columns) > max(_SPARE_ROWS, _SPARE_TIMES * last):
+                self._columns = self._columns[:last].copy()
+                self._vectors.give_back()
 
     def vector(self, sighting: str) -> Vector | None:
         """The embedding of a sighting, None if it is unknown."""
@@ -132,7 +133,7 @@ class VectorIndex:
             row = self._row_of.get(sighting)
             if row is None:
                 return None
-            vector: Vector = self._vectors.reconstruct(row)
+            vector: Vector = self._vectors.read(np.array([row]))[0]
             return vector
 
     def search(
@@ -186,24 +187,19 @@ class VectorIndex:
     ) -> NDArray[np.int64]:
         """(Q, >= min(limit, count)) rows that include the best `limit` of each query:
         either all allowed rows, or enough that those beyond the last place score clearly less."""
-        parameters = None
-        if count < len(allowed):
-            bitmap = np.packbits(allowed, bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
         fetch = min(limit + _EXTRA, count)
         while True:
-            scores, rows = self._vectors.search(queries, fetch, params=parameters)
+            scores, rows = self._vectors.nearest(queries, fetch, allowed)
             last = min(limit, fetch) - 1
             tied = scores[:, -1] >= scores[:, last] - _SCORE_TOLERANCE
             if fetch == count or not tied.any():
-                found: NDArray[np.int64] = rows
-                return found
+                return rows
             fetch = min(fetch * 4, count)
 
     def _best(
         self, query: NDArray[np.float32], rows: NDArray[np.int64], limit: int, left_out: str | None
     ) -> list[Hit]:
-        vectors = self._vectors.reconstruct_batch(rows)
+        vectors = self._vectors.read(rows)
         exact = vectors.astype(np.float64) @ query.astype(np.float64)
         scores = np.clip(exact, -1, 1).astype(np.float32)
         hits = [
@@ -221,23 +217,8 @@ class VectorIndex:
             self._ids.append(sighting)
         return row
 
-    def _matrix(self) -> NDArray[np.float32]:
-        """(rows, D) the vectors where faiss keeps them; until it gets others."""
-        numbers = self._vectors.ntotal * self._dimension
-        view: NDArray[np.float32] = faiss.rev_swig_ptr(self._vectors.get_xb(), numbers)
-        return view.reshape(-1, self._dimension)
-
     def _reserve(self, rows: int) -> None:
         if rows > len(self._columns):
             grown = np.zeros(max(rows, 2 * len(self._columns), 64), _COLUMNS)
             grown[: len(self._columns)] = self._columns
             self._columns = grown
-
-    def _give_back(self) -> None:
-        used = len(self._ids)
-        if len(self._columns) <= max(_SPARE_ROWS, _SPARE_TIMES * used):
-            return
-        fresh = faiss.IndexFlatIP(self._dimension)
-        fresh.add(self._matrix())
-        self._vectors = fresh
-        self._columns = self._columns[:used].copy()
