@@ -3,9 +3,11 @@
     embed() -----------> admission -> decode (threads) -> queue --> batching task -> model (thread)
     embed_in_turn() -> turn ----------> decode (threads) -> line ----^
 
-A call is admitted whole or refused at once. A batch runs as soon as the model is free, with the
-images that are queued: none waits for a fuller batch. While it runs, a full next batch is submitted
-already. An image whose caller has left does not run. An image that cannot be embedded fails alone.
+A call is admitted whole or refused at once; the queue is fair between clients. A batch runs as soon
+as the model is free, with the images that are queued: none waits for a fuller batch. While it runs,
+a full next batch is submitted already. Batches of a slow model are smaller, so that a new image
+waits for no long one. An image whose caller has left does not run. An image that cannot be embedded
+fails alone.
 
 Work that can wait, e.g. of a rollover, stands in a line besides the queue and is never refused.
 Where both have images, the line gets its share of the model, neither more nor less: however many
@@ -22,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -30,6 +33,7 @@ from numpy.typing import NDArray
 from models.wording import plural
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine
+from service.embedding.fair_queue import FairQueue
 from service.errors import (
     BadImageError,
     CallError,
@@ -44,6 +48,9 @@ log = logging.getLogger("resight.batcher")
 
 _MIN_RETRY_S = 0.05
 _MAX_RETRY_S = 10.0
+
+BATCH_S = 0.25
+"""Seconds that a batch of several images takes at most, by the time that the last ones took."""
 
 LINE_SHARE = 1 / 4
 """Of a busy model's images, those of the line."""
@@ -69,8 +76,8 @@ class _Job:
 class Batcher:
     """Admission, queue and batching in front of one engine. Belongs to one event loop.
 
-    max_batch: most images in one run. max_queue: most images admitted and not yet answered.
-    clock: seconds, monotonic.
+    max_batch: most images in one run; see `BATCH_S`. max_queue: most images admitted and not yet
+    answered; see `FairQueue`. clock: seconds, monotonic.
     """
 
     def __init__(
@@ -88,18 +95,17 @@ class Batcher:
         self._load = load or Load()
         self._decoder = decoder
         self._max_batch = max_batch
-        self._max_queue = max_queue
+        self._batch = max_batch
         self._metrics = metrics
         self._clock = clock
         self._pending = 0
-        self._in_line = 0
         self._hurried = 0
         self._credit = 0.0
         self._rests = False
         self._turn = asyncio.Lock()
         self._closing = False
         self._stopped = False
-        self._queue: deque[_Job] = deque()
+        self._queue: FairQueue[_Job] = FairQueue(max_queue)
         self._line: deque[_Job] = deque()
         self._in_flight = 0
         self._changed = asyncio.Event()
@@ -115,19 +121,23 @@ class Batcher:
         """Decoded images that wait for the model."""
         return len(self._queue) + len(self._line)
 
-    async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
+    async def embed(self, images: Sequence[bytes], client: str) -> list[Vector | CallError]:
         """One (D,) float32 vector of unit length, or its error, per image.
+
+        client: who asks; the queue is fair between clients.
 
         Raises:
             OverloadedError: too many images are waiting already; nothing was done.
             ShuttingDownError: the batcher is closing; nothing was done.
         """
-        self.require_room(len(images))
+        self.require_room(client, len(images))
+        call = self._queue.admit(client, len(images))
         self._take_places(len(images))
         self._load.queued += len(images)
         try:
-            return await self._embed(images, self._queue.append)
+            return await self._embed(images, partial(self._queue.push, call))
         finally:
+            self._queue.release(call)
             self._load.queued -= len(images)
 
     async def embed_in_turn(
@@ -155,11 +165,7 @@ class Batcher:
     ) -> list[Vector | CallError]:
         self._check_open()
         self._take_places(len(images))
-        self._in_line += len(images)
-        try:
-            return await self._embed(images, add)
-        finally:
-            self._in_line -= len(images)
+        return await self._embed(images, add)
 
     async def _embed(
         self, images: Sequence[bytes], add: Callable[[_Job], None]
@@ -197,35 +203,29 @@ class Batcher:
         self._thread.shutdown(wait=True)
         self._decoder.close()
 
-    @property
-    def _queued(self) -> int:
-        """Callers' images, admitted and not yet answered."""
-        return self._pending - self._in_line
-
     def _works_aside(self) -> bool:
         """Whether only the line has images here, and callers of other models have some."""
-        return not self._queue and not self._hurried and self._load.queued > self._queued
+        return not self._queue and not self._hurried and self._load.queued > self._queue.held
 
     def _check_open(self) -> None:
         if self._closing:
             self._metrics.rejected.labels("shutdown").inc()
             raise ShuttingDownError("the server is stopping; send the call again later")
 
-    def has_room(self, images: int = 1) -> bool:
-        """Whether so many images are admitted, if the batcher is open."""
-        return self._queued + images <= self._max_queue
+    def has_room(self, client: str, images: int = 1) -> bool:
+        """Whether so many images of a client are admitted, if the batcher is open."""
+        return self._queue.has_room(client, images)
 
-    def require_room(self, images: int = 1) -> None:
+    def require_room(self, client: str, images: int = 1) -> None:
         """Raise what `embed` would raise for so many images, if it were called now."""
         self._check_open()
-        if not self.has_room(images):
-            queued = self._queued
+        if not self.has_room(client, images):
+            queued, most = self._queue.held, self._queue.most
             self._metrics.rejected.labels("queue").inc()
             wait = min(max(queued * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
             raise OverloadedError(
-                f"the queue has room for {self._max_queue - queued} of "
-                f"{plural(images, 'image')} (its limit is {self._max_queue}); try again in "
-                f"{wait:.2f} s",
+                f"the queue has room for {max(most - queued, 0)} of {plural(images, 'image')} (its "
+                f"limit is {most}); try again in {wait:.2f} s",
                 retry_after_s=wait,
             )
 
@@ -277,20 +277,20 @@ class Batcher:
     def _next_batch(self, aside: bool) -> list[_Job]:
         # At most one batch waits behind the running one, and only a full one: images that arrive
         # meanwhile can still join.
-        if self._in_flight > (1 if self.waiting >= self._max_batch and not aside else 0):
+        if self._in_flight > (1 if self.waiting >= self._batch and not aside else 0):
             return []
         if aside and self._rests:
             return []
         share = HURRY_SHARE if self._hurried else LINE_SHARE
         batch = self._take(self._line, int(self._credit))
         from_line = len(batch)
-        batch += self._take(self._queue, self._max_batch - len(batch))
+        batch += self._take(self._queue, self._batch - len(batch))
         # What the queue was given counts for the line; an empty line saves up one batch at most.
         earned = (len(batch) - from_line) * share / (1 - share)
-        self._credit = min(self._credit - from_line + earned, self._max_batch)
-        return batch + self._take(self._line, self._max_batch - len(batch))
+        self._credit = min(self._credit - from_line + earned, self._batch)
+        return batch + self._take(self._line, self._batch - len(batch))
 
-    def _take(self, jobs: deque[_Job], most: int) -> list[_Job]:
+    def _take(self, jobs: deque[_Job] | FairQueue[_Job], most: int) -> list[_Job]:
         taken: list[_Job] = []
         while jobs and len(taken) < most:
             job = jobs.popleft()
@@ -305,16 +305,17 @@ class Batcher:
         for job in batch:
             self._metrics.stage_duration.labels("queue").observe(started - job.queued_at)
         images = [job.image for job in batch]
-        outcomes = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._infer, images
+        outcomes, took = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._timed, images
         )
         self._in_flight -= 1
         if aside:
-            self._rest(self._clock() - started)
+            self._rest(took)
         self._changed.set()
         self._metrics.batch_size.observe(len(batch))
-        took = (self._clock() - started) / len(batch)
-        self._seconds_per_image += 0.2 * (took - self._seconds_per_image)
+        self._seconds_per_image += 0.2 * (took / len(batch) - self._seconds_per_image)
+        most = int(BATCH_S / max(self._seconds_per_image, 1e-9))
+        self._batch = min(max(most, 1), self._max_batch)
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.future.done():
                 continue
@@ -330,6 +331,12 @@ class Batcher:
 
         self._rests = True
         asyncio.get_running_loop().call_later(seconds, rested)
+
+    def _timed(self, images: list[NDArray[np.uint8]]) -> tuple[list[Vector | EngineError], float]:
+        """The outcomes, and the seconds that the model took, without those before it was free."""
+        started = self._clock()
+        outcomes = self._infer(images)
+        return outcomes, self._clock() - started
 
     def _infer(self, images: list[NDArray[np.uint8]]) -> list[Vector | EngineError]:
         try:

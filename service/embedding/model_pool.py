@@ -46,9 +46,9 @@ class LoadedModel:
     batcher: Batcher
     fallback: bool
 
-    async def embed(self, images: Sequence[bytes]) -> list[Vector | CallError]:
+    async def embed(self, images: Sequence[bytes], client: str) -> list[Vector | CallError]:
         """See `Batcher.embed`."""
-        return await self.batcher.embed(images)
+        return await self.batcher.embed(images, client)
 
     async def embed_in_turn(
         self, images: Sequence[bytes], *, hurry: bool = False
@@ -96,13 +96,13 @@ class ModelPool:
         """Every loaded model, by reference."""
         return sorted(self._loaded.values(), key=lambda loaded: loaded.info.reference)
 
-    def require_room(self) -> None:
+    def require_room(self, client: str) -> None:
         """Raise the error of `Batcher.require_room` if no loaded model has any.
 
         So that calls with images can be refused before they are read, while their model is unknown.
         """
-        if not any(loaded.batcher.has_room() for loaded in self._loaded.values()):
-            self.own.batcher.require_room()
+        if not any(loaded.batcher.has_room(client) for loaded in self._loaded.values()):
+            self.own.batcher.require_room(client)
 
     def get(self, model: str) -> LoadedModel | None:
         """The model of a fingerprint, None if it is not loaded."""

@@ -74,7 +74,7 @@ class Arrival:
     max_message: bytes of the largest request. with_images: bytes of all requests with images that
     are held at a time. max_transfer_s: seconds in which a request has to arrive. freed: is told the
     bytes of each request that is not needed any more. require_room: raises `OverloadedError` where
-    no model has room for an image.
+    no model has room for an image of a client.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Arrival:
         with_images: int,
         max_transfer_s: float,
         freed: Callable[[int], None],
-        require_room: Callable[[], None],
+        require_room: Callable[[str], None],
     ) -> None:
         self._require_room = require_room
         self._metrics = metrics
@@ -115,7 +115,7 @@ class Arrival:
         """
         kind = self._kind(method)
         if method in EMBEDDED:
-            self._require_room()
+            self._require_room(context.peer())
         reservation = await self._turn(kind, context)
         when_over(context, lambda _: reservation.release())
         raw = await self._receive(kind, context, reservation)

@@ -31,7 +31,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         expected = len(request.images) * (4 * self._model.info.dimension + MAX_ERROR_BYTES)
         if expected > self._answers.max_bytes:
             raise too_large(self._answers.max_bytes, _ADVICE)
-        results = await self._model.embed(request.images)
+        results = await self._model.embed(request.images, context.peer())
         reservation = await self._answers.reserve(expected, context)
         return await self._answers.make(lambda: self._answer(results), reservation)
 

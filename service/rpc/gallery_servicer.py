@@ -140,7 +140,8 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             return earlier, reserved[0]
         parsed = await asyncio.to_thread(lambda: [_parse_item(item) for item in items])
         sound = [item for item in parsed if isinstance(item, NewSighting)]
-        vectors = iter(await model.embed([new.image for new in sound]) if sound else [])
+        images = [new.image for new in sound]
+        vectors = iter(await model.embed(images, context.peer()) if images else [])
         embedded: list[tuple[NewSighting, Vector] | CallError] = []
         for item in parsed:
             if isinstance(item, CallError):
@@ -172,7 +173,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         async def work(
             model: LoadedModel,
         ) -> tuple[list[Sequence[Match] | CallError], Reservation]:
-            queries = await _vectors(site, model, request.queries)
+            queries = await _vectors(site, model, request.queries, context.peer())
             reserved = await self._answers.reserve(expected, context)
             try:
                 return await self._search(site, model, queries, limit, wanted, detail), reserved
@@ -284,11 +285,11 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
 
 
 async def _vectors(
-    site: str, model: LoadedModel, asked: Sequence[gallery_pb2.SearchQuery]
+    site: str, model: LoadedModel, asked: Sequence[gallery_pb2.SearchQuery], client: str
 ) -> list[Vector | str | CallError]:
     """The embedding, or the id of a sighting, of each query."""
     images = [query.image for query in asked if query.WhichOneof("query") == "image"]
-    vectors = iter(await model.embed(images) if images else [])
+    vectors = iter(await model.embed(images, client) if images else [])
     return [
         next(vectors) if query.WhichOneof("query") == "image" else _parse_query(site, query)
         for query in asked

@@ -177,7 +177,7 @@ def _connection_limit(settings: Settings) -> int:
 
 
 def _arrival(
-    settings: Settings, metrics: Metrics, freed: FreedMemory, require_room: Callable[[], None]
+    settings: Settings, metrics: Metrics, freed: FreedMemory, require_room: Callable[[str], None]
 ) -> Arrival:
     return Arrival(
         metrics,

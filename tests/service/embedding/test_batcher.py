@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.embedding.batcher import Batcher, Load
+from service.embedding.batcher import BATCH_S, Batcher, Load
 from service.embedding.decode import CropDecoder
-from service.errors import BadImageError, EngineError, OverloadedError, ShuttingDownError
+from service.errors import (
+    BadImageError,
+    CallError,
+    EngineError,
+    OverloadedError,
+    ShuttingDownError,
+)
 from service.operations.metrics import Metrics
+from service.types import Vector
 from tests.support.fake_engine import FakeEngine
 from tests.support.held_preprocessing import HeldPreprocessing
 from tests.support.tiny_model import PREPROCESSING, crop, embed
@@ -35,6 +42,12 @@ async def batcher(engine: FakeEngine, metrics: Metrics) -> AsyncIterator[Batcher
     await batcher.close(5)
 
 
+async def asked(
+    batcher: Batcher, images: list[bytes], client: str = "one"
+) -> list[Vector | CallError]:
+    return await batcher.embed(images, client)
+
+
 def expected(seeds: list[int]) -> NDArray[np.float32]:
     return embed(np.stack([PREPROCESSING.load(crop(seed)) for seed in seeds]))
 
@@ -52,7 +65,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def test_each_caller_gets_its_own_vectors(batcher: Batcher) -> None:
     calls = [[1], [2, 3, 4], [5, 6, 7, 8, 9], [10]]
     answers = await asyncio.gather(
-        *(batcher.embed([crop(seed) for seed in seeds]) for seeds in calls)
+        *(asked(batcher, [crop(seed) for seed in seeds]) for seeds in calls)
     )
     for seeds, vectors in zip(calls, answers, strict=True):
         np.testing.assert_allclose(np.stack(vectors), expected(seeds), atol=1e-6)  # type: ignore[arg-type]
@@ -62,9 +75,9 @@ async def test_a_batch_takes_what_came_while_the_model_was_busy(
     batcher: Batcher, engine: FakeEngine
 ) -> None:
     engine.gate.clear()
-    first = asyncio.create_task(batcher.embed([crop(0)]))
+    first = asyncio.create_task(asked(batcher, [crop(0)]))
     await engine.has_entered()
-    others = [asyncio.create_task(batcher.embed([crop(seed)])) for seed in (1, 2, 3)]
+    others = [asyncio.create_task(asked(batcher, [crop(seed)])) for seed in (1, 2, 3)]
     await _until(lambda: batcher.waiting == 3)
     engine.gate.set()
     await asyncio.gather(first, *others)
@@ -72,13 +85,13 @@ async def test_a_batch_takes_what_came_while_the_model_was_busy(
 
 
 async def test_no_batch_is_above_the_limit(batcher: Batcher, engine: FakeEngine) -> None:
-    await batcher.embed([crop(seed) for seed in range(11)])
+    await asked(batcher, [crop(seed) for seed in range(11)])
     assert max(engine.batches) <= MAX_BATCH
     assert sum(engine.batches) == 11
 
 
 async def test_a_bad_image_fails_alone(batcher: Batcher, metrics: Metrics) -> None:
-    results = await batcher.embed([crop(1), b"no image", crop(2)])
+    results = await asked(batcher, [crop(1), b"no image", crop(2)])
     assert isinstance(results[1], BadImageError)
     np.testing.assert_allclose(
         np.asarray([results[0], results[2]]),
@@ -99,7 +112,7 @@ async def test_an_image_that_spoils_its_batch_fails_alone(
             raise EngineError("poisoned")
 
     engine.spoil = spoil
-    results = await batcher.embed([crop(seed) for seed in (1, 2, 3)])
+    results = await asked(batcher, [crop(seed) for seed in (1, 2, 3)])
     assert isinstance(results[1], EngineError)
     np.testing.assert_allclose(
         np.asarray([results[0], results[2]]),
@@ -111,7 +124,7 @@ async def test_an_image_that_spoils_its_batch_fails_alone(
 
 async def test_nan_is_that_images_error(batcher: Batcher, engine: FakeEngine) -> None:
     engine.nan_for = PREPROCESSING.load(crop(2))
-    results = await batcher.embed([crop(1), crop(2)])
+    results = await asked(batcher, [crop(1), crop(2)])
     assert isinstance(results[0], np.ndarray)
     assert isinstance(results[1], EngineError)
     assert "NaN" in str(results[1])
@@ -124,10 +137,10 @@ async def test_a_fault_of_the_engine_does_not_stop_the_batcher(
         raise ZeroDivisionError
 
     engine.spoil = fault
-    (result,) = await batcher.embed([crop(1)])
+    (result,) = await asked(batcher, [crop(1)])
     assert isinstance(result, EngineError)
     engine.spoil = lambda images: None
-    (result,) = await batcher.embed([crop(1)])
+    (result,) = await asked(batcher, [crop(1)])
     assert isinstance(result, np.ndarray)
 
 
@@ -135,28 +148,28 @@ async def test_a_call_that_does_not_fit_is_refused_at_once_and_whole(
     batcher: Batcher, engine: FakeEngine, metrics: Metrics
 ) -> None:
     engine.gate.clear()
-    waiting = asyncio.create_task(batcher.embed([crop(0)] * (MAX_QUEUE - 1)))
+    waiting = asyncio.create_task(asked(batcher, [crop(0)] * (MAX_QUEUE - 1)))
     await engine.has_entered()
     with pytest.raises(OverloadedError, match="room for 1 of 2 images") as refused:
-        await batcher.embed([crop(1), crop(2)])
+        await asked(batcher, [crop(1), crop(2)])
     assert refused.value.retry_after_s is not None
     assert 0.05 <= refused.value.retry_after_s <= 10
     assert _value(metrics, "resight_calls_rejected_total", reason="queue") == 1
-    fits = asyncio.create_task(batcher.embed([crop(3)]))
+    fits = asyncio.create_task(asked(batcher, [crop(3)]))
     engine.gate.set()
     assert len(await waiting) == MAX_QUEUE - 1
     assert len(await fits) == 1
-    assert len(await batcher.embed([crop(4)] * MAX_QUEUE)) == MAX_QUEUE
+    assert len(await asked(batcher, [crop(4)] * MAX_QUEUE)) == MAX_QUEUE
 
 
 async def test_a_caller_that_has_gone_is_not_embedded(
     batcher: Batcher, engine: FakeEngine, metrics: Metrics
 ) -> None:
     engine.gate.clear()
-    first = asyncio.create_task(batcher.embed([crop(0)]))
+    first = asyncio.create_task(asked(batcher, [crop(0)]))
     await engine.has_entered()
-    gone = asyncio.create_task(batcher.embed([crop(1), crop(2)]))
-    stays = asyncio.create_task(batcher.embed([crop(3)]))
+    gone = asyncio.create_task(asked(batcher, [crop(1), crop(2)]))
+    stays = asyncio.create_task(asked(batcher, [crop(3)]))
     await _until(lambda: batcher.waiting == 3)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -174,29 +187,29 @@ async def test_a_cancelled_call_keeps_its_places_until_its_threads_have_finished
     held = HeldPreprocessing()
     decoder = CropDecoder(held, max_bytes=100, max_pixels=1, threads=2, metrics=metrics)
     batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
-    gone = asyncio.create_task(batcher.embed([b"x"] * 8))
+    gone = asyncio.create_task(asked(batcher, [b"x"] * 8))
     await _until(lambda: len(held.seen) == 2)
     gone.cancel()
     await asyncio.wait([gone], timeout=0.05)
     assert _value(metrics, "resight_queue_depth") == 8
     with pytest.raises(OverloadedError):
-        await batcher.embed([b"y"])
+        await asked(batcher, [b"y"])
     held.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert _value(metrics, "resight_queue_depth") == 0
-    assert len(await batcher.embed([b"y"])) == 1
+    assert len(await asked(batcher, [b"y"])) == 1
     assert held.seen == [b"x", b"x", b"y"]
     await batcher.close(5)
 
 
 async def test_only_a_full_batch_is_submitted_early(batcher: Batcher, engine: FakeEngine) -> None:
     engine.gate.clear()
-    first = asyncio.create_task(batcher.embed([crop(0)]))
+    first = asyncio.create_task(asked(batcher, [crop(0)]))
     await engine.has_entered()
-    few = asyncio.create_task(batcher.embed([crop(seed) for seed in (1, 2)]))
+    few = asyncio.create_task(asked(batcher, [crop(seed) for seed in (1, 2)]))
     await _until(lambda: batcher.waiting == 2)
-    many = asyncio.create_task(batcher.embed([crop(seed) for seed in (3, 4, 5, 6, 7, 8)]))
+    many = asyncio.create_task(asked(batcher, [crop(seed) for seed in (3, 4, 5, 6, 7, 8)]))
     await _until(lambda: batcher.waiting == 4)
     engine.gate.set()
     await asyncio.gather(first, few, many)
@@ -211,12 +224,12 @@ async def test_close_lets_admitted_calls_end_and_refuses_new_ones(
     )
     batcher = Batcher(engine, decoder, max_batch=2, max_queue=8, metrics=metrics)
     engine.gate.clear()
-    admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
+    admitted = asyncio.create_task(asked(batcher, [crop(seed) for seed in range(5)]))
     await engine.has_entered()
     closing = asyncio.create_task(batcher.close(10))
     await asyncio.sleep(0)
     with pytest.raises(ShuttingDownError):
-        await batcher.embed([crop(9)])
+        await asked(batcher, [crop(9)])
     assert not closing.done()
     engine.gate.set()
     assert all(isinstance(vector, np.ndarray) for vector in await admitted)
@@ -230,7 +243,7 @@ async def test_close_gives_up_after_the_drain(engine: FakeEngine, metrics: Metri
     )
     batcher = Batcher(engine, decoder, max_batch=1, max_queue=8, metrics=metrics)
     engine.gate.clear()
-    admitted = asyncio.create_task(batcher.embed([crop(seed) for seed in range(5)]))
+    admitted = asyncio.create_task(asked(batcher, [crop(seed) for seed in range(5)]))
     await engine.has_entered()
     closing = asyncio.create_task(batcher.close(0.01))
     await _until(lambda: batcher.waiting == 0)
@@ -240,12 +253,12 @@ async def test_close_gives_up_after_the_drain(engine: FakeEngine, metrics: Metri
         await admitted
 
 
-@pytest.mark.parametrize(("together", "seconds_per_image"), [(1, 1.0), (4, 0.25)])
+@pytest.mark.parametrize(("together", "seconds_per_image"), [(1, 0.05), (4, 0.0125)])
 async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
     engine: FakeEngine, metrics: Metrics, together: int, seconds_per_image: float
 ) -> None:
-    """A batch reads the clock when it begins and when it ends, and each reading is 1 s later."""
-    seconds = iter(range(10_000))
+    """A batch reads the clock when it begins and when it ends; each reading is 50 ms later."""
+    readings = iter(range(10_000))
     decoder = CropDecoder(
         PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
     )
@@ -255,18 +268,67 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
         max_batch=together,
         max_queue=20,
         metrics=metrics,
-        clock=lambda: float(next(seconds)),
+        clock=lambda: next(readings) / 20,
     )
     for _ in range(30):
-        await batcher.embed([crop(1)] * together)
+        await asked(batcher, [crop(1)] * together)
     engine.gate.clear()
-    waiting = asyncio.create_task(batcher.embed([crop(1)] * 5))
+    waiting = asyncio.create_task(asked(batcher, [crop(1)] * 5))
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError) as refused:
-        await batcher.embed([crop(1)] * 16)
+        await asked(batcher, [crop(1)] * 16)
     assert refused.value.retry_after_s == pytest.approx(5 * seconds_per_image, rel=0.2)
     engine.gate.set()
     await waiting
+    await batcher.close(5)
+
+
+async def test_a_short_call_of_another_client_is_in_the_next_batch(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    owners = Owners(engine, q=1, r=2)
+    engine.gate.clear()
+    busy = asyncio.create_task(asked(batcher, [crop(1)] * MAX_QUEUE, "busy"))
+    await engine.has_entered()
+    await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH)
+    short = asyncio.create_task(asked(batcher, [crop(2)], "other"))  # the queue is full
+    await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH + 1)
+    with pytest.raises(OverloadedError, match="room for 0 of 1 image"):
+        await asked(batcher, [crop(3)], "busy")
+    engine.gate.set()
+    await asyncio.gather(busy, short)
+    assert owners.batches == ["qqqq", "qqqq", "qqqr", "q"]
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_image", "batches"),
+    [
+        (0.01, [4, 4, 4]),
+        (BATCH_S / 2, [2, 2, 2, 2, 2, 2]),
+        (2 * BATCH_S, [1, 1, 1, 1]),
+    ],
+)
+async def test_batches_of_a_slow_model_are_short(
+    engine: FakeEngine, metrics: Metrics, seconds_per_image: float, batches: list[int]
+) -> None:
+    now = 0.0
+
+    def run(images: NDArray[np.uint8]) -> None:
+        nonlocal now
+        now += seconds_per_image * len(images)
+
+    engine.spoil = run
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+    )
+    batcher = Batcher(
+        engine, decoder, max_batch=4, max_queue=20, metrics=metrics, clock=lambda: now
+    )
+    for _ in range(30):
+        await asked(batcher, [crop(1)])
+    engine.batches.clear()
+    await asked(batcher, [crop(1)] * sum(batches))
+    assert engine.batches == batches
     await batcher.close(5)
 
 
@@ -287,12 +349,12 @@ async def test_a_full_queue_does_not_refuse_what_waits_for_its_turn(
 ) -> None:
     owners = Owners(engine, q=1, r=2)
     engine.gate.clear()
-    callers = [asyncio.create_task(batcher.embed([crop(1)] * MAX_QUEUE))]
+    callers = [asyncio.create_task(asked(batcher, [crop(1)] * MAX_QUEUE))]
     await engine.has_entered()
     rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * 3))
     await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH + 3)
     with pytest.raises(OverloadedError, match="room for 0 of 1 image"):
-        await batcher.embed([crop(1)])
+        await asked(batcher, [crop(1)])
     engine.gate.set()
     await asyncio.gather(rollover, *callers)
     assert len(await rollover) == 3
@@ -303,7 +365,7 @@ async def test_the_line_takes_no_place_of_the_queue(batcher: Batcher, engine: Fa
     engine.gate.clear()
     rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * (MAX_QUEUE - 1)))
     await engine.has_entered()
-    caller = asyncio.create_task(batcher.embed([crop(1)] * MAX_QUEUE))
+    caller = asyncio.create_task(asked(batcher, [crop(1)] * MAX_QUEUE))
     await _until(lambda: batcher.waiting > MAX_QUEUE)
     engine.gate.set()
     assert len(await caller) == MAX_QUEUE
@@ -328,7 +390,7 @@ async def test_the_line_gets_its_share_of_a_busy_model(
     batcher = Batcher(engine, decoder, max_batch=max_batch, max_queue=60, metrics=metrics)
     owners = Owners(engine, q=1, r=2)
     engine.gate.clear()
-    callers = asyncio.create_task(batcher.embed([crop(1)] * 60))
+    callers = asyncio.create_task(asked(batcher, [crop(1)] * 60))
     await engine.has_entered()
     rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * 24, hurry=hurry))
     await _until(lambda: batcher.waiting == 60 - 2 * max_batch + 24)
@@ -390,14 +452,14 @@ async def test_close_ends_what_waits_for_its_turn(batcher: Batcher, engine: Fake
 
 
 class Slow(FakeEngine):
-    """A batch takes a second of a clock; then the event loop is told."""
+    """A batch takes an eighth of a second of a clock."""
 
     def __init__(self, seconds: list[float]) -> None:
         super().__init__()
         self._seconds = seconds
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._seconds[0] += 1
+        self._seconds[0] += 0.125
         return super().embed(images)
 
 
@@ -427,18 +489,18 @@ async def test_a_line_beside_busy_callers_of_another_model_rests_as_long_as_it_w
     await aside.embed_in_turn([crop(1)] * 8)
     assert rests == [], "nobody else computes"
     busy.gate.clear()
-    calling = asyncio.create_task(callers.embed([crop(1)]))
+    calling = asyncio.create_task(callers.embed([crop(1)], "one"))
     await busy.has_entered()
     await aside.embed_in_turn([crop(1)] * 8)
-    assert rests == [1.0, 1.0]
+    assert rests == [0.125, 0.125]
     assert quiet.batches == [4, 4, 4, 4]
     await aside.embed_in_turn([crop(1)] * 8, hurry=True)
-    await aside.embed([crop(1)])
-    assert rests == [1.0, 1.0], "not in a hurry, and not for a caller of its own"
+    await aside.embed([crop(1)], "one")
+    assert rests == [0.125, 0.125], "not in a hurry, and not for a caller of its own"
     busy.gate.set()
     await calling
     await aside.embed_in_turn([crop(1)] * 8)
-    assert rests == [1.0, 1.0]
+    assert rests == [0.125, 0.125]
     monkeypatch.undo()
     for batcher in (callers, aside):
         await batcher.close(5)

@@ -60,7 +60,7 @@ async def test_each_embeds_with_its_own(models: ModelPool) -> None:
     other = await load(models, "tiny@2")
     assert [m.info.reference for m in models.all()] == ["tiny@1", "tiny@2"]
     for loaded, shift in ((models.own, 0.0), (other, 40.0)):
-        (vector,) = await loaded.embed([crop(1)])
+        (vector,) = await loaded.embed([crop(1)], "one")
         assert vector == pytest.approx(embed_files([crop(1)], shift)[0], abs=1e-6)
     assert await load(models, "tiny@2") is other
     assert await load(models, "tiny") is other
@@ -70,14 +70,12 @@ async def test_each_embeds_with_its_own(models: ModelPool) -> None:
 
 async def test_there_is_room_while_one_model_has_some(models: ModelPool, metrics: Metrics) -> None:
     other = await load(models, "tiny@2")
-    models.own.batcher._take_places(8)
-    models.require_room()
-    other.batcher._take_places(8)
+    models.own.batcher._queue.admit("one", 8)
+    models.require_room("one")
+    other.batcher._queue.admit("one", 8)
     with pytest.raises(OverloadedError, match="room for 0"):
-        models.require_room()
+        models.require_room("one")
     assert metrics.rejected.labels("queue")._value.get() == 1
-    for model in (models.own, other):
-        model.batcher._release(8)
 
 
 async def test_a_registered_model_that_has_the_name_of_the_servers_own(
@@ -86,7 +84,7 @@ async def test_a_registered_model_that_has_the_name_of_the_servers_own(
     registry.add(write_tiny_bundle(tmp_path / "namesake", shift=9.0).path)
     namesake = await load(models, "tiny@1")
     assert namesake is not models.own
-    (vector,) = await namesake.embed([crop(1)])
+    (vector,) = await namesake.embed([crop(1)], "one")
     assert vector == pytest.approx(embed_files([crop(1)], 9.0)[0], abs=1e-6)
     # Who is bound to the server's own by its fingerprint, keeps it.
     assert await load(models, "tiny@1", fingerprint(tiny_bundle)) is models.own
@@ -138,7 +136,7 @@ async def test_a_model_that_is_held_is_released_with_its_last_holder(models: Mod
         async with models.held("tiny@2") as again:
             models.release_unused()
             assert models.get(other.info.fingerprint) is other is again
-        (vector,) = await other.embed([crop(1)])
+        (vector,) = await other.embed([crop(1)], "one")
         assert vector == pytest.approx(embed_files([crop(1)], 40.0)[0], abs=1e-6)
         assert models.get(other.info.fingerprint) is other
     assert models.get(other.info.fingerprint) is None

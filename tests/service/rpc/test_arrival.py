@@ -323,6 +323,10 @@ async def test_a_full_queue_refuses_images_before_they_are_read(
     embedding = asyncio.create_task(running.ask(running.client.embed, [crop(n) for n in range(64)]))
     await engine.has_entered()
     async with channel(running) as wire:
+        one = Slow(wire)
+        one.send(embedding_pb2.EmbedRequest(images=[crop(1)]).SerializeToString())
+        while await running.metric("resight_queue_depth") < 65:  # in a place for few images
+            await asyncio.sleep(0.01)
         for method in (EMBED, ENROLL):
             assert await Slow(wire, method).failure() == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
         search = Slow(wire, SEARCH)
@@ -330,6 +334,7 @@ async def test_a_full_queue_refuses_images_before_they_are_read(
         assert await search.failure() == ("INVALID_ARGUMENT", "BAD_MESSAGE"), "it may need no model"
         engine.gate.set()
         assert len(await embedding) == 64
+        assert await one.call
         again = Slow(wire)
         again.send(embedding_pb2.EmbedRequest(images=[b"x"]).SerializeToString())
         assert await again.call

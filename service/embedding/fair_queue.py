@@ -1,0 +1,86 @@
+"""A queue of many clients' images that is fair between the clients.
+
+Weighted fair queueing (Demers, Keshav and Shenker, SIGCOMM 1989) with equal weights: a call has a
+finish tag, the virtual time at which it would end if all clients shared the model evenly, and
+images leave in the order of their tags. So a client that sends much waits for itself, and no other
+one for it; a short call goes before longer ones; equal calls of clients that have one each keep
+their order. None starves: what comes later gets later tags.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_FEW = 1 / 64
+"""Of the queue, what a client may hold and still be one with few images."""
+
+_SPARE = 1 / 8
+"""Places besides the queue, in its own size, for clients with few images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A call that has its places. finish: its tag."""
+
+    client: str
+    images: int
+    finish: float
+
+
+class FairQueue(Generic[T]):
+    """The places of calls, and what waits for the model. Belongs to one event loop.
+
+    most: most images admitted and not yet released. Where they are all taken, clients with few
+    images still come in, to places of their own.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+        self._few = max(int(most * _FEW), 1)
+        self._spare = max(int(most * _SPARE), 1)
+        self._held_by: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
+        self._now = 0.0
+        self._pushed = 0
+        self._waiting: list[tuple[float, int, T]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def has_room(self, client: str, images: int) -> bool:
+        """Whether so many more images of a client are admitted."""
+        held = self.held + images
+        few = self._held_by[client] + images <= self._few
+        return held <= self.most + (self._spare if few else 0)
+
+    def admit(self, client: str, images: int) -> Admitted:
+        """Give a call its places; `has_room` has said that there are any."""
+        finish = max(self._now, self._last.get(client, 0.0)) + images
+        self._last[client] = finish
+        self._held_by[client] += images
+        self.held += images
+        return Admitted(client, images, finish)
+
+    def release(self, call: Admitted) -> None:
+        """Take back the places of a call."""
+        self.held -= call.images
+        self._held_by[call.client] -= call.images
+        if not self._held_by[call.client]:
+            del self._held_by[call.client], self._last[call.client]
+
+    def push(self, call: Admitted, item: T) -> None:
+        """Add an item of an admitted call."""
+        self._pushed += 1
+        heappush(self._waiting, (call.finish, self._pushed, item))
+
+    def popleft(self) -> T:
+        """The next item, in the order of finish tags."""
+        _, _, item = heappop(self._waiting)
+        self._now += 1 / max(len(self._held_by), 1)
+        return item
