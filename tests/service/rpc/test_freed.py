@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from service.rpc import freed
 from service.rpc.budget import ByteBudget
+from service.rpc.freed import ENOUGH_BYTES, PAUSE_S, FreedMemory
 
 
 async def test_memory_of_large_calls_is_given_back_once_in_a_while(
@@ -13,19 +15,27 @@ async def test_memory_of_large_calls_is_given_back_once_in_a_while(
 ) -> None:
     given_back = asyncio.Queue[None]()
     loop = asyncio.get_running_loop()
+    due: list[Callable[[], None]] = []
+
+    def call_later(delay: float, work: Callable[[], None]) -> object:
+        assert delay == PAUSE_S
+        due.append(work)
+        return object()
+
     monkeypatch.setattr(
         freed, "return_freed_memory", lambda: loop.call_soon_threadsafe(given_back.put_nowait, None)
     )
-    monkeypatch.setattr(freed, "PAUSE_S", 0.05)
-    budget = ByteBudget(8 * freed.ENOUGH_BYTES, freed.FreedMemory().add)
-    for sizes in ((freed.ENOUGH_BYTES - 1, 1), (freed.ENOUGH_BYTES, freed.ENOUGH_BYTES)):
-        for size in sizes:
-            assert given_back.empty()
-            reservation = await budget.reserve(2 * freed.ENOUGH_BYTES, "a", at_most_s=1)
+    monkeypatch.setattr(loop, "call_later", call_later)
+    budget = ByteBudget(8 * ENOUGH_BYTES, FreedMemory().add)
+    for calls in (((ENOUGH_BYTES - 1, 0), (1, 1)), ((ENOUGH_BYTES, 1), (ENOUGH_BYTES, 1))):
+        for size, waiting in calls:
+            reservation = await budget.reserve(2 * ENOUGH_BYTES, "a", at_most_s=1)
             reservation.shrink(size)
             reservation.release()
             reservation.release()
-        async with asyncio.timeout(10):
-            await given_back.get()
-    await asyncio.sleep(0.1)
+            assert len(due) == waiting
+        assert given_back.empty()
+        due.pop()()
+        await given_back.get()
+    assert not due
     assert given_back.empty()
