@@ -16,6 +16,8 @@ from adapt.runtime.compute import precision_on, set_up  # noqa: E402
 from adapt.training.extraction import extract  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CPU = torch.device("cpu")
 SIZE = 32, 16
 
