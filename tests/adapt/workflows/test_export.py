@@ -58,14 +58,14 @@ def network_input(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
 
 
-def lively(backbone: str, *, attention: bool = False, short: bool = False) -> ReIDNet:
+def lively(backbone: str, *, short: bool = False) -> ReIDNet:
     """Random scales and shifts in every norm and running statistics of real activations.
 
     A fresh network would hide faults: its norms do nothing, and one that is not calibrated gives
     one vector for every image.
     """
     torch.manual_seed(0)
-    net = ReIDNet(backbone, classes=3, attention=attention)
+    net = ReIDNet(backbone, classes=3)
     if short:
         shorten(net.backbone)
     for module in net.modules():
@@ -338,24 +338,3 @@ def test_a_kept_round_is_exported_with_its_own_scores(
     assert np.abs(embedder(bundles[1])(images) - expected).max() > 0.01
     with pytest.raises(RunError, match=r"kept: 1\); --keep-rounds"):
         export_run(other, tmp_path / "none", name="lobby", version="1", round_number=2)
-
-
-def test_a_run_with_attention_is_exported_with_it(run: Run, tmp_path: Path) -> None:
-    """The shared branch of DAAL; of heads and classifiers nothing is left."""
-    net = lively("resnet18", attention=True)
-    info = run.info.model_copy(update={"attention": True, "rounds": 0})
-    attentive = Run.create(tmp_path / "daal", info)
-    attentive.record(row(1), net)
-    attentive.finish(1.0)
-    bundle = export_run(Run.open(attentive.path), tmp_path / "bundle", name="daal", version="1")
-    images = pixels(5)
-    with torch.no_grad():
-        expected = net.eval().embed(network_input(images)).numpy()
-        net.attention = None
-        without = net.embed(network_input(images)).numpy()
-    for batch in (1, 5):
-        found = embedder(bundle)(images[:batch])
-        np.testing.assert_allclose(found, expected[:batch], atol=1e-4)
-    assert np.abs(without - expected).max() > 0.01
-    weights = onnx.load(bundle.model_path, load_external_data=False).graph.initializer
-    assert not [w.name for w in weights if "classifier" in w.name or "heads" in w.name]
