@@ -13,9 +13,10 @@ import torch
 
 from adapt.errors import ConfigError, RunError
 from adapt.report import run_report
+from adapt.report.charts import Chart
 from adapt.report.curves import RoundRows, round_charts
 from adapt.report.material import Material, gather
-from adapt.report.page import Chart, render
+from adapt.report.page import render
 from adapt.report.run_report import ANSWERS, CLUSTERS_EACH, QUERIES, run_page
 from adapt.runs.folder import Run
 from models.job_contract import GateVerdict

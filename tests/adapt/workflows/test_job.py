@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.bundle import Bundle  # noqa: E402
 from models.files import FileLock  # noqa: E402
 from models.job_contract import GateVerdict, gate_arguments, train_arguments  # noqa: E402
 from tests.support.remembered_exports import remembered_exports  # noqa: E402
+from tests.support.thin_worker import start_training  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
 from tests.support.tiny_model import write_tiny_bundle  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
@@ -60,15 +62,6 @@ def changed(folder: Path, **fields: Any) -> Path:
     job = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps(job | fields))
     return folder
-
-
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.support.thin_worker", *train_arguments(folder)],
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
 
 
 def main(folder: Path) -> int:
@@ -259,37 +252,53 @@ def test_it_is_written_down_how_a_job_ended(folder: Path) -> None:
 
 def test_a_process_that_is_asked_to_end_keeps_its_state(folder: Path) -> None:
     endless = [*OVERRIDES, "schedule.iterations=100000"]
-    with start(changed(folder, overrides=endless)) as process:
-        deadline = time.monotonic() + ENOUGH_S
-        while not (folder / "run" / "checkpoint.safetensors").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, (folder / "log.txt").read_text()
-            time.sleep(0.02)
-        process.terminate()
-        assert process.wait(ENOUGH_S) == 75
+    log = folder / "log.txt"
+    process = start_training(changed(folder, overrides=endless), log)
+    deadline = time.monotonic() + ENOUGH_S
+    while not (folder / "run" / "checkpoint.safetensors").exists():
+        assert time.monotonic() < deadline
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.02)
+    process.terminate()
+    process.join(ENOUGH_S)
+    assert process.exitcode == 75
     assert outcome(folder)["state"] == "stopped"
     assert Run.open(folder / "run").info.state == "stopped"
 
 
-def test_a_job_waits_until_an_earlier_process_of_it_has_ended(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, begins, states = threading.Event(), threading.Event(), []
+@dataclass(frozen=True)
+class Waiting:
+    """asked: somebody wants the job for himself. begins: and has it."""
+
+    asked: threading.Event
+    begins: threading.Event
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    events = Waiting(threading.Event(), threading.Event())
     only_process = job_module._only_process
 
     def watched(path: Path) -> FileLock:
-        asked.set()
+        events.asked.set()
         lock = only_process(path)
-        begins.set()
+        events.begins.set()
         return lock
 
     monkeypatch.setattr(job_module, "_only_process", watched)
+    return events
+
+
+def test_a_job_waits_until_an_earlier_process_of_it_has_ended(
+    folder: Path, waiting: Waiting
+) -> None:
+    states = []
     with FileLock(exported(folder) / "job.json"):
         work = lambda: states.append(run_job(folder, StopRequest()).state)  # noqa: E731
         second = threading.Thread(target=work, daemon=True)
         second.start()
-        assert asked.wait(ENOUGH_S)
-        assert not begins.wait(0.5)
+        assert waiting.asked.wait(ENOUGH_S)
+        assert not waiting.begins.wait(0.5)
         assert not (folder / "run").exists()
     second.join(ENOUGH_S)
     assert states == ["finished"]
@@ -332,17 +341,14 @@ def test_a_folder_of_labelled_crops_is_no_job(tmp_path: Path) -> None:
 def test_two_processes_do_one_job_together(folder: Path) -> None:
     changed(folder, overrides=[*OVERRIDES, "batch.ghost=0"])
     port = free_port()
+    logs = [folder / f"log-{rank}.txt" for rank in (0, 1)]
     both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.support.thin_worker", *train_arguments(folder)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, 2, port)},
-        )
-        for rank in (0, 1)
+        start_training(folder, log, environment(rank, 2, port)) for rank, log in enumerate(logs)
     ]
-    logs = [process.communicate(timeout=ENOUGH_S)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], logs
+    for process in both:
+        process.join(ENOUGH_S)
+    said = [log.read_text() for log in logs]
+    assert [process.exitcode for process in both] == [0, 0], said
     assert outcome(folder)["state"] == "finished"
     info = Run.open(folder / "run").info
     assert (info.state, info.processes, info.rounds) == ("finished", 2, 1)
@@ -404,14 +410,16 @@ def test_a_gate_that_meets_a_full_disk_can_be_tried_again(judged: tuple[Path, Pa
     assert gate_outcome_of(ConfigError("no such device")).state == "failed"
 
 
-def test_a_gate_waits_for_an_earlier_process_of_its_job(judged: tuple[Path, Path]) -> None:
+def test_a_gate_waits_for_an_earlier_process_of_its_job(
+    judged: tuple[Path, Path], waiting: Waiting
+) -> None:
     folder, old = judged
     codes: list[int] = []
     with FileLock(folder / "job.json"):
         gate = threading.Thread(target=lambda: codes.append(judge(folder, old)), daemon=True)
         gate.start()
-        gate.join(3)
-        assert gate.is_alive()
+        assert waiting.asked.wait(ENOUGH_S)
+        assert not waiting.begins.wait(0.5)
         assert not (folder / "gate.json").exists()
     gate.join(ENOUGH_S)
     assert codes == [0]
