@@ -116,10 +116,24 @@ def test_sigterm_lets_running_calls_end(start: Start, eventually: Eventually) ->
         assert client.site("lobby").sightings == 20
 
 
+def image_health(address: str) -> int:
+    """Exit code of the image's health check where the page of health is at this address."""
+    text = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", text, re.MULTILINE)
+    assert found
+    _, *arguments = json.loads(found[1])
+    environment = os.environ | {"RESIGHT_HTTP": address}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, check=False
+    ).returncode
+
+
 def test_health_says_not_serving_while_a_call_still_runs(
     start: Start, eventually: Eventually
 ) -> None:
     server = start(drain_s=20)
+    assert image_health(server.http) == 0
+    assert image_health(f"0.0.0.0:{server.http.rpartition(':')[2]}") == 0
     states: list[int] = []
     with grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
@@ -139,16 +153,17 @@ def test_health_says_not_serving_while_a_call_still_runs(
         watch.cancel()
         follower.join(30)
     assert server.process.wait(30) == 0
+    assert image_health(server.http) == 1
 
 
 def test_a_second_server_is_refused(
-    start: Start, command_process: Command, tiny_bundle: Bundle, tmp_path: Path
+    start: Start, command: Command, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     server = start()
     serve = ["serve", "--model", tiny_bundle.path, "--http", "127.0.0.1:0"]
-    same_folder = command_process(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
+    same_folder = command(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
     other = tmp_path / "other"
-    same_port = command_process(*serve, "--data-dir", other, "--listen", server.address)
+    same_port = command(*serve, "--data-dir", other, "--listen", server.address)
     for refused, message in (
         (same_folder, f"another server (process {server.process.pid}) uses the data folder"),
         (same_port, f"cannot listen on {server.address}"),
@@ -197,12 +212,12 @@ def test_kill_9_in_the_middle_of_a_move_leaves_the_site_as_it_was(
     # A batch of one crop: the move is far from its end when its first step arrives.
     settings = {"registry": registry, "max_items": 64, "max_batch": 1}
     server = start(**settings)
-    numbers = range(400)
+    numbers = range(200)
     with server.client() as client:
         client.create_site("lobby")
         assert all(isinstance(r, Enrolled) for r in client.enroll("lobby", make(*numbers)))
         first = next(client.activate_model("lobby", "tiny@2"))
-        assert (first.site.model, first.total) == ("tiny@1", 400)
+        assert (first.site.model, first.total) == ("tiny@1", 200)
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
 
     server = start(**settings)
@@ -225,19 +240,20 @@ def check_ranking(client: ResightClient, numbers: range, model: str, shift: floa
 
 
 def test_a_bundle_that_was_tampered_with(
-    command_process: Command, tiny_bundle: Bundle, tmp_path: Path
+    command: Command, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
     with (copy / "model.onnx").open("ab") as file:
         file.write(b"\0")
-    done = command_process("serve", "--data-dir", tmp_path / "data", "--model", copy)
+    done = command("serve", "--data-dir", tmp_path / "data", "--model", copy)
     assert done.returncode == 1
     assert "model.onnx" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_ready_line_log_and_ctrl_c(start: Start) -> None:
-    server = start()
+    server = start(max_item=70)
+    assert "RESIGHT_MAX_ITEM" in server.log, "a variable that is no setting is warned of"
     assert server.ready.startswith("ready: grpc 127.0.0.1:")
     assert "model tiny@1 (24-d, cpu), sites 0, sightings 0" in server.ready
     with server.client() as client:
@@ -256,29 +272,3 @@ def test_ready_line_log_and_ctrl_c(start: Start) -> None:
     assert time.monotonic() - started < 9, "with nothing to drain, the drain need not be waited for"
     for secret in ("Ann", "Bob", "bad bytes", "PNG", "Traceback"):
         assert secret not in server.log, "labels and crops do not belong in the log"
-
-
-def test_a_variable_that_is_no_setting_is_warned_of(start: Start) -> None:
-    server = start(max_item=70)
-    assert "RESIGHT_MAX_ITEM" in server.log
-    assert server.stop() == 0
-
-
-def test_the_health_check_of_the_image_follows_the_address(start: Start) -> None:
-    text = (Path(__file__).parents[2] / "Dockerfile").read_text()
-    found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", text, re.MULTILINE)
-    assert found
-    server = start()
-    _, *arguments = json.loads(found[1])
-
-    def check(address: str) -> int:
-        environment = os.environ | {"RESIGHT_HTTP": address}
-        return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, check=False
-        ).returncode
-
-    port = server.http.rpartition(":")[2]
-    assert check(server.http) == 0
-    assert check(f"0.0.0.0:{port}") == 0
-    assert server.stop() == 0
-    assert check(server.http) == 1
