@@ -253,7 +253,7 @@ def test_a_bundle_that_was_tampered_with(
 
 def test_ready_line_log_and_ctrl_c(start: Start) -> None:
     server = start(max_item=70)
-    assert "RESIGHT_MAX_ITEM" in server.log, "a variable that is no setting is warned of"
+    assert "RESIGHT_MAX_ITEM" in server.log, "a variable that names no setting"
     assert server.ready.startswith("ready: grpc 127.0.0.1:")
     assert "model tiny@1 (24-d, cpu), sites 0, sightings 0" in server.ready
     with server.client() as client:
