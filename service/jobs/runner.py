@@ -191,7 +191,7 @@ class JobRunner:
     async def _train(self) -> None:
         """Train and export, with restarts; raises `_TrainingFailedError`."""
         folder = self._folder
-        restarts = Restarts(self._setup.restart_delays_s, len(folder.rounds()))
+        restarts = Restarts(self._setup.restart_delays_s, await self._rounds())
         while True:
             folder.discard_outcome()
             ended = await self._run(train_arguments(folder.path))
@@ -202,13 +202,17 @@ class JobRunner:
                 raise _TrainingFailedError(
                     JobResult(JobState.FAILED, outcome.reason, outcome.error)
                 )
-            delay = restarts.delay_after(len(folder.rounds()))
+            delay = restarts.delay_after(await self._rounds())
             if delay is None:
                 raise _TrainingFailedError(self._given_up(outcome, ended, restarts.in_row))
             why = outcome.error if outcome is not None else "it gave no reason"
             message = "adaptation %s continues in %.0f s; its process %s: %s"
             log.warning(message, self._adaptation.id, delay, ended, why)
             await self._context.pause(delay)
+
+    async def _rounds(self) -> int:
+        """How many rounds are finished; raises DamagedFileError."""
+        return len(await asyncio.to_thread(self._folder.rounds))
 
     async def _run(self, arguments: Sequence[str]) -> str:
         """Run a process of the job; returns how it ended, for people."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from grpc_status import rpc_status
 from models.job_contract import AdaptationRound
 from service.client import CallFailedError
 from service.errors import BadLimitError, OverloadedError
+from service.jobs.folder import JobFolder
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.operations.metrics import Metrics
 from service.rpc.adaptation_servicer import AdaptationServicer
@@ -120,6 +122,30 @@ async def test_damaged_rounds_reach_the_client_without_a_path(
     assert (found.state, found.reason) == (JobState.FAILED, "DIVERGED")
     assert found.rounds_error.startswith("metrics.jsonl of the run cannot be read")
     assert str(tmp_path) not in found.rounds_error
+
+
+async def test_files_of_a_run_are_read_beside_the_event_loop(
+    lobby: Any, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be large, and all calls would wait."""
+    readers: list[threading.Thread] = []
+    rounds, rounds_after = JobFolder.rounds, JobFolder.rounds_after
+
+    def all_(folder: JobFolder) -> list[AdaptationRound]:
+        readers.append(threading.current_thread())
+        return rounds(folder)
+
+    def after(folder: JobFolder, number: int) -> tuple[list[AdaptationRound], bool]:
+        readers.append(threading.current_thread())
+        return rounds_after(folder, number)
+
+    monkeypatch.setattr(JobFolder, "rounds", all_)
+    monkeypatch.setattr(JobFolder, "rounds_after", after)
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
+    (await starter.number(1)).fail("DIVERGED", "nan")
+    await lobby.ask(lobby.client.watch_adaptation, "lobby", job.id)
+    assert len(readers) >= 2
+    assert threading.main_thread() not in readers
 
 
 async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
