@@ -11,13 +11,15 @@ from service.errors import OverloadedError
 
 RETRY_S = 0.5
 
+_REMEMBERED = 4096
+
 
 class ByteBudget:
     """A number of bytes that calls hold at most, all together. Belongs to one event loop.
 
-    A call that finds too few waits for its turn. First comes the client that holds the least, then
-    the call that came first: a client with many calls does not keep the others waiting. One client
-    holds at most half.
+    A call that finds too few waits for its turn. First comes the client that holds the least: one
+    with many calls does not keep the others waiting. Then the one whose last call kept least, as it
+    frees what it reserves soonest; then the call that came first. One client holds at most half.
 
     freed: is told the bytes of each call that is over.
     """
@@ -27,6 +29,7 @@ class ByteBudget:
         self.freed = freed
         self._free = total
         self._held: Counter[str] = Counter()
+        self._kept: dict[str, int] = {}
         self._waiting: list[_Waiter] = []
 
     @property
@@ -68,13 +71,24 @@ class ByteBudget:
         """Give their bytes to those whose turn it is."""
         while self._waiting:
             allowed = [w for w in self._waiting if self._may_have(w)]
-            first = min(allowed, key=lambda w: self._held[w.client], default=None)
+            first = min(allowed, key=self._order, default=None)
             if first is None or first.amount > self._free:
                 return
             self._waiting.remove(first)
             self._free -= first.amount
             self._held[first.client] += first.amount
             first.granted.set_result(None)
+
+    def _order(self, waiter: _Waiter) -> tuple[int, int]:
+        client = waiter.client
+        return self._held[client], self._kept.get(client, waiter.amount)
+
+    def kept(self, client: str, amount: int) -> None:
+        """Remember what a call of a client really needed."""
+        self._kept.pop(client, None)
+        self._kept[client] = amount
+        if len(self._kept) > _REMEMBERED:
+            del self._kept[next(iter(self._kept))]
 
     def wanted(self, client: str) -> bool:
         """Whether somebody who holds less than a client waits for bytes."""
@@ -108,7 +122,11 @@ class Reservation:
         self._amount = amount
 
     def shrink(self, amount: int) -> None:
-        """Keep at most so many bytes."""
+        """Keep at most so many bytes: those that the call needs."""
+        self._budget.kept(self._client, amount)
+        self._keep(amount)
+
+    def _keep(self, amount: int) -> None:
         if amount < self._amount:
             self._budget._give_back(self._client, self._amount - amount)
             self._amount = amount
@@ -121,7 +139,7 @@ class Reservation:
     def release(self) -> None:
         """Keep none: the call is over."""
         self._budget.freed(self._amount)
-        self.shrink(0)
+        self._keep(0)
 
 
 @dataclass(eq=False, slots=True)

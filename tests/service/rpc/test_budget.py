@@ -56,6 +56,31 @@ async def test_a_client_holds_at_most_half() -> None:
     assert await settled(again) == [True]
 
 
+async def test_of_clients_that_hold_nothing_first_comes_who_needed_least() -> None:
+    budget = ByteBudget(12)
+    for client, needed in (("small", 1), ("large", 5)):
+        call = await budget.reserve(6, client, at_most_s=LONG_S)
+        call.shrink(needed)
+        call.release()
+    holding = [await budget.reserve(6, client, at_most_s=LONG_S) for client in "ab"]
+    new, large, small = [await waiting(budget, 6, client) for client in ("new", "large", "small")]
+    for turn, expected in enumerate(([False, False, True], [False, True, True])):
+        holding[turn].release()
+        assert await settled(new, large, small) == expected
+    (await small).release()
+    assert await settled(new) == [True]
+
+
+async def test_what_clients_needed_is_not_remembered_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.rpc.budget._REMEMBERED", 2)
+    budget = ByteBudget(12)
+    for client in ("a", "b", "a", "c"):
+        (await budget.reserve(1, client, at_most_s=LONG_S)).shrink(1)
+    assert list(budget._kept) == ["a", "c"]
+
+
 async def test_first_comes_who_holds_least_then_who_came_first() -> None:
     budget = ByteBudget(12)
     held = {
