@@ -13,13 +13,23 @@ RETRY_S = 0.5
 
 _REMEMBERED = 4096
 
+_SHARES = 16
+"""Of all bytes: less than one of them counts as nothing where clients are compared."""
+
+_PLACE = 1 / 8
+"""Of all bytes, what a call reserves at most where there are many places."""
+
+_SMALL = 1 / 16
+"""Of what a call reserves, what a small one needs."""
+
 
 class ByteBudget:
     """A number of bytes that calls hold at most, all together. Belongs to one event loop.
 
     A call that finds too few waits for its turn. First comes the client that holds the least: one
     with many calls does not keep the others waiting. Then the one whose last call kept least, as it
-    frees what it reserves soonest; then the call that came first. One client holds at most half.
+    frees what it reserves soonest; then the call that came first. One client holds at most half. Of
+    many places, the last is for clients whose last call was small, so that these hardly wait.
 
     freed: is told the bytes of each call that is over.
     """
@@ -72,7 +82,7 @@ class ByteBudget:
         while self._waiting:
             allowed = [w for w in self._waiting if self._may_have(w)]
             first = min(allowed, key=self._order, default=None)
-            if first is None or first.amount > self._free:
+            if first is None or first.amount + self._spared(first) > self._free:
                 return
             self._waiting.remove(first)
             self._free -= first.amount
@@ -80,8 +90,15 @@ class ByteBudget:
             first.granted.set_result(None)
 
     def _order(self, waiter: _Waiter) -> tuple[int, int]:
-        client = waiter.client
-        return self._held[client], self._kept.get(client, waiter.amount)
+        held = self._held[waiter.client] * _SHARES // self._total
+        return held, self._kept.get(waiter.client, waiter.amount)
+
+    def _spared(self, waiter: _Waiter) -> int:
+        """Bytes that stay free for clients with small calls, if the waiter's is none of these."""
+        if waiter.amount > self._total * _PLACE:
+            return 0
+        small = self._kept.get(waiter.client, waiter.amount) <= waiter.amount * _SMALL
+        return 0 if small else waiter.amount
 
     def kept(self, client: str, amount: int) -> None:
         """Remember what a call of a client really needed."""

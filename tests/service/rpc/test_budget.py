@@ -71,6 +71,26 @@ async def test_of_clients_that_hold_nothing_first_comes_who_needed_least() -> No
     assert await settled(new) == [True]
 
 
+async def test_of_many_places_the_last_is_for_small_calls() -> None:
+    budget = ByteBudget(8 * 16)
+    for client, needed in (("small", 1), ("large", 2)):
+        (await budget.reserve(16, client, at_most_s=LONG_S)).shrink(needed)
+    many = [await waiting(budget, 16, f"client {n}") for n in range(8)]
+    assert await settled(*many) == [True] * 6 + [False] * 2, "3 bytes are held already"
+    large = await waiting(budget, 16, "large")
+    small = await waiting(budget, 16, "small")
+    assert await settled(large, small) == [False, True]
+    for n, granted in enumerate(([False, False, False], [True, False, False], [True, True, False])):
+        (await many[n]).release()
+        assert await settled(large, *many[6:]) == granted
+
+
+async def test_of_few_places_none_is_kept_free() -> None:
+    budget = ByteBudget(7 * 16)
+    calls = [await waiting(budget, 16, f"client {n}") for n in range(7)]
+    assert await settled(*calls) == [True] * 7
+
+
 async def test_what_clients_needed_is_not_remembered_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,18 +102,21 @@ async def test_what_clients_needed_is_not_remembered_for_ever(
 
 
 async def test_first_comes_who_holds_least_then_who_came_first() -> None:
-    budget = ByteBudget(12)
+    budget = ByteBudget(12 * 16)
     held = {
-        name: await budget.reserve(n, name, at_most_s=LONG_S) for name, n in (("a", 5), ("b", 6))
+        name: await budget.reserve(16 * n, name, at_most_s=LONG_S)
+        for name, n in (("a", 5), ("b", 6))
     }
-    many = [await waiting(budget, 1, name) for name in ("x", "a", "a", "a")]
-    few = [await waiting(budget, 2, name) for name in ("c", "d")]
+    many = [await waiting(budget, 25, name) for name in ("x", "a", "a", "a")]
+    few = [await waiting(budget, 25, name) for name in ("c", "d")]
+    assert await settled(*many, *few) == [False] * 6
+    held["b"].shrink(16 * 6 - 9)
     assert await settled(*many, *few) == [True, *[False] * 5]
-    held["b"].shrink(4)
+    held["b"].shrink(16 * 6 - 9 - 25)
     assert await settled(*many, *few) == [True, False, False, False, True, False]
-    held["b"].shrink(2)
+    held["b"].shrink(16 * 6 - 9 - 50)
     assert await settled(*many, *few) == [True, False, False, False, True, True]
-    held["b"].shrink(1)
+    held["a"].shrink(16 * 5 - 25)
     assert await settled(*many, *few) == [True, True, False, False, True, True]
 
 
