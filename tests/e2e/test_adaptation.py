@@ -22,8 +22,8 @@ from tests.support.tiny_job import OVERRIDES, tiny_inits, write_crops
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-LONGER = ("schedule.rounds=2", "schedule.iterations=4")
-"""When the first round is seen, there is time to kill the server before the second one ends."""
+LONGER = ("options.networks=1", "schedule.rounds=2", "schedule.iterations=6")
+"""After its first round there is time to kill the server before the second one ends."""
 
 
 @pytest.fixture(scope="module")
