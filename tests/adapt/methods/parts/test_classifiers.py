@@ -11,8 +11,6 @@ from adapt.methods.parts.classifiers import classifier_at, start_from_centers  #
 from adapt.types import OUTLIER, PseudoLabels  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("thin")
-
 
 def test_rows_are_the_unit_centers_in_every_network_and_frozen_ones_stay_frozen() -> None:
     nets = [ReIDNet("resnet18", classes=7), ReIDNet("resnet18")]
