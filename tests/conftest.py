@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("resight", deadline=None)  # no test depends on the machine's speed
+settings.load_profile("resight")
 
 TESTS = Path(__file__).parent
 

@@ -123,7 +123,7 @@ def test_precision_and_recall_by_hand() -> None:
     assert (nothing.recall, nothing.f_measure) == (0, 0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), models=st.integers(2, 7))
 def test_judge_equals_the_reference(seed: int, models: int) -> None:
     rng = np.random.default_rng(seed)

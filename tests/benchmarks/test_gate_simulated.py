@@ -30,7 +30,7 @@ def test_by_hand() -> None:
     assert found.cameras.tolist() == [0, 0, 0, 1, 0, 0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60))
 def test_equals_the_reference(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

@@ -164,7 +164,7 @@ def test_gif_is_not_supported() -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(share=st.floats(0.02, 0.999))
 def test_truncated(fmt: str, share: float) -> None:
     data = encode(PICTURE, fmt)
@@ -186,7 +186,7 @@ def test_png_with_a_wrong_checksum_is_damaged() -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_damage_gives_a_picture_or_a_typed_error(fmt: str, data: st.DataObject) -> None:
     content = bytearray(encode(PICTURE, fmt))

@@ -69,7 +69,7 @@ def test_equals_the_reference() -> None:
     np.testing.assert_allclose(found, reference(features, cameras), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_offset_per_camera_is_taken_away(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -250,7 +250,7 @@ def test_vote_by_hand(low: float, high: float, sign: int, expected: int) -> None
     assert vote(low, high, sign) == expected
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(votes=st.lists(st.sampled_from([-1, 0, 1]), min_size=5, max_size=5), least=st.integers(1, 5))
 def test_verdicts_are_symmetric(votes: list[int], least: int) -> None:
     rule = Rule(tuple(NAMES), min_votes=least)

@@ -122,7 +122,7 @@ def test_other_camera_by_hand() -> None:
     assert scores.gallery == 6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), protocol=st.sampled_from(PROTOCOLS))
 def test_equals_the_reference(seed: int, protocol: ProtocolName) -> None:
     values = random_data(seed)
@@ -152,7 +152,7 @@ def test_equals_scikit_learn() -> None:
         assert precision == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)  # near ties may swap
+@settings(max_examples=25, derandomize=True)  # near ties may swap
 @given(seed=st.integers(0, 2**32 - 1), protocol=st.sampled_from(PROTOCOLS))
 def test_order_and_scale_do_not_matter(seed: int, protocol: ProtocolName) -> None:
     rng = np.random.default_rng(seed)
@@ -169,7 +169,7 @@ def test_order_and_scale_do_not_matter(seed: int, protocol: ProtocolName) -> Non
     assert moved == pytest.approx(by_row)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_perfect_model_scores_one(seed: int) -> None:
     values = random_data(seed)

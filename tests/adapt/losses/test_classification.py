@@ -80,7 +80,7 @@ def test_soft_equals_the_reference() -> None:
     assert float(soft_cross_entropy(student, teacher)) == pytest.approx(expected, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 9))
 def test_a_certain_teacher_gives_the_hard_loss(seed: int, classes: int) -> None:
     student = logits(5, classes, seed)
@@ -91,7 +91,7 @@ def test_a_certain_teacher_gives_the_hard_loss(seed: int, classes: int) -> None:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-50, 50))
 def test_soft_is_least_where_both_agree(seed: int, shift: float) -> None:
     student, teacher = logits(4, 6, seed), logits(4, 6, seed ^ 1)
@@ -167,7 +167,7 @@ def test_weighted_on_three_samples_by_hand() -> None:
     assert float(weighted_cross_entropy(z, weight)) == pytest.approx(expected, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 5))
 def test_weighted_equals_the_reference_and_grows_with_its_weights(seed: int, scale: float) -> None:
     z = logits(5, 4, seed)

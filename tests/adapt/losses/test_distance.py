@@ -39,7 +39,7 @@ def test_equals_the_reference() -> None:
     torch.testing.assert_close(pairwise_distance(feat), reference(feat), rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 100))
 def test_a_metric_that_ignores_translation(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -97,7 +97,7 @@ def test_imitation_of_three_samples_by_hand() -> None:
     assert value == pytest.approx(1.5**2 + 2.5**2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 9), bound=st.floats(0.1, 30))
 def test_imitation_equals_the_reference(seed: int, size: int, bound: float) -> None:
     student, teacher, right, label = batch(seed, size)
@@ -107,7 +107,7 @@ def test_imitation_equals_the_reference(seed: int, size: int, bound: float) -> N
     assert float(attract_loss(student, teacher, right, label)) == pytest.approx(attract, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31))
 def test_a_teacher_that_is_always_right_is_only_mimicked(seed: int) -> None:
     student, teacher, _, label = batch(seed)
@@ -121,7 +121,7 @@ def test_a_teacher_that_is_always_right_is_only_mimicked(seed: int) -> None:
     torch.testing.assert_close(pull, 2 * (student - teacher).detach() / len(label))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31))
 def test_a_teacher_that_is_always_wrong_is_only_repelled(seed: int) -> None:
     student, teacher, _, label = batch(seed)
@@ -135,7 +135,7 @@ def test_a_teacher_that_is_always_wrong_is_only_repelled(seed: int) -> None:
     assert opposite == pytest.approx(-4), "the bound of unit vectors"
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_imitation_ignores_the_order_of_the_batch(seed: int) -> None:
     student, teacher, right, label = batch(seed)
@@ -222,7 +222,7 @@ def test_relations_of_three_samples_by_hand() -> None:
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), size=st.integers(2, 6))
 def test_structure_equals_the_reference(relation: Relation, seed: int, size: int) -> None:
     student, teacher, *_ = batch(seed, size)
@@ -237,7 +237,7 @@ def test_structure_equals_the_reference(relation: Relation, seed: int, size: int
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_structure_is_what_moving_and_turning_leave(relation: Relation, seed: int) -> None:
     student, _, _, _ = batch(seed)
@@ -281,7 +281,7 @@ def test_three_maps_by_hand() -> None:
     assert 0 <= float(point[2, 1]) <= 32
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 5), columns=st.integers(2, 5))
 def test_the_point_lies_where_an_enlarged_map_is_greatest(
     seed: int, rows: int, columns: int

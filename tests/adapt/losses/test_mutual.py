@@ -70,7 +70,7 @@ def test_three_samples_by_hand() -> None:
     assert float(terms.soft_tri) == pytest.approx(sum(soft) / 3, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), smoothing=st.floats(0, 0.9))
 def test_equal_to_the_reference(seed: int, smoothing: float) -> None:
     student, teacher = output(seed), output(seed + 1)
@@ -79,7 +79,7 @@ def test_equal_to_the_reference(seed: int, smoothing: float) -> None:
         assert float(terms[name]) == pytest.approx(value, rel=1e-9), name
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_hard_terms_are_the_students_alone_and_soft_ones_do_not_move_the_teacher(seed: int) -> None:
     student, teacher = output(seed), output(seed + 1)

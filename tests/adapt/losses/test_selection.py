@@ -112,7 +112,7 @@ def test_relative_gap_by_hand() -> None:
 # properties -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 4), each=st.integers(2, 4))
 def test_triplets_hold_each_pair_once_and_real_negatives(seed: int, people: int, each: int) -> None:
     feat, label = features(seed, people, each)
@@ -123,7 +123,7 @@ def test_triplets_hold_each_pair_once_and_real_negatives(seed: int, people: int,
     assert not (label[triplets.anchor] == label[triplets.negative]).any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))
 def test_relative_gaps_do_not_see_the_scale_of_a_network(seed: int, scale: float) -> None:
     feat, label = features(seed)
@@ -136,7 +136,7 @@ def test_relative_gaps_do_not_see_the_scale_of_a_network(seed: int, scale: float
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), confidence=st.floats(-1, 2), disagreement=st.floats(0, 2))
 def test_no_triplet_is_kept_for_both_networks(
     seed: int, confidence: float, disagreement: float
@@ -149,7 +149,7 @@ def test_no_triplet_is_kept_for_both_networks(
     assert not disagree(f, f, disagreement).any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_wider_threshold_never_drops_a_triplet(seed: int) -> None:
     f, g = torch.randn(2, 50, generator=torch.Generator().manual_seed(seed))
@@ -157,7 +157,7 @@ def test_a_wider_threshold_never_drops_a_triplet(seed: int) -> None:
     assert (disagree(f, g, 0.7) <= disagree(f, g, 0.3)).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
 def test_dropped_triplets_get_no_gradient_and_kept_ones_a_mean(seed: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -174,7 +174,7 @@ def test_dropped_triplets_get_no_gradient_and_kept_ones_a_mean(seed: int, share:
 # references -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 4), each=st.integers(2, 4))
 def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
     feat, label = features(seed, people, each)

@@ -72,7 +72,7 @@ def test_weighted_losses_by_hand() -> None:
     assert float(found) == pytest.approx((2 * math.log(2) / 0.7 + math.log(4)) / 3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 4), each=st.integers(1, 4))
 def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
     feat, label = batch(seed, people, each)
@@ -94,7 +94,7 @@ def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
     assert float(found) == pytest.approx(ident, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), margin=st.floats(0, 2), beta=st.floats(0.1, 1))
 def test_weights_only_ever_add(seed: int, margin: float, beta: float) -> None:
     """s_p <= 1: no loss gets smaller, no triplet falls silent, and 1 everywhere changes nothing."""
@@ -118,7 +118,7 @@ def test_weights_only_ever_add(seed: int, margin: float, beta: float) -> None:
     torch.testing.assert_close(same, ident)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))
 def test_similarity_ignores_length_and_order(seed: int, scale: float) -> None:
     feat, label = batch(seed)

@@ -77,7 +77,7 @@ def test_three_samples_by_hand() -> None:
     assert value == pytest.approx(sum(soft) / 3, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 4), each=st.integers(1, 4))
 def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
     feat, label = batch(seed, people, each)
@@ -91,7 +91,7 @@ def test_equal_to_the_references(seed: int, people: int, each: int) -> None:
     assert float(soft_softmax_triplet(dist, teacher, triplets)) == pytest.approx(soft, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_soft_equals_hard_when_the_teacher_is_certain(seed: int) -> None:
     feat, label = batch(seed)
@@ -106,7 +106,7 @@ def test_soft_equals_hard_when_the_teacher_is_certain(seed: int) -> None:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_soft_is_least_where_student_and_teacher_agree(seed: int) -> None:
     dist = pairwise_distance(batch(seed)[0])
@@ -117,7 +117,7 @@ def test_soft_is_least_where_student_and_teacher_agree(seed: int) -> None:
     assert float(gradient.abs().max()) < 1e-12
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_losses_ignore_the_order_of_the_batch(seed: int) -> None:
     feat, label = batch(seed)

@@ -53,7 +53,7 @@ def test_four_images_in_two_groups_by_hand() -> None:
     assert norm.num_batches_tracked.item() == 1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), images=st.integers(2, 9), batches=st.integers(1, 3))
 def test_one_group_is_batch_norm_bit_for_bit(seed: int, images: int, batches: int) -> None:
     plain, ghost = filled(nn.BatchNorm2d(3)), filled(GhostBatchNorm2d(3, group=images))
@@ -64,7 +64,7 @@ def test_one_group_is_batch_norm_bit_for_bit(seed: int, images: int, batches: in
         assert torch.equal(value, ghost.state_dict()[name])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), group=st.integers(2, 5), groups=st.integers(2, 4))
 def test_groups_do_not_know_each_other(seed: int, group: int, groups: int) -> None:
     x = maps(seed, group * groups)
@@ -230,7 +230,7 @@ def test_a_batch_on_two_devices_by_hand() -> None:
     assert norm.running_var.item() == pytest.approx(0.9 + 13.1 / 3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     each=st.integers(1, 3),

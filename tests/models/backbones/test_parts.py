@@ -30,7 +30,7 @@ def test_pooling_by_hand() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), shared=st.booleans())
 def test_pooling_equals_the_reference(seed: int, shared: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -106,7 +106,7 @@ filters = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     part=st.sampled_from([8, 16, PART]),
     count=st.integers(0, 80),
@@ -128,7 +128,7 @@ def test_search_equals_the_slow_one(
         assert_same(hits, slow_search(entries, query, limit, wanted))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     part=st.sampled_from([8, PART]),
     seed=st.integers(0, 1000),

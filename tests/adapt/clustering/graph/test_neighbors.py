@@ -46,7 +46,7 @@ def sorted_all(features: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArr
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 45),
@@ -145,7 +145,7 @@ def test_images_that_differ_by_rounding_are_copies(search: Search) -> None:
     assert near.squared[16, 6] > 0.1
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)  # float32 near ties may swap
+@settings(max_examples=20, derandomize=True)  # float32 near ties may swap
 @given(seed=st.integers(0, 2**32 - 1))
 def test_permuting_the_images_permutes_the_lists(seed: int) -> None:
     features = normal(seed, 60)
@@ -234,7 +234,7 @@ def test_unit_rows() -> None:
     assert squared[0] == squared[2]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_distances_of_pairs_are_symmetric_to_the_last_bit(seed: int) -> None:
     rows = UnitRows(normal(seed, 100, 67))

@@ -61,7 +61,7 @@ def all_forms(rows: csr_array, least: float) -> list[NDArray[np.float64]]:
     return [together(part, images) for part in found]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     images=st.integers(1, 60),

@@ -45,7 +45,7 @@ def test_by_hand() -> None:
     assert radius_by_rho(FOUR, 1.0) == pytest.approx(2.7 / 5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.01, 1))
 def test_equals_the_dense_rule(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)

@@ -94,7 +94,7 @@ def test_a_block_with_some_entries() -> None:
     assert part.row.tolist() == [3, 3, 5]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), longest=st.sampled_from([0.2, 0.4375, 0.5, 0.7, 1.0]))
 def test_averages_equal_the_dense_average(seed: int, longest: float) -> None:
     one, two = random_distances(seed), random_distances(seed + 1)
@@ -126,7 +126,7 @@ def test_a_network_that_lacks_rows_is_refused() -> None:
         list(average_rows(rows, rows[:-1], 0.5))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
     cameras=st.integers(1, 4),
@@ -204,7 +204,7 @@ def test_short_lists_are_filled_by_the_original_distance_by_hand() -> None:
     assert lists.nearest[2].tolist() == [-1, -1], "the lists that were given are untouched"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), listed=st.integers(0, 4), width=st.integers(1, 6))
 def test_filling_equals_the_reference(seed: int, listed: int, width: int) -> None:
     rng = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ def test_by_hand() -> None:
     assert unit.tolist() == [[1, 0], [0, -1]]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), clusters=st.integers(1, 6))
 def test_equals_the_reference_in_any_order_and_layout(seed: int, clusters: int) -> None:
     rng = np.random.default_rng(seed)

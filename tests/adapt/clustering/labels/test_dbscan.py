@@ -52,7 +52,7 @@ def test_points_on_a_line_by_hand() -> None:
     assert found.labels.dtype == np.int64
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     radius=st.sampled_from([0.02, 0.05, 0.1, 0.3]),

@@ -57,7 +57,7 @@ def test_a_split_cluster_keeps_its_larger_half() -> None:
     assert report.changed_share == pytest.approx(2 / 7)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_changed_share_is_symmetric_and_blind_to_names(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -73,7 +73,7 @@ def test_changed_share_is_symmetric_and_blind_to_names(seed: int) -> None:
     assert there.agreement == pytest.approx(back.agreement)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), now=st.integers(3, 12), before=st.integers(1, 12))
 def test_changed_share_equals_a_dense_assignment(seed: int, now: int, before: int) -> None:
     rng = np.random.default_rng(seed)

@@ -91,7 +91,7 @@ def test_finds_separate_people() -> None:
     assert firsts == sorted(firsts), "clusters are numbered by their first image"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), min_samples=st.integers(1, 6))
 def test_equals_the_library_on_other_matrices(seed: int, min_samples: int) -> None:
     rng = np.random.default_rng(seed)

@@ -110,7 +110,7 @@ def test_clusters_keep_the_order_of_their_first() -> None:
     assert found.labels.tolist() == [0, 1, 2, 3, 1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), threshold=st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.75]))
 def test_equals_the_reference(seed: int, threshold: float) -> None:
     rng = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_equals_the_reference(seed: int, threshold: float) -> None:
     assert found.joined.sum() == clusters
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_lower_threshold_only_merges_more(seed: int) -> None:
     rng = np.random.default_rng(seed)

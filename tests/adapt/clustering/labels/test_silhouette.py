@@ -50,7 +50,7 @@ def test_copies_of_two_images() -> None:
     assert silhouette(sparse(np.zeros((4, 4))), np.array([0, 0, 1, 1])) == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), clusters=st.integers(2, 9), outliers=st.sampled_from([0, 7]))
 def test_equals_scikit_learn(seed: int, clusters: int, outliers: int) -> None:
     rng = np.random.default_rng(seed)

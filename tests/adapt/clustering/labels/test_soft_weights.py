@@ -46,7 +46,7 @@ def test_three_images_and_two_clusters_by_hand() -> None:
     assert found.dtype == np.float32
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),
     clusters=st.integers(1, 7),
@@ -60,7 +60,7 @@ def test_equals_the_reference(seed: int, clusters: int, epsilon: float) -> None:
     np.testing.assert_allclose(found, reference(feat, center, label, epsilon), rtol=2e-3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_nearer_center_weighs_more_and_the_own_at_least_epsilon(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def test_one_hot_by_hand() -> None:
     assert not lsr[1].any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), smoothing=st.floats(0, 0.99))
 def test_one_hot_equals_the_reference_and_sums_to_one(seed: int, smoothing: float) -> None:
     label = np.random.default_rng(seed).integers(-1, 5, 8)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adapt.clustering.labels.truth import truth_figures
@@ -35,7 +35,6 @@ def test_without_anything_to_measure_on_there_is_no_figure() -> None:
     assert figures([-1, -1], [1, 1]) == {"pair_f": 0.0}
 
 
-@settings(deadline=None)
 @given(IMAGES)
 def test_pairs_are_counted(images: list[tuple[int, int]]) -> None:
     kept = [(label, person) for label, person in images if person >= 0]
@@ -49,7 +48,6 @@ def test_pairs_are_counted(images: list[tuple[int, int]]) -> None:
     assert found.get("pair_f") == (expected if expected is None else pytest.approx(expected))
 
 
-@settings(deadline=None)
 @given(IMAGES, st.permutations(range(5)))
 def test_names_of_clusters_mean_nothing(images: list[tuple[int, int]], names: list[int]) -> None:
     labels, persons = [i[0] for i in images], [i[1] for i in images]
@@ -57,7 +55,6 @@ def test_names_of_clusters_mean_nothing(images: list[tuple[int, int]], names: li
     assert figures(renamed, persons) == pytest.approx(figures(labels, persons))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=20).filter(lambda p: len(set(p)) < len(p)))
 def test_people_themselves_are_right(persons: list[int]) -> None:
     assert figures(persons, persons) == {"ari": pytest.approx(1), "pair_f": pytest.approx(1)}

@@ -95,7 +95,7 @@ def slowly(
     return sorted(result)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     tracks=st.lists(st.integers(-1, 2), max_size=12),

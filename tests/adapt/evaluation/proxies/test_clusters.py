@@ -35,7 +35,7 @@ def test_shared_share_of_outliers_alone() -> None:
     assert shared_share(labels(), labels()).tolist() == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), crops=st.integers(1, 40))
 def test_shared_share_equals_the_reference(seed: int, crops: int) -> None:
     rng = np.random.default_rng(seed)

@@ -112,7 +112,7 @@ def slow(
     return density, mutual, bias
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), crops=st.integers(6, 40), tracked=st.booleans())
 def test_equals_the_reference(seed: int, crops: int, tracked: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def test_equals_the_reference(seed: int, crops: int, tracked: bool) -> None:
         assert measured.value == pytest.approx(np.array(expected, float).mean(), abs=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_bounds_and_order_of_crops(seed: int) -> None:
     rng = np.random.default_rng(seed)

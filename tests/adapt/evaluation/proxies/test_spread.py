@@ -31,7 +31,7 @@ def test_all_alike() -> None:
     assert effective_rank(same).value == pytest.approx(1, abs=1e-3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1), crops=st.integers(2, 30), dimension=st.sampled_from([3, 8, 40])
 )

@@ -106,7 +106,7 @@ def slow(feature: NDArray[np.float32], of: Sightings) -> list[float]:
     return parts
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), crops=st.integers(4, 40))
 def test_equals_the_reference(seed: int, crops: int) -> None:
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_equals_the_reference(seed: int, crops: int) -> None:
     assert sorted(found.part.tolist()) == pytest.approx(sorted(expected))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_all_alike_is_the_worst_and_noise_lowers(seed: int) -> None:
     feature, of = people(noise=0.3, shift=0, seed=seed)

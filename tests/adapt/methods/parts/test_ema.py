@@ -48,13 +48,13 @@ def test_ramp_is_pinned(step: int, expected: float) -> None:
     assert ema_momentum(step) == pytest.approx(expected, abs=1e-15)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(limit=st.floats(0, 0.9999), step=st.integers(0, 10**6))
 def test_ramp_grows_up_to_its_limit(limit: float, step: int) -> None:
     assert 0 <= ema_momentum(step, limit) <= ema_momentum(step + 1, limit) <= limit
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(steps=st.integers(1, 8))
 def test_ramp_makes_the_plain_mean(steps: int) -> None:
     teacher = network(99)
