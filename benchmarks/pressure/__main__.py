@@ -5,9 +5,9 @@
     python -m benchmarks.pressure --code CHECKOUT --out FOLDER           another checkout's server
 
 Each attack meets a fresh `resight serve` with a network from random numbers. Beside it another
-client calls GetSite and enrolls a crop, 20 times a second each. Attackers run at low priority, as
-in the field they have machines of their own. FOLDER gets results.json, results.md and the logs of
-the servers.
+client calls GetSite and enrolls a crop, always the same one, 20 times a second each. Attackers run
+at low priority, as in the field they have machines of their own. FOLDER gets results.json,
+results.md and the logs of the servers.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pressure.bundles import OTHER, embedding, enrollment
+from benchmarks.pressure.bundles import OTHER, embedding, enrollment, replacement
 from benchmarks.pressure.clients import (
     ACTIVATE,
     DELETE_SITE,
@@ -204,7 +204,7 @@ def _roll(arena: Arena, site: str, path: str, limit_s: float) -> tuple[list[Step
     if path == ACTIVATE:
         request = site_pb2.ActivateModelRequest(name=f"sites/{site}", model=f"models/{OTHER}")
     address = arena.server.address
-    enrolls = (address, site, enrollment(site, arena.images(1)), PROBE_EVERY_S)
+    enrolls = (address, site, replacement(site, arena.images(1)), PROBE_EVERY_S)
     with (
         Worker(roll_over, address, path, request.SerializeToString(), limit_s, niceness=0) as roll,
         Worker(probe, *enrolls, niceness=0) as prober,
@@ -431,7 +431,7 @@ def mixed(arena: Arena) -> Found:
         parent=f"sites/{PROBE_SITE}", queries=[gallery_pb2.SearchQuery(image=arena.images(1)[0])]
     )
     loads = (
-        (ENROLL, enrollment(PROBE_SITE, arena.images(8)), 1),
+        (ENROLL, replacement(PROBE_SITE, arena.images(8)), 1),
         (EMBED, embedding(arena.images()), 2),
         (SEARCH, search.SerializeToString(), 2),
     )

@@ -58,9 +58,20 @@ def _jpeg(cells: np.ndarray) -> bytes:
 
 def enrollment(site: str, images: list[bytes]) -> bytes:
     """A request that enrolls crops; sent again, it enrolls further ones."""
+    return _enrollment(site, images, [""] * len(images))
+
+
+def replacement(site: str, images: list[bytes]) -> bytes:
+    """A request that enrolls crops; sent again, it replaces these: its site does not grow."""
+    return _enrollment(site, images, [f"s{n}" for n in range(len(images))])
+
+
+def _enrollment(site: str, images: list[bytes], ids: list[str]) -> bytes:
     items = [
-        gallery_pb2.EnrollItem(sighting=gallery_pb2.Sighting(camera="c1", image=image))
-        for image in images
+        gallery_pb2.EnrollItem(
+            sighting_id=id_, sighting=gallery_pb2.Sighting(camera="c1", image=image)
+        )
+        for id_, image in zip(ids, images, strict=True)
     ]
     request = gallery_pb2.EnrollSightingsRequest(parent=f"sites/{site}", items=items)
     return request.SerializeToString()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pressure.bounds import memory_bound
-from benchmarks.pressure.bundles import OTHER, OWN, SIZE, crops, enrollment
+from benchmarks.pressure.bundles import OTHER, OWN, SIZE, crops, enrollment, replacement
 from benchmarks.pressure.clients import ENROLL, Call, hammer, probe
 from benchmarks.pressure.processes import Worker
 from benchmarks.pressure.server import AttackedServer, Sampler, cores, median_resident
@@ -133,7 +133,7 @@ def _warm_up(arena: Arena) -> None:
 
 def _attacked(attack: Attack, arena: Arena) -> Found:
     server, settle_s = arena.server, arena.setting.settle_s
-    asking = (server.address, PROBE_SITE, enrollment(PROBE_SITE, arena.images(1)), PROBE_EVERY_S)
+    asking = (server.address, PROBE_SITE, replacement(PROBE_SITE, arena.images(1)), PROBE_EVERY_S)
     with Sampler(server.pid) as sampler, Worker(probe, *asking, niceness=0) as prober:
         tracebacks = server.tracebacks()
         prober.begin()

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from models.errors import DamagedFileError
 from models.job_contract import METRICS_FILE, NEEDS_SOURCES, AdaptationRound
@@ -209,10 +211,15 @@ class Adaptations:
         key = site, adaptation, seen
         if key not in self._reads:
             read = asyncio.create_task(self._read_later(*key))
-            read.add_done_callback(lambda _: self._reads.pop(key))
+            read.add_done_callback(partial(self._was_read, key))
             self._reads[key] = read
         # Who leaves does not end it for the others. The last one leaves it without a reader.
         return await asyncio.shield(self._reads[key])
+
+    def _was_read(self, key: tuple[str, str, int], read: asyncio.Task[Any]) -> None:
+        del self._reads[key]
+        if not read.cancelled():
+            read.exception()  # known to those who wait; where nobody does, asyncio would log it
 
     async def _read_later(
         self, site: str, adaptation: str, seen: int

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.registry import Registry
-from service.errors import OverloadedError, ShuttingDownError
+from service.errors import OverloadedError, ShuttingDownError, SiteNotFoundError
 from service.jobs.api import MAX_WATCHES, Adaptations
 from service.jobs.folder import JobFolder
 from service.jobs.records import AdaptationSpec, JobResult, JobState
@@ -183,6 +184,33 @@ async def test_an_adaptation_is_watched_by_so_many_at_a_time(
     for watch in (*open_[1:], again):
         assert [step.state async for step, _ in watch] == [JobState.FAILED]
     assert not adaptations._watches
+
+
+async def test_a_read_that_fails_with_nobody_left_is_no_error(
+    adaptations: Adaptations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    watch = adaptations.watch("lobby", job.id)
+    await anext(watch)
+    failed = asyncio.Event()
+
+    async def gone(*_: object) -> None:
+        failed.set()
+        raise SiteNotFoundError("there is no site lobby")
+
+    monkeypatch.setattr(adaptations, "get", gone)
+    leaving = asyncio.ensure_future(anext(watch))
+    while not adaptations._reads:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await failed.wait()
+    async with asyncio.timeout(10):
+        while adaptations._reads:
+            await asyncio.sleep(0.01)
+    del leaving, watch
+    gc.collect()  # of an error that nobody asked for, asyncio tells when its task is freed
+    assert not caplog.records
 
 
 async def test_the_end_of_the_server_ends_all_watches(
