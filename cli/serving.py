@@ -3,6 +3,8 @@ adaptations."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +20,8 @@ from service.config import load_settings
 
 if TYPE_CHECKING:
     from service.app import Ready
+
+log = logging.getLogger("resight")
 
 
 def register(app: typer.Typer) -> None:
@@ -75,8 +79,13 @@ def serve(
 def _announce(ready: Ready) -> None:
     model = ready.model
     device = f"{model.provider}, FALLBACK" if ready.fallback else model.provider
-    typer.echo(
-        f"ready: grpc {ready.grpc_address}, http {ready.http_address}, model {model.reference} "
-        f"({model.dimension}-d, {device}), sites {ready.sites}, sightings {ready.sightings}"
-    )
-    sys.stdout.flush()
+    try:
+        print(
+            f"ready: grpc {ready.grpc_address}, http {ready.http_address}, model {model.reference} "
+            f"({model.dimension}-d, {device}), sites {ready.sites}, sightings {ready.sightings}",
+            flush=True,
+        )
+    except OSError as error:  # who started the server does not listen, but its clients may
+        log.warning("the ready line cannot be printed (%s); the server serves", error.strerror)
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else the exit fails on the same line

@@ -305,7 +305,7 @@ def _job_setup(settings: Settings, own: str) -> JobSetup:
 
 
 async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `announce` is called once the server is ready.
+    """Serve until SIGTERM, SIGINT or SIGHUP; `announce` is called once the server is ready.
 
     Raises:
         StartError: the server cannot start.
@@ -315,8 +315,9 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
     raise_limit()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, stopping.set)
     server = await bootstrap(settings)
     try:
         announce(await server.start())

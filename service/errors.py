@@ -320,7 +320,7 @@ class EnrollmentPausedError(UnavailableError):
 
 
 class StoreBusyError(UnavailableError):
-    """Another process holds the database; `retry_after_s` is set."""
+    """The database, or the index of a site, cannot be used now; `retry_after_s` is set."""
 
     reason = "STORE_BUSY"
 

@@ -298,8 +298,11 @@ class Gallery:
         Raises:
             SiteNotFoundError
             ModelMismatchError: that model is not loaded.
+            StoreBusyError: its index could not follow the database, and cannot be built now.
         """
         check_site_id(site)
+        if self._sites.is_behind(site):
+            await asyncio.wrap_future(self._store.in_writer(lambda: self._sites.rebuild(site)))
         live = self._sites.get(site)
         if live is None:
             row = await self._read(lambda: self._store.site(site))
@@ -346,7 +349,8 @@ class Gallery:
     ) -> list[list[Match] | SightingNotFoundError]:
         # Read once: a rollover that ends from here on does not touch this index.
         live = self._sites.get(site)
-        if live is None:  # deleted meanwhile
+        if live is None:  # deleted meanwhile, or behind
+            self._sites.refuse_behind(site)
             raise self._mismatch(self._store.site(site), self._model)
         if live.model.fingerprint != model:
             raise self._mismatch(self._store.site(site), live.model)

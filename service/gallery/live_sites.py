@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service.errors import EnrollmentPausedError
+from service.errors import EnrollmentPausedError, StoreBusyError, StoreUnusableError
 from service.gallery.index import VectorIndex
 from service.gallery.next_index import NextIndex
 from service.operations.metrics import Metrics
 from service.store.records import IndexEntry, SiteRow
 from service.store.store import Store
 from service.types import ModelInfo, Site
+
+log = logging.getLogger("resight.gallery")
+
+_REBUILD_RETRY_S = 1.0
+"""Seconds until a caller should try again where the index of a site cannot be built."""
 
 _PAUSE_RETRY_S = 0.2
 """Seconds until a caller should try again while enrollment is paused."""
@@ -33,12 +39,16 @@ class LiveSites:
     from any thread. A reader takes one `LiveSite` and uses it to its end: a site that gets another
     model gets another `LiveSite`, and the one before does not change any more. The index of the
     next one is built beside the writer, which reads what changed last and lets the site use it.
+
+    An index that could not follow the store, e.g. as memory was short, is given up: it would give
+    wrong answers. Its site is behind, and not live, until `rebuild` has read the store.
     """
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
         self._sites: dict[str, LiveSite] = {}
+        self._behind: dict[str, ModelInfo] = {}
         self._next: dict[str, NextIndex] = {}
         self._paused: set[str] = set()
 
@@ -48,7 +58,33 @@ class LiveSites:
 
     def models(self) -> set[str]:
         """Fingerprints of the models that sites answer with."""
-        return {live.model.fingerprint for live in list(self._sites.values())}
+        used = [live.model for live in list(self._sites.values())]
+        return {model.fingerprint for model in (*used, *list(self._behind.values()))}
+
+    def is_behind(self, site: str) -> bool:
+        """Whether a site is not live because its index has to be built anew."""
+        return site in self._behind
+
+    def rebuild(self, site: str) -> None:
+        """Build the index of a site that is behind; called by the writer's thread.
+
+        Raises:
+            StoreBusyError: it cannot be built now.
+        """
+        model = self._behind.get(site)
+        if model is None:
+            return
+        try:
+            self.build(site, model)
+        except Exception as error:
+            log.warning("the index of site %s cannot be built: %r", site, error)
+            raise _behind(site) from error
+        log.info("the index of site %s is built anew", site)
+
+    def refuse_behind(self, site: str) -> None:
+        """Raise `StoreBusyError` for a site that is behind."""
+        if site in self._behind:
+            raise _behind(site)
 
     def as_site(self, row: SiteRow) -> Site:
         """A site as a caller sees it."""
@@ -90,26 +126,33 @@ class LiveSites:
 
     def use(self, following: NextIndex) -> None:
         """Let a site answer with its next model."""
-        following.catch_up()
-        self._set(following.site, LiveSite(following.model, following.index))
+        with self._or_behind(following.site, following.model):
+            following.catch_up()
+            self._set(following.site, LiveSite(following.model, following.index))
 
     def remove(self, site: str) -> None:
         """Remove a deleted site."""
-        if self._sites.pop(site, None) is not None:
+        behind = self._behind.pop(site, None)
+        if self._sites.pop(site, None) is not None or behind is not None:
             self._metrics.gallery_sightings.remove(site)
 
     def upsert(self, site: str, entries: Sequence[IndexEntry]) -> None:
         """Index stored sightings."""
         self._tell(site, [entry.id for entry in entries])
-        self._sites[site].index.upsert(entries)
-        self._count(site)
+        if site not in self._behind:
+            live = self._sites[site]
+            with self._or_behind(site, live.model):
+                live.index.upsert(entries)
+                self._count(site)
 
     def delete(self, site: str, sighting: str) -> None:
         """Remove a deleted sighting."""
         self._tell(site, [sighting])
-        if site in self._sites:
-            self._sites[site].index.delete(sighting)
-            self._count(site)
+        live = self._sites.get(site)
+        if live is not None:
+            with self._or_behind(site, live.model):
+                live.index.delete(sighting)
+                self._count(site)
 
     @contextmanager
     def pause_enrollment(self, site: str) -> Iterator[None]:
@@ -128,6 +171,19 @@ class LiveSites:
                 retry_after_s=_PAUSE_RETRY_S,
             )
 
+    @contextmanager
+    def _or_behind(self, site: str, model: ModelInfo) -> Iterator[None]:
+        """Where the block fails, the site is behind; not where the store is damaged, though."""
+        try:
+            yield
+        except StoreUnusableError:
+            raise
+        except Exception:
+            log.exception("the index of site %s could not follow the database: built anew", site)
+            self._behind[site] = model
+            self._sites.pop(site, None)
+            self._metrics.gallery_sightings.labels(site).set(0)
+
     def _tell(self, site: str, changed: Sequence[str]) -> None:
         following = self._next.get(site)
         if following is not None:
@@ -135,7 +191,16 @@ class LiveSites:
 
     def _set(self, site: str, live: LiveSite) -> None:
         self._sites[site] = live
+        self._behind.pop(site, None)
         self._count(site)
 
     def _count(self, site: str) -> None:
         self._metrics.gallery_sightings.labels(site).set(len(self._sites[site].index))
+
+
+def _behind(site: str) -> StoreBusyError:
+    return StoreBusyError(
+        f"the index of site {site} could not follow the database, and is not built anew yet; try "
+        f"again in {_REBUILD_RETRY_S:g} s",
+        retry_after_s=_REBUILD_RETRY_S,
+    )

@@ -127,6 +127,12 @@ class Metrics:
             ("file",),
             registry=registry,
         )
+        self.store_writable = Gauge(
+            "resight_store_writable",
+            "0 from a write that the database refused (a full disk, short memory, files that are "
+            "gone, ...) until one is stored; else 1.",
+            registry=registry,
+        )
         self.store_deleted = Gauge(
             "resight_store_deleted_seconds",
             "Seconds since the oldest deletion whose data may still be in a file: db (database), "

@@ -85,5 +85,6 @@ class Backlog:
         while not self._stopping.wait(self._poll_s):
             try:
                 self.look()
-            except (CallError, SQLAlchemyError, sqlite3.Error) as error:  # e.g. a full disk
+            # E.g. a full disk, or one that is gone; the thread stays.
+            except (CallError, SQLAlchemyError, sqlite3.Error, OSError, MemoryError) as error:
                 log.debug("the write-ahead log was not moved: %s", error)

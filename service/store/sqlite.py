@@ -59,7 +59,7 @@ def _unusable(path: Path, error: BaseException | None) -> StoreUnusableError:
     if isinstance(error, OSError) or name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM")):
         advice = (
             f"it, {path.name}-wal and {path.name}-shm have to be files that the user of this "
-            "server may read and write"
+            "server may read and write, and the disk has to have room for them (`df -i`, too)"
         )
     elif name.startswith("SQLITE_READONLY"):
         advice = (
@@ -154,6 +154,8 @@ def empty_log(writer: Engine) -> str:
             answer = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except (sqlite3.Error, DBAPIError) as error:
         return str(error)
+    except MemoryError:
+        return "memory is short"
     return "another connection reads or writes" if answer[0] else ""
 
 

@@ -112,9 +112,9 @@ class Store:
         self._reader_of_writer = reader.connect()
         self._write_engine = writer
         self._writer = Writer(writer, metrics)
-        self._log = LogEmptier(writer, self._in_writer)
+        self._log = LogEmptier(writer, self.in_writer)
         log_file = Path(f"{writer.url.database}-wal")
-        self._backlog = Backlog(log_file, reader, writer, self._in_writer)
+        self._backlog = Backlog(log_file, reader, writer, self.in_writer)
         self._wiper = Wiper(self.submit, self._log.after_deletion)
         metrics.store_deleted.labels("db").set_function(lambda: self._wiper.pending_s)
         metrics.store_deleted.labels("wal").set_function(lambda: self._log.pending_s)
@@ -144,8 +144,8 @@ class Store:
         store = cls(reader, writer, metrics)
         # A crash, or a full disk, may have left it.
         try:
-            store._in_writer(store._log.after_deletion).result()
-            store._in_writer(store._wiper.wake).result()
+            store.in_writer(store._log.after_deletion).result()
+            store.in_writer(store._wiper.wake).result()
         except CallError as error:  # e.g. another process holds it from now on
             store.close()
             raise StoreUnusableError(f"{path} cannot be written: {error}") from error
@@ -626,7 +626,8 @@ class Store:
 
         return self._writer.submit(apply, after_commit)
 
-    def _in_writer(self, work: Callable[[], None]) -> Future[None]:
+    def in_writer(self, work: Callable[[], None]) -> Future[None]:
+        """Run a function in the writer's thread, after a commit."""
         return self._writer.submit(lambda _: None, lambda _: work())
 
     @contextmanager

@@ -7,10 +7,11 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from service.errors import (
     CallError,
@@ -20,6 +21,8 @@ from service.errors import (
     StoreFullError,
 )
 from service.operations.metrics import Metrics
+from service.store.place import Place
+from service.store.refusals import Refusals
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ class Writer:
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._refusals = Refusals(metrics)
+        self._place = Place(Path(str(engine.url.database)))
         self._queue: queue.Queue[_Write | None] = queue.Queue()
         self._closing = False
         self._lock = threading.Lock()
@@ -86,52 +91,58 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            group = self._next_group()
-            if group is None:
-                return
-            # A write that was cancelled before its turn is skipped.
-            group = [write for write in group if write.future.set_running_or_notify_cancel()]
-            if group:
-                self._commit(group)
+        over = False
+        while not over:
+            group: list[_Write] = []
+            try:
+                over = not self._fill(group)
+                # A write that was cancelled before its turn is skipped.
+                ready = [write for write in group if write.future.set_running_or_notify_cancel()]
+                if ready:
+                    self._commit(ready)
+            except Exception as error:  # else all writes of all callers would wait for ever
+                log.exception("a group of writes failed")
+                for write in group:
+                    if not write.future.done():
+                        write.future.set_exception(_as_call_error(error))
 
-    def _next_group(self) -> list[_Write] | None:
-        first = self._queue.get()
-        if first is None:
-            return None
-        group = [first]
+    def _fill(self, group: list[_Write]) -> bool:
+        """Add the next writes to a group, waiting for the first; False: there come no others."""
         while len(group) < _MAX_GROUP:
             try:
-                write = self._queue.get_nowait()
+                write = self._queue.get(block=not group)
             except queue.Empty:
                 break
             if write is None:
-                self._queue.put(None)
-                break
+                return False
             group.append(write)
-        return group
+        return True
 
     def _commit(self, group: list[_Write]) -> None:
         outcomes: list[Any] = []
         try:
+            self._place.check()
             with self._metrics.stage("commit"), self._engine.begin() as connection:
                 outcomes = [_apply(write, connection) for write in group]
         except Exception as error:
-            if isinstance(_as_call_error(error), StoreBusyError):
-                log.warning("writes refused (%d): another process holds the database", len(group))
-                for write in group:  # one after the other, each would wait as long
-                    write.future.set_exception(_as_call_error(error))
-                return
-            if len(group) > 1:  # one of them failed the transaction: each gets its own
+            refusal = _as_call_error(error)
+            # Of no write in particular. One after the other, each would wait as long for a lock.
+            of_all = isinstance(error, CallError) or isinstance(refusal, StoreBusyError)
+            if len(group) > 1 and not of_all:  # one of them failed it: each gets its own
                 for write in group:
                     self._commit([write])
                 return
-            log.exception("a write failed")
-            group[0].future.set_exception(_as_call_error(error))
+            if of_all or isinstance(error, OperationalError | MemoryError):
+                self._refusals.refused(str(refusal), len(group))
+            else:
+                log.exception("a write failed")
+            for write in group:
+                write.future.set_exception(_as_call_error(error))
             return
-        self._metrics.commit_size.observe(len(group))
         for write, outcome in zip(group, outcomes, strict=True):
             _finish(write, outcome)
+        self._refusals.stored()
+        self._metrics.commit_size.observe(len(group))
 
 
 def _apply(write: _Write, connection: Connection) -> Any:
@@ -155,15 +166,20 @@ def _finish(write: _Write, outcome: Any) -> None:
         if write.after_commit is not None:
             write.after_commit(outcome)
     except Exception as error:
-        log.exception("a write is stored, but not in the index; restart the server")
+        if not isinstance(error, CallError):
+            log.exception("a write is stored, but not what follows from it; restart the server")
         write.future.set_exception(_as_call_error(error))
     else:
         write.future.set_result(outcome)
 
 
 def _as_call_error(error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
     if isinstance(error, DBAPIError):
         return store_error(error)
+    if isinstance(error, MemoryError):
+        return StoreError("the server has too little memory; give it more, or lower its limits")
     return StoreError("the write failed with an internal error; see the server's log")
 
 
@@ -183,5 +199,8 @@ def store_error(error: DBAPIError) -> CallError:
             "space, too"
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StoreError(f"the database is damaged ({text}); restore it from a backup")
+        return StoreError(
+            f"the database cannot be read ({text}); check the server's disk, start the server "
+            "again, and only if this stays restore the database from a backup"
+        )
     return StoreError(f"the database refused ({text}); see the server's log")

@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from models.bundle import Bundle
 from service.client import CallFailedError, ClientError, ResightClient, ServerUnreachableError
 from service.types import Enrolled, NewSighting
+from tests.support.server_process import resight
 from tests.support.tiny_model import crop, embed_files
 
 Start = Callable[..., Any]
@@ -154,6 +155,29 @@ def test_health_says_not_serving_while_a_call_still_runs(
         follower.join(30)
     assert server.process.wait(30) == 0
     assert image_health(server.http) == 1
+
+
+def test_a_terminal_that_is_closed_stops_the_server_cleanly(start: Start) -> None:
+    server = start()
+    assert server.stop(signal.SIGHUP) == 0
+    assert "stopped" in server.log
+
+
+def test_a_server_whose_output_nobody_reads_serves(
+    tmp_path: Path, tiny_bundle: Bundle, eventually: Eventually
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    said = tmp_path / "said"
+    ports = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    folders = ("--data-dir", tmp_path / "data", "--model", tiny_bundle.path)
+    with said.open("wb") as errors:
+        server = subprocess.Popen(resight("serve", *folders, *ports), stdout=writing, stderr=errors)
+    os.close(writing)
+    eventually(lambda: "the ready line cannot be printed" in said.read_text())
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+    assert "Traceback" not in said.read_text()
 
 
 def test_a_second_server_is_refused(

@@ -21,6 +21,7 @@ from service.errors import (
 from service.operations.metrics import Metrics
 from service.store.sqlite import open_sqlite
 from service.store.writer import Writer
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -232,3 +233,49 @@ def test_a_fault_in_after_commit_is_an_error_and_does_not_stop_the_writer(
         writer.submit(put(1), after).result(10)
     assert writer.submit(put(2)).result(10) == 2
     assert stored(engines) == [1, 2]
+
+
+def test_what_a_deleted_database_would_lose_is_refused(
+    writer: Writer, engines: tuple[Engine, Engine], database: Path, metrics: Metrics
+) -> None:
+    assert writer.submit(put(1)).result(10) == 1
+    database.rename(database.with_suffix(".away"))
+    with pytest.raises(StoreError, match="was removed, moved or replaced"):
+        writer.submit(put(2)).result(10)
+    assert metrics.registry.get_sample_value("resight_store_writable") == 0
+    database.with_suffix(".away").rename(database)
+    assert writer.submit(put(3)).result(10) == 3
+    eventually(lambda: metrics.registry.get_sample_value("resight_store_writable") == 1)
+    assert stored(engines) == [1, 3]
+
+
+def test_many_refused_writes_are_few_lines_of_the_log(
+    writer: Writer, engines: tuple[Engine, Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = engines[1].raw_connection()
+    raw.cursor().execute("PRAGMA max_page_count=10")
+    raw.close()
+    for number in range(20):
+        with pytest.raises(StoreFullError):
+            writer.submit(put(number, size=1_000_000)).result(10)
+    (warned,) = caplog.records
+    assert warned.getMessage().startswith("writes refused (1): the server's disk is full")
+    assert warned.exc_info is None
+
+
+def test_short_memory_fails_one_write_and_ends_no_thread(
+    writer: Writer,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_memory(_: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(StoreError, match="too little memory"):
+        writer.submit(no_memory).result(10)
+    with monkeypatch.context() as patched:  # outside of any write
+        patched.setattr(metrics.commit_size, "observe", no_memory)
+        assert writer.submit(put(1)).result(10) == 1
+        eventually(lambda: "a group of writes failed" in caplog.text)
+    assert writer.submit(put(2)).result(10) == 2

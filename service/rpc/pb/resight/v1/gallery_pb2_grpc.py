@@ -92,8 +92,8 @@ class GalleryServiceServicer:
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
         come back. Nothing was stored.
         RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
-        UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
-        google.rpc.RetryInfo's delay. Nothing was stored.
+        UNAVAILABLE / STORE_BUSY: another process holds the database, or the index of the site is to be
+        built anew; come back after google.rpc.RetryInfo's delay. Nothing was stored.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -112,8 +112,8 @@ class GalleryServiceServicer:
         would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
         for SIGHTING_VIEW_COMPACT.
         INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
-        FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
-        UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
+        FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL, UNAVAILABLE / STORE_BUSY
+        and SHUTTING_DOWN: as for EnrollSightings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,8 +56,8 @@ class GalleryServiceStub:
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
     RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
-    UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
-      google.rpc.RetryInfo's delay. Nothing was stored.
+    UNAVAILABLE / STORE_BUSY: another process holds the database, or the index of the site is to be
+      built anew; come back after google.rpc.RetryInfo's delay. Nothing was stored.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
     """
     SearchSightings: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.SearchSightingsRequest, _gallery_pb2.SearchSightingsResponse]
@@ -72,8 +72,8 @@ class GalleryServiceStub:
       would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
       for SIGHTING_VIEW_COMPACT.
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
-    FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
-    UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
+    FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL, UNAVAILABLE / STORE_BUSY
+    and SHUTTING_DOWN: as for EnrollSightings.
     """
     GetSighting: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.GetSightingRequest, _gallery_pb2.Sighting]
     """Gives one sighting.
@@ -122,8 +122,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
       come back. Nothing was stored.
     RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
-    UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
-      google.rpc.RetryInfo's delay. Nothing was stored.
+    UNAVAILABLE / STORE_BUSY: another process holds the database, or the index of the site is to be
+      built anew; come back after google.rpc.RetryInfo's delay. Nothing was stored.
     UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
     """
     SearchSightings: _aio.UnaryUnaryMultiCallable[_gallery_pb2.SearchSightingsRequest, _gallery_pb2.SearchSightingsResponse]  # type: ignore[assignment]
@@ -138,8 +138,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
       would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
       for SIGHTING_VIEW_COMPACT.
     INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
-    FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
-    UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
+    FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL, UNAVAILABLE / STORE_BUSY
+    and SHUTTING_DOWN: as for EnrollSightings.
     """
     GetSighting: _aio.UnaryUnaryMultiCallable[_gallery_pb2.GetSightingRequest, _gallery_pb2.Sighting]  # type: ignore[assignment]
     """Gives one sighting.
@@ -191,8 +191,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED / QUEUE_FULL: too much work is waiting; google.rpc.RetryInfo says when to
           come back. Nothing was stored.
         RESOURCE_EXHAUSTED / STORE_FULL: the disk is full. Nothing was stored.
-        UNAVAILABLE / STORE_BUSY: another process holds the database; come back after
-          google.rpc.RetryInfo's delay. Nothing was stored.
+        UNAVAILABLE / STORE_BUSY: another process holds the database, or the index of the site is to be
+          built anew; come back after google.rpc.RetryInfo's delay. Nothing was stored.
         UNAVAILABLE / SHUTTING_DOWN: the server is stopping. Nothing was stored.
         """
 
@@ -213,8 +213,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
           would have more than RESIGHT_MAX_ANSWER_BYTES: send fewer queries, or a lower limit, or ask
           for SIGHTING_VIEW_COMPACT.
         INVALID_ARGUMENT / BAD_FILTER: start_time is after end_time, or a value is not well formed.
-        FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL,
-        UNAVAILABLE / SHUTTING_DOWN: as for EnrollSightings.
+        FAILED_PRECONDITION / MODEL_MISMATCH, RESOURCE_EXHAUSTED / QUEUE_FULL, UNAVAILABLE / STORE_BUSY
+        and SHUTTING_DOWN: as for EnrollSightings.
         """
 
     @_abc_1.abstractmethod
