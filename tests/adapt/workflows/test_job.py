@@ -29,7 +29,7 @@ from adapt.workflows import job as job_module  # noqa: E402
 from adapt.workflows.job import gate_outcome_of, outcome_of, read_job, run_job  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.files import FileLock  # noqa: E402
-from models.job_contract import GateVerdict, gate_arguments, train_arguments  # noqa: E402
+from models.job_contract import WORKER, GateVerdict, gate_arguments, train_arguments  # noqa: E402
 from tests.support.remembered_exports import remembered_exports  # noqa: E402
 from tests.support.thin_worker import start_training  # noqa: E402
 from tests.support.tiny_job import OVERRIDES, tiny_inits, write_job  # noqa: E402
@@ -426,9 +426,16 @@ def test_a_gate_waits_for_an_earlier_process_of_its_job(
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
-    lacking = "import sys; sys.modules['torch'] = None; import adapt.__main__ as worker; "
-    lacking += "sys.exit(worker.main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", lacking, *train_arguments(tmp_path)], check=False)
+    """By a process as the server starts it; its exit code is the worker's."""
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    path = os.pathsep.join((str(absent), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, "-m", WORKER, *train_arguments(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
     assert done.returncode == 1
     said = outcome(tmp_path)
     assert (said["state"], said["reason"]) == ("failed", "NOT_INSTALLED")
