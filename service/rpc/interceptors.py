@@ -27,6 +27,7 @@ from service.rpc.budget import RETRY_S
 from service.rpc.calls import Context, when_over
 from service.rpc.connections import LOOK_S, IdleConnections, close_connections, peer_address
 from service.rpc.convert import status
+from service.rpc.faults import Faults
 
 log = logging.getLogger("resight.rpc")
 
@@ -66,6 +67,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
             _HEALTH: max_concurrent,
         }
         self._max_transfer_s = max_transfer_s
+        self._faults = Faults()
         self._running: Counter[str] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
         # Of each client those whose requests have not arrived.
@@ -268,7 +270,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
 
     @contextmanager
     def _watched(self, method: str, context: Context) -> Iterator[_Outcome]:
-        outcome = _Outcome(method)
+        outcome = _Outcome(method, self._faults)
         self._connections.begin(context)
         if not self._finishing:  # what is refused then is not waited for
             self._unanswered += 1
@@ -295,14 +297,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
 class _Outcome:
     """How a call ended."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, faults: Faults) -> None:
         self.method = method
+        self._faults = faults
         self.code = "OK"
 
     def failed(self, error: Exception) -> CallError:
         """What to answer to an error; any but `CallError` is an internal error."""
         if not isinstance(error, CallError):
-            log.error("%s failed", self.method, exc_info=error)
+            self._faults.tell(self.method, error)
             error = InternalError("an internal error of the server; see its log")
         self.code = error.code.name
         return _without_frames(error)

@@ -61,6 +61,10 @@ KEEPALIVE_TIMEOUT_S = 20.0
 IDLE_S = 600.0
 """Seconds after which a connection without calls is closed; clients make a new one."""
 
+BACKLOG = 8192
+"""Calls of one method that may wait until the event loop takes them, some 8 KB each. gRPC's own
+limits end calls by chance from 1000 on, those of other clients too, with CANCELLED."""
+
 _NO_GRACE_LIMIT_S = 24 * 3600.0
 """Grace that is given to gRPC itself. It must not expire: two ends at one time crash gRPC."""
 
@@ -205,6 +209,8 @@ def _options(settings: Settings, connections: int) -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
         ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.server.max_pending_requests", BACKLOG),
+        ("grpc.server.max_pending_requests_hard_limit", BACKLOG),
         # More of one connection would be refused; its client keeps them waiting instead.
         ("grpc.max_concurrent_streams", settings.max_concurrent_calls + settings.max_streams),
     ]

@@ -40,6 +40,7 @@ class LogEmptier:
         self._clock = clock
         self._since: float | None = None
         self._obstacle = ""
+        self._told = ""
         self._blocked = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resight-log", daemon=True)
@@ -71,13 +72,16 @@ class LogEmptier:
     def _attempt(self) -> None:
         """The deletions are committed, even if this fails."""
         obstacle = empty_log(self._engine)
-        if obstacle and obstacle != self._obstacle:
+        # The first attempt often meets a short read of this process.
+        if obstacle and self._obstacle and obstacle != self._told:
+            self._told = obstacle
             log.warning(
                 "the write-ahead log could not be emptied and may contain deleted data (%s); it is "
                 "tried again until it is done",
                 obstacle,
             )
-        elif self._obstacle and not obstacle:
+        elif self._told and not obstacle:
+            self._told = ""
             log.info("the write-ahead log is emptied")
         self._obstacle = obstacle
         if obstacle:

@@ -148,3 +148,17 @@ def test_a_refused_attempt_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
     eventually(lambda: emptier.pending_s == 0)
     assert refused.is_set()
     emptier.close()
+
+
+def test_a_short_read_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "resight.store")
+    Obstacle(monkeypatch, "")  # for its short pauses
+    outcomes = iter(["a reader", ""])
+    monkeypatch.setattr(service.store.log_emptier, "empty_log", lambda _: next(outcomes))
+    emptier = LogEmptier(None, at_once)  # type: ignore[arg-type] # the obstacle needs no engine
+    emptier.after_deletion()
+    eventually(lambda: emptier.pending_s == 0)
+    emptier.close()
+    assert caplog.messages == []
