@@ -181,13 +181,13 @@ def test_a_server_whose_output_nobody_reads_serves(
 
 
 def test_a_second_server_is_refused(
-    start: Start, command: Command, tiny_bundle: Bundle, tmp_path: Path
+    start: Start, command_process: Command, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     server = start()
     serve = ["serve", "--model", tiny_bundle.path, "--http", "127.0.0.1:0"]
-    same_folder = command(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
+    same_folder = command_process(*serve, "--data-dir", server.data_dir, "--listen", "127.0.0.1:0")
     other = tmp_path / "other"
-    same_port = command(*serve, "--data-dir", other, "--listen", server.address)
+    same_port = command_process(*serve, "--data-dir", other, "--listen", server.address)
     for refused, message in (
         (same_folder, f"another server (process {server.process.pid}) uses the data folder"),
         (same_port, f"cannot listen on {server.address}"),
