@@ -14,6 +14,10 @@ SAY_AGAIN_S = 60.0
 """Seconds until the same reason is told again: the log may be on the disk that is full."""
 
 
+STORED_AGAIN_S = 5.0
+"""Seconds without a refusal until a stored write is told: a full disk has room for some."""
+
+
 class Refusals:
     """Tells the log and the metrics that writes are refused. Belongs to the writer's thread."""
 
@@ -22,18 +26,17 @@ class Refusals:
         self._clock = clock
         self._told: dict[str, float] = {}
         self._writes = 0
-        self._say_stored = False
+        self._last = 0.0
         metrics.store_writable.set(1)
 
     def refused(self, reason: str, writes: int) -> None:
         """So many writes were refused."""
         self._metrics.store_writable.set(0)
         self._writes += writes
-        now = self._clock()
+        self._last = now = self._clock()
         self._told = {known: at for known, at in self._told.items() if now - at < SAY_AGAIN_S}
         if reason not in self._told:
             self._told[reason] = now
-            self._say_stored = True
             log.warning("writes refused (%d): %s", self._writes, reason)
 
     def stored(self) -> None:
@@ -41,7 +44,7 @@ class Refusals:
         if not self._writes:
             return
         self._metrics.store_writable.set(1)
-        if self._say_stored:
-            self._say_stored = False
+        if self._clock() - self._last >= STORED_AGAIN_S:
             log.info("writes are stored again; %d were refused", self._writes)
-        self._writes = 0
+            self._writes = 0
+            self._told.clear()

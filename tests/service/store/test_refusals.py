@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.operations.metrics import Metrics
-from service.store.refusals import SAY_AGAIN_S, Refusals
+from service.store.refusals import SAY_AGAIN_S, STORED_AGAIN_S, Refusals
 from tests.support.clock import Clock
 
 
@@ -24,11 +24,16 @@ def test_each_reason_is_one_line_a_minute(
         refusals.refused("busy", 1)
         refusals.stored()
         assert writable(metrics) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "writes refused (2): full",
-        "writes refused (3): busy",
-        "writes are stored again; 3 were refused",
-    ]
+    assert caplog.messages == ["writes refused (2): full", "writes refused (3): busy"]
     clock.now += SAY_AGAIN_S
     refusals.refused("full", 1)
-    assert caplog.messages[3:] == ["writes refused (1): full"]
+    refusals.stored()
+    assert caplog.messages[2:] == ["writes refused (301): full"]
+    clock.now += STORED_AGAIN_S
+    refusals.stored()
+    refusals.stored()
+    refusals.refused("full", 1)
+    assert caplog.messages[3:] == [
+        "writes are stored again; 301 were refused",
+        "writes refused (1): full",
+    ]
