@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from service.errors import (
     CallError,
@@ -33,6 +33,11 @@ _MAX_GROUP = 64
 
 _BUSY_RETRY_S = 1.0
 """Seconds until a caller should try again while another process holds the database."""
+
+
+_OF_THE_SYSTEM = (OperationalError, DatabaseError, MemoryError)
+"""Types of errors that say nothing of the write: a full disk, one that cannot be read, ...; their
+subtypes do, as a row that violates a constraint."""
 
 
 class _Write:
@@ -132,7 +137,7 @@ class Writer:
                 for write in group:
                     self._commit([write])
                 return
-            if of_all or isinstance(error, OperationalError | MemoryError):
+            if of_all or type(error) in _OF_THE_SYSTEM:
                 self._refusals.refused(str(refusal), len(group))
             else:
                 log.exception("a write failed")

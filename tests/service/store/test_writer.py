@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DatabaseError
 
 from service.errors import (
     ShuttingDownError,
@@ -279,3 +280,16 @@ def test_short_memory_fails_one_write_and_ends_no_thread(
         assert writer.submit(put(1)).result(10) == 1
         eventually(lambda: "a group of writes failed" in caplog.text)
     assert writer.submit(put(2)).result(10) == 2
+
+
+def test_a_disk_that_cannot_be_read_is_few_lines_of_the_log(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable(_: Connection) -> None:
+        raise DatabaseError("BEGIN", None, sqlite3.DatabaseError("disk image is malformed"))
+
+    for _ in range(20):
+        with pytest.raises(StoreError, match="malformed"):
+            writer.submit(unreadable).result(10)
+    (warned,) = caplog.records
+    assert warned.exc_info is None
