@@ -137,7 +137,8 @@ class Batcher:
         try:
             return await self._embed(images, partial(self._queue.push, call))
         finally:
-            self._queue.release(call)
+            if gone := self._queue.release(call):
+                self._metrics.images.labels("gone").inc(gone)
             self._load.queued -= len(images)
 
     async def embed_in_turn(
@@ -282,7 +283,7 @@ class Batcher:
         if aside and self._rests:
             return []
         share = HURRY_SHARE if self._hurried else LINE_SHARE
-        batch = self._take(self._line, int(self._credit))
+        batch = self._take(self._line, min(int(self._credit), self._batch))
         from_line = len(batch)
         batch += self._take(self._queue, self._batch - len(batch))
         # What the queue was given counts for the line; an empty line saves up one batch at most.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,13 +23,14 @@ _SPARE = 1 / 8
 """Places besides the queue, in its own size, for clients with few images."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Admitted:
-    """A call that has its places. finish: its tag."""
+    """A call that has its places. finish: its tag. waiting: its items in the queue."""
 
     client: str
     images: int
     finish: float
+    waiting: int = 0
 
 
 class FairQueue(Generic[T]):
@@ -48,7 +49,7 @@ class FairQueue(Generic[T]):
         self._last: dict[str, float] = {}
         self._now = 0.0
         self._pushed = 0
-        self._waiting: list[tuple[float, int, T]] = []
+        self._waiting: list[tuple[float, int, Admitted, T]] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -67,20 +68,31 @@ class FairQueue(Generic[T]):
         self.held += images
         return Admitted(client, images, finish)
 
-    def release(self, call: Admitted) -> None:
-        """Take back the places of a call."""
+    def release(self, call: Admitted) -> int:
+        """Take back the places of a call; returns how many of its items still waited.
+
+        These leave with it: else they would take memory without a place, and the virtual time would
+        run on for what nobody embeds.
+        """
         self.held -= call.images
         self._held_by[call.client] -= call.images
         if not self._held_by[call.client]:
             del self._held_by[call.client], self._last[call.client]
+        left, call.waiting = call.waiting, 0
+        if left:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not call]
+            heapify(self._waiting)
+        return left
 
     def push(self, call: Admitted, item: T) -> None:
         """Add an item of an admitted call."""
         self._pushed += 1
-        heappush(self._waiting, (call.finish, self._pushed, item))
+        call.waiting += 1
+        heappush(self._waiting, (call.finish, self._pushed, call, item))
 
     def popleft(self) -> T:
         """The next item, in the order of finish tags."""
-        _, _, item = heappop(self._waiting)
+        _, _, call, item = heappop(self._waiting)
+        call.waiting -= 1
         self._now += 1 / max(len(self._held_by), 1)
         return item

@@ -16,6 +16,9 @@ _REMEMBERED = 4096
 _SHARES = 16
 """Of all bytes: less than one of them counts as nothing where clients are compared."""
 
+_OVERTAKEN = 3
+"""Turns in a row in which the call that came first may be overtaken for what its client kept."""
+
 _PLACE = 1 / 8
 """Of all bytes, what a call reserves at most where there are many places."""
 
@@ -28,8 +31,10 @@ class ByteBudget:
 
     A call that finds too few waits for its turn. First comes the client that holds the least: one
     with many calls does not keep the others waiting. Then the one whose last call kept least, as it
-    frees what it reserves soonest; then the call that came first. One client holds at most half. Of
-    many places, the last is for clients whose last call was small, so that these hardly wait.
+    frees what it reserves soonest; then the call that came first. For what others kept, the first
+    is overtaken a few times in a row at most: however many small calls there are, none starves. One
+    client holds at most half. Of many places, the last is for clients whose last call was small, so
+    that these hardly wait.
 
     freed: is told the bytes of each call that is over.
     """
@@ -41,6 +46,7 @@ class ByteBudget:
         self._held: Counter[str] = Counter()
         self._kept: dict[str, int] = {}
         self._waiting: list[_Waiter] = []
+        self._overtaken = 0
 
     @property
     def free(self) -> int:
@@ -55,8 +61,11 @@ class ByteBudget:
         Raises:
             OverloadedError: its turn did not come in time.
         """
+        # One at least: what is held is forgotten once it is given back.
         waiter = _Waiter(
-            min(amount, self._total // 2), client, asyncio.get_running_loop().create_future()
+            max(min(amount, self._total // 2), 1),
+            client,
+            asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(waiter)
         self._grant()
@@ -81,17 +90,26 @@ class ByteBudget:
         """Give their bytes to those whose turn it is."""
         while self._waiting:
             allowed = [w for w in self._waiting if self._may_have(w)]
-            first = min(allowed, key=self._order, default=None)
-            if first is None or first.amount + self._spared(first) > self._free:
+            if not allowed:
                 return
+            earliest = min(allowed, key=self._share)
+            starves = self._overtaken >= _OVERTAKEN
+            first = earliest if starves else min(allowed, key=self._order)
+            spared = 0 if starves else self._spared(first)
+            if first.amount + spared > self._free:
+                return
+            self._overtaken = 0 if first is earliest else self._overtaken + 1
             self._waiting.remove(first)
             self._free -= first.amount
             self._held[first.client] += first.amount
             first.granted.set_result(None)
 
+    def _share(self, waiter: _Waiter) -> int:
+        """What its client holds."""
+        return self._held[waiter.client] * _SHARES // self._total
+
     def _order(self, waiter: _Waiter) -> tuple[int, int]:
-        held = self._held[waiter.client] * _SHARES // self._total
-        return held, self._kept.get(waiter.client, waiter.amount)
+        return self._share(waiter), self._kept.get(waiter.client, waiter.amount)
 
     def _spared(self, waiter: _Waiter) -> int:
         """Bytes that stay free for clients with small calls, if the waiter's is none of these."""

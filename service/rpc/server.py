@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -25,7 +26,7 @@ from service.rollover.activation import Activator
 from service.rpc.adaptation_servicer import AdaptationServicer
 from service.rpc.answers import Answers
 from service.rpc.arrival import Arrival
-from service.rpc.connections import IdleConnections, delivered
+from service.rpc.connections import IdleConnections, close_all, delivered
 from service.rpc.embedding_servicer import EmbeddingServicer
 from service.rpc.freed import FreedMemory
 from service.rpc.gallery_servicer import GalleryServicer
@@ -168,11 +169,20 @@ class RpcServer:
         refusing = asyncio.create_task(self._server.stop(_NO_GRACE_LIMIT_S))
         await asyncio.wait([refusing], timeout=_LAST_ANSWERS_S)
         if not refusing.done():
-            await self._server.stop(0)  # the shorter time counts
+            await self._end()
         await refusing
         if self._watching is not None:
             self._watching.cancel()
         self._answers.close()
+
+    async def _end(self) -> None:
+        """End all calls, also those whose clients do not read: gRPC would wait for these."""
+        ending = asyncio.create_task(self._server.stop(0))  # of two times the shorter one counts
+        await asyncio.wait([ending], timeout=_LAST_ANSWERS_S)
+        if not ending.done():
+            with suppress(OSError):  # no descriptor is free to find them with
+                await asyncio.to_thread(close_all, self._port)
+        await ending
 
 
 def _connection_limit(settings: Settings) -> int:

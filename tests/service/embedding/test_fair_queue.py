@@ -83,6 +83,32 @@ def test_nothing_is_kept_of_clients_that_hold_nothing() -> None:
     assert not queue._last
 
 
+def test_calls_that_are_cancelled_leave_nothing_and_keep_nobody_waiting() -> None:
+    queue: FairQueue[str] = FairQueue(1024)
+    send(queue, "busy", 900, "B")
+    for _ in range(20):
+        cancelled = queue.admit("rude", 100)
+        for _ in range(100):
+            queue.push(cancelled, "r")
+        assert queue.release(cancelled) == 100
+    assert len(queue) == queue.held == 900
+    assert take(queue, 2) == "BB"
+    send(queue, "new", 1, "n")
+    assert take(queue, 2) == "nB"
+
+
+def test_of_a_call_that_is_released_only_its_own_items_leave() -> None:
+    queue: FairQueue[str] = FairQueue(100)
+    calls = {name: queue.admit(name, 3) for name in "abc"}
+    for name in "abcabcabc":
+        queue.push(calls[name], name)
+    assert queue.popleft() == "a"
+    assert queue.release(calls["a"]) == 2
+    assert queue.release(calls["b"]) == 3
+    assert take(queue, 3) == "ccc"
+    assert queue.release(calls["c"]) == 0
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=1, max_size=40))
 def test_all_that_is_pushed_comes_out_once_and_a_busy_client_gets_its_share(
     calls: list[tuple[int, int]],

@@ -71,6 +71,32 @@ async def test_of_clients_that_hold_nothing_first_comes_who_needed_least() -> No
     assert await settled(new) == [True]
 
 
+async def test_small_calls_without_end_starve_no_large_one() -> None:
+    budget = ByteBudget(16 * 16)
+    for n in range(40):
+        (await budget.reserve(16, f"small {n}", at_most_s=LONG_S)).shrink(0)
+    running = [await waiting(budget, 16, f"small {n}") for n in range(40)]
+    large = await waiting(budget, 16, "large")
+    for turn in range(40):
+        await asyncio.sleep(0)
+        if large.done():
+            break
+        reservation = await running.pop(0)
+        reservation.shrink(1)
+        reservation.release()
+        running.append(await waiting(budget, 16, f"small {turn}"))
+    assert turn <= 24 + 4, "who came earlier, and those who may overtake"
+    for task in (large, *running):
+        task.cancel()
+
+
+async def test_nothing_is_kept_of_a_client_that_reserved_no_bytes() -> None:
+    budget = ByteBudget(12)
+    (await budget.reserve(0, "a", at_most_s=LONG_S)).release()
+    assert budget.free == 12
+    assert not budget._held
+
+
 async def test_of_many_places_the_last_is_for_small_calls() -> None:
     budget = ByteBudget(8 * 16)
     for client, needed in (("small", 1), ("large", 2)):

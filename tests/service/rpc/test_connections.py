@@ -74,6 +74,17 @@ async def test_an_answer_that_is_under_way_is_not_cut_off() -> None:
         assert client.recv(1) == b""
 
 
+async def test_a_server_stops_where_no_descriptor_is_free_to_look_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fails)
+        await asyncio.wait_for(delivered(1, 0.05), 5)
+
+
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w"), socket.socketpair()[0], socket.socket():
         before = len(list(Path("/proc/self/fd").iterdir()))

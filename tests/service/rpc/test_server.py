@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.client import ClientError, ResightClient
 from service.config import join_address, split_address
 from service.rpc import server
+from service.rpc.pb.resight.v1 import gallery_pb2, gallery_pb2_grpc
 from service.types import NewSighting
 from tests.support.fake_engine import FakeEngine
 from tests.support.tiny_model import crop
@@ -103,9 +104,11 @@ async def test_a_running_call_is_answered_whole_while_health_says_not_serving(
 
 
 class SlowWay:
-    """A relay on the way to a server; answers pass it at 16 MB/s at most."""
+    """A relay on the way to a server; answers pass it at 16 MB/s at most, while it is open."""
 
     def __init__(self, address: str) -> None:
+        self.open = threading.Event()
+        self.open.set()
         self._server = socket.create_connection(split_address(address))
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = join_address(*self._listening.getsockname())
@@ -117,10 +120,10 @@ class SlowWay:
         threading.Thread(target=self._pass, args=(client, self._server, 0.0), daemon=True).start()
         self._pass(self._server, client, 1 / 256)
 
-    @staticmethod
-    def _pass(source: socket.socket, sink: socket.socket, wait_s: float) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, wait_s: float) -> None:
         with suppress(OSError), source, sink:
             while data := source.recv(65536):
+                assert source is not self._server or self.open.wait(60)
                 sink.sendall(data)
                 time.sleep(wait_s)
 
@@ -147,6 +150,36 @@ async def test_an_answer_reaches_a_client_behind_a_slow_network(
         engine.gate.set()
         await stopping
         assert [len(answer.matches) for answer in await call] == [len(items)] * 64
+
+
+async def test_a_client_that_does_not_read_its_answer_does_not_hold_up_the_end(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEPALIVE_TIMEOUT_S", 3600.0)  # so that nothing else ends it
+    running = await start(drain_s=0.2, max_answer_bytes=32 * 1024 * 1024)
+    await running.ask(running.client.create_site, "lobby")
+    large = {f"a{n}": "x" * 1024 for n in range(16)}
+    items = [
+        NewSighting(image=crop(n), camera="c", id=f"s{n}", attributes=large) for n in range(21)
+    ]
+    await running.ask(running.client.enroll, "lobby", items)
+    way = SlowWay(running.ready.grpc_address)
+    options = [("grpc.http2.lookahead_bytes", 32 * 1024 * 1024)]  # else gRPC sends only little
+    async with grpc.aio.insecure_channel(way.address, options) as channel:
+        await channel.channel_ready()
+        way.open.clear()
+        queries = [gallery_pb2.SearchQuery(sighting="sites/lobby/sightings/s1")] * 64
+        call = gallery_pb2_grpc.GalleryServiceStub(channel).SearchSightings(
+            gallery_pb2.SearchSightingsRequest(parent="sites/lobby", queries=queries, limit=20)
+        )
+        made = {"method": "GalleryService/SearchSightings", "code": "OK"}
+        while not await running.metric("resight_rpc_duration_seconds_count", **made):
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            await running.server.stop()
+        way.open.set()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
 
 
 async def test_a_call_that_takes_longer_than_the_drain_is_ended(
