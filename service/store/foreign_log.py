@@ -20,6 +20,7 @@ from service.errors import StoreUnusableError
 _START = b"SQLite format 3\0"
 _NUMBER = slice(60, 64)
 _LOG_HEADER = 32
+_LOG_START = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _PAGE_BYTES = slice(8, 12)
 _SALTS = slice(16, 24)
 _FRAME_HEADER = 24
@@ -59,6 +60,8 @@ def _numbers(log: Path) -> Iterator[int]:
     """The numbers in the first pages that a log has."""
     with log.open("rb") as file:
         header = file.read(_LOG_HEADER)
+        if not header.startswith(_LOG_START):  # e.g. zeros after a loss of power: SQLite takes none
+            return
         page_bytes = int.from_bytes(header[_PAGE_BYTES], "big")
         while len(frame := file.read(_FRAME_HEADER)) == _FRAME_HEADER:
             if frame[_FRAME_SALTS] != header[_SALTS]:  # left of an earlier log

@@ -122,3 +122,14 @@ def test_a_database_or_a_log_alone_is_not_refused(crashed: Callable[[str], Path]
     log_of(path).write_bytes(log)
     path.unlink()
     refuse_foreign_log(path)
+
+
+def test_what_sqlite_takes_for_no_log_is_neither_refused_nor_read(
+    crashed: Callable[[str], Path],
+) -> None:
+    path, other = crashed("a"), crashed("b")
+    log_of(path).write_bytes(bytes(4) + log_of(other).read_bytes()[4:])
+    refuse_foreign_log(path)
+    with log_of(path).open("wb") as file:  # a loss of power can leave zeros
+        file.truncate(2**40)
+    refuse_foreign_log(path)
