@@ -23,7 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of each RGB channel, for pixels scaled to 0..1."""
 
-_CLASSIFIER_STD = 0.001
+CLASSIFIER_STD = 0.001
+"""Standard deviation of the weights of a new classifier."""
 
 
 class NetOutput(NamedTuple):
@@ -88,7 +89,7 @@ class ReIDNet(nn.Module):
         self.classifier.requires_grad_(like.requires_grad)
         with torch.no_grad():
             if weight is None:
-                nn.init.normal_(self.classifier.weight, std=_CLASSIFIER_STD)
+                nn.init.normal_(self.classifier.weight, std=CLASSIFIER_STD)
             else:
                 self.classifier.weight.copy_(weight)
 

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.backbones.net import CLASSIFIER_STD
+
 PARTS = ("upper", "lower")
 """Of the body, in the order of every P axis."""
 
 REDUCED = 256
 """Dimensions of a part's feature, as in PCB."""
 
-_CLASSIFIER_STD = 0.001
 _EMPTY = 1e-6
 
 
@@ -83,6 +84,6 @@ class PartHeads(nn.Module):
 def _classifier(classes: int) -> nn.Linear:
     """K rows of small weights, as in PCB."""
     classifier = nn.Linear(REDUCED, classes)
-    nn.init.normal_(classifier.weight, std=_CLASSIFIER_STD)
+    nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
     nn.init.zeros_(classifier.bias)
     return classifier

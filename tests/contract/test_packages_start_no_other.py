@@ -1,8 +1,8 @@
 """No package starts another one by name: `python -m cli.main` and the like.
 
 Imports between packages are checked by import-linter, names in strings are not. The only module
-is started by name is the worker of `models.job_contract`. Benchmarks, tools and tests may start the
-command line.
+that is started by name is the worker of `models.job_contract`. Benchmarks, tools and tests may
+start the command line.
 """
 
 from __future__ import annotations
