@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from time import perf_counter
 
 import numpy as np
@@ -50,7 +51,10 @@ _MIN_RETRY_S = 0.05
 _MAX_RETRY_S = 10.0
 
 BATCH_S = 0.25
-"""Seconds that a batch of several images takes at most, by the time that the last ones took."""
+"""Seconds that a batch takes, but for its last image, by the time that the last ones took."""
+
+FEWEST = 4
+"""Images that a batch may have, however long they take."""
 
 LINE_SHARE = 1 / 4
 """Of a busy model's images, those of the line."""
@@ -315,8 +319,9 @@ class Batcher:
         self._changed.set()
         self._metrics.batch_size.observe(len(batch))
         self._seconds_per_image += 0.2 * (took / len(batch) - self._seconds_per_image)
-        most = int(BATCH_S / max(self._seconds_per_image, 1e-9))
-        self._batch = min(max(most, 1), self._max_batch)
+        # Rounded up: where a run of any size takes nearly as long, it could never grow again.
+        most = ceil(BATCH_S / max(self._seconds_per_image, 1e-9))
+        self._batch = min(max(most, FEWEST), self._max_batch)
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.future.done():
                 continue

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.embedding.batcher import BATCH_S, Batcher, Load
+from service.embedding.batcher import BATCH_S, FEWEST, Batcher, Load
 from service.embedding.decode import CropDecoder
 from service.errors import (
     BadImageError,
@@ -303,9 +303,9 @@ async def test_a_short_call_of_another_client_is_in_the_next_batch(
 @pytest.mark.parametrize(
     ("seconds_per_image", "batches"),
     [
-        (0.01, [4, 4, 4]),
-        (BATCH_S / 2, [2, 2, 2, 2, 2, 2]),
-        (2 * BATCH_S, [1, 1, 1, 1]),
+        (0.01, [12, 12]),
+        (BATCH_S / 5.5, [6, 6, 6]),
+        (2 * BATCH_S, [FEWEST, FEWEST, FEWEST]),
     ],
 )
 async def test_batches_of_a_slow_model_are_short(
@@ -322,13 +322,37 @@ async def test_batches_of_a_slow_model_are_short(
         PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
     )
     batcher = Batcher(
-        engine, decoder, max_batch=4, max_queue=20, metrics=metrics, clock=lambda: now
+        engine, decoder, max_batch=12, max_queue=200, metrics=metrics, clock=lambda: now
     )
     for _ in range(30):
         await asked(batcher, [crop(1)])
     engine.batches.clear()
     await asked(batcher, [crop(1)] * sum(batches))
     assert engine.batches == batches
+    await batcher.close(5)
+
+
+async def test_batches_grow_again_where_a_run_costs_the_same_for_any(
+    engine: FakeEngine, metrics: Metrics
+) -> None:
+    now, seconds = 0.0, 2.0
+
+    def run(images: NDArray[np.uint8]) -> None:
+        nonlocal now
+        now += seconds
+
+    engine.spoil = run
+    decoder = CropDecoder(
+        PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+    )
+    batcher = Batcher(
+        engine, decoder, max_batch=12, max_queue=400, metrics=metrics, clock=lambda: now
+    )
+    for _ in range(30):
+        await asked(batcher, [crop(1)])
+    seconds = 0.2
+    await asked(batcher, [crop(1)] * 400)
+    assert 12 in engine.batches
     await batcher.close(5)
 
 
