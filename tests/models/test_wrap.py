@@ -369,6 +369,7 @@ def with_instance_norm(model: Any) -> Any:
 @pytest.mark.real_data
 @pytest.mark.skipif(not REAL_MODEL.exists(), reason=f"no {REAL_MODEL}: real model absent")
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.slow
 def test_person_reidentification_retail_0267(order: Any, tmp_path: Path) -> None:
     """Group norms and a stated batch of 1; its dead groups make the runtime's own MVN give NaN."""
     convention = InputConvention(channel_order=order)

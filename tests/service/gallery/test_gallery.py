@@ -139,6 +139,7 @@ async def test_concurrent_changes_end_in_the_same_state_as_the_store(open_galler
         assert await gallery.search("lobby", ONE, [vector(0)], limit=10) == before
 
 
+@pytest.mark.slow
 async def test_a_sighting_that_is_being_replaced_never_passes_a_filter_of_its_old_crop(
     open_gallery: Open,
 ) -> None:

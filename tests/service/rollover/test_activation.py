@@ -93,6 +93,7 @@ async def test_activate_and_roll_back(serve: Any) -> None:
 VERDICTS = ("reject", "unjudged", "damaged", "promote", "hold", "")
 
 
+@pytest.mark.slow
 async def test_a_model_that_the_gate_rejected_is_activated_by_force_only(
     serve: Any, registry: Registry, tmp_path: Path
 ) -> None:
@@ -227,6 +228,7 @@ async def test_what_cannot_be_activated(serve: Any, registry: Registry) -> None:
     assert (await server.ask(server.client.site, "lobby")).model == "tiny@1"
 
 
+@pytest.mark.slow
 async def test_searches_and_enrollments_during_rollovers(serve: Any) -> None:
     """Nothing is lost, and each answer is of one model, whatever happens when."""
     server = await serve(max_items=64)

@@ -287,6 +287,7 @@ async def test_calls_wait_until_there_is_memory_for_their_requests(
     assert await running.metric("resight_calls_rejected_total", reason="bytes") == 1
 
 
+@pytest.mark.slow
 async def test_a_slow_request_makes_room_for_a_client_that_waits(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ async def healthz(address: str) -> int:
     return await asyncio.to_thread(ask)
 
 
+@pytest.mark.slow
 async def test_an_open_watch_of_health_does_not_hold_up_the_end(start: Callable[..., Any]) -> None:
     running = await start(drain_s=3600.0)
     async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
@@ -128,6 +129,7 @@ class SlowWay:
                 time.sleep(wait_s)
 
 
+@pytest.mark.slow
 async def test_an_answer_reaches_a_client_behind_a_slow_network(
     start: Callable[..., Any], engine: FakeEngine
 ) -> None:
@@ -182,6 +184,7 @@ async def test_a_client_that_does_not_read_its_answer_does_not_hold_up_the_end(
             await call
 
 
+@pytest.mark.slow
 async def test_a_call_that_takes_longer_than_the_drain_is_ended(
     start: Callable[..., Any], engine: FakeEngine
 ) -> None:
