@@ -315,9 +315,11 @@ async def serve(settings: Settings, announce: Callable[[Ready], None]) -> None:
     raise_limit()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            loop.add_signal_handler(number, stopping.set)
+    ends = [signal.SIGTERM, signal.SIGINT]  # also where a shell starts it in the background
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        ends.append(signal.SIGHUP)
+    for number in ends:
+        loop.add_signal_handler(number, stopping.set)
     server = await bootstrap(settings)
     try:
         announce(await server.start())
