@@ -158,7 +158,11 @@ def test_health_says_not_serving_while_a_call_still_runs(
 
 
 def test_a_terminal_that_is_closed_stops_the_server_cleanly(start: Start) -> None:
-    server = start()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        server = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert server.stop(signal.SIGHUP) == 0
     assert "stopped" in server.log
 
