@@ -59,7 +59,7 @@ class Reembedding:
         """Sightings that were embedded, or are unusable, so far."""
         return self._seen
 
-    async def run(self, batch: int, *, hurry: bool = False) -> AsyncGenerator[None]:
+    async def run(self, batch: int, *, hurry: bool) -> AsyncGenerator[None]:
         """Embed the sightings that lack a vector of the model, and yield after each step.
 
         It ends where none is left. Another run continues there: rows get higher numbers in the

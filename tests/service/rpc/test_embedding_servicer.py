@@ -12,11 +12,12 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from service.rpc.pb.resight.v1 import embedding_pb2
+from service.rpc.answers import MAX_ERROR_BYTES
+from service.rpc.pb.resight.v1 import embedding_pb2, embedding_pb2_grpc
 from tests.support.fake_engine import FakeEngine
 from tests.support.raw_client import RawClient
 from tests.support.running_server import Running
-from tests.support.tiny_model import crop, embed_files
+from tests.support.tiny_model import DIMENSION, crop, embed_files
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -30,6 +31,17 @@ async def test_embed(shared_server: Running) -> None:
         np.stack([first, second]), embed_files([crop(1), crop(2)]), atol=1e-6
     )
     assert bad.reason == "BAD_IMAGE"
+
+
+async def test_a_call_is_refused_whose_answer_could_be_too_large(start: Start) -> None:
+    running = await start(max_items=1024, max_answer_bytes=2**20)
+    fit = 2**20 // (4 * DIMENSION + MAX_ERROR_BYTES)
+    async with grpc.aio.insecure_channel(running.ready.grpc_address) as channel:
+        embed = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
+        answer = await embed(embedding_pb2.EmbedRequest(images=[b""] * fit))
+        assert len(answer.results) == fit
+        with pytest.raises(grpc.aio.AioRpcError, match="send fewer images"):
+            await embed(embedding_pb2.EmbedRequest(images=[b""] * (fit + 1)))
 
 
 async def test_a_full_queue_is_reported_with_the_time_to_retry(
