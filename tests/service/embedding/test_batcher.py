@@ -528,3 +528,48 @@ async def test_a_line_beside_busy_callers_of_another_model_rests_as_long_as_it_w
     monkeypatch.undo()
     for batcher in (callers, aside):
         await batcher.close(5)
+
+
+async def test_while_a_line_rests_it_runs_nothing(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, ends = asyncio.get_running_loop(), list[Callable[[], None]]()
+    call_later = loop.call_later
+
+    def later(
+        delay: float, callback: Callable[..., None], *args: object, **named: object
+    ) -> object:
+        if callback.__qualname__.startswith("Batcher._rest."):
+            ends.append(callback)
+            return None
+        return call_later(delay, callback, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "call_later", later)
+    load, busy, quiet = Load(), FakeEngine(), FakeEngine()
+    callers, aside = (
+        Batcher(
+            engine,
+            CropDecoder(
+                PREPROCESSING, max_bytes=10**6, max_pixels=10**6, threads=1, metrics=metrics
+            ),
+            max_batch=4,
+            max_queue=9,
+            metrics=metrics,
+            load=load,
+        )
+        for engine in (busy, quiet)
+    )
+    busy.gate.clear()
+    calling = asyncio.create_task(asked(callers, [crop(1)]))
+    await busy.has_entered()
+    line = asyncio.create_task(aside.embed_in_turn([crop(2)] * 8))
+    await _until(lambda: len(ends) == 1)
+    await asyncio.sleep(0.05)
+    assert quiet.batches == [4]
+    ends.pop()()
+    await line
+    assert quiet.batches == [4, 4]
+    busy.gate.set()
+    await calling
+    for batcher in (callers, aside):
+        await batcher.close(5)
