@@ -209,15 +209,17 @@ class Adaptations:
     ) -> tuple[Adaptation, list[AdaptationRound]]:
         """What the next read gives, one for all that wait for it and have seen as many rounds."""
         key = site, adaptation, seen
-        if key not in self._reads:
-            read = asyncio.create_task(self._read_later(*key))
+        read = self._reads.get(key)
+        # One that is done is of the past; waiting for it gives way to nobody, not even to its end.
+        if read is None or read.done():
+            read = self._reads[key] = asyncio.create_task(self._read_later(*key))
             read.add_done_callback(partial(self._was_read, key))
-            self._reads[key] = read
         # Who leaves does not end it for the others. The last one leaves it without a reader.
-        return await asyncio.shield(self._reads[key])
+        return await asyncio.shield(read)
 
     def _was_read(self, key: tuple[str, str, int], read: asyncio.Task[Any]) -> None:
-        del self._reads[key]
+        if self._reads[key] is read:
+            del self._reads[key]
         if not read.cancelled():
             read.exception()  # known to those who wait; where nobody does, asyncio would log it
 

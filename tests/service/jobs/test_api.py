@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,33 @@ async def test_all_who_watch_one_adaptation_share_its_reads(
             await asyncio.sleep(POLL_S)
     assert len(reads) - before <= (loop.time() - begun) / POLL_S + 1
     await _ended(watching)
+
+
+async def test_a_watch_that_comes_when_a_read_is_just_over_waits_for_the_next(
+    adaptations: Adaptations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read that was over was given to it again and again: it held up all of the server."""
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    late: list[asyncio.Task[list[JobState]]] = []
+    states = iter([JobState.PENDING, JobState.RUNNING, JobState.PENDING, JobState.FAILED])
+
+    async def two_steps() -> list[JobState]:
+        watch = adaptations.watch("lobby", job.id)
+        told = [(await anext(watch))[0].state, (await anext(watch))[0].state]
+        await watch.aclose()
+        return told
+
+    async def get(*_: object) -> Any:
+        state = next(states, JobState.FAILED)
+        if state is JobState.RUNNING:  # the one that comes runs before the end of this read
+            late.append(asyncio.create_task(two_steps()))
+        return replace(job, state=state), []
+
+    monkeypatch.setattr(adaptations, "get", get)
+    first = adaptations.watch("lobby", job.id)
+    assert [(await anext(first))[0].state for _ in range(2)] == [JobState.PENDING, JobState.RUNNING]
+    assert await late[0] == [JobState.PENDING, JobState.FAILED]
+    await first.aclose()
 
 
 async def test_an_adaptation_is_watched_by_so_many_at_a_time(
