@@ -58,7 +58,7 @@ test: setup test-serving
 	$(BIN)/python -m slipcover --fail-under $(COVERAGE_FLOOR) --out .coverage-all.json \
 		--merge .coverage-serving.json .coverage-torch.json
 
-# For the inner loop: no training, no servers, no other processes.
+# For the inner loop: no training, no servers, no other processes, no networks of full size.
 test-fast: setup
 	$(BIN)/python $(PYTEST) -m "not slow and not long"
 

@@ -34,10 +34,18 @@ SLOW = (
     "cli/test_training.py",
     "e2e",
     "faults",
+    "models/backbones/test_reid_checkpoints.py",
+    "models/backbones/test_weights.py",
+    "service/rollover/test_activation.py",
+    "service/test_app.py",
 )
-"""Folders and files whose tests train networks or start processes: each test is marked `slow`.
+"""Folders and files whose tests train networks, read ones of full size, or start processes or
+servers: each test is marked `slow`.
 
 Elsewhere a test that takes more than a second of a core has the mark itself."""
+
+SERVERS = {"start", "shared_server"}
+"""Fixtures that start a server: each test that uses one is marked `slow` too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,7 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gone:
         raise pytest.UsageError(f"SLOW in {__file__} names {gone}: remove what has gone")
     for item in items:
-        if any(item.path.is_relative_to(TESTS / entry) for entry in SLOW):
+        starts_server = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if starts_server or any(item.path.is_relative_to(TESTS / entry) for entry in SLOW):
             item.add_marker(pytest.mark.slow)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ REASON = "# long:"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions(text: str) -> Iterator[Function]:
+@cache
+def functions(text: str) -> list[Function]:
     """All functions and methods of a module, nested ones too."""
-    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)]
 
 
 def parameters(function: Function) -> int:

@@ -115,6 +115,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_keeps_others_out_until_its_process_is_killed(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind

@@ -235,6 +235,7 @@ def test_queries_without_a_match_are_skipped() -> None:
     assert scores.query_row.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_more_queries_than_one_block_holds() -> None:
     values = random_data(2, queries=30, gallery=300_000)
     assert metrics.BLOCK_ENTRIES < 30 * 300_000

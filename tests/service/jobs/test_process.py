@@ -81,6 +81,7 @@ async def test_it_runs_what_the_server_runs_in_a_group_of_its_own(log: Path) -> 
     assert Path(path) == ROOT / "service" / "__init__.py"
 
 
+@pytest.mark.slow
 async def test_its_input_stays_open_while_the_server_lives(log: Path) -> None:
     process = await start_python("helper", ["read"], log)
     with pytest.raises(TimeoutError):
@@ -113,6 +114,7 @@ async def test_it_is_ended_with_all_that_it_started(log: Path) -> None:
     process.kill()  # too late is not an error
 
 
+@pytest.mark.slow
 async def test_it_is_killed_even_if_it_does_not_listen(log: Path) -> None:
     process = await start_python("helper", ["deaf"], log)
     await said(log)

@@ -90,6 +90,7 @@ def test_it_ends_with_the_server_and_all_that_it_started(path: Path) -> None:
         assert gone(child)
 
 
+@pytest.mark.slow
 def test_what_does_not_listen_is_killed(path: Path) -> None:
     call = "from service.jobs import watchdog; "
     call += f"watchdog.run({str(ROOT)!r}, 'helper', ['deaf', '{os.nice(0)}'], grace_s=0.5)"

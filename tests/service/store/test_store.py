@@ -266,6 +266,7 @@ def test_many_sightings_are_not_counted_before_a_refusal(
         lobby.delete_site("lobby", force=False, then=ignore).result(10)
 
 
+@pytest.mark.slow
 def test_old_request_ids_are_forgotten_in_portions(
     lobby: Store, make_row: Callable[..., NewRow]
 ) -> None:
@@ -752,6 +753,7 @@ def test_a_first_write_that_is_refused_ends_the_start(
     assert threading.active_count() == threads
 
 
+@pytest.mark.slow
 def test_a_database_that_another_process_holds_is_refused(lobby: Store, database: Path) -> None:
     lobby.close()
     with closing(sqlite3.connect(database, isolation_level=None)) as other:

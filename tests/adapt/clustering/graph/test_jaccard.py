@@ -85,6 +85,7 @@ def people(seed: int, count: int = 6, each: int = 6, noise: float = 0.5) -> NDAr
     return (center + noise * rng.normal(size=center.shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True)  # float32 near ties may swap
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -80,6 +80,7 @@ def test_equals_a_double_loop(seed: int, images: int, hubs: int, least: float) -
         np.testing.assert_array_equal(found, found.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [0.0, 0.3])
 def test_several_blocks(least: float) -> None:
     rows = random_rows(1, 1200)  # blocks of 512

@@ -207,6 +207,7 @@ def test_people_seen_once_are_refused_and_not_merged(images: int) -> None:
         choose(graph)
 
 
+@pytest.mark.slow
 def test_one_person_who_falls_apart_leaves_a_doubt() -> None:
     sizes = [800] + [17] * 70
     truth = np.repeat(np.arange(71), sizes)
