@@ -35,6 +35,7 @@ from models.wording import plural
 from service.embedding.decode import CropDecoder
 from service.embedding.engine import Engine
 from service.embedding.fair_queue import FairQueue
+from service.embedding.return_times import ReturnTimes
 from service.errors import (
     BadImageError,
     CallError,
@@ -46,9 +47,6 @@ from service.operations.metrics import Metrics
 from service.types import Vector
 
 log = logging.getLogger("resight.batcher")
-
-_MIN_RETRY_S = 0.05
-_MAX_RETRY_S = 10.0
 
 BATCH_S = 0.25
 """Seconds that a batch takes, but for its last image, by the time that the last ones took."""
@@ -116,6 +114,8 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._seconds_per_image = 0.01
+        self._images_per_call = 1.0
+        self._return_times = ReturnTimes()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resight-engine")
         self._running: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._dispatch(), name="resight-batcher")
@@ -136,6 +136,7 @@ class Batcher:
         """
         self.require_room(client, len(images))
         call = self._queue.admit(client, len(images))
+        self._images_per_call += 0.2 * (len(images) - self._images_per_call)
         self._take_places(len(images))
         self._load.queued += len(images)
         try:
@@ -221,18 +222,27 @@ class Batcher:
         """Whether so many images of a client are admitted, if the batcher is open."""
         return self._queue.has_room(client, images)
 
-    def require_room(self, client: str, images: int = 1) -> None:
-        """Raise what `embed` would raise for so many images, if it were called now."""
+    def require_room(self, client: str, images: int | None = None) -> None:
+        """Raise what `embed` would raise for so many images, if it were called now.
+
+        images: None where they are not known yet: room for one is required.
+        """
         self._check_open()
-        if not self.has_room(client, images):
-            queued, most = self._queue.held, self._queue.most
-            self._metrics.rejected.labels("queue").inc()
-            wait = min(max(queued * self._seconds_per_image, _MIN_RETRY_S), _MAX_RETRY_S)
-            raise OverloadedError(
-                f"the queue has room for {max(most - queued, 0)} of {plural(images, 'image')} (its "
-                f"limit is {most}); try again in {wait:.2f} s",
-                retry_after_s=wait,
-            )
+        if self.has_room(client, images or 1):
+            return
+        queued, most = self._queue.held, self._queue.most
+        self._metrics.rejected.labels("queue").inc()
+        wait = self._return_times.wait(
+            client,
+            (images or self._images_per_call) * self._seconds_per_image,
+            now=self._clock(),
+            full_s=queued * self._seconds_per_image,
+        )
+        room = f"{max(most - queued, 0)} of {plural(images or 1, 'image')}"
+        raise OverloadedError(
+            f"the queue has room for {room} (its limit is {most}); try again in {wait:.2f} s",
+            retry_after_s=wait,
+        )
 
     def _take_places(self, images: int) -> None:
         self._pending += images

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from service.embedding.batcher import BATCH_S, FEWEST, Batcher, Load
 from service.embedding.decode import CropDecoder
+from service.embedding.return_times import MIN_RETRY_S
 from service.errors import (
     BadImageError,
     CallError,
@@ -277,7 +278,9 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError) as refused:
         await asked(batcher, [crop(1)] * 16)
-    assert refused.value.retry_after_s == pytest.approx(5 * seconds_per_image, rel=0.2)
+    advised = refused.value.retry_after_s
+    quarter = max(5 / 4 * seconds_per_image, MIN_RETRY_S)
+    assert advised == pytest.approx(quarter + 16 / 3 * seconds_per_image, rel=0.1)
     engine.gate.set()
     await waiting
     await batcher.close(5)
