@@ -147,6 +147,15 @@ class FileLock:
         self.release()
 
 
+def refuse_broken_link(path: Path) -> None:
+    """Raise `DamagedFileError` if `path`, which cannot be opened, is a link: it is not absent."""
+    if path.is_symlink():
+        raise DamagedFileError(
+            f"{path} is a link to a file that does not exist; mount or restore what it leads to, "
+            "or remove the link"
+        )
+
+
 def read_json_lines(path: Path, which: slice = ALL_LINES) -> list[dict[str, Any]]:
     """Read a file of one JSON object per line.
 
@@ -155,11 +164,13 @@ def read_json_lines(path: Path, which: slice = ALL_LINES) -> list[dict[str, Any]
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: any other of the lines is not a JSON object, or the file cannot be read.
+        DamagedFileError: any other of the lines is not a JSON object, or the file cannot be read,
+            or it is a link to nothing.
     """
     try:
         *lines, _cut_short = path.read_bytes().split(b"\n")
     except FileNotFoundError:
+        refuse_broken_link(path)
         raise
     except OSError as error:
         raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
@@ -197,6 +208,7 @@ def read_json_page(
                     return rows, True
                 rows.append(_json_object(path, number, line))
     except FileNotFoundError:
+        refuse_broken_link(path)
         raise
     except OSError as error:
         raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None

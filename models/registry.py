@@ -124,11 +124,13 @@ class Registry:
         Raises:
             BundleError: the bundle at `path` is absent, invalid or damaged.
             ModelConflictError: this name@version is registered with other content.
+            RegistryError: the registry cannot be read, or a link in the model's place is broken.
             OSError: the registry cannot be written. What was there before is still there, and the
                 model appears with its verdict or not at all.
         """
         source = Bundle.open(path)
         source.verify()
+        self._versions_of(source.manifest.name, source.manifest.version)  # refuses broken links
         report = _report_beside(path) if verdict is None else verdict
         target = self._folder(source.manifest.name, source.manifest.version)
         with self._lock():
@@ -189,14 +191,14 @@ class Registry:
             RegistryError: the folder of bundles cannot be read.
         """
         wanted = ModelReference.parse(reference)
-        versions = self._versions_of(wanted.name)
-        version = wanted.version or (versions[-1] if versions else None)
-        if version is None or version not in versions:
+        versions = self._versions_of(wanted.name, wanted.version)
+        if not versions:
             known = ", ".join(str(known) for known in self.references()) or "none"
             raise ModelNotFoundError(
                 f"no model {reference} in {self.root} (known: {known}); "
                 "add its bundle with `resight models add`"
             )
+        version = versions[-1]
         bundle = Bundle.open(self._folder(wanted.name, version))
         if bundle.reference != f"{wanted.name}@{version}":
             raise BundleHashMismatchError(
@@ -215,10 +217,17 @@ class Registry:
         bundle.verify()
         return bundle
 
-    def _versions_of(self, name: str) -> list[str]:
-        """Oldest to newest; none where the name is absent, or of a file. Raises RegistryError."""
-        folder = self.root / name
-        return _versions(folder) if folder in _folders(self.root, NAME_PATTERN) else []
+    def _versions_of(self, name: str, version: str | None = None) -> list[str]:
+        """Oldest to newest; none where the name is absent, or of a file. Raises RegistryError.
+
+        version: the only one that is looked at, so that damage to others does not matter.
+        """
+        pattern = VERSION_PATTERN if version is None else re.escape(version)
+        return [
+            found
+            for folder in _folders(self.root, re.escape(name))
+            for found in _versions(folder, pattern)
+        ]
 
     def _folder(self, name: str, version: str) -> Path:
         return self.root / name / version
@@ -284,27 +293,28 @@ def _record(file: Path) -> GateRecord:
     try:
         gate = GateVerdict.read(file)
     except FileNotFoundError:
-        if not file.is_symlink():
-            return GateRecord()
-        return GateRecord(DAMAGED, problem=f"{file} is a link to a file that does not exist")
+        return GateRecord()
     except DamagedFileError as error:
         return GateRecord(DAMAGED, problem=str(error))
     problem = "; ".join(gate.reasons) if gate.verdict == UNJUDGED else ""
     return GateRecord(gate.verdict, gate.adaptation, problem)
 
 
-def _versions(folder: Path) -> list[str]:
-    found = _folders(folder, VERSION_PATTERN)
+def _versions(folder: Path, pattern: str = VERSION_PATTERN) -> list[str]:
+    found = _folders(folder, pattern)
     return sorted((version.name for version in found), key=version_key)
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
     """Folders below `root` of such names, none where `root` is absent. Raises RegistryError."""
     try:
-        return [
-            path for path in root.iterdir() if path.is_dir() and re.fullmatch(pattern, path.name)
-        ]
+        named = [path for path in root.iterdir() if re.fullmatch(pattern, path.name)]
+        for path in named:
+            _refuse_broken_link(path)
+        return [path for path in named if path.is_dir()]
     except FileNotFoundError:
+        for path in (root, *root.parents):
+            _refuse_broken_link(path)
         return []
     except NotADirectoryError:
         raise RegistryError(
@@ -314,3 +324,12 @@ def _folders(root: Path, pattern: str) -> list[Path]:
         raise RegistryError(
             f"{root} cannot be read: {error.strerror}; give a folder that this user may read"
         ) from None
+
+
+def _refuse_broken_link(path: Path) -> None:
+    """A link to nothing is not an absent model: its volume may not be mounted."""
+    if path.is_symlink() and not path.exists():
+        raise RegistryError(
+            f"{path} is a link to a folder that does not exist; mount or restore what it leads to, "
+            "or remove the link"
+        )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from models.errors import DamagedFileError
+from models.files import refuse_broken_link
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -99,11 +100,12 @@ def read_record(file: Path, record: type[R]) -> R:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: the file cannot be read, or is no such record.
+        DamagedFileError: the file cannot be read, is a link to nothing, or is no such record.
     """
     try:
         return record.model_validate_json(file.read_bytes())
     except FileNotFoundError:
+        refuse_broken_link(file)
         raise
     except OSError as error:
         raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None

@@ -215,6 +215,14 @@ def test_a_folder_in_the_place_of_json_lines_is_an_error(tmp_path: Path) -> None
             read(tmp_path)
 
 
+def test_json_lines_behind_a_broken_link_are_not_absent(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.symlink_to(tmp_path / "unmounted")
+    for read in (read_json_lines, page):
+        with pytest.raises(DamagedFileError, match=rf"{file} is a link to .*not exist; mount or"):
+            read(file)
+
+
 def test_files_are_never_overwritten(tmp_path: Path) -> None:
     write_synced(tmp_path / "a", b"1")
     with pytest.raises(FileExistsError):

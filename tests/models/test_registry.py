@@ -433,6 +433,45 @@ def test_a_registry_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> N
     assert Registry(tmp_path / "absent").references() == ()
 
 
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_registry_behind_a_broken_link_is_not_an_empty_one(
+    make_bundle: MakeBundle, tmp_path: Path, below: str
+) -> None:
+    link = tmp_path / "volume"
+    link.symlink_to(tmp_path / "unmounted")
+    registry = Registry(link / below)
+    bundle = make_bundle(tmp_path / "a").path
+    for call in (*CALLS, lambda registry: registry.add(bundle)):
+        with pytest.raises(RegistryError, match=rf"{link} is a link to .*not exist; mount or"):
+            call(registry)
+    (tmp_path / "unmounted").mkdir()
+    assert registry.references() == ()
+
+
+@pytest.mark.parametrize("broken", ["toy/2", "toy"])
+def test_a_model_behind_a_broken_link_is_not_an_absent_one(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path, broken: str
+) -> None:
+    """Or the version before would be the newest, and the next one is taken."""
+    registry.add(make_bundle(tmp_path / "a").path)
+    registry.add(make_bundle(tmp_path / "b", version="2").path)
+    other = registry.add(make_bundle(tmp_path / "c", name="other").path)
+    link = registry.root / broken
+    link.rename(tmp_path / "volume")
+    link.symlink_to(tmp_path / "unmounted")
+    bundle = tmp_path / "b"
+    asked = (lambda registry: registry.resolve("toy@2"), lambda registry: registry.add(bundle))
+    for call in (*CALLS, *asked):
+        with pytest.raises(RegistryError, match=rf"{link} is a link to .*not exist; mount or"):
+            call(registry)
+    assert registry.resolve("other") == other
+    if broken == "toy/2":
+        assert registry.resolve("toy@1").reference == "toy@1"
+    (tmp_path / "volume").rename(tmp_path / "unmounted")
+    assert registry.resolve("toy").reference == "toy@2"
+    assert registry.next_version("toy") == "3"
+
+
 def test_a_registry_that_this_user_may_not_read_is_not_an_empty_one(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

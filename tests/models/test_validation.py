@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from models.validation import MAX_FAULTS, explain
+from models.errors import DamagedFileError
+from models.validation import MAX_FAULTS, explain, read_record
 
 
 class Inner(BaseModel):
@@ -71,3 +74,18 @@ def test_a_long_list_is_cut_and_counted() -> None:
     text = explain(fault(name="x", rows=["no"] * (MAX_FAULTS + 3)))
     assert text.count("rows.") == MAX_FAULTS
     assert text.endswith("; and 3 more")
+
+
+class Empty(BaseModel):
+    pass
+
+
+def test_a_record_behind_a_broken_link_is_not_an_absent_one(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    with pytest.raises(FileNotFoundError):
+        read_record(file, Empty)
+    file.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DamagedFileError, match=rf"{file} is a link to .*not exist; mount or"):
+        read_record(file, Empty)
+    (tmp_path / "unmounted").write_text("{}")
+    assert read_record(file, Empty) == Empty()
