@@ -32,7 +32,7 @@ from service.types import NewSighting, SightingFilter
 
 SITE = "site"
 _READY = re.compile(r"ready: grpc (\S+?),")
-_PATIENCE_S = 600.0
+_SERVER_TIMEOUT_S = 600.0
 
 
 @dataclass
@@ -72,12 +72,12 @@ class ServedProcess:
     def end(self, number: signal.Signals) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(_PATIENCE_S)
+        return self.process.wait(_SERVER_TIMEOUT_S)
 
     @contextmanager
     def client(self) -> Iterator[ResightClient]:
         """A connection."""
-        with ResightClient(self.address, timeout_s=_PATIENCE_S) as client:
+        with ResightClient(self.address, timeout_s=_SERVER_TIMEOUT_S) as client:
             yield client
 
 

@@ -315,7 +315,7 @@ def check(paths: Sequence[str], table: Table) -> list[Finding]:
         findings += check_text(path, text, table.words)
         if path.endswith(".md"):
             findings += check_lengths(path, text)
-        if path.endswith(".py") and not path.startswith(("tests/", "benchmarks/")):
+        if path.endswith(".py"):
             modules.append((path, text))
     return findings + check_once(modules, table.once)
 

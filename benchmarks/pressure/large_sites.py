@@ -209,11 +209,11 @@ async def measure(folder: Path, deleted: int, moved: int) -> None:
         ):
             await add_vectors(rooms, "moved", model)
 
-            async def move(model: ModelInfo = model) -> None:
+            async def activate(model: ModelInfo = model) -> None:
                 await roll_over(rooms, model)
                 await wiped(rooms)
 
-            print((await waits_during(rooms, move)).line(name), flush=True)
+            print((await waits_during(rooms, activate)).line(name), flush=True)
     finally:
         rooms.close()
 

@@ -51,7 +51,7 @@ log = logging.getLogger("resight.batcher")
 BATCH_S = 0.25
 """Seconds that a batch takes, but for its last image, by the time that the last ones took."""
 
-FEWEST = 4
+MIN_BATCH = 4
 """Images that a batch may have, however long they take."""
 
 LINE_SHARE = 1 / 4
@@ -331,7 +331,7 @@ class Batcher:
         self._seconds_per_image += 0.2 * (took / len(batch) - self._seconds_per_image)
         # Rounded up: where a run of any size takes nearly as long, it could never grow again.
         most = ceil(BATCH_S / max(self._seconds_per_image, 1e-9))
-        self._batch = min(max(most, FEWEST), self._max_batch)
+        self._batch = min(max(most, MIN_BATCH), self._max_batch)
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.future.done():
                 continue

@@ -145,7 +145,7 @@ class Store:
         # A crash, or a full disk, may have left it.
         try:
             store.in_writer(store._log.after_deletion).result()
-            store.in_writer(store._wiper.wake).result()
+            store.in_writer(store._wiper.notify).result()
         except CallError as error:  # e.g. another process holds it from now on
             store.close()
             raise StoreUnusableError(f"{path} cannot be written: {error}") from error
@@ -576,7 +576,7 @@ class Store:
 
     def _and_wipe(self, then: Callable[[T], None]) -> Callable[[T], None]:
         def committed(result: T) -> None:
-            self._wiper.wake()
+            self._wiper.notify()
             then(result)
 
         return committed

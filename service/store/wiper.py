@@ -63,7 +63,7 @@ class Wiper:
         since = self._since
         return 0.0 if since is None else self._clock() - since
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """There is something to wipe; called by the writer's thread, after the commit."""
         if self._since is None:
             self._since = self._clock()

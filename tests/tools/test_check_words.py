@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tools import check_words
 from tools.check_words import (
     ROOT,
     Word,
+    check,
     check_lengths,
     check_once,
     check_text,
@@ -50,6 +52,7 @@ def test_no_row_finds_what_it_asks_for(word: Word) -> None:
     ("left", "path"),
     [
         ("group = World()", "adapt/a.py"),
+        ("world = ProcessGroup()", "tests/adapt/test_a.py"),
         ("group = ALONE", "adapt/a.py"),
         ("if world.first: world.add_to_first(x)", "adapt/a.py"),
         ("spread(method)", "adapt/training/a.py"),
@@ -76,7 +79,13 @@ def test_no_row_finds_what_it_asks_for(word: Word) -> None:
         ("most_crops = 1", "adapt/a.py"),
         ("_MOST_CROPS = 1", "adapt/a.py"),
         ("fewest_crops = 1", "adapt/a.py"),
+        ("fewest = 1", "adapt/a.py"),
+        ("FEWEST = 1", "service/a.py"),
+        ("_LEAST = 1", "service/a.py"),
+        ("def move(self): ...", "service/a.py"),
+        ("wiper.wake()", "service/a.py"),
         ("# moves a site to the server's own model", "service/a.py"),
+        ("# the site is moved to the model", "service/a.py"),
         ("# the site switches to the new model", "service/a.py"),
         ("# as the site changes over.", "service/a.py"),
         ("# wake it", "service/a.py"),
@@ -189,6 +198,17 @@ def test_a_name_that_two_modules_define_is_found() -> None:
     found = check_once(files, ["Plan", "PATIENCE"])
     assert [(f.path, f.line) for f in found] == [("cli/a.py", 3), ("cli/a.py", 4)]
     assert "adapt/b.py" in found[1].problem
+
+
+def test_tests_and_benchmarks_define_no_name_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_words, "ROOT", tmp_path)
+    paths = ["benchmarks/a.py", "tests/support/a.py"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("_PATIENCE_S = 1\n")
+    assert [finding.path for finding in check(paths, TABLE)] == paths[1:]
 
 
 def test_the_command_fails_and_says_what_to_write(tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def auto_clusters(images: int, identities_per_batch: int) -> int:
     Raises:
         ClusteringError: N / 4 < max(2, P).
     """
-    fewest, most = max(2, identities_per_batch), images // MIN_IMAGES_PER_CLUSTER
-    if most < fewest:
+    min_k, max_k = max(2, identities_per_batch), images // MIN_IMAGES_PER_CLUSTER
+    if max_k < min_k:
         raise ClusteringError(
             f"{plural(images, 'image')} cannot fill batches of "
             f"{plural(identities_per_batch, 'identity', 'identities')}: add "
-            f"crops (at least {fewest * MIN_IMAGES_PER_CLUSTER}) or lower the identities per batch"
+            f"crops (at least {min_k * MIN_IMAGES_PER_CLUSTER}) or lower the identities per batch"
         )
-    return min(max(round(images / IMAGES_PER_IDENTITY), fewest), most)
+    return min(max(round(images / IMAGES_PER_IDENTITY), min_k), max_k)

@@ -97,10 +97,10 @@ def test_queries_are_spread_over_the_cameras(codes: list[int], count: int, seed:
     assert len(set(rows)) == len(rows) == min(count, len(codes))
     assert rows == spread_queries(cameras, count, seed)
     drawn = {code: int((cameras[rows] == code).sum()) for code in set(codes)}
-    fewest = min(drawn.values())
+    min_drawn = min(drawn.values())
     for code, number in drawn.items():  # a camera has one more than another, or all it can give
-        assert number <= fewest + 1 or any(
-            drawn[other] == codes.count(other) for other in drawn if drawn[other] == fewest
+        assert number <= min_drawn + 1 or any(
+            drawn[other] == codes.count(other) for other in drawn if drawn[other] == min_drawn
         ), code
 
 

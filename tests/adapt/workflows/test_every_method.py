@@ -98,8 +98,8 @@ class RunsOnDisk:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
-    return RunsOnDisk(tmp_path_factory.mktemp("world"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
+    return RunsOnDisk(tmp_path_factory.mktemp("runs"))
 
 
 def kept(run: Run) -> bytes:
@@ -114,23 +114,23 @@ def figures(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_scrambled_site_is_the_same_crops_in_another_order(world: RunsOnDisk) -> None:
+def test_a_scrambled_site_is_the_same_crops_in_another_order(runs: RunsOnDisk) -> None:
     def contents(site: Path) -> list[bytes]:
         return [path.read_bytes() for path in sorted((site / "bounding_box_train").iterdir())]
 
-    true, scrambled = contents(world.site), contents(world.scrambled)
+    true, scrambled = contents(runs.site), contents(runs.scrambled)
     assert sorted(true) == sorted(scrambled)
     assert sum(a == b for a, b in zip(true, scrambled, strict=True)) < len(true) / 4
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_identities_of_the_site_are_never_read(name: str, world: RunsOnDisk) -> None:
+def test_identities_of_the_site_are_never_read(name: str, runs: RunsOnDisk) -> None:
     """The same seed on the same crops gives the same bits, under whatever identities."""
-    true, scrambled = (world.adapted(name, site) for site in (world.site, world.scrambled))
+    true, scrambled = (runs.adapted(name, site) for site in (runs.site, runs.scrambled))
     assert figures(true) == figures(scrambled)
     assert kept(true) == kept(scrambled)
     assert len(figures(true)) == 2
-    start = Run.open(world.init(1)).network().state_dict()
+    start = Run.open(runs.init(1)).network().state_dict()
     now = true.network().state_dict()
     assert not torch.equal(start["backbone.conv1.weight"], now["backbone.conv1.weight"])
 
@@ -159,12 +159,12 @@ EXPORTED = {False: "mmt", True: "daal"}
 
 
 @pytest.mark.parametrize("name", EXPORTED.values())
-def test_the_exported_network_equals_torchs(name: str, world: RunsOnDisk, tmp_path: Path) -> None:
+def test_the_exported_network_equals_torchs(name: str, runs: RunsOnDisk, tmp_path: Path) -> None:
     """With the shared branch of DAAL; of heads and classifiers nothing is left."""
     onnx = pytest.importorskip("onnx", reason="export needs onnx")
     from adapt.workflows.export import export_run
 
-    run = world.adapted(name, world.site)
+    run = runs.adapted(name, runs.site)
     bundle = export_run(run, tmp_path / "bundle", name=name, version="1")
     embed, images, net = embedder(bundle.model_path), pixels(), run.network()
     with torch.no_grad():
@@ -182,12 +182,12 @@ def test_the_exported_network_equals_torchs(name: str, world: RunsOnDisk, tmp_pa
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_a_network_of_a_kind_that_is_exported(
-    name: str, world: RunsOnDisk
+    name: str, runs: RunsOnDisk
 ) -> None:
     """An export reads a run's network and nothing else of its method."""
-    found = world.adapted(name, world.site).network()
+    found = runs.adapted(name, runs.site).network()
     assert (found.attention is not None) == (name == "daal")
-    exported = world.adapted(EXPORTED[found.attention is not None], world.site).network()
+    exported = runs.adapted(EXPORTED[found.attention is not None], runs.site).network()
     assert kinds(found) == kinds(exported)
     with torch.no_grad():
         vectors = found.embed(network_input(pixels())).numpy()

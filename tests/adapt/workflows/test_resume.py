@@ -96,8 +96,8 @@ class RunsOnDisk:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
-    return RunsOnDisk(tmp_path_factory.mktemp("world"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> RunsOnDisk:
+    return RunsOnDisk(tmp_path_factory.mktemp("runs"))
 
 
 def outcome(run: Run) -> tuple[list[dict[str, object]], dict[str, bytes]]:
@@ -128,11 +128,11 @@ def in_pieces(start: Callable[[StopRequest], Run], path: Path, looks: int) -> tu
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_in_pieces_is_the_unbroken_one(world: RunsOnDisk, name: str) -> None:
-    whole = world.whole(name)
-    path = world.root / f"{name}-pieces"
+def test_a_run_in_pieces_is_the_unbroken_one(runs: RunsOnDisk, name: str) -> None:
+    whole = runs.whole(name)
+    path = runs.root / f"{name}-pieces"
     # with 5 looks it stops within rounds, between them, in extraction and after labelling
-    run, pieces = in_pieces(lambda stop: world.adapted(name, path, stop), path, 5)
+    run, pieces = in_pieces(lambda stop: runs.adapted(name, path, stop), path, 5)
     assert pieces > 3
     assert outcome(run) == outcome(whole)
     assert list(map(stages, run.metrics())) == list(map(stages, whole.metrics()))
@@ -145,11 +145,11 @@ def test_a_run_in_pieces_is_the_unbroken_one(world: RunsOnDisk, name: str) -> No
         resume(path, context())
 
 
-def test_crops_held_back_stay_so(world: RunsOnDisk, tmp_path: Path) -> None:
-    whole = world.adapted("mmt", tmp_path / "whole", hold_back=0.2)
+def test_crops_held_back_stay_so(runs: RunsOnDisk, tmp_path: Path) -> None:
+    whole = runs.adapted("mmt", tmp_path / "whole", hold_back=0.2)
     path = tmp_path / "pieces"
     run, pieces = in_pieces(
-        lambda stop: world.adapted("mmt", path, stop, hold_back=0.2), path, STEPS + 5
+        lambda stop: runs.adapted("mmt", path, stop, hold_back=0.2), path, STEPS + 5
     )
     assert pieces > 1
     assert outcome(run) == outcome(whole)
@@ -158,19 +158,19 @@ def test_crops_held_back_stay_so(world: RunsOnDisk, tmp_path: Path) -> None:
     assert run.info.spec.hold_back == 0.2
 
 
-def test_pretraining_in_pieces_is_the_unbroken_one(world: RunsOnDisk) -> None:
-    path = world.root / "init-pieces"
-    run, pieces = in_pieces(lambda stop: world.pretrained(path, 1, stop), path, 2)
+def test_pretraining_in_pieces_is_the_unbroken_one(runs: RunsOnDisk) -> None:
+    path = runs.root / "init-pieces"
+    run, pieces = in_pieces(lambda stop: runs.pretrained(path, 1, stop), path, 2)
     assert pieces > 2
-    assert outcome(run) == outcome(Run.open(world.inits[0]))
+    assert outcome(run) == outcome(Run.open(runs.inits[0]))
 
 
 @pytest.fixture(scope="module")
-def stopped(world: RunsOnDisk) -> Path:
+def stopped(runs: RunsOnDisk) -> Path:
     """A run that was stopped within its second round."""
-    path = world.root / "stopped"
+    path = runs.root / "stopped"
     with pytest.raises(StoppedError, match=f"resume it with --resume {path}"):
-        world.adapted("hli", path, StopAfter(14))
+        runs.adapted("hli", path, StopAfter(14))
     run = Run.open(path)
     assert (run.info.state, run.info.reason) == ("stopped", "STOPPED")
     assert 0 < run.info.rounds < ROUNDS
@@ -193,13 +193,13 @@ def changed_spec(path: Path, **changes: object) -> Path:
 
 
 def test_a_process_that_died_between_figures_and_network_goes_on(
-    world: RunsOnDisk, copy: Path
+    runs: RunsOnDisk, copy: Path
 ) -> None:
     """What it wrote of the round after its checkpoint is forgotten, a torn line, too."""
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "loss": 1.0, "warnings": []}\n{"round": 3, "lo')
     changed(copy, state="running", rounds=2, reason="", error="")
-    whole = world.whole("hli")
+    whole = runs.whole("hli")
     assert outcome(resume(copy, context())) == outcome(whole)
 
 
@@ -219,29 +219,29 @@ def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message:
     assert (copy / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_crops_that_changed_are_refused(world: RunsOnDisk, copy: Path, tmp_path: Path) -> None:
+def test_crops_that_changed_are_refused(runs: RunsOnDisk, copy: Path, tmp_path: Path) -> None:
     other = write_market(tmp_path / "other", persons=8, cameras=2, each=4, seed=3)
     changed_spec(copy, target=str(other))
     with pytest.raises(RunError, match="are not those that the run began with: restore them"):
         resume(copy, context())
-    changed_spec(copy, target=str(world.site))
+    changed_spec(copy, target=str(runs.site))
     resume(copy, context())
 
 
 @pytest.mark.parametrize(
     "begin",
     [
-        lambda world, path: world.pretrained(path, 1, StopAfter(0)),
-        lambda world, path: world.adapted("daal", path, StopAfter(0)),
+        lambda runs, path: runs.pretrained(path, 1, StopAfter(0)),
+        lambda runs, path: runs.adapted("daal", path, StopAfter(0)),
     ],
     ids=["pretrain", "adapt"],
 )
 def test_source_crops_that_changed_are_refused(
-    world: RunsOnDisk, tmp_path: Path, begin: Callable[[RunsOnDisk, Path], Run]
+    runs: RunsOnDisk, tmp_path: Path, begin: Callable[[RunsOnDisk, Path], Run]
 ) -> None:
     path = tmp_path / "run"
     with pytest.raises(StoppedError):
-        begin(world, path)
+        begin(runs, path)
     other = write_market(tmp_path / "other", persons=6, seed=3)
     changed_spec(path, sources=[str(other)])
     with pytest.raises(RunError, match="other are not those that the run began with: restore them"):
@@ -256,7 +256,7 @@ def test_crops_are_decoded_once(copy: Path, caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize("damage", [b"", b"garbage"])
 def test_crops_that_were_lost_are_decoded_again(
-    world: RunsOnDisk, copy: Path, damage: bytes
+    runs: RunsOnDisk, copy: Path, damage: bytes
 ) -> None:
     file = copy / "target.crops"
     before = file.read_bytes()
@@ -265,11 +265,11 @@ def test_crops_that_were_lost_are_decoded_again(
         resume(copy, context(StopAfter(1)))
     assert file.read_bytes() == before
     file.unlink()
-    assert outcome(resume(copy, context())) == outcome(world.whole("hli"))
+    assert outcome(resume(copy, context())) == outcome(runs.whole("hli"))
 
 
 def test_body_parts_go_on_from_another_folder(
-    world: RunsOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: RunsOnDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model of body parts and the crops were given by relative paths."""
     pytest.importorskip("onnx", reason="the parsing model is made by onnx")
@@ -285,7 +285,7 @@ def test_body_parts_go_on_from_another_folder(
         schedule=Schedule(rounds=1, iterations=1),
         batch=BatchShape(identities=3, instances=2),
     )
-    (tmp_path / "source").symlink_to(world.source)
+    (tmp_path / "source").symlink_to(runs.source)
     monkeypatch.chdir(tmp_path)
     spec = pretrain_spec(Path("source"), backbone="resnet18", recipe=recipe)
     with pytest.raises(StoppedError):
@@ -364,17 +364,17 @@ def test_a_run_that_goes_on_elsewhere_is_not_touched(copy: Path) -> None:
         resume(copy, context(StopAfter(1)))
 
 
-def test_a_new_run_does_not_replace_one_that_can_go_on(world: RunsOnDisk, copy: Path) -> None:
+def test_a_new_run_does_not_replace_one_that_can_go_on(runs: RunsOnDisk, copy: Path) -> None:
     with pytest.raises(RunError, match=f"continue it with --resume {copy}"):
-        world.adapted("hli", copy)
+        runs.adapted("hli", copy)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(world: RunsOnDisk, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(runs: RunsOnDisk, tmp_path: Path) -> None:
     """No file may grow beyond what is there: the checkpoint of round 1 fits, none after it."""
     path = tmp_path / "full"
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(StoppedError):
-        world.adapted("hli", path, StopAfter(1))
+        runs.adapted("hli", path, StopAfter(1))
     first = (path / "checkpoint.safetensors").read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 1000, unlimited[1]))
     try:
@@ -385,4 +385,4 @@ def test_a_full_disk_leaves_the_last_checkpoint(world: RunsOnDisk, tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert Run.open(path).info.reason == "RUN_FOLDER_UNWRITABLE"
     assert (path / "checkpoint.safetensors").read_bytes() == first
-    assert outcome(resume(path, context())) == outcome(world.whole("hli"))
+    assert outcome(resume(path, context())) == outcome(runs.whole("hli"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.embedding.batcher import BATCH_S, FEWEST, Batcher, Load
+from service.embedding.batcher import BATCH_S, MIN_BATCH, Batcher, Load
 from service.embedding.decode import CropDecoder
 from service.embedding.return_times import MIN_RETRY_S
 from service.errors import (
@@ -308,7 +308,7 @@ async def test_a_short_call_of_another_client_is_in_the_next_batch(
     [
         (0.01, [12, 12]),
         (BATCH_S / 5.5, [6, 6, 6]),
-        (2 * BATCH_S, [FEWEST, FEWEST, FEWEST]),
+        (2 * BATCH_S, [MIN_BATCH, MIN_BATCH, MIN_BATCH]),
     ],
 )
 async def test_batches_of_a_slow_model_are_short(

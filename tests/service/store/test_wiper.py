@@ -45,7 +45,7 @@ def test_it_goes_on_until_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     wiper = Wiper(chunks.submit, lambda: told.append(chunks.asked))
     assert not wiper.pending
     for asked in (3, 5, 6):
-        wiper.wake()
+        wiper.notify()
         eventually(lambda asked=asked: chunks.asked == asked and not wiper.pending)  # type: ignore[misc]
     wiper.close()
     assert told == [3, 5], "nothing was wiped at last, so the log holds nothing"
@@ -58,7 +58,7 @@ def test_a_refusal_is_told_once_and_tried_again(
     full = [StoreFullError("the server's disk is full") for _ in range(5)]
     chunks = Chunks(monkeypatch, SOME, *full, SOME, OVER)
     wiper = Wiper(chunks.submit, lambda: None)
-    wiper.wake()
+    wiper.notify()
     eventually(lambda: chunks.asked == 8 and not wiper.pending)
     wiper.close()
     (record,) = caplog.records
@@ -69,7 +69,7 @@ def test_it_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.store.wiper, "FIRST_PAUSE_S", 3600.0)
     refused = Chunks(monkeypatch, SOME, ShuttingDownError("the server is stopping"))
     wiper = Wiper(refused.submit, lambda: None)
-    wiper.wake()
+    wiper.notify()
     eventually(lambda: refused.asked == 2)
     wiper.close()
     assert wiper.pending
@@ -77,6 +77,6 @@ def test_it_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = Chunks(monkeypatch, StoreFullError("the server's disk is full"))
     monkeypatch.setattr(service.store.wiper, "FIRST_PAUSE_S", 3600.0)
     wiper = Wiper(waiting.submit, lambda: None)
-    wiper.wake()
+    wiper.notify()
     eventually(lambda: waiting.asked == 1)
     wiper.close()  # in the middle of the long pause

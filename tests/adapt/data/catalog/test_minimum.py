@@ -29,16 +29,16 @@ def check(crops: CropSet, *, by_identity: bool = True, smallest: int = 4) -> tup
 
 
 @pytest.mark.parametrize(
-    ("smallest", "by_identity", "fewest"),
+    ("smallest", "by_identity", "min_crops"),
     [(4, True, 16), (1, True, 12), (8, True, 32), (4, False, 12), (8, False, 16)],
 )
-def test_fewest_crops(smallest: int, by_identity: bool, fewest: int) -> None:
+def test_min_crops(smallest: int, by_identity: bool, min_crops: int) -> None:
     """Batches of 4 x 3."""
-    enough = site(*[UNTRACKED] * fewest, cameras=2)
+    enough = site(*[UNTRACKED] * min_crops, cameras=2)
     assert check(enough, smallest=smallest, by_identity=by_identity) == ()
-    message = rf"{fewest - 1} crops, this recipe needs at least {fewest}: batches of 4 x 3"
+    message = rf"{min_crops - 1} crops, this recipe needs at least {min_crops}: batches of 4 x 3"
     with pytest.raises(TooFewCropsError, match=message):
-        check(site(*[UNTRACKED] * (fewest - 1)), smallest=smallest, by_identity=by_identity)
+        check(site(*[UNTRACKED] * (min_crops - 1)), smallest=smallest, by_identity=by_identity)
     with pytest.raises(TooFewCropsError, match="site has 0 crops"):
         check(site(), smallest=smallest, by_identity=by_identity)
 
