@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def test_crops_that_were_moved_are_found_again(source: Path, tmp_path: Path) -> 
     with pytest.raises(StoppedError):
         adapt(adapt_spec(site, [init], recipe), context, run)
     moved = site.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="site"):
+    refused = rf"^{re.escape(str(site))} is not a folder; give the folder that holds the crops$"
+    with pytest.raises(DataError, match=refused):
         resight("adapt", "--resume", run)
     with pytest.raises(RunError, match="are not those that the run began with"):
         resight("adapt", "--resume", run, "--target", source)

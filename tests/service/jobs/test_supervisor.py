@@ -526,13 +526,26 @@ async def test_a_round_that_is_done_over_again_is_no_step_forward(
 
 @pytest.mark.parametrize("cancel", [True, False])
 async def test_nobody_waits_for_a_pause(
-    rows: JobRows, starter: FakeStarter, start: Any, cancel: bool
+    rows: JobRows,
+    starter: FakeStarter,
+    start: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    cancel: bool,
 ) -> None:
+    pauses = asyncio.Event()
+    pause = Supervisor._pause
+
+    async def seen(supervisor: Supervisor, seconds: float) -> None:
+        pauses.set()
+        await pause(supervisor, seconds)
+
+    monkeypatch.setattr(Supervisor, "_pause", seen)
     add(rows)
     supervisor = start(restart_delays_s=(3600.0,))
     process = await starter.number(1)
     process.end(-9)
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        await pauses.wait()
     if cancel:
         rows.cancel("lobby", "j1", NOW).result(10)
         supervisor.changed(cancelled="j1")
