@@ -179,7 +179,7 @@ def read_json_lines(path: Path, which: slice = ALL_LINES) -> list[dict[str, Any]
 
 
 def read_json_page(
-    path: Path, *, after: int, page_bytes: int, line_bytes: int
+    path: Path, *, after: int, page_bytes: int, line_bytes: int, min_lines: int = 0
 ) -> tuple[list[dict[str, Any]], bool]:
     """Read some lines of such a file, however long it is.
 
@@ -188,12 +188,14 @@ def read_json_page(
         after: how many lines come before.
         page_bytes: how many bytes are read; one line at least.
         line_bytes: the most bytes of a line, without its line break.
+        min_lines: how many lines the file has at least, with its line break each.
 
     Returns:
         The objects, and whether there are further ones.
 
     Raises:
-        FileNotFoundError, DamagedFileError: as `read_json_lines`, also for a longer line.
+        FileNotFoundError, DamagedFileError: as `read_json_lines`, also for a longer line, and where
+            the file ends after fewer lines.
     """
     rows: list[dict[str, Any]] = []
     number = size = 0
@@ -216,6 +218,10 @@ def read_json_page(
         raise DamagedFileError(
             f"{path} is damaged in line {number + 1} (more than {line_bytes} bytes); restore it "
             "from a copy"
+        )
+    if number < min_lines:
+        raise DamagedFileError(
+            f"{path} is damaged: it has {number} of {min_lines} lines; restore it from a copy"
         )
     return rows, False
 

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from models.errors import DamagedFileError
 from models.files import ALL_LINES, read_json_lines, read_json_page, write_atomically
 from models.validation import read_record
+from models.wording import plural
 
 METHODS = ("aml", "daal", "hli", "mmt", "nrmt")
 """Methods of adaptation."""
@@ -52,6 +53,9 @@ BUNDLE_FOLDER = "bundle"
 OUTCOME_FILE = "outcome.json"
 GATE_FILE = "gate.json"
 LOG_FILE = "log.txt"
+
+RUN_FILE = "run.json"
+"""Of a run folder: what the run was; a server reads `RunRecord` of it."""
 
 METRICS_FILE = "metrics.jsonl"
 """Of a run folder: one line for each finished round."""
@@ -174,6 +178,22 @@ class GateVerdict(BaseModel):
         return read_record(file, cls)
 
 
+class RunRecord(BaseModel):
+    """What a server reads of `RUN_FILE`.
+
+    rounds: finished ones. A round has its line in `METRICS_FILE` before it is counted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rounds: int = Field(ge=0)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The record of a run folder. Raises FileNotFoundError, DamagedFileError."""
+        return read_record(folder / RUN_FILE, cls)
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptationRound:
     """A finished round of a run; figures by name, as in the run folder's metrics.jsonl."""
@@ -189,19 +209,35 @@ def read_rounds(file: Path) -> list[AdaptationRound]:
     return [_round(row) for row in read_rows(file)]
 
 
-def read_rounds_after(file: Path, number: int) -> tuple[list[AdaptationRound], bool]:
+def read_rounds_after(
+    file: Path, number: int, counted: int = 0
+) -> tuple[list[AdaptationRound], bool]:
     """The rounds of a metrics.jsonl after one of this number, as many as `ROUNDS_BYTES` have.
+
+    counted: how many rounds the file has at least (`RunRecord.rounds`).
 
     Returns:
         The rounds, oldest first, and whether there are further ones.
 
     Raises:
         FileNotFoundError, DamagedFileError: as `read_rows`; also where a line has more than
-            `MAX_ROUND_BYTES`. Lines before these rounds are not looked at.
+            `MAX_ROUND_BYTES`, or there are fewer rounds than `counted`. Lines before these rounds
+            are not looked at.
     """
-    rows, left = read_json_page(
-        file, after=number, page_bytes=ROUNDS_BYTES, line_bytes=MAX_ROUND_BYTES
-    )
+    try:
+        rows, left = read_json_page(
+            file,
+            after=number,
+            page_bytes=ROUNDS_BYTES,
+            line_bytes=MAX_ROUND_BYTES,
+            min_lines=counted,
+        )
+    except FileNotFoundError:
+        if not counted:
+            raise
+        raise DamagedFileError(
+            f"{file} is missing, of {plural(counted, 'round')}; restore it from a copy"
+        ) from None
     _check(file, rows, number + 1)
     return [_round(row) for row in rows], left
 

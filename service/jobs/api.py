@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from models.errors import DamagedFileError
-from models.job_contract import METRICS_FILE, NEEDS_SOURCES, AdaptationRound
+from models.job_contract import NEEDS_SOURCES, AdaptationRound
 from service.errors import NotConfiguredError, OverloadedError, ShuttingDownError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.jobs.rows import JobRows
@@ -99,7 +99,7 @@ class Adaptations:
         """One adaptation and its rounds after one of this number.
 
         They are some of them, and `rounds_left` is set, where they are many; none, and
-        `rounds_error` is set, where they are damaged.
+        `rounds_error` is set, where they are damaged or lost.
 
         Raises:
             SiteNotFoundError, AdaptationNotFoundError
@@ -110,13 +110,13 @@ class Adaptations:
         # After the row: if that says it is over, these are all rounds.
         try:
             rounds, left = await asyncio.to_thread(
-                self._supervisor.folder(adaptation).rounds_after, after
+                self._supervisor.folder(adaptation).rounds_after, after, over=found.state.over
             )
         except DamagedFileError as error:
             if adaptation not in self._reported:
                 self._reported.add(adaptation)
                 log.error("the rounds of adaptation %s cannot be read: %s", adaptation, error)
-            problem = f"{METRICS_FILE} of the run cannot be read; the server's log says why"
+            problem = "the rounds of the run cannot be read; the server's log says why"
             return replace(found, rounds_error=problem), []
         return replace(found, rounds_left=left), rounds
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from models.errors import DamagedFileError
 from models.job_contract import (
     BUNDLE_FOLDER,
     CROPS_FOLDER,
@@ -31,6 +32,7 @@ from models.job_contract import (
     GateVerdict,
     Job,
     JobOutcome,
+    RunRecord,
     read_rounds,
     read_rounds_after,
 )
@@ -95,10 +97,18 @@ class JobFolder:
     def prepare(self, crops: Iterable[Sequence[SeenCrop]], job: Job) -> int:
         """Write crops and job, readable by the server's user only; returns the number of crops.
 
-        Raises OSError.
+        What a crash left half written is replaced. Raises OSError, and DamagedFileError where the
+        folder has a run or a model already: no process starts before the job is written.
         """
+        for made in (self.run, self.bundle):
+            if _is_there(made):
+                raise DamagedFileError(
+                    f"{self.path} has a {made.name} but no {JOB_FILE}, so it cannot be continued; "
+                    f"what is in {made} stays there: start another adaptation"
+                )
         if self.path.exists():
-            shutil.rmtree(self.path)  # a crash left it half written
+            log.warning("%s was left half written: it is written anew", self.path)
+            shutil.rmtree(self.path)
         self.path.mkdir(mode=0o700, parents=True)
         number = self._write_crops(crops)
         job.write(self.path)  # last: it says that everything is written
@@ -149,12 +159,24 @@ class JobFolder:
         except FileNotFoundError:
             return []
 
-    def rounds_after(self, number: int) -> tuple[list[AdaptationRound], bool]:
-        """Some rounds, and whether there are more: `read_rounds_after`. Raises DamagedFileError."""
+    def rounds_after(self, number: int, *, over: bool) -> tuple[list[AdaptationRound], bool]:
+        """Some rounds, and whether there are more: `read_rounds_after`.
+
+        over: whether the adaptation is. Its rounds then are as many as its run counts, where that
+        was not removed; before, a run that is resumed makes up for lost ones. Raises
+        DamagedFileError.
+        """
+        counted = self._counted_rounds() if over else 0
         try:
-            return read_rounds_after(self.run / METRICS_FILE, number)
+            return read_rounds_after(self.run / METRICS_FILE, number, counted)
         except FileNotFoundError:
             return [], False
+
+    def _counted_rounds(self) -> int:
+        try:
+            return RunRecord.read(self.run).rounds
+        except FileNotFoundError:
+            return 0
 
     def last_log_line(self) -> str:
         """The last line of the log that is not blank; empty where there is none. Raises OSError."""
@@ -204,6 +226,11 @@ def tidy_all(root: Path, states: Mapping[str, JobState]) -> set[str]:
     return names - states.keys()
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a name, be it of a link to nowhere."""
+    return path.exists() or path.is_symlink()
+
+
 def _remove_file(path: Path) -> list[str]:
     """Remove a file, which need not exist; returns why it could not be."""
     try:
@@ -219,13 +246,22 @@ def _remove_folder(path: Path) -> list[str]:
     A link is not followed: it could not be removed.
     """
     left: list[str] = []
-    if path.exists() or path.is_symlink():
+    if _is_there(path):
         shutil.rmtree(path, onerror=lambda _, name, info: left.append(f"{name}: {info[1]}"))
     return left
 
 
 def remove_folders(root: Path, adaptations: Iterable[str]) -> list[str]:
-    """Remove the folders of adaptations of deleted sites; returns the ids whose folder is gone."""
+    """Remove the folders of adaptations of deleted sites; returns the ids whose folder is gone.
+
+    None is where `root` is a link to nowhere, e.g. to a disk that is not mounted.
+    """
+    if not root.exists() and root.is_symlink():
+        message = (
+            "%s leads nowhere: the folders of deleted sites there are removed once it does not"
+        )
+        log.warning(message, root)
+        return []
     removed = []
     for adaptation in adaptations:
         folder = root / adaptation

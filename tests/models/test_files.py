@@ -200,6 +200,9 @@ def test_pages_of_json_lines_have_so_many_bytes_or_one_line(tmp_path: Path) -> N
     assert page(file, 2) == ([{"a": 3}], True)
     assert page(file, 3) == ([{"abcdefghijklmnopqrst": 4}], False)
     assert page(file, 9) == ([], False)
+    assert read_json_page(file, after=3, page_bytes=20, line_bytes=99, min_lines=4)[1] is False
+    with pytest.raises(DamagedFileError, match=r"it has 4 of 5 lines; restore it from a copy"):
+        read_json_page(file, after=3, page_bytes=20, line_bytes=99, min_lines=5)
     with pytest.raises(
         DamagedFileError, match=rf"{file} is damaged in line 4 \(more than 26 bytes"
     ):

@@ -75,12 +75,27 @@ async def test_damaged_figures_do_not_hide_the_state(
     rows.finish(job, JobResult(JobState.FAILED, "DIVERGED", "nan"), NOW).result(10)
     found, rounds = await adaptations.get("lobby", job.id)
     assert (found.state, found.reason, rounds) == (JobState.FAILED, "DIVERGED", [])
-    assert (
-        found.rounds_error == "metrics.jsonl of the run cannot be read; the server's log says why"
-    )
+    assert found.rounds_error == "the rounds of the run cannot be read; the server's log says why"
     assert [told async for told in adaptations.watch("lobby", job.id)] == [(found, None)]
     (message,) = caplog.messages
     assert f"{folder.run / 'metrics.jsonl'} is damaged in line 2" in message
+
+
+async def test_rounds_that_are_lost_are_told_once_the_adaptation_is_over(
+    adaptations: Adaptations, rows: JobRows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await adaptations.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    folder = JobFolder(tmp_path / "jobs" / job.id)
+    write_rounds(folder, [1])
+    (folder.run / "run.json").write_text('{"rounds": 2}')
+    found, rounds = await adaptations.get("lobby", job.id)
+    assert (len(rounds), found.rounds_error) == (1, ""), "the run, resumed, makes up for it"
+    rows.finish(job, JobResult(JobState.SUCCEEDED, model="lobby@2"), NOW).result(10)
+    found, rounds = await adaptations.get("lobby", job.id)
+    assert (found.state, rounds) == (JobState.SUCCEEDED, [])
+    assert found.rounds_error == "the rounds of the run cannot be read; the server's log says why"
+    (message,) = caplog.messages
+    assert f"{folder.run / 'metrics.jsonl'} is damaged: it has 1 of 2 lines" in message
 
 
 async def test_a_watch_tells_once_that_the_rounds_cannot_be_read(

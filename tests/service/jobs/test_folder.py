@@ -92,10 +92,42 @@ def test_impossible_times_are_left_out(folder: JobFolder, year: int) -> None:
     assert manifest(folder)[0]["time"] == ""
 
 
-def test_what_a_crash_left_half_written_is_replaced(folder: JobFolder) -> None:
+def test_what_a_crash_left_half_written_is_replaced(
+    folder: JobFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder.crops / "0009").mkdir(parents=True)
     folder.prepare([[seen(1, "door")]], JOB)
+    assert caplog.messages == [f"{folder.path} was left half written: it is written anew"]
     assert sorted(path.name for path in folder.crops.iterdir()) == ["0001", "manifest.csv"]
+
+
+@pytest.mark.parametrize("made", ["run", "bundle"])
+@pytest.mark.parametrize("lost", ["missing", "link to nowhere"])
+def test_a_run_whose_job_is_lost_is_not_taken_for_half_written(
+    folder: JobFolder, made: str, lost: str
+) -> None:
+    folder.prepare([[seen(1, "door")]], JOB)
+    (folder.path / "job.json").unlink()
+    if lost == "link to nowhere":
+        (folder.path / "job.json").symlink_to("nowhere")
+    (folder.path / made).mkdir()
+    (folder.path / made / CHECKPOINT_FILE).write_bytes(b"weeks")
+    before = sorted(folder.path.rglob("*"))
+    assert not folder.prepared
+    with pytest.raises(DamagedFileError, match=rf"j1 has a {made} but no job\.json, .* start ano"):
+        folder.prepare([[seen(1, "door")]], JOB)
+    assert sorted(folder.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("made", ["run", "bundle"])
+def test_a_run_on_a_disk_that_is_not_mounted_is_not_begun_anew(
+    folder: JobFolder, made: str
+) -> None:
+    folder.path.mkdir(parents=True)
+    (folder.path / made).symlink_to("unmounted")
+    with pytest.raises(DamagedFileError, match=rf"has a {made} but no job\.json"):
+        folder.prepare([[seen(1, "door")]], JOB)
+    assert (folder.path / made).is_symlink()
 
 
 def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
@@ -109,6 +141,41 @@ def test_rounds_are_those_whose_line_is_whole(folder: JobFolder) -> None:
     }
     (folder.run / "metrics.jsonl").write_text(json.dumps(raw) + "\n" + '{"round": 2, "lo')
     assert folder.rounds() == [AdaptationRound(1, "dbscan", ("odd",), {"loss": 1.5})]
+
+
+@pytest.mark.parametrize("left", ["", "cut", None])
+def test_rounds_that_a_run_counts_are_not_none_once_it_is_over(
+    folder: JobFolder, left: str | None
+) -> None:
+    folder.run.mkdir(parents=True)
+    lines = [json.dumps({"round": n, "labels": "", "warnings": []}) + "\n" for n in (1, 2, 3)]
+    metrics = folder.run / "metrics.jsonl"
+    metrics.write_text("".join(lines))
+    (folder.run / "run.json").write_text('{"format": 2, "rounds": 2}')
+    assert len(folder.rounds_after(0, over=True)[0]) == 3, "the last one was not counted any more"
+    if left is None:
+        metrics.unlink()
+    else:
+        metrics.write_text(lines[0] + lines[1][:-2] if left == "cut" else left)
+    for after in (0, 1, 2):
+        with pytest.raises(
+            DamagedFileError, match=rf"{metrics} is .* 2 .*; restore it from a copy"
+        ):
+            folder.rounds_after(after, over=True)
+    found, left_over = folder.rounds_after(0, over=False)
+    assert (len(found), left_over) == (1 if left == "cut" else 0, False), "a resume makes up for it"
+
+
+def test_a_folder_that_was_removed_by_hand_has_no_rounds(folder: JobFolder) -> None:
+    assert folder.rounds_after(0, over=True) == ([], False)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"rounds": -1}', '{"rounds": "two"}'])
+def test_a_run_that_counts_nothing_readable_is_damaged(folder: JobFolder, content: str) -> None:
+    folder.run.mkdir(parents=True)
+    (folder.run / "run.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=r"run\.json is damaged"):
+        folder.rounds_after(0, over=True)
 
 
 def test_how_a_process_ended(folder: JobFolder) -> None:
@@ -271,3 +338,16 @@ def test_only_folders_that_are_named_are_removed(
     removed, kept = caplog.messages
     assert removed == f"removed {tmp_path / 'gone'}: its site was deleted"
     assert kept.startswith(f"{tmp_path / 'link'} of a deleted site cannot be removed")
+
+
+def test_folders_on_a_disk_that_is_not_mounted_are_not_taken_for_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their crops would stay for ever, with nobody to know of them."""
+    disk, root = tmp_path / "disk", tmp_path / "jobs"
+    root.symlink_to(disk)
+    assert remove_folders(root, ["j1"]) == []
+    assert f"{root} leads nowhere" in caplog.text
+    JobFolder(disk / "j1").prepare([[seen(1, "door")]], JOB)
+    assert remove_folders(root, ["j1"]) == ["j1"]
+    assert list(disk.iterdir()) == []

@@ -309,6 +309,25 @@ async def test_a_damaged_file_is_not_taken_for_an_absent_one(
     assert registry.references() == (), "a model without a verdict needs no force"
 
 
+async def test_a_run_whose_job_is_lost_is_kept_and_the_adaptation_fails(
+    rows: JobRows, starter: FakeStarter, start: Any, tmp_path: Path
+) -> None:
+    add(rows)
+    first = start()
+    process = await starter.number(1)
+    network = process.folder / "run" / "model.safetensors"
+    network.parent.mkdir()
+    network.write_bytes(b"weeks")
+    await first.stop()
+    (process.folder / "job.json").unlink()
+    start()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "JOB_FOLDER_UNUSABLE")
+    assert "has a run but no job.json" in done.error
+    assert network.read_bytes() == b"weeks"
+    assert len(starter.started) == 1
+
+
 async def test_what_an_earlier_gate_said_does_not_count(
     rows: JobRows, starter: FakeStarter, start: Any, tiny_bundle: Bundle
 ) -> None:

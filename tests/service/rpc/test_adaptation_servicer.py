@@ -120,7 +120,7 @@ async def test_damaged_rounds_reach_the_client_without_a_path(
     found, rounds = await lobby.ask(client.adaptation, "lobby", job.id)
     assert (found, rounds) == (last, [])
     assert (found.state, found.reason) == (JobState.FAILED, "DIVERGED")
-    assert found.rounds_error.startswith("metrics.jsonl of the run cannot be read")
+    assert found.rounds_error.startswith("the rounds of the run cannot be read")
     assert str(tmp_path) not in found.rounds_error
 
 
@@ -135,9 +135,9 @@ async def test_files_of_a_run_are_read_beside_the_event_loop(
         readers.append(threading.current_thread())
         return rounds(folder)
 
-    def after(folder: JobFolder, number: int) -> tuple[list[AdaptationRound], bool]:
+    def after(folder: JobFolder, number: int, *, over: bool) -> tuple[list[AdaptationRound], bool]:
         readers.append(threading.current_thread())
-        return rounds_after(folder, number)
+        return rounds_after(folder, number, over=over)
 
     monkeypatch.setattr(JobFolder, "rounds", all_)
     monkeypatch.setattr(JobFolder, "rounds_after", after)

@@ -100,9 +100,9 @@ class Adaptation(_message.Message):
     with. Also of a model that could not be registered.
     """
     rounds_error: _builtins.str
-    """Why the rounds are missing, for people: their file is damaged, or has a line of more than
-    64 KiB. Of GetAdaptation and
-    WatchAdaptation only; empty where the rounds could be read.
+    """Why the rounds are missing, for people: their file is damaged, has a line of more than 64 KiB,
+    or, of an adaptation that is over, lacks rounds. Of GetAdaptation and WatchAdaptation only;
+    empty where the rounds could be read.
     """
     rounds_left: _builtins.bool
     """Whether there are rounds after these: send GetAdaptation again, with the number of the last one
