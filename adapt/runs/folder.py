@@ -50,7 +50,7 @@ from models.validation import explain
 from models.wording import plural
 
 log = logging.getLogger("resight")
-_NETWORK, _METRICS, _INFO = "model.safetensors", job_contract.METRICS_FILE, "run.json"
+_NETWORK, _METRICS, _INFO = "model.safetensors", job_contract.METRICS_FILE, job_contract.RUN_FILE
 TARGET_CROPS, SOURCE_CROPS = job_contract.TARGET_CROPS, job_contract.SOURCE_CROPS
 _ROUNDS, _CHECKPOINT, _LABELS = "rounds", job_contract.CHECKPOINT_FILE, "labels.safetensors"
 REPORT = "report.html"
@@ -113,6 +113,8 @@ class Run:
         try:
             content = file.read_bytes()
         except FileNotFoundError:
+            if file.is_symlink():
+                raise RunError(f"{file} is a link to nowhere; restore it from a copy") from None
             raise RunError(f"{path} is not a run folder: there is no {file}") from None
         except OSError as error:
             raise RunError(f"{file} cannot be read: {error.strerror}") from None
@@ -120,8 +122,9 @@ class Run:
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Whether a folder is a run folder: it has a run.json."""
-        return (path / _INFO).is_file()
+        """Whether a folder is a run folder: it has a run.json, be it one that cannot be read."""
+        file = path / _INFO
+        return file.exists() or file.is_symlink()
 
     def status(self) -> str:
         """`RunInfo.state` as it is now; `crashed` if that is `running` and no process writes there.
@@ -362,11 +365,16 @@ class Run:
         return rows
 
     def figures_of(self, number: int) -> dict[str, Any] | None:
-        """The figures of one round, from 1; None where they are lost.
+        """The figures of one round, from 1; None where the run finished no such round.
 
-        Raises RunError when its line is damaged.
+        Raises RunError when its line is damaged or lost.
         """
         rows = self._rows(slice(number - 1, number))
+        if not rows and 1 <= number <= self.info.rounds:
+            raise RunError(
+                f"{self.path / _METRICS} has no line of round {number}, which {_INFO} counts; "
+                "restore it from a copy"
+            )
         return rows[0] if rows else None
 
     def _rows(self, which: slice = ALL_LINES) -> list[dict[str, Any]]:
@@ -438,7 +446,7 @@ def refuse_taken_run(path: Path) -> None:
 def _refuse_worth(path: Path) -> None:
     """Raise RunError if a folder holds more than a run that ended without a network."""
     taken = RunError(f"{path} exists and is not empty; choose another --out or remove it")
-    if (path / _CHECKPOINT).exists():
+    if (path / _CHECKPOINT).exists() and _can_continue(path):
         raise RunError(
             f"{path} holds a run that is not over: continue it with --resume {path}, choose "
             "another --out, or remove it"
@@ -455,6 +463,17 @@ def _refuse_worth(path: Path) -> None:
         raise taken from None
     if use is not FolderUse.NEW:
         raise taken
+
+
+def _can_continue(path: Path) -> bool:
+    """`Run.can_continue` of a folder that is to be another run's. Raises RunError as `open`."""
+    try:
+        return Run.open(path).can_continue
+    except RunError as error:
+        raise RunError(
+            f"{path} has a checkpoint, but its run cannot be read ({error}): restore that, or "
+            "choose another --out"
+        ) from None
 
 
 def _half_written(path: Path) -> bool:

@@ -118,11 +118,12 @@ def export_run(
 
     round_number: from 1, of a round whose network was kept; the last one unless given.
     The card's data are the sets that were learned from. Its scores are those of the round, if
-    the run had a validation set and they are not lost. Of the last round of a run that was killed
-    there are none: its network may be one round ahead.
+    the run had a validation set. Of the last round of a run that was killed there are none: its
+    network may be one round ahead.
 
     Raises:
-        RunError, ExportError, BundleError.
+        RunError: also where the scores are lost.
+        ExportError, BundleError
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ExportError(
@@ -137,7 +138,8 @@ def export_run(
     info = run.info
     net = run.network(round_number)
     unsure = round_number is None and info.state == "running"
-    figures = None if unsure else run.figures_of(round_number or info.rounds)
+    scored = any(data.role == "validation" for data in info.data)
+    figures = run.figures_of(round_number or info.rounds) if scored and not unsure else None
     learned = [data for data in info.data if data.role != "validation"]
     card = ModelCard(
         name=name,

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 from adapt.errors import AdaptError, ClusteringError, RunError, StoppedError
 from adapt.runs.folder import FolderUse, Run, refuse_taken_run
 from models.backbones.net import ReIDNet
+from models.job_contract import RunRecord
 from tests.support.tiny_runs import data, row
 from tests.support.tiny_runs import info as run_info
 
@@ -119,9 +120,24 @@ def test_figures_of_one_round(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", INFO)
     (run.path / "metrics.jsonl").write_bytes(b"damaged\n" + line(2))
     assert run.figures_of(2) == row(2)
-    assert run.figures_of(3) is None
+    assert run.figures_of(3) is None, "run.json counts no such round"
     with pytest.raises(RunError, match="damaged in line 1"):
         run.figures_of(1)
+
+
+@pytest.mark.parametrize("left", [b"", line(1), line(1) + line(2)[:-9], None])
+def test_lost_figures_of_a_round_are_an_error(tmp_path: Path, left: bytes | None) -> None:
+    run = Run.create(tmp_path / "run", INFO.model_copy(update={"rounds": 2, "state": "finished"}))
+    if left is not None:
+        (run.path / "metrics.jsonl").write_bytes(left)
+    with pytest.raises(RunError, match=r"metrics\.jsonl has no line of round 2, .*; restore it"):
+        run.figures_of(2)
+
+
+def test_a_server_reads_how_many_rounds_a_run_counts(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    run.record(row(1), ReIDNet("mobilenet_v2"))
+    assert RunRecord.read(run.path) == RunRecord(rounds=1)
 
 
 def test_what_a_folder_is_good_for(tmp_path: Path) -> None:
@@ -265,6 +281,45 @@ def test_what_may_be_of_worth_is_never_replaced(tmp_path: Path, files: dict[str,
         with pytest.raises(RunError, match="not empty; choose another --out or remove it"):
             attempt()
     assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
+
+
+def test_a_run_that_is_over_is_not_advised_to_continue(tmp_path: Path) -> None:
+    """Its checkpoint is still there: it could not be removed."""
+    run = Run.create(tmp_path / "run", INFO)
+    run.save_checkpoint({}, {})
+    run.release()
+    with pytest.raises(RunError, match=f"continue it with --resume {run.path}"):
+        refuse_taken_run(run.path)
+    over = INFO.model_copy(update={"state": "failed", "reason": "DIVERGED"})
+    (run.path / "run.json").write_text(over.model_dump_json())
+    with pytest.raises(RunError, match=r"is not empty; choose another --out or remove it$"):
+        refuse_taken_run(run.path)
+
+
+@pytest.mark.parametrize("run_json", ["damaged", "missing", "link to nowhere"])
+def test_a_checkpoint_without_its_run_json_is_kept_and_named(tmp_path: Path, run_json: str) -> None:
+    path = killed(tmp_path / "run", checkpoint__safetensors=b"a state")
+    if run_json == "damaged":
+        (path / "run.json").write_text("{")
+    else:
+        (path / "run.json").unlink()
+    if run_json == "link to nowhere":
+        (path / "run.json").symlink_to("nowhere")
+    before = sorted(path.iterdir())
+    for attempt in (lambda: Run.create(path, INFO), lambda: refuse_taken_run(path)):
+        with pytest.raises(RunError, match=r"has a checkpoint, but .*run\.json.* choose another"):
+            attempt()
+    assert sorted(path.iterdir()) == before
+
+
+def test_a_run_json_that_leads_nowhere_is_damage(tmp_path: Path) -> None:
+    path = killed(tmp_path / "run")
+    (path / "run.json").unlink()
+    assert not Run.is_at(path)
+    (path / "run.json").symlink_to("nowhere")
+    assert Run.is_at(path)
+    with pytest.raises(RunError, match=r"run\.json is a link to nowhere; restore it from a copy"):
+        Run.use_of(path)
 
 
 def test_who_goes_on_with_a_run_removes_what_was_half_written(tmp_path: Path) -> None:

@@ -299,17 +299,28 @@ def test_a_killed_runs_network_claims_no_scores(run: Run, net: ReIDNet, tmp_path
     assert bundle.manifest.scores == {}
 
 
-def test_a_network_whose_figures_are_lost_or_not_needed_is_exported(
-    run: Run, tmp_path: Path
-) -> None:
-    """A power cut may take a line of metrics.jsonl; the network is sound."""
+@pytest.mark.parametrize("left", ["", '{"round": 1, "val_m', None])
+def test_lost_scores_are_not_taken_for_none(run: Run, tmp_path: Path, left: str | None) -> None:
     file = run.path / "metrics.jsonl"
-    file.write_text("")
-    bundle = export_run(run, tmp_path / "lost", name="lobby", version="1")
-    assert bundle.manifest.scores == {}
+    if left is None:
+        file.unlink()
+    else:
+        file.write_text(left)
+    with pytest.raises(RunError, match=r"metrics\.jsonl has no line of round 1, .*; restore it"):
+        export_run(run, tmp_path / "lost", name="lobby", version="1")
+    assert not (tmp_path / "lost").exists()
+
+
+def test_a_network_whose_figures_are_not_needed_is_exported(run: Run, tmp_path: Path) -> None:
+    """A run without a validation set has no scores to lose, and its network is sound."""
+    file = run.path / "metrics.jsonl"
     file.write_text(json.dumps(row(1, val_mAP=0.25)) + "\ndamaged\n")
     bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1")
     assert bundle.manifest.scores == {"val_mAP": 0.25}
+    file.unlink()
+    run.info = run.info.model_copy(update={"data": run.info.data[:1]})
+    bundle = export_run(run, tmp_path / "unscored", name="lobby", version="1")
+    assert bundle.manifest.scores == {}
 
 
 def test_a_kept_round_is_exported_with_its_own_scores(
