@@ -19,6 +19,7 @@ import cli.serving
 import cli.training
 from adapt.errors import AdaptError, StoppedError
 from models.errors import ModelError
+from models.job_contract import EXIT_CODES
 from service.errors import ServiceError
 
 TRAINING_PACKAGES = {
@@ -28,9 +29,6 @@ TRAINING_PACKAGES = {
 
 RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
 """Absent where only `resight[adapt]` is installed."""
-
-EXIT_STOPPED = 75
-"""A run that was stopped on request and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +70,7 @@ def main() -> None:
         app()
     except StoppedError as error:
         print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        sys.exit(EXIT_CODES["stopped"])
     except (AdaptError, ModelError, ServiceError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
