@@ -194,7 +194,7 @@ def _naming(database: Path) -> Iterator[None]:
     """Within this block, an error of the database names its file."""
     try:
         yield
-    except (InternalError, StoreUnusableError) as error:
+    except InternalError as error:
         raise StoreUnusableError(f"{database}: {error}") from error
 
 

@@ -112,7 +112,7 @@ class Gallery:
         others: loaded models besides the server's own.
 
         Raises:
-            StoreUnusableError: a stored vector is damaged or absent.
+            DamagedRowError: of a stored sighting or its vector, also where that is absent.
         """
         while self._store.forget_requests(self._oldest_request()).result():
             pass

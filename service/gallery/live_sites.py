@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service.errors import EnrollmentPausedError, StoreBusyError, StoreUnusableError
+from service.errors import DamagedRowError, EnrollmentPausedError, StoreBusyError
 from service.gallery.index import VectorIndex
 from service.gallery.next_index import NextIndex
 from service.operations.metrics import Metrics
@@ -98,7 +98,7 @@ class LiveSites:
         """Let a site answer with a model, from the vectors of it in the store.
 
         Raises:
-            StoreUnusableError: a stored vector is damaged or absent.
+            DamagedRowError: of a stored sighting or its vector, also where that is absent.
         """
         index = VectorIndex(model.dimension)
         for entries in self._store.index_entries(site, model.fingerprint, model.dimension):
@@ -176,7 +176,7 @@ class LiveSites:
         """Where the block fails, the site is behind; not where the store is damaged, though."""
         try:
             yield
-        except StoreUnusableError:
+        except DamagedRowError:
             raise
         except Exception:
             log.exception("the index of site %s could not follow the database: built anew", site)

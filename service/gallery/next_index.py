@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from service.errors import DamagedRowError, StoreUnusableError
 from service.gallery.index import VectorIndex
 from service.store.records import Checked
 from service.store.store import Store
@@ -47,15 +46,12 @@ class NextIndex:
 
         Raises:
             SiteNotFoundError: the site was deleted.
-            DamagedRowError: a stored vector is damaged.
+            DamagedRowError: of a stored sighting or its vector.
         """
-        try:
-            if self._changed is None:
-                self._changed = set()  # before the store is read: no change is missed
-                self._read(None)
-            self.catch_up()
-        except StoreUnusableError as error:
-            raise DamagedRowError(str(error)) from error
+        if self._changed is None:
+            self._changed = set()  # before the store is read: no change is missed
+            self._read(None)
+        self.catch_up()
         self.checked = self._store.check_vectors(self.site, self.model.fingerprint, self.checked)
 
     def catch_up(self) -> None:

@@ -43,16 +43,23 @@ from service.jobs.records import (
     JobResult,
     JobState,
 )
-from service.store.damage import damaged_row, json_list
+from service.store.damage import (
+    damaged_row,
+    json_list,
+    refuse_non_text,
+    stored_bytes,
+    stored_time,
+)
 from service.store.records import SeenCrop
-from service.store.statements import of_site, refuse_unfinished, require_site
+from service.store.statements import named, of_site, refuse_unfinished, require_site
 from service.store.store import Store
 from service.store.tables import adaptations, crops, pending_folder_deletions, sightings
-from service.store.times import from_us, to_us
+from service.store.times import to_us
 
 T = TypeVar("T")
 
 _UNFINISHED = [state.value for state in JobState if not state.over]
+_TEXTS = ("adaptation", "site", "method", "recipe", "reason", "error", "model", "verdict")
 _CROPS_AT_A_TIME = 64
 
 _SMALL_FIELDS_BYTES = 1024
@@ -99,15 +106,19 @@ class JobRows:
 
     def states(self) -> dict[str, JobState | DamagedRowError]:
         """The states of all adaptations of all sites, by id; the error where it is damaged."""
-        query = select(adaptations.c.adaptation, adaptations.c.state)
+        query = select(adaptations.c.adaptation, adaptations.c.site, adaptations.c.state)
         with self._store.reading() as connection:
             rows = connection.execute(query)
             return {row.adaptation: _or_damage(_state, row) for row in rows}
 
-    def pending_folder_deletions(self) -> list[str]:
-        """Ids of adaptations whose site was deleted, and whose folders are to be removed."""
+    def pending_folder_deletions(self) -> list[str | DamagedRowError]:
+        """Ids of adaptations whose site was deleted, and whose folders are to be removed.
+
+        In place of a damaged row stands its error.
+        """
         with self._store.reading() as connection:
-            return list(connection.execute(select(pending_folder_deletions.c.adaptation)).scalars())
+            rows = connection.execute(select(pending_folder_deletions)).all()
+        return [_or_damage(_leftover, row) for row in rows]
 
     def forget_folder_deletions(self, removed: Sequence[str]) -> Future[None]:
         """Note that these folders are no more."""
@@ -138,7 +149,8 @@ class JobRows:
     def kept_crops(self, site: str) -> Iterator[list[SeenCrop]]:
         """The kept crops of a site in the order of enrollment, `_CROPS_AT_A_TIME` in each list.
 
-        They come with what a camera knows: no identity, no sighting id, no attributes.
+        They come with what a camera knows: no identity, no sighting id, no attributes. Raises
+        `DamagedRowError`.
         """
         after = 0
         while True:
@@ -159,10 +171,7 @@ class JobRows:
                 rows = connection.execute(query).all()
             if not rows:
                 return
-            yield [
-                SeenCrop(row.row, row.camera, row.track, from_us(row.time_us), row.image)
-                for row in rows
-            ]
+            yield [_seen_crop(row, site) for row in rows]
             after = rows[-1].row
 
     def add(
@@ -267,6 +276,13 @@ class JobRows:
         return self._store.submit(apply)
 
 
+def _seen_crop(row: Any, site: str) -> SeenCrop:
+    name = f"the sighting in row {row.row} of site {site}"
+    refuse_non_text(row, name, ("camera", "track"))
+    image = stored_bytes(row.image, name, "a crop")
+    return SeenCrop(row.row, row.camera, row.track, stored_time(row.time_us, name), image)
+
+
 def _page(site: str, after: str, limit: int) -> Select[Any]:
     """Rows of `adaptations`, each with the bytes that it takes on the wire at most."""
     last = select(adaptations.c.number).where(adaptations.c.adaptation == after)
@@ -282,7 +298,7 @@ def _page(site: str, after: str, limit: int) -> Select[Any]:
     return (
         select(adaptations, sum(texts, literal(_SMALL_FIELDS_BYTES)).label("bytes"))
         .where(
-            adaptations.c.site == site,
+            named(adaptations.c.site, site),
             adaptations.c.number > func.coalesce(last.scalar_subquery(), 0),
         )
         .order_by(adaptations.c.number)
@@ -303,7 +319,7 @@ def _change(connection: Connection, adaptation: str, changes: dict[str, Any]) ->
 def _one(connection: Connection, site: str, adaptation: str) -> Adaptation:
     found = connection.execute(
         select(adaptations).where(
-            adaptations.c.site == site, adaptations.c.adaptation == adaptation
+            named(adaptations.c.site, site), named(adaptations.c.adaptation, adaptation)
         )
     ).first()
     if found is None:
@@ -317,6 +333,7 @@ def _one(connection: Connection, site: str, adaptation: str) -> Adaptation:
 def _from_row(row: Any) -> Adaptation:
     """Raises `DamagedRowError`."""
     name = f"adaptation {row.adaptation} of site {row.site}"
+    refuse_non_text(row, name, _TEXTS)
     overrides = tuple(json_list(row.overrides, name, "overrides"))
     reasons = json_list(row.verdict_reasons, name, "reasons of the verdict")
     try:
@@ -325,16 +342,16 @@ def _from_row(row: Any) -> Adaptation:
             site=row.site,
             spec=AdaptationSpec(row.method, row.recipe, overrides, row.seed),
             state=JobState(row.state),
-            created=from_us(row.created_us),
-            started=None if row.started_us is None else from_us(row.started_us),
-            ended=None if row.ended_us is None else from_us(row.ended_us),
+            created=stored_time(row.created_us, name),
+            started=None if row.started_us is None else stored_time(row.started_us, name),
+            ended=None if row.ended_us is None else stored_time(row.ended_us, name),
             cancel=row.cancel,
             reason=row.reason,
             error=row.error,
             model=row.model,
             gate=GateVerdict(verdict=row.verdict, reasons=reasons) if row.verdict else None,
         )
-    except (BadAdaptationError, ValueError, TypeError, OverflowError) as error:
+    except (BadAdaptationError, ValueError, TypeError) as error:
         raise damaged_row(name, f"has a value that cannot be read ({error})") from error
 
 
@@ -345,7 +362,14 @@ def _or_damage(read: Callable[[Any], T], row: Any) -> T | DamagedRowError:
         return error
 
 
+def _leftover(row: Any) -> str:
+    refuse_non_text(row, f"the deleted adaptation {row.adaptation}", ("adaptation",))
+    adaptation: str = row.adaptation
+    return adaptation
+
+
 def _state(row: Any) -> JobState:
+    refuse_non_text(row, f"adaptation {row.adaptation} of site {row.site}", ("adaptation", "site"))
     try:
         return JobState(row.state)
     except ValueError as error:

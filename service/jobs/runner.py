@@ -30,6 +30,7 @@ from models.job_contract import (
 )
 from models.registry import DAMAGED, GateRecord, ModelReference, Registry
 from models.wording import plural
+from service.errors import DamagedRowError
 from service.jobs.folder import JobFolder
 from service.jobs.records import Adaptation, JobReason, JobResult, JobState, model_name
 from service.store.records import SeenCrop
@@ -153,6 +154,8 @@ class JobRunner:
             return error.result
         except RegistryError as error:
             return JobResult(JobState.FAILED, JobReason.REGISTRY_REFUSED, str(error))
+        except DamagedRowError as error:
+            return JobResult(JobState.FAILED, JobReason.DATABASE_DAMAGED, str(error))
         except (OSError, DamagedFileError) as error:
             return JobResult(JobState.FAILED, JobReason.JOB_FOLDER_UNUSABLE, str(error))
 

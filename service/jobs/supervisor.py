@@ -127,7 +127,9 @@ class Supervisor:
             adaptation: state for adaptation, state in states.items() if isinstance(state, JobState)
         }
         unowned = await asyncio.to_thread(tidy_all, self._root, readable) - states.keys()
-        left = await asyncio.to_thread(self._rows.pending_folder_deletions)
+        pending = await asyncio.to_thread(self._rows.pending_folder_deletions)
+        self._report_damage(pending)
+        left = [adaptation for adaptation in pending if isinstance(adaptation, str)]
         if left:
             removed = await asyncio.to_thread(remove_folders, self._root, left)
             await _committed(self._rows.forget_folder_deletions(removed))

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from service.errors import RolloverRunningError, SiteNotFoundError
-from service.store.damage import damaged_row
+from service.store.damage import damaged_row, refuse_non_text
 from service.store.records import Checked, ModelRow
 from service.store.statements import CHUNK, lacks_embedding, of_site, require_site, site_number
 from service.store.tables import activations, models, sightings, site_vectors, sites
@@ -147,4 +147,5 @@ def earlier_model(connection: Connection, site: str) -> ModelRow | None:
         raise damaged_row(
             f"the earlier model {row.model[:12]} of site {site}", "is not in `models`"
         )
+    refuse_non_text(row, f"the earlier model {row.model[:12]} of site {site}", ("reference",))
     return ModelRow(row.model, row.reference)

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    LargeBinary,
     Select,
     Table,
     delete,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     tuple_,
 )
@@ -29,10 +31,17 @@ from service.errors import (
     RequestIdReusedError,
     SightingNotFoundError,
     SiteNotFoundError,
-    StoreUnusableError,
     call_errors,
 )
-from service.store.damage import damaged_row, json_list, text_map
+from service.store.damage import (
+    damaged_row,
+    is_time,
+    json_list,
+    refuse_non_text,
+    stored_bytes,
+    stored_time,
+    text_map,
+)
 from service.store.records import (
     EnrollOutcome,
     IdempotencyKey,
@@ -50,7 +59,7 @@ from service.store.tables import (
     sightings,
     sites,
 )
-from service.store.times import from_us, to_us
+from service.store.times import FIRST_US, LAST_US, to_us
 from service.types import Sighting, SightingFilter, Vector
 
 CHUNK = 500
@@ -58,6 +67,8 @@ CHUNK = 500
 
 _LENGTH_TOLERANCE = 1e-2
 """Of the squared length of a stored vector, which is 1: more is damage."""
+
+_SEEN_TEXTS = ("sighting", "camera", "track", "person")
 
 _CALL_ERRORS = call_errors()
 
@@ -93,16 +104,12 @@ def site_rows(connection: Connection, site: str | None) -> list[SiteRow]:
 
 def _site_row(row: Any) -> SiteRow:
     name = f"site {row.site}"
+    refuse_non_text(row, name, ("site", "model"))
     if row.reference is None:
         raise damaged_row(name, f"is bound to a model ({row.model[:12]}) that is not in `models`")
-    return SiteRow(row.site, row.model, row.reference, _time(row.created_us, name), row.held)
-
-
-def _time(microseconds: object, row: str) -> datetime:
-    try:
-        return from_us(microseconds)  # type: ignore[arg-type] # a damaged row may have any type
-    except (TypeError, OverflowError) as error:
-        raise damaged_row(row, f"has {microseconds!r} as a time") from error
+    refuse_non_text(row, f"the model {row.model[:12]} of {name}", ("reference",))
+    created = stored_time(row.created_us, name)
+    return SiteRow(row.site, row.model, row.reference, created, row.held)
 
 
 def of_site(table: Table, site: str) -> ColumnElement[bool]:
@@ -172,21 +179,52 @@ def select_sightings(*where: ColumnElement[bool], attributes: bool = True) -> Se
 
 
 def filtered(query: Select[Any], wanted: SightingFilter) -> Select[Any]:
-    """The query with the conditions of a filter."""
+    """The query with the conditions of a filter.
+
+    A damaged value passes, and the reader of the row refuses it; but for one of a person, which
+    `refuse_damaged_persons` looks for.
+    """
     columns = sightings.c
+    no_camera, no_track = _no_text(columns.camera), _no_text(columns.track)
     if wanted.cameras:
-        query = query.where(columns.camera.in_(wanted.cameras))
+        query = query.where(columns.camera.in_(wanted.cameras) | no_camera)
     if wanted.exclude_cameras:
-        query = query.where(columns.camera.not_in(wanted.exclude_cameras))
+        query = query.where(columns.camera.not_in(wanted.exclude_cameras) | no_camera)
     if wanted.start is not None:
-        query = query.where(columns.time_us >= to_us(wanted.start))
+        query = query.where((columns.time_us >= to_us(wanted.start)) | _no_time())
     if wanted.end is not None:
-        query = query.where(columns.time_us < to_us(wanted.end))
+        query = query.where((columns.time_us < to_us(wanted.end)) | _no_time())
     if wanted.persons:
         query = query.where(columns.person.in_(wanted.persons))
     if wanted.exclude_tracks:
-        query = query.where(columns.track.not_in(wanted.exclude_tracks))
+        query = query.where(columns.track.not_in(wanted.exclude_tracks) | no_track)
     return query
+
+
+def _no_text(column: ColumnElement[str]) -> ColumnElement[bool]:
+    return func.typeof(column) != "text"
+
+
+def _no_time() -> ColumnElement[bool]:
+    column = sightings.c.time_us
+    return or_(func.typeof(column) != "integer", column < FIRST_US, column > LAST_US)
+
+
+def refuse_damaged_persons(connection: Connection, site: str) -> None:
+    """Raise `DamagedRowError` where a sighting of a site has a blob as its person.
+
+    A filter by person does not see it: one that did would have to read the whole site. All blobs
+    are after all texts in the index.
+    """
+    blobs = sightings.c.person >= literal(b"", LargeBinary)
+    query = select_sightings(of_site(sightings, site), blobs, attributes=False).limit(1)
+    for row in connection.execute(query):
+        to_sighting(row)
+
+
+def named(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    """The condition that a column is a name, also as a blob: the reader of the row refuses it."""
+    return column.in_([literal(name), literal(name.encode(), LargeBinary)])
 
 
 def lacks_embedding(model: str) -> Any:
@@ -197,17 +235,15 @@ def lacks_embedding(model: str) -> Any:
 def to_sighting(row: Any) -> Sighting:
     """A row of `select_sightings`; raises `DamagedRowError`."""
     name = f"sighting {row.sighting} of site {row.site_name}"
-    for column in ("camera", "track", "person"):
-        if not isinstance(getattr(row, column), str):
-            raise damaged_row(name, f"has a {column} that is not text")
+    refuse_non_text(row, name, _SEEN_TEXTS)
     return Sighting(
         id=row.sighting,
         camera=row.camera,
-        time=_time(row.time_us, name),
+        time=stored_time(row.time_us, name),
         track=row.track,
         person=row.person,
         attributes=text_map(row.attributes, name, "attributes"),
-        created=_time(row.created_us, name),
+        created=stored_time(row.created_us, name),
         crop_kept=bool(row.crop_kept),
     )
 
@@ -232,22 +268,21 @@ def select_vectors(site: str, model: str) -> Select[Any]:
 
 
 def index_entry(row: Any, site: str, dimension: int) -> IndexEntry:
-    """An index entry; raises `StoreUnusableError` where the vector is damaged or absent."""
-    blob = b"" if row.vector is None else row.vector
+    """An index entry; raises `DamagedRowError`, also where the vector is absent."""
+    number, sighting, camera, time_us, track, person, blob = row  # by name takes twice as long
+    name = f"sighting {sighting} of site {site}"
+    if not all(isinstance(text, str) for text in (sighting, camera, track, person)):
+        refuse_non_text(row, name, _SEEN_TEXTS)
+    if not is_time(time_us):
+        raise damaged_row(name, f"has {time_us!r} as a time")
+    blob = stored_bytes(b"" if blob is None else blob, name, "a vector")
     if len(blob) != 4 * dimension:
-        raise _damaged_vector(row, site, f"of {len(blob)} bytes, not {4 * dimension}")
+        raise damaged_row(name, f"has a vector of {len(blob)} bytes, not {4 * dimension}")
     vector = np.frombuffer(blob, "<f4")
     length = float(vector @ vector)
     if not abs(length - 1) <= _LENGTH_TOLERANCE:  # also where it is NaN
-        raise _damaged_vector(row, site, f"of squared length {length:.3g}, not 1")
-    return IndexEntry(row.row, row.sighting, vector, row.camera, row.time_us, row.track, row.person)
-
-
-def _damaged_vector(row: Any, site: str, problem: str) -> StoreUnusableError:
-    return StoreUnusableError(
-        f"sighting {row.sighting} of site {site} has a vector {problem}; the database is damaged: "
-        "restore it from a backup"
-    )
+        raise damaged_row(name, f"has a vector of squared length {length:.3g}, not 1")
+    return IndexEntry(number, sighting, vector, camera, time_us, track, person)
 
 
 def blob(vector: Vector) -> bytes:
@@ -302,17 +337,25 @@ def insert_rows(
 
 
 def refuse_unfinished(connection: Connection, site: str) -> None:
-    """Raise `AdaptationUnfinishedError` while an adaptation of the site waits or runs."""
+    """Raise `AdaptationUnfinishedError` while an adaptation of the site waits or runs.
+
+    Raises `DamagedRowError` where it cannot be told.
+    """
     unfinished = connection.execute(
-        select(adaptations.c.adaptation).where(
-            adaptations.c.site == site, adaptations.c.state.in_(["PENDING", "RUNNING"])
+        select(adaptations.c.adaptation, adaptations.c.state).where(
+            named(adaptations.c.site, site),
+            adaptations.c.state.not_in(["SUCCEEDED", "FAILED", "CANCELLED"]),
         )
-    ).scalar()
-    if unfinished is not None:
-        raise AdaptationUnfinishedError(
-            f"adaptation {unfinished} of site {site} is not over; wait for it, or cancel it with "
-            f"`resight adaptations cancel {unfinished} --site {site}`"
-        )
+    ).first()
+    if unfinished is None:
+        return
+    name = f"adaptation {unfinished.adaptation} of site {site}"
+    if unfinished.state not in ("PENDING", "RUNNING"):
+        raise damaged_row(name, f"has the state {unfinished.state!r}")
+    raise AdaptationUnfinishedError(
+        f"{name} is not over; wait for it, or cancel it with "
+        f"`resight adaptations cancel {unfinished.adaptation} --site {site}`"
+    )
 
 
 def earlier_outcome(
@@ -320,19 +363,18 @@ def earlier_outcome(
 ) -> EnrollOutcome | None:
     """The result of an earlier call with this request id, None if there was none since a time."""
     row = connection.execute(
-        select(requests).where(
-            of_site(requests, site),
-            requests.c.request == key.id,
-            requests.c.created_us >= to_us(since),
-        )
+        select(requests).where(of_site(requests, site), named(requests.c.request, key.id))
     ).first()
     if row is None:
+        return None
+    name = f"request {key.id} of site {site}"
+    refuse_non_text(row, name, ("request", "fingerprint"))
+    if stored_time(row.created_us, name) < since:
         return None
     if row.fingerprint != key.content_hash:
         raise RequestIdReusedError(
             f"request id {key.id} was used with other content before; use a new one per request"
         )
-    name = f"request {key.id} of site {site}"
     items = [_from_json(item, name) for item in json_list(row.answer, name, "results")]
     given = key.sighting_ids or ("",) * len(items)
     if len(given) != len(items):

@@ -27,6 +27,7 @@ from service.errors import (
 )
 from service.operations.metrics import Metrics
 from service.store.backlog import Backlog
+from service.store.damage import stored_bytes
 from service.store.foreign_log import refuse_foreign_log
 from service.store.log_emptier import LogEmptier
 from service.store.model_history import (
@@ -59,7 +60,9 @@ from service.store.statements import (
     index_entry,
     insert_rows,
     lacks_embedding,
+    named,
     of_site,
+    refuse_damaged_persons,
     refuse_unfinished,
     remember,
     require_model,
@@ -186,7 +189,7 @@ class Store:
         with self.reading() as connection:
             require_site(connection, site)
             found = connection.execute(
-                select_sightings(of_site(sightings, site), sightings.c.sighting == sighting)
+                select_sightings(of_site(sightings, site), named(sightings.c.sighting, sighting))
             ).first()
         if found is None:
             raise sighting_not_found(site, sighting)
@@ -197,10 +200,12 @@ class Store:
         query = (
             select(crops.c.image)
             .join(sightings, sightings.c.row == crops.c.row)
-            .where(of_site(sightings, site), sightings.c.sighting == sighting)
+            .where(of_site(sightings, site), named(sightings.c.sighting, sighting))
         )
         with self.reading() as connection:
-            return connection.execute(query).scalar()
+            image = connection.execute(query).scalar()
+        name = f"sighting {sighting} of site {site}"
+        return None if image is None else stored_bytes(image, name, "a crop")
 
     def sightings_by_id(
         self, site: str, ids: Sequence[str], max_bytes: int = sys.maxsize
@@ -265,13 +270,15 @@ class Store:
         )
         with self.reading() as connection:
             require_site(connection, site)
+            if wanted.persons:
+                refuse_damaged_persons(connection, site)
             return [sighting for _, sighting in _read(connection.execute(query), detail)]
 
     def index_entries(self, site: str, model: str, dimension: int) -> Iterator[list[IndexEntry]]:
         """All embeddings of one model in a site, in chunks.
 
         Raises:
-            StoreUnusableError: a vector is damaged, or a sighting has none of this model.
+            DamagedRowError: of a sighting or its vector, also where it has none of this model.
         """
         for rows in self._vectors(site, model):
             yield [index_entry(row, site, dimension) for row in rows]
@@ -284,7 +291,7 @@ class Store:
         With each chunk come the ids of sightings that have none.
 
         Raises:
-            StoreUnusableError: a vector is damaged.
+            DamagedRowError: of a sighting or its vector.
         """
         for rows in self._vectors(site, model) if ids is None else self._named(site, model, ids):
             yield (
@@ -343,7 +350,7 @@ class Store:
         with self.reading() as connection:
             if number:
                 same_site(connection, site, number)
-            return [KeptCrop(row.row, row.sighting, row.image) for row in connection.execute(query)]
+            return [_kept_crop(row, site) for row in connection.execute(query)]
 
     def count_embedded(self, site: str, model: str) -> int:
         """Sightings of a site that have an embedding of `model`."""
@@ -678,6 +685,19 @@ def _create_or_check(engine: Engine, path: Path) -> None:
                 f"{path} has schema version {version}, this resight reads {SCHEMA_VERSION}; use "
                 "the version of resight that wrote it, or restore it from a backup"
             )
+        lost = select(sightings.c.row).where(sightings.c.site.not_in(select(sites.c.number)))
+        row = connection.execute(lost.limit(1)).scalar()
+        if row is not None:  # no site would ever show it
+            raise StoreUnusableError(
+                f"{path} is damaged: the sighting in row {row} belongs to no site; restore the "
+                "database from a backup"
+            )
+
+
+def _kept_crop(row: Any, site: str) -> KeptCrop:
+    if row.image is not None:
+        stored_bytes(row.image, f"sighting {row.sighting} of site {site}", "a crop")
+    return KeptCrop(row.row, row.sighting, row.image)
 
 
 def _read(rows: Iterable[Any], detail: Detail) -> Iterator[tuple[int, Sighting]]:

@@ -16,3 +16,10 @@ def to_us(moment: datetime) -> int:
 def from_us(microseconds: int) -> datetime:
     """Aware UTC datetime of microseconds since 1970 UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
+"""The first time that `from_us` can give."""
+
+LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
+"""The last time that `from_us` can give."""

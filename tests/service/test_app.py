@@ -3,8 +3,9 @@ from __future__ import annotations
 import shutil
 import socket
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from models.bundle import Bundle
 from models.registry import Registry
 from service.app import bootstrap, open_bundle
 from service.config import Settings, load_settings
+from service.embedding.engine import fingerprint
 from service.errors import DataDirError, ModelLoadError, PortError, StoreUnusableError
 from service.operations.data_dir import DataDir
 from service.operations.metrics import new_metrics
+from service.store.records import NewRow
 from service.store.store import Store
 
 
@@ -85,6 +88,30 @@ async def test_damage_that_is_met_at_the_start_names_the_database(
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DELETE FROM models")
     with pytest.raises(StoreUnusableError, match="restore the database from a backup") as refused:
+        await bootstrap(settings(data_dir, tiny_bundle.path))
+    assert str(database) in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", ["camera = x'ff'", "time_us = 'yesterday'", "person = x'70'"])
+async def test_a_sighting_that_cannot_be_indexed_ends_the_start(
+    data_dir: Path, tiny_bundle: Bundle, make_row: Callable[..., NewRow], damage: str
+) -> None:
+    data_dir.mkdir()
+    database = data_dir / "resight.db"
+    model = fingerprint(tiny_bundle)
+    store = Store.open(database, new_metrics())
+    store.register_model(model, "tiny@1")
+    store.create_site("lobby", model, datetime.now(UTC), lambda _: None).result(10)
+    store.enroll(
+        "lobby", model, [make_row("a")], key=None, now=datetime.now(UTC),
+        request_ttl=timedelta(hours=1), then=lambda _: None,
+    ).result(10)  # fmt: skip
+    store.close()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(f"UPDATE sightings SET {damage}")  # noqa: S608
+    with pytest.raises(
+        StoreUnusableError, match="damaged: sighting a of site lobby has"
+    ) as refused:
         await bootstrap(settings(data_dir, tiny_bundle.path))
     assert str(database) in str(refused.value)
 

@@ -57,6 +57,7 @@ DAMAGE = [
     ("seed", -1),
     ("created_us", 2**62),
     ("ended_us", "yesterday"),
+    *((column, b"x") for column in ("method", "recipe", "reason", "error", "model", "verdict")),
 ]
 
 
@@ -88,6 +89,36 @@ def test_a_damaged_row_fails_each_read_of_it(rows: JobRows, tmp_path: Path) -> N
     assert rows.get("lobby", "j1") == added
 
 
+def test_a_name_that_is_a_blob_does_not_hide_an_adaptation(rows: JobRows, tmp_path: Path) -> None:
+    rows.add("j1", "lobby", SPEC, NOW).result(10)
+    for column, value in (("site", b"lobby"), ("adaptation", b"j1")):
+        with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+            connection.execute(f"UPDATE adaptations SET {column} = ?", (value,))  # noqa: S608
+        for read in (
+            lambda: rows.get("lobby", "j1"),
+            lambda: rows.page("lobby", after="", limit=9),
+        ):
+            with pytest.raises(DamagedRowError, match=r"damaged: adaptation .* that is not text"):
+                read()
+        for found in (*rows.states().values(), *rows.unfinished()):
+            assert isinstance(found, DamagedRowError)
+
+
+def test_a_damaged_state_is_not_that_of_an_adaptation_that_is_over(
+    rows: JobRows, store: Store, tmp_path: Path
+) -> None:
+    rows.add("j1", "lobby", SPEC, NOW).result(10)
+    for state in ("ASLEEP", b"RUNNING"):
+        with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+            connection.execute("UPDATE adaptations SET state = ?", (state,))
+        for write in (
+            lambda: rows.add("j2", "lobby", SPEC, NOW),
+            lambda: store.delete_site("lobby", force=True, then=lambda _: None),
+        ):
+            with pytest.raises(DamagedRowError, match="adaptation j1 of site lobby has the state"):
+                write().result(10)
+
+
 def test_a_site_has_one_unfinished_adaptation(rows: JobRows, store: Store) -> None:
     job = rows.add("j1", "lobby", SPEC, NOW).result(10)
     with pytest.raises(AdaptationUnfinishedError, match="j1"):
@@ -111,7 +142,7 @@ def test_of_a_deleted_site_is_known_which_folders_are_to_be_removed(
         rows.cancel("lobby", job, NOW).result(10)
     assert rows.pending_folder_deletions() == []
     store.delete_site("lobby", force=True, then=lambda _: None).result(10)
-    assert sorted(rows.pending_folder_deletions()) == ["j1", "j2"]
+    assert sorted(map(str, rows.pending_folder_deletions())) == ["j1", "j2"]
     rows.forget_folder_deletions(["j2"]).result(10)
     assert rows.pending_folder_deletions() == ["j1"]
 

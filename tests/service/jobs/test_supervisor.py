@@ -889,6 +889,37 @@ async def test_a_damaged_row_holds_up_no_other(
     assert folder.exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["crops SET image = 'x'", "sightings SET camera = x'ff'", "sightings SET time_us = 'x'"],
+)
+async def test_a_damaged_crop_ends_its_adaptation(
+    rows: JobRows, starter: FakeStarter, start: Any, tmp_path: Path, damage: str
+) -> None:
+    add(rows)
+    with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+        connection.execute(f"UPDATE {damage} WHERE row = 2")
+    start()
+    done = await over(rows)
+    assert (done.state, done.reason) == (JobState.FAILED, "DATABASE_DAMAGED")
+    assert "the sighting in row 2 of site lobby has" in done.error
+    assert starter.started == []
+
+
+async def test_a_damaged_deletion_of_a_folder_holds_up_nothing(
+    rows: JobRows, starter: FakeStarter, start: Any, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with closing(sqlite3.connect(tmp_path / "resight.db")) as connection, connection:
+        connection.execute("INSERT INTO leftovers VALUES (x'ff')")
+    add(rows)
+    starter.script = FakeProcess.succeed
+    start()
+    assert (await over(rows)).state is JobState.SUCCEEDED
+    (told,) = [each for each in caplog.messages if "damaged" in each]
+    assert "the deleted adaptation b'\\xff' has" in told
+
+
 async def test_folders_that_no_site_had_are_left_alone_and_named_once(
     rows: JobRows, start: Any, starter: FakeStarter, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
