@@ -270,7 +270,8 @@ class Run:
     ) -> None:
         """Close the run; `stopped_by` is why it is not finished. Raises RunError as `record` does.
 
-        The checkpoint and the decoded crops stay where the run can be resumed.
+        The checkpoint and the decoded crops stay where the run can be resumed. One that cannot be
+        removed elsewhere is named in a warning.
         """
         ended: dict[str, object] = {"seconds": seconds, "state": "finished"}
         if stopped_by is not None:
@@ -281,8 +282,8 @@ class Run:
         try:
             self._update(**ended)
             if not self.can_continue:
-                for name in (_CHECKPOINT, TARGET_CROPS, SOURCE_CROPS):
-                    (self.path / name).unlink(missing_ok=True)
+                for name in job_contract.RESUME_FILES:
+                    self._remove(self.path / name)
         finally:
             self.release()
 
@@ -385,6 +386,13 @@ class Run:
             return []
         except DamagedFileError as error:
             raise RunError(str(error)) from None
+
+    def _remove(self, file: Path) -> None:
+        """Remove what a run that is over does not need: a failure changes nothing of the run."""
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be removed (%s): remove it by hand", file, error.strerror)
 
     def _update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)

@@ -296,6 +296,19 @@ def test_a_run_that_is_over_is_not_advised_to_continue(tmp_path: Path) -> None:
         refuse_taken_run(run.path)
 
 
+def test_a_file_that_cannot_be_removed_does_not_undo_the_end_of_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    (run.path / "checkpoint.safetensors").mkdir()
+    (run.path / "target.crops").write_bytes(b"persons")
+    run.finish(1.0)
+    assert Run.open(run.path).info.state == "finished"
+    assert not (run.path / "target.crops").exists()
+    (message,) = caplog.messages
+    assert message.startswith(f"{run.path / 'checkpoint.safetensors'} cannot be removed (")
+
+
 @pytest.mark.parametrize("run_json", ["damaged", "missing", "link to nowhere"])
 def test_a_checkpoint_without_its_run_json_is_kept_and_named(tmp_path: Path, run_json: str) -> None:
     path = killed(tmp_path / "run", checkpoint__safetensors=b"a state")

@@ -37,7 +37,7 @@ def test_runs_lie_one_or_two_levels_below(tmp_path: Path) -> None:
         list_runs(tmp_path / "gone")
 
 
-@pytest.mark.parametrize("call", ["iterdir", "is_dir", "is_file"])
+@pytest.mark.parametrize("call", ["iterdir", "is_dir", "exists"])
 def test_a_folder_that_cannot_be_read_is_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -55,6 +55,15 @@ def test_a_folder_that_cannot_be_read_is_a_line(
     lost, run = list_runs(tmp_path)
     assert (lost.name, lost.state, run.state) == ("lost+found", "unreadable", "finished")
     assert lost.problem == f"{tmp_path / 'lost+found'} cannot be read: Permission denied"
+
+
+def test_a_run_whose_run_json_leads_nowhere_is_a_line(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    (run.path / "run.json").unlink()
+    (run.path / "run.json").symlink_to("nowhere")
+    (line,) = list_runs(tmp_path)
+    assert (line.name, line.state) == ("run", "damaged")
+    assert "is a link to nowhere" in line.problem
 
 
 def test_a_line_says_how_far_a_run_came(tmp_path: Path) -> None:
