@@ -33,6 +33,35 @@ OF_SEVERAL_MODULES = {
     "models/backbones/test_reid_checkpoints.py": "published checkpoints",
 }
 """What a file tests that has no module of its name."""
+TESTED_ELSEWHERE = {
+    "adapt/clustering/graph/test_neighbors.py": ("adapt/clustering/graph/device.py",),
+    "adapt/data/catalog/test_folders.py": ("adapt/data/catalog/splits.py",),
+    "adapt/data/catalog/test_labelled_sets.py": ("adapt/data/catalog/msmt17.py",),
+    "adapt/runs/test_checkpoints.py": ("adapt/training/state.py",),
+    "adapt/runs/test_folder.py": ("adapt/runs/info.py",),
+    "adapt/synthetic/test_synthetic.py": tuple(
+        f"adapt/synthetic/{name}.py"
+        for name in ["camera", "person", "scene", "site", "stamp", "styles", "textures", "wardrobe"]
+    ),
+    "adapt/training/test_loop.py": ("adapt/methods/base.py", "adapt/training/batches.py"),
+    "contract/test_training_docs.py": ("adapt/errors.py",),
+    "cli/test_demo.py": ("cli/demo_report.py", "cli/local_server.py"),
+    "cli/test_gating.py": ("adapt/workflows/gate.py",),
+    "e2e/test_commands.py": ("cli/enrolling.py", "cli/searching.py", "cli/sites.py"),
+    "e2e/test_lifecycle.py": ("cli/serving.py",),
+    "service/gallery/test_gallery.py": ("service/gallery/search.py",),
+    "service/rollover/test_rollover.py": ("service/rollover/reembed.py",),
+    "service/rpc/test_gallery_servicer.py": (
+        "service/gallery/site_models.py",
+        "service/rpc/calls.py",
+    ),
+    "service/store/test_store.py": tuple(
+        f"service/store/{name}.py"
+        for name in ["model_history", "records", "sqlite", "statements", "tables", "times"]
+    ),
+}
+"""Where a module without a test file of its name is tested: a part that is only used with others,
+or a command that needs a server."""
 
 
 def mirrored(package: str) -> list[tuple[Path, Path]]:
@@ -54,6 +83,23 @@ def test_each_test_file_has_the_name_of_a_module(package: str) -> None:
         if not (ROOT / module).with_suffix(".py").exists() and not (ROOT / module).is_dir()
     }
     assert without == {name for name in OF_SEVERAL_MODULES if name.startswith(f"{package}/")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_module_has_a_test_file_of_its_name_or_a_known_one(package: str) -> None:
+    without = {
+        str(module)
+        for path in (ROOT / package).rglob("*.py")
+        if not path.name.startswith("__") and "pb" not in path.parts
+        for module in [path.relative_to(ROOT)]
+        if not (ROOT / "tests" / module.with_name(f"test_{module.name}")).exists()
+    }
+    known = [module for modules in TESTED_ELSEWHERE.values() for module in modules]
+    assert sorted(without) == sorted(each for each in known if each.startswith(f"{package}/"))
+
+
+def test_the_files_that_test_modules_of_other_names_exist() -> None:
+    assert [name for name in TESTED_ELSEWHERE if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_every_folder_of_tests_is_a_mirror_or_known() -> None:
