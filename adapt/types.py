@@ -166,12 +166,14 @@ class PseudoLabels:
     rule: how they were made, for people ("kmeans K=29", "dbscan eps=0.412 ...").
     warnings: of how they were made, for people.
     radius: of DBSCAN, in re-ranked distance; None where there is none.
+    known: they are the true identities that came with the crops; nothing was clustered.
     """
 
     labels: NDArray[np.int64]
     rule: str
     warnings: tuple[str, ...] = ()
     radius: float | None = None
+    known: bool = False
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int64:

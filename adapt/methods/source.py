@@ -89,7 +89,8 @@ class Source:
         ids, labels = np.unique(persons, return_inverse=True)
         self.net = net
         self.options = options
-        self.labels = PseudoLabels(labels.astype(np.int64), f"{len(ids)} true identities")
+        rule = f"{len(ids)} true identities"
+        self.labels = PseudoLabels(labels.astype(np.int64), rule, known=True)
         net.reset_classifier(self.labels.clusters)
         self.heads: PartHeads | None = None
         if options.parts != "none":

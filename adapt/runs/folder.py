@@ -115,7 +115,12 @@ class Run:
         except FileNotFoundError:
             if file.is_symlink():
                 raise RunError(f"{file} is a link to nowhere; restore it from a copy") from None
-            raise RunError(f"{path} is not a run folder: there is no {file}") from None
+            raise RunError(f"{path} is not a run folder: {_what_it_is(path)}") from None
+        except NotADirectoryError:
+            raise RunError(
+                f"{path} is a file, not a run folder; train a network from a file of weights with "
+                "`resight pretrain --weights`, which leaves a run folder"
+            ) from None
         except OSError as error:
             raise RunError(f"{file} cannot be read: {error.strerror}") from None
         return cls(path, _read_info(file, content))
@@ -309,6 +314,11 @@ class Run:
                     "--keep-rounds keeps them all"
                 )
         elif self.info.state != "finished":
+            if not self.info.rounds:
+                raise RunError(
+                    f"{self.path} has no network: it has not finished its first round, and is "
+                    f"{self.status()}; resume or start it again, or give another run folder"
+                )
             log.warning(
                 "%s did not finish: its network is of round %d", self.path, self.info.rounds
             )
@@ -411,6 +421,16 @@ class Run:
             if (self.path / _CHECKPOINT).exists():
                 again = f"make room there, then resume it with --resume {self.path}"
             raise WriteError(f"cannot write to {self.path}: {error.strerror}; {again}") from error
+
+
+def _what_it_is(path: Path) -> str:
+    """What a folder without a run.json is, and what to do."""
+    if (path / "manifest.json").is_file():
+        return (
+            "it is a bundle, which is served and cannot be trained; give the run folder that it "
+            "was exported from"
+        )
+    return f"there is no {path / _INFO}; check the path"
 
 
 def _read_info(file: Path, content: bytes) -> RunInfo:

@@ -1,23 +1,26 @@
 """Load pre-trained weights into a `ReIDNet`, or refuse: never half of them.
 
-Files of torchvision, IBN-Net, MMT's public code (github.com/yxgeee/MMT) and fast-reid
-(github.com/JDAI-CV/fast-reid) are known by the names of their tensors.
+The trunk is found under any prefix and any key of a checkpoint. MMT's public code
+(github.com/yxgeee/MMT), fast-reid (github.com/JDAI-CV/fast-reid) and the networks of BoT
+(github.com/michuanhaohao/reid-strong-baseline) are known by the names of their tensors: they say
+which stem was trained.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from models.backbones.checkpoints import read_state_dicts, state_dicts
 from models.backbones.net import ReIDNet
-from models.backbones.trunks import BACKBONES, Stem, stem_of, with_stem
+from models.backbones.trunks import BACKBONES, Stem, build_backbone, stem_of, with_stem
 from models.errors import WeightsError
 from models.torchvision_compat import torchvision
 
@@ -26,9 +29,21 @@ TORCHVISION = "torchvision"
 
 StateDict = Mapping[str, torch.Tensor]
 
-_HEADS = ("fc.", "classifier.")
+_PREFERRED = ("state_dict", "model", "net", "network", "model_state_dict", "teacher")
+"""Keys of a checkpoint, the first taken where several hold the whole trunk."""
+
+_HEADS = ("fc", "fc_query", "cls_score", "logits", "arcface", "linear", "last_linear")
+"""Modules that score classes, beside those whose name starts with `classifier`."""
+
+_NECKS = ("bottleneck", "bnneck", "bn_neck", "bn", "feat_bn")
+"""Modules that are the neck where their tensors have its shapes."""
+
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 _COUNTER = "num_batches_tracked"
 """Absent in files older than torch 0.4.1 and without influence on what a network computes."""
+
+
+Names = Literal["torchvision", "MMT", "fast-reid", "BoT"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +51,11 @@ class WeightsReport:
     """How a state dict met a network; names are ours, those of `unexpected` nearly the file's.
 
     matched: tensors loaded. missing: tensors of the trunk without a counterpart. unexpected:
-    tensors of the file without use (classifiers are not counted). shape_mismatch: same name,
-    other shape. rule: whether tensors were paired by name or by their order. names: whose names
-    the file uses. neck: whether the BN neck was loaded, too.
+    tensors of the file without use, its heads aside. shape_mismatch: same name, other shape.
+    rule: whether tensors were paired by name or by their order. names: whose names the file uses.
+    neck: whether the BN neck was loaded, too. heads: what scored classes, which is left out.
+    key: of the checkpoint, where the tensors were; others: keys that hold the whole trunk, too.
+    prefix: taken off the trunk's names.
     """
 
     source: str
@@ -47,8 +64,12 @@ class WeightsReport:
     unexpected: tuple[str, ...]
     shape_mismatch: tuple[str, ...]
     rule: Literal["name", "order"] = "name"
-    names: Literal["torchvision", "MMT", "fast-reid"] = "torchvision"
+    names: Names = "torchvision"
     neck: bool = False
+    heads: tuple[str, ...] = ()
+    key: str = ""
+    others: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def complete(self) -> bool:
@@ -58,12 +79,19 @@ class WeightsReport:
     def __str__(self) -> str:
         names = f" ({self.names}'s names)" if self.names != "torchvision" else ""
         neck = ", the neck's among them" if self.neck else ", the neck is new"
-        lines = [f"{self.source}: {len(self.matched)} tensors matched by {self.rule}{names}{neck}"]
-        for label in ("missing", "unexpected", "shape_mismatch"):
-            found: tuple[str, ...] = getattr(self, label)
-            if found:
-                more = f", ... ({len(found)} in all)" if len(found) > 5 else ""
-                lines.append(f"{label.replace('_', ' ')}: {', '.join(found[:5])}{more}")
+        key = f" under {self.key}" if self.key else ""
+        found = f"{self.source}: {len(self.matched)} tensors{key} matched by {self.rule}{names}"
+        lines = [f"{found}{neck}"]
+        if self.prefix:
+            lines.append(f"taken off the names: {self.prefix}")
+        if self.others:
+            lines.append(f"the same trunk is also under: {', '.join(self.others)}")
+        for label in ("missing", "unexpected", "shape_mismatch", "heads"):
+            listed: tuple[str, ...] = getattr(self, label)
+            if listed:
+                more = f", ... ({len(listed)} in all)" if len(listed) > 5 else ""
+                title = "heads left out" if label == "heads" else label.replace("_", " ")
+                lines.append(f"{title}: {', '.join(listed[:5])}{more}")
         return "; ".join(lines)
 
 
@@ -114,40 +142,43 @@ def load_weights(
 ) -> WeightsReport:
     """Load weights into the trunk, and into the neck if the file has one; no classifier.
 
-    Tensors are paired by name, after the names of MMT and fast-reid have been translated. When
-    the names are others, but the file's sequence of (kind, shape) equals the trunk's one to one -
-    kind being weight, bias, running_mean or running_var - they are paired by order: the same
-    network under other names.
+    Tensors are paired by name, after the names of MMT and fast-reid have been translated and
+    what stands before the trunk's names has been taken off. When the names are others, but the
+    file's sequence of (kind, shape), heads aside, equals the trunk's one to one - kind being
+    weight, bias, running_mean or running_var - they are paired by order: the same network under
+    other names.
 
     Args:
         net: what to fill; unchanged when an error is raised.
-        source: a state dict or checkpoint of torchvision, IBN-Net, MMT or fast-reid (.pth, .pt,
-            .pth.tar, .safetensors), or `TORCHVISION`.
+        source: a state dict, or a checkpoint with one under any key (.pth, .pt, .pth.tar, .ckpt,
+            .safetensors), or `TORCHVISION`.
         download: backbone name -> state dict, for `TORCHVISION`.
 
     Returns:
         What was matched and what in the file was of no use.
 
     Raises:
-        WeightsError: unreadable file, NaN, any tensor of the trunk without counterpart, or a
-            trained network that computes something else than `net` (another stem, more parts).
+        WeightsError: unreadable file, NaN, any tensor of the trunk without counterpart, several
+            trunks in one state dict, or a trained network that computes something else than
+            `net` (another stem, more parts).
     """
-    state = download(net.backbone_name) if str(source) == TORCHVISION else _read(Path(source))
-    file = _translate(
-        {k: v for k, v in _unwrap(state, str(source)).items() if not k.endswith(_COUNTER)}
-    )
-    wanted = {k: v for k, v in net.backbone.state_dict().items() if not k.endswith(_COUNTER)}
+    if str(source) == TORCHVISION:
+        states = state_dicts(download(net.backbone_name), TORCHVISION)
+    else:
+        states = read_state_dicts(Path(source))
+    wanted = _without_counters(net.backbone.state_dict())
+    report, file = _best(str(source), states, wanted)
     given = file.trunk
-    report = replace(_by_name(str(source), given, wanted), names=file.names)
     if not report.complete and _signature(given) == _signature(wanted):
         given = dict(zip(wanted, given.values(), strict=True))
-        report = WeightsReport(str(source), tuple(wanted), (), (), (), "order")
+        report = replace(report, matched=tuple(wanted), missing=(), unexpected=(), rule="order")
+        report = replace(report, shape_mismatch=())
     if not report.complete:
         raise WeightsError(
             f"{report}. This is not the state dict of {net.backbone_name}: "
-            "choose the backbone that the file was made with, or another file"
+            f"{_other_backbone(str(source), states)}"
         )
-    _check_same_network(report, file, net.backbone_name)
+    _check_same_network(report, file, net.backbone_name, wanted)
     loaded = {f"backbone.{name}": given[name] for name in wanted}
     neck = {f"neck.{name}": tensor for name, tensor in file.neck.items()}
     has_neck = bool(neck) and not file.rest and _fits(neck, net)
@@ -167,25 +198,157 @@ def load_weights(
 class _File:
     """A state dict under our names.
 
-    neck: its tensors by kind (`weight`, ...). rest: names of tensors with no place in ours,
-    classifiers aside. trained_stem: stem of the re-ID network that was saved; None where the
-    weights are a start for any stem, as ImageNet's are.
+    neck: its tensors by kind (`weight`, ...). rest: names of tensors with no place in ours.
+    heads: names and shapes of what scored classes. trained_stem: stem of the re-ID network that
+    was saved; None where the weights are a start for any stem, as ImageNet's are.
+    prefixes: what was taken off; several where the state dict has the trunk several times.
     """
 
-    names: Literal["torchvision", "MMT", "fast-reid"]
+    names: Names
     trunk: dict[str, torch.Tensor]
     neck: dict[str, torch.Tensor]
     rest: tuple[str, ...]
+    heads: tuple[str, ...]
     trained_stem: Stem | None
+    prefixes: tuple[str, ...] = ("",)
 
 
-def _translate(state: dict[str, torch.Tensor]) -> _File:
-    if "base.0.weight" in state:
-        return _translate_mmt(state)
-    if any(name.startswith("heads.") for name in state):
-        return _translate_fastreid(state)
-    trunk = {name: tensor for name, tensor in state.items() if not name.startswith(_HEADS)}
-    return _File("torchvision", trunk, {}, (), None)
+def _without_counters(state: StateDict) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
+
+
+def _best(
+    source: str, states: Mapping[str, StateDict], wanted: StateDict
+) -> tuple[WeightsReport, _File]:
+    """The state dict of a checkpoint that has most of the trunk."""
+    found: list[tuple[WeightsReport, _File]] = []
+    for key, state in states.items():
+        file = _translate(_without_counters(state), wanted)
+        report = replace(
+            _by_name(source, file.trunk, wanted),
+            names=file.names,
+            heads=file.heads,
+            key=key,
+            prefix=file.prefixes[0],
+        )
+        found.append((report, file))
+
+    def rank(each: tuple[WeightsReport, _File]) -> tuple[int, bool, int]:
+        last = each[0].key.rpartition(".")[2]
+        preferred = _PREFERRED.index(last) if last in _PREFERRED else len(_PREFERRED)
+        same_order = _signature(each[1].trunk) == _signature(wanted)
+        return len(each[0].matched), same_order, -preferred
+
+    best, file = max(found, key=rank)
+    others = tuple(each.key for each, _ in found if each.complete and each is not best)
+    return replace(best, others=others if best.complete else ()), file
+
+
+def _translate(state: dict[str, torch.Tensor], wanted: StateDict) -> _File:
+    """Known layouts first, then any; a prefix common to all names is taken off on the way."""
+    common, named = "", state
+    while True:
+        if "base.0.weight" in state:
+            return replace(_translate_mmt(state), prefixes=(common,))
+        parts = {name.partition(".")[0] for name in state}
+        if {"heads", "backbone"} <= parts:
+            return replace(_translate_fastreid(state), prefixes=(common,))
+        if len(parts) != 1 or parts & {name.partition(".")[0] for name in wanted}:
+            break
+        part = f"{parts.pop()}."
+        if not all(name.startswith(part) for name in state):
+            break
+        common += part
+        state = {name.removeprefix(part): tensor for name, tensor in state.items()}
+    file = _translate_any(*_named_children(state), wanted)
+    if not file.trunk.keys() & wanted.keys():
+        return _translate_any(named, False, wanted)  # for people: under the file's own names
+    return replace(file, prefixes=tuple(f"{common}{each}" for each in file.prefixes))
+
+
+def _named_children(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
+    """Rename the numbered children of a ResNet; whether they show that its stem has no ReLU."""
+    ends = (".6.0.conv1.weight", ".7.0.conv1.weight")
+    dotted = {f".{name}": tensor for name, tensor in state.items()}
+    last = next((name for name in reversed(dotted) if name.endswith(ends)), None)
+    if last is None:
+        return state, False
+    prefix = last[: -len(ends[0])]
+    relu = f"{prefix}.7.0.conv1.weight" in dotted
+    children = _children(relu=relu)
+    renamed = {}
+    for name, tensor in dotted.items():
+        number, _, tail = name.removeprefix(f"{prefix}.").partition(".")
+        known = name.startswith(f"{prefix}.") and number.isdecimal() and int(number) < len(children)
+        new = f"{prefix}.{children[int(number)]}.{tail}" if known else name
+        renamed[new.removeprefix(".")] = tensor
+    return renamed, not relu
+
+
+def _children(*, relu: bool) -> tuple[str, ...]:
+    """Children of a ResNet in their order."""
+    return ("conv1", "bn1", *(("relu",) if relu else ()), "maxpool", *_STAGES)
+
+
+def _translate_any(state: dict[str, torch.Tensor], without_relu: bool, wanted: StateDict) -> _File:
+    """The trunk is where most of its names are; the rest is told apart by names and shapes.
+
+    The plain ResNet of BoT, which AGW, CTL and TransReID took over, has no ReLU in its stem; the
+    IBN one has. Their trunk is `base`, their neck `bottleneck`, CTL's `bn`.
+    """
+    prefixes = _prefixes(state, wanted)
+    prefix = prefixes[0]
+    own = {name.partition(".")[0] for name in wanted}
+    linear = {
+        name.rpartition(".")[0]
+        for name, tensor in state.items()
+        if name.endswith("weight") and tensor.ndim == 2
+    }
+    trunk, rest, heads = {}, [], []
+    necks: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        under = name.startswith(prefix)
+        inside = name.removeprefix(prefix)
+        module, _, kind = name.rpartition(".")
+        parts = module.split(".")
+        if under and inside.partition(".")[0] in own:
+            trunk[inside] = tensor
+        elif any(part in _HEADS or part.startswith("classifier") for part in parts):
+            heads.append(f"{name} ({' x '.join(map(str, tensor.shape))})")
+        elif parts[-1] in _NECKS and tensor.ndim == 1:
+            necks.setdefault(module, {})[kind] = tensor
+        elif under and module not in linear:
+            trunk[inside] = tensor
+        else:
+            rest.append(name)
+    neck: dict[str, torch.Tensor] = {}
+    if len(necks) == 1:
+        module, neck = necks.popitem()
+        bot = prefix.endswith("base.") and module.rpartition(".")[2] in ("bottleneck", "bn")
+    else:
+        bot = False
+        rest += [f"{module}.{kind}" for module, tensors in necks.items() for kind in tensors]
+    stem: Stem | None = "mmt" if without_relu else None
+    if bot and "layer4.0.conv1.weight" in trunk:
+        stem = "torchvision" if any(".IN." in name for name in trunk) else "mmt"
+    return _File(
+        "BoT" if bot else "torchvision", trunk, neck, tuple(rest), tuple(heads), stem, prefixes
+    )
+
+
+def _prefixes(state: StateDict, wanted: StateDict) -> tuple[str, ...]:
+    """What stands before the trunk's names; several where all of them are there several times."""
+    counts: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in wanted:
+                counts["".join(f"{part}." for part in parts[:cut])] += 1
+    if not counts:
+        return ("",)
+    most = max(counts.values())
+    best = sorted((each for each, count in counts.items() if count == most), key=len)
+    return tuple(best) if most == len(wanted) else (best[0],)
 
 
 def _translate_mmt(state: dict[str, torch.Tensor]) -> _File:
@@ -195,9 +358,8 @@ def _translate_mmt(state: dict[str, torch.Tensor]) -> _File:
     IBN one keeps it and ends at 7.
     """
     relu = any(name.startswith("base.7.") for name in state)
-    stem = ("conv1", "bn1", "relu", "maxpool") if relu else ("conv1", "bn1", "maxpool")
-    children = (*stem, "layer1", "layer2", "layer3", "layer4")
-    trunk, neck, rest = {}, {}, []
+    children = _children(relu=relu)
+    trunk, neck, rest, heads = {}, {}, [], []
     for name, tensor in state.items():
         part, _, tail = name.partition(".")
         if part == "base":
@@ -206,9 +368,12 @@ def _translate_mmt(state: dict[str, torch.Tensor]) -> _File:
             trunk[f"{children[int(number)]}.{tail}" if known else name] = tensor
         elif part == "feat_bn":
             neck[tail] = tensor
-        elif part != "classifier":
+        elif part == "classifier":
+            heads.append(name)
+        else:
             rest.append(name)
-    return _File("MMT", trunk, neck, tuple(rest), "torchvision" if relu else "mmt")
+    stem: Stem = "torchvision" if relu else "mmt"
+    return _File("MMT", trunk, neck, tuple(rest), tuple(heads), stem)
 
 
 def _translate_fastreid(state: dict[str, torch.Tensor]) -> _File:
@@ -219,32 +384,45 @@ def _translate_fastreid(state: dict[str, torch.Tensor]) -> _File:
     """
     old = "heads.bnneck.weight" in state
     prefix = "heads.bnneck." if old else "heads.bottleneck.0."
-    trunk, neck, rest = {}, {}, []
+    trunk, neck, rest, heads = {}, {}, [], []
     for name, tensor in state.items():
         if name.startswith("backbone."):
             trunk[name.removeprefix("backbone.")] = tensor
         elif name.startswith(prefix) and tensor.ndim == 1:
             neck[name.removeprefix(prefix)] = tensor
-        elif not name.startswith(("heads.weight", "heads.classifier.", "pixel_")):
+        elif name.startswith(("heads.weight", "heads.classifier.")):
+            heads.append(name)
+        elif not name.startswith("pixel_"):
             rest.append(name)
-    return _File("fast-reid", trunk, neck, tuple(rest), "torchvision" if old else "fastreid")
+    stem: Stem = "torchvision" if old else "fastreid"
+    return _File("fast-reid", trunk, neck, tuple(rest), tuple(heads), stem)
 
 
-def _check_same_network(report: WeightsReport, file: _File, backbone: str) -> None:
-    """Refuse a trained network whose tensors fit and which computes something else even so."""
-    if file.trained_stem is None:
-        return
-    if report.unexpected:
+def _check_same_network(
+    report: WeightsReport, file: _File, backbone: str, wanted: StateDict
+) -> None:
+    """Refuse a network whose tensors fit and which computes something else even so."""
+    if len(file.prefixes) > 1:
+        raise WeightsError(
+            f"{report.source} has {len(file.prefixes)} networks of {backbone}, under "
+            f"{', '.join(each or 'no prefix' for each in file.prefixes)}; save the state_dict() "
+            "of the one that you want"
+        )
+    own = {name.partition(".")[0] for name in wanted}
+    inside = any(name.partition(".")[0] in own for name in report.unexpected)
+    if inside or (report.unexpected and file.trained_stem is not None):
         raise WeightsError(
             f"{report}. Its trunk has parts that {backbone} lacks, and was trained with them: "
             "choose another file"
         )
+    if file.trained_stem is None:
+        return
     if file.trained_stem != stem_of(backbone):
         twin = with_stem(backbone, file.trained_stem)
         remedy = f"give --backbone {twin}" if twin in BACKBONES else "no backbone here has it"
         raise WeightsError(
-            f"{report.source} was trained with another stem than {backbone} has "
-            f"(docs/models.md): {remedy}"
+            f"{report.source} has {file.names}'s names, and was trained with another stem than "
+            f"{backbone} has (docs/models.md): {remedy}"
         )
 
 
@@ -255,46 +433,26 @@ def _fits(neck: StateDict, net: ReIDNet) -> bool:
     return {name: tensor.shape for name, tensor in neck.items()} == wanted
 
 
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_numpy_figures()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"no file {path}; check the path given for the weights") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is not a plain state dict; files that hold code are refused: load it where "
-            "you trust it and save only its state_dict()"
-        ) from error
-    except Exception as error:
-        why = str(error) or ("it is cut off" if path.stat().st_size else "it is empty")
-        raise WeightsError(f"{path} cannot be read ({why}); download it again") from error
+def _other_backbone(source: str, states: Mapping[str, StateDict]) -> str:
+    """What to do about a file that another backbone, or none, was saved from."""
+    fitting = []
+    for name in BACKBONES:
+        report, file = _best(source, states, _shapes(name))
+        stem = file.trained_stem or "torchvision"
+        if report.complete and not report.unexpected and stem == stem_of(name):
+            fitting.append(name)
+    if fitting:
+        return f"give --backbone {' or '.join(fitting)}, or another file"
+    names = [name for state in states.values() for name in state]
+    if any(name.endswith(("pos_embed", "cls_token", "class_embedding")) for name in names):
+        return "it is a vision transformer, which no backbone here is; choose another file"
+    return "no backbone here has these tensors; choose another file"
 
 
-def _numpy_figures() -> list[Any]:
-    """What a numpy float in a file is made of: MMT's checkpoints keep their best mAP as one.
-
-    The maker of numpy scalars was renamed in numpy 2; files have either name.
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    makers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*makers, np.dtype, np.dtypes.Float64DType]
-
-
-def _unwrap(state: object, source: str) -> dict[str, torch.Tensor]:
-    """Take the state dict out of a checkpoint and drop DataParallel's prefix."""
-    if isinstance(state, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-                break
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    ):
-        raise WeightsError(f"{source} holds no state dict; save net.state_dict() and give that")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+@cache
+def _shapes(backbone: str) -> StateDict:
+    with torch.device("meta"):
+        return _without_counters(build_backbone(backbone)[0].state_dict())
 
 
 def _by_name(source: str, given: StateDict, wanted: StateDict) -> WeightsReport:

@@ -115,6 +115,11 @@ def check_labels(
 def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
     if not len(labels.labels):
         raise ClusteringError("no images to label: add crops to the site")
+    needed = max(2, identities_per_batch)
+    largest, kept = int(labels.sizes.max(initial=0)), int(labels.sizes.sum())
+    if labels.known:
+        _refuse_known(labels, needed, largest)
+        return
     what = f"these labels cannot be trained on ({labels.rule}): "
     if labels.outlier_share > MAX_OUTLIER_SHARE:
         raise ClusteringError(
@@ -122,18 +127,31 @@ def _refuse_collapse(labels: PseudoLabels, identities_per_batch: int) -> None:
             "outliers; use k-means, a smaller min_samples, for DBSCAN a larger radius or "
             "pairs_per_image, for HDBSCAN a smaller min_cluster_size"
         )
-    needed = max(2, identities_per_batch)
     if labels.clusters < needed:
         raise ClusteringError(
             f"{what}{plural(labels.clusters, 'cluster')}, but batches need {needed}; add crops, "
             "ask for more clusters (DBSCAN: another radius), or lower the identities per batch"
         )
-    largest, kept = int(labels.sizes.max()), int(labels.sizes.sum())
     if largest > MAX_CLUSTER_SHARE * kept:
         raise ClusteringError(
             f"{what}one cluster holds {largest} of {plural(kept, 'clustered image')}; use a "
             "smaller radius or more clusters, or start from a network that tells people apart "
             "better"
+        )
+
+
+def _refuse_known(labels: PseudoLabels, needed: int, largest: int) -> None:
+    """The same limits on true identities, whose remedy is other crops."""
+    images = len(labels.labels)
+    if labels.clusters < needed:
+        raise ClusteringError(
+            f"the labelled crops show {plural(labels.clusters, 'person', 'people')}, but batches "
+            f"need {needed}; add crops of other people, or lower batch.identities with --set"
+        )
+    if largest > MAX_CLUSTER_SHARE * images:
+        raise ClusteringError(
+            f"one person has {largest} of the {plural(images, 'labelled crop')}, more than half; "
+            "add crops of other people, or leave some of this person's out"
         )
 
 

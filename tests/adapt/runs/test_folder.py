@@ -159,6 +159,23 @@ def test_what_a_folder_is_good_for(tmp_path: Path) -> None:
     assert Run.use_of(path) is FolderUse.REUSE
 
 
+def test_a_run_without_a_network_is_not_said_to_have_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    with pytest.raises(RunError, match=r"has no network: .*is running; resume or start it again"):
+        Run.open(run.path).network()
+    run.finish(1.0, ClusteringError("1 cluster"))
+    with pytest.raises(RunError, match=r"has no network: .*first round, and is failed; resume"):
+        Run.open(run.path).network()
+    assert "its network is of round" not in caplog.text
+    run = Run.create(tmp_path / "run", INFO)
+    run.record(row(1), ReIDNet("mobilenet_v2"))
+    run.finish(1.0, ClusteringError("1 cluster"))
+    Run.open(run.path).network()
+    assert "did not finish: its network is of round 1" in caplog.text
+
+
 def test_run_json_tells_where_the_crops_were_moved(tmp_path: Path) -> None:
     source = data("two", "source")
     run = Run.create(tmp_path / "run", run_info(data=(data("one"), source)))

@@ -226,6 +226,12 @@ def test_init_must_be_runs_of_one_kind(
         site_run(site, tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(RunError, match="1 to 2 networks"):
         site_run(site, init, tmp_path / "out", inits=[init] * 3)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    with pytest.raises(RunError, match="it is a bundle, which is served and cannot be trained"):
+        site_run(site, tmp_path / "bundle", tmp_path / "out")
+    with pytest.raises(RunError, match=r"is a file, not a run folder; .*pretrain --weights"):
+        site_run(site, init / "model.safetensors", tmp_path / "out")
     other = source_run(
         market("other"), tmp_path / "big", preprocessing=Preprocessing(height=64, width=32)
     )

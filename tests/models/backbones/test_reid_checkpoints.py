@@ -1,4 +1,4 @@
-"""Checkpoints of MMT's public code and of fast-reid: their key names, their networks' answers.
+"""Checkpoints of public re-ID code: their key names, their networks' answers.
 
 The networks below are written after the shapes and names of those projects; that ours gives what
 they give is the proof that every tensor found its place.
@@ -6,7 +6,9 @@ they give is the proof that every tensor found its place.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from argparse import Namespace
+from collections import ChainMap, OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,245 @@ def test_numpy_figures_of_old_and_new_numpy_are_read(tmp_path: Path, core: str) 
 
 
 def test_other_objects_beside_the_weights_are_refused(tmp_path: Path) -> None:
-    torch.save({"model": {}, "config": Path("/etc")}, tmp_path / "m.pth")
-    with pytest.raises(WeightsError, match="not a plain state dict"):
+    torch.save({"model": {}, "config": ChainMap()}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match=r"it holds collections\.ChainMap; files that"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")
+
+
+class BoT(nn.Module):
+    """`base` by torchvision's names, of which the plain one leaves its ReLU out; `bottleneck`."""
+
+    def __init__(self, backbone: str, *, relu: bool, neck: str = "bottleneck") -> None:
+        super().__init__()
+        self.base, channels = build_backbone(backbone)
+        if not relu:
+            del self.base.relu
+        self.neck_name = neck
+        self.add_module(neck, nn.BatchNorm1d(channels))
+        self.classifier = nn.Linear(channels, PEOPLE, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        neck = self.get_submodule(self.neck_name)
+        return nn.functional.normalize(neck(self.base(x).mean((2, 3))))
+
+
+def under(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.slow
+def test_bot_plain_resnet_has_no_relu_in_its_stem(tmp_path: Path) -> None:
+    theirs = lively(BoT("resnet50", relu=False))
+    text = loaded_equals(theirs, theirs.state_dict(), "resnet50_mmt", tmp_path / "m.pth")
+    assert "BoT's names" in text
+    assert f"heads left out: classifier.weight ({PEOPLE} x 2048)" in text
+    with pytest.raises(WeightsError, match=r"another stem .*give --backbone resnet50_mmt"):
+        load_weights(ReIDNet("resnet50"), tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "neck"),
+    [
+        (lambda state: state, "bottleneck"),
+        (lambda state: {"model": state, "optimizer": {"state": {}}}, "bottleneck"),
+        (lambda state: {"state_dict": under("module.", state)}, "bottleneck"),
+        (lambda state: {"net": under("_orig_mod.", state), "args": Namespace(lr=1)}, "bottleneck"),
+        (lambda state: {"state_dict": under("backbone.", state), "epoch": 120}, "bn"),
+    ],
+    ids=["BoT", "ignite", "DataParallel", "compiled", "CTL"],
+)
+def test_bot_ibn_resnet(tmp_path: Path, wrap: Callable[[Any], Any], neck: str) -> None:
+    theirs = lively(BoT("resnet18_ibn_a", relu=True, neck=neck))
+    checkpoint = wrap(theirs.state_dict())
+    text = loaded_equals(theirs, checkpoint, "resnet18_ibn_a", tmp_path / "m.pth")
+    assert "BoT's names" in text
+
+
+def test_bot_with_another_pooling_or_more_parts(tmp_path: Path) -> None:
+    """AGW: GeM before the neck; its non-local blocks are parts that ours lacks."""
+    state = dict(BoT("resnet18_ibn_a", relu=True).state_dict())
+    torch.save({**state, "global_pool.p": torch.ones(1)}, tmp_path / "gem.pth")
+    report = load_weights(ReIDNet("resnet18_ibn_a"), tmp_path / "gem.pth")
+    assert not report.neck
+    assert "global_pool.p" in report.unexpected
+    torch.save({**state, "base.NL_2.0.g.weight": torch.ones(1)}, tmp_path / "agw.pth")
+    with pytest.raises(WeightsError, match=r"unexpected: NL_2\.0\.g\.weight.*parts that resnet18_"):
+        load_weights(ReIDNet("resnet18_ibn_a"), tmp_path / "agw.pth")
+
+
+@pytest.fixture(scope="module")
+def trunk() -> dict[str, torch.Tensor]:
+    return dict(lively(ReIDNet("resnet18").backbone).state_dict())
+
+
+HEAD = {"classifier.weight": torch.zeros(751, 512), "classifier.bias": torch.zeros(751)}
+
+
+def assert_trunk(net: ReIDNet, trunk: Mapping[str, torch.Tensor]) -> None:
+    loaded = net.backbone.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in trunk.items())
+
+
+PREFIXES = ["", "module.", "model.", "net.", "base.", "backbone.", "module.base.", "encoder_q."]
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "teacher.module.backbone.", "a.b.c.d."])
+@pytest.mark.parametrize("head", [{}, HEAD], ids=["trunk alone", "with a head"])
+def test_any_prefix(
+    tmp_path: Path, trunk: dict[str, torch.Tensor], prefix: str, head: dict[str, torch.Tensor]
+) -> None:
+    torch.save({**under(prefix, trunk), **head}, tmp_path / "m.pth")
+    net = ReIDNet("resnet18")
+    report = load_weights(net, tmp_path / "m.pth")
+    assert_trunk(net, trunk)
+    assert (report.rule, report.prefix, len(report.heads)) == ("name", prefix, len(head))
+    assert (report.unexpected, report.neck) == ((), False)
+    assert (f"taken off the names: {prefix}" in str(report)) == bool(prefix)
+
+
+KEYS = ["state_dict", "model", "net", "network", "model_state_dict", "teacher", "ema", "weights"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_any_key(tmp_path: Path, trunk: dict[str, torch.Tensor], key: str) -> None:
+    torch.save({"epoch": 3, "loss": torch.zeros(1), key: {**trunk, **HEAD}}, tmp_path / "m.pth")
+    net = ReIDNet("resnet18")
+    report = load_weights(net, tmp_path / "m.pth")
+    assert_trunk(net, trunk)
+    assert (report.key, report.others) == (key, ())
+    assert f"tensors under {key} matched" in str(report)
+
+
+def test_of_several_keys_one_is_taken_and_the_others_are_told(
+    tmp_path: Path, trunk: dict[str, torch.Tensor]
+) -> None:
+    noise = {name: torch.ones_like(tensor) for name, tensor in trunk.items()}
+    content = {"student": noise, "teacher": under("module.", trunk), "epoch": 3}
+    torch.save(content, tmp_path / "m.pth")
+    net = ReIDNet("resnet18")
+    report = load_weights(net, tmp_path / "m.pth")
+    assert_trunk(net, trunk)
+    assert (report.key, report.others) == ("teacher", ("student",))
+    assert "the same trunk is also under: student" in str(report)
+
+
+def test_several_networks_under_one_key_are_refused(
+    tmp_path: Path, trunk: dict[str, torch.Tensor]
+) -> None:
+    """MoCo, and with it LUPerson: nothing in the file says which is wanted."""
+    state = {**under("module.encoder_q.", trunk), **under("module.encoder_k.", trunk)}
+    torch.save({"state_dict": state}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match=r"2 networks of resnet18, under module\.encoder_q"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model.features."])
+@pytest.mark.parametrize("head", [{}, HEAD], ids=["trunk alone", "with a head"])
+def test_numbered_children_under_other_names(
+    tmp_path: Path, trunk: dict[str, torch.Tensor], prefix: str, head: dict[str, torch.Tensor]
+) -> None:
+    """nn.Sequential(*list(resnet.children())[:-2]), as many write it."""
+    numbers = {name: i for i, (name, _) in enumerate(ReIDNet("resnet18").backbone.named_children())}
+    numbered = {
+        f"{prefix}{numbers[name.partition('.')[0]]}.{name.partition('.')[2]}": tensor
+        for name, tensor in trunk.items()
+    }
+    torch.save({**numbered, **head}, tmp_path / "m.pth")
+    net = ReIDNet("resnet18")
+    assert load_weights(net, tmp_path / "m.pth").rule == "name"
+    assert_trunk(net, trunk)
+
+
+def test_numbered_children_without_a_relu_are_a_stem(
+    tmp_path: Path, trunk: dict[str, torch.Tensor]
+) -> None:
+    children = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    numbered = {
+        f"resnet_conv.{children.index(name.partition('.')[0])}.{name.partition('.')[2]}": tensor
+        for name, tensor in trunk.items()
+    }
+    torch.save(numbered, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match="another stem than resnet18 has"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")
+
+
+def test_torchreids_heads_and_open_reids(tmp_path: Path, trunk: dict[str, torch.Tensor]) -> None:
+    """resnet50_fc512: an embedding layer named fc; open-reid: base.fc, and feat before feat_bn."""
+    norm = {f"fc.1.{name}": torch.ones(512) for name in ("weight", "bias", "running_mean")}
+    fc512 = {"fc.0.weight": torch.zeros(512, 512), "fc.0.bias": torch.zeros(512), **norm, **HEAD}
+    torch.save({"state_dict": {**trunk, **fc512}, "rank1": np.float32(0.9)}, tmp_path / "a.pth")
+    report = load_weights(ReIDNet("resnet18"), tmp_path / "a.pth")
+    assert (report.unexpected, report.neck, len(report.heads)) == ((), False, 7)
+    open_reid = {
+        **under("base.", {**trunk, "fc.weight": torch.zeros(1000, 512)}),
+        "feat.weight": torch.zeros(512, 512),
+        **{f"feat_bn.{name}": torch.ones(512) for name in NORM},
+    }
+    torch.save({"state_dict": open_reid, "best_top1": np.float64(0.8)}, tmp_path / "b.pth")
+    report = load_weights(ReIDNet("resnet18"), tmp_path / "b.pth")
+    assert (report.names, report.neck) == ("torchvision", False)
+    assert set(report.unexpected) == {"feat.weight", *NORM_OF_NECK}
+
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+NORM_OF_NECK = tuple(f"neck.{name}" for name in NORM)
+
+
+@pytest.mark.parametrize("extra", ["layer1.0.se.fc.0.weight", "layer1.2.IN.weight"])
+def test_more_parts_in_the_blocks_of_any_file_are_refused(
+    tmp_path: Path, trunk: dict[str, torch.Tensor], extra: str
+) -> None:
+    """Squeeze-and-excitation, IBN-b: all of the plain trunk's tensors are there."""
+    torch.save({**trunk, extra: torch.zeros(4, 4)}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match=f"unexpected: {extra}.*parts that resnet18 lacks"):
+        load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")
+
+
+def test_renamed_trunks_are_paired_by_order_beside_a_head(
+    tmp_path: Path, trunk: dict[str, torch.Tensor]
+) -> None:
+    plain = {name: each for name, each in trunk.items() if not name.endswith("tracked")}
+    renamed = {f"p{i}.{name.rpartition('.')[2]}": v for i, (name, v) in enumerate(plain.items())}
+    scores = {"scores.weight": torch.zeros(9, 512), "scores.bias": torch.zeros(9)}
+    torch.save({**renamed, **scores}, tmp_path / "m.pth")
+    net = ReIDNet("resnet18")
+    report = load_weights(net, tmp_path / "m.pth")
+    assert_trunk(net, plain)
+    assert (report.rule, report.unexpected) == ("order", ("scores.weight", "scores.bias"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "right"),
+    [
+        ("resnet18", "resnet34", "give --backbone resnet18, or"),
+        ("resnet18_ibn_a", "resnet18", "give --backbone resnet18_ibn_a, or"),
+        ("mobilenet_v2", "resnet18", "give --backbone mobilenet_v2, or"),
+    ],
+)
+def test_the_right_backbone_is_named(tmp_path: Path, saved: str, asked: str, right: str) -> None:
+    state = under("module.", ReIDNet(saved).backbone.state_dict())
+    torch.save({"net": state}, tmp_path / "m.pth")
+    seed = torch.get_rng_state()
+    net = ReIDNet(asked)
+    drawn = torch.get_rng_state()
+    with pytest.raises(WeightsError, match=f"not the state dict of {asked}: {right}"):
+        load_weights(net, tmp_path / "m.pth")
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert not torch.equal(seed, drawn)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("base.cls_token", "base.pos_embed", "bottleneck.weight"), "it is a vision transformer"),
+        (("image_encoder.class_embedding", "image_encoder.proj"), "it is a vision transformer"),
+        (("conv.0.weight", "conv.1.weight"), "no backbone here has these tensors"),
+    ],
+    ids=["TransReID", "CLIP-ReID", "another network"],
+)
+def test_networks_that_are_no_backbone_here(
+    tmp_path: Path, names: tuple[str, ...], text: str
+) -> None:
+    torch.save({name: torch.zeros(3) for name in names}, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match=rf"unexpected: {names[0]}, .*{text}"):
         load_weights(ReIDNet("resnet18"), tmp_path / "m.pth")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -153,3 +155,25 @@ def test_the_radius_is_a_figure_where_there_is_one() -> None:
     found = PseudoLabels(np.array([0, 0, 1, 1]), "dbscan", radius=0.4)
     assert check(found).metrics()["radius"] == 0.4
     assert "radius" not in check(labels(0, 0, 1, 1)).metrics()
+
+
+@pytest.mark.parametrize(
+    ("persons", "text"),
+    [
+        ([0, 0, 1, 1], r"show 2 people, but batches need 4; .*lower batch\.identities with --set"),
+        ([0] * 5 + [1, 2, 3], "one person has 5 of the 8 labelled crops, more than half"),
+    ],
+)
+def test_true_identities_are_refused_without_words_of_clustering(
+    persons: list[int], text: str
+) -> None:
+    true = PseudoLabels(np.array(persons, np.int64), "true identities", known=True)
+    with pytest.raises(ClusteringError, match=text) as caught:
+        check(true, per_batch=4)
+    assert not re.search("cluster|DBSCAN|radius|k-means", str(caught.value))
+
+
+def test_true_identities_have_the_same_limits_as_clusters() -> None:
+    for known in (False, True):
+        half = PseudoLabels(np.array([0, 0, 0, 1, 1, 2], np.int64), "", known=known)
+        assert check(half, per_batch=3).clusters == 3
