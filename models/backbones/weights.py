@@ -404,7 +404,7 @@ def _check_same_network(
     """Refuse a network whose tensors fit and which computes something else even so."""
     if len(file.prefixes) > 1:
         raise WeightsError(
-            f"{report.source} has {len(file.prefixes)} networks of {backbone}, under "
+            f"{report.source} holds the trunk of {backbone} several times, under "
             f"{', '.join(each or 'no prefix' for each in file.prefixes)}; save the state_dict() "
             "of the one that you want"
         )
@@ -419,10 +419,11 @@ def _check_same_network(
         return
     if file.trained_stem != stem_of(backbone):
         twin = with_stem(backbone, file.trained_stem)
+        known = f" ({file.names}'s names)" if file.names != "torchvision" else ""
         remedy = f"give --backbone {twin}" if twin in BACKBONES else "no backbone here has it"
         raise WeightsError(
-            f"{report.source} has {file.names}'s names, and was trained with another stem than "
-            f"{backbone} has (docs/models.md): {remedy}"
+            f"{report.source}{known} was trained with another stem than {backbone} has "
+            f"(docs/models.md): {remedy}"
         )
 
 
