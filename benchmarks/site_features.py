@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.data.catalog.folders import SPLIT_FOLDERS, read_market
+from adapt.data.catalog.folders import read_market
+from adapt.data.catalog.splits import SPLIT_FOLDERS
 from adapt.data.decoding.loading import load_crops
 from adapt.errors import NoImagesError
 from adapt.evaluation.scoring import network_embedder

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import typer
 
-from adapt.data.catalog.cameras import CameraPattern, cameras_by_path
-from adapt.data.catalog.image_files import image_files
+from adapt.data.catalog.cameras import find_cameras
+from adapt.data.catalog.image_files import LeftOut, image_files
 from adapt.errors import DataError
 from service.errors import BadSightingError
 from service.types import NewSighting
@@ -70,18 +70,19 @@ def _time(seconds: float) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is to be enrolled, and how many files below the folders are not images."""
+    """What is to be enrolled, what is left out below the folders, and doubts about the cameras."""
 
     crops: tuple[FileToEnroll, ...]
-    ignored: int
+    left_out: tuple[LeftOut, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
     """The files given and the images below the folders given, in sorted order.
 
     Cameras, by the first rule that applies: `camera`; `pattern`, see
-    `adapt.data.catalog.cameras.CameraPattern`; Market-1501 names (`PPPP_cC...`, all files of a
-    folder: camera cC); the first folder below the one given.
+    `adapt.data.catalog.cameras.CameraPattern`; `adapt.data.catalog.cameras.cameras_by_path`, which
+    refuses files in no folder.
 
     Raises:
         typer.BadParameter: a path does not exist, a folder cannot be read, or no rule names a
@@ -95,30 +96,23 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
 
 def _find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
     crops: list[FileToEnroll] = []
-    ignored = 0
+    left_out: list[LeftOut] = []
+    doubts: list[str] = []
     for path in paths:
         if path.is_dir():
             below = image_files(path)
-            ignored += len(below.others)
+            left_out += below.left_out
             files, root = below.images, path
         elif path.exists():
             files, root = (path,), path.parent
         else:
             raise DataError(f"there is no file or folder {path}")
         keys = [file.relative_to(root).as_posix() for file in files]
-        crops += [
-            FileToEnroll(file, key, name)
-            for file, key, name in zip(files, keys, _cameras(keys, camera, pattern), strict=True)
-        ]
-    # Links are not followed: the same file linked into the folders of two cameras is two crops.
+        cameras = [camera] * len(keys) if camera is not None else []
+        if camera is None:
+            cameras, found = find_cameras(keys, pattern, outside_folders=None)
+            doubts += found
+        crops += map(FileToEnroll, files, keys, cameras)
+    # Links are not resolved: the same file linked into the folders of two cameras is two crops.
     unique = {(crop.camera, crop.place): crop for crop in crops}
-    return Found(tuple(unique.values()), ignored)
-
-
-def _cameras(keys: Sequence[str], camera: str | None, pattern: str | None) -> Sequence[str]:
-    if camera is not None:
-        return [camera] * len(keys)
-    if pattern is not None:
-        chosen = CameraPattern(pattern)
-        return [chosen.camera_of(key) for key in keys]
-    return cameras_by_path(keys, names_in_subfolders=True, outside_folders=None)
+    return Found(tuple(unique.values()), tuple(left_out), tuple(doubts))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapt.data.catalog.image_files import LeftOut
 from adapt.runtime.progress import progress
 from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
 from cli.crop_files import FileToEnroll, Found, find_crops
@@ -38,14 +39,16 @@ def enroll(
 ) -> None:
     """Enroll crops. A file that was enrolled before replaces its sighting.
 
-    Without --camera and --camera-pattern, the camera comes from Market-1501 file names, or is the
-    first folder below the one given. Exit code 1 if nothing was enrolled.
+    Without --camera and --camera-pattern, the camera comes from the file names of a public set, or
+    is the first folder below the one given. Exit code 1 if nothing was enrolled.
     """
     if camera is not None and camera_pattern is not None:
         raise typer.BadParameter("give --camera or --camera-pattern, not both")
     found = find_crops(paths, camera, camera_pattern)
     if not found.crops:
-        raise typer.BadParameter(f"no images in {', '.join(map(str, paths))}")
+        raise typer.BadParameter(f"no images in {', '.join(map(str, paths))}{_first(found)}")
+    for doubt in found.doubts:
+        typer.echo(f"warning: {doubt}", err=True)
     outcomes: list[tuple[FileToEnroll, Enrolled | Exception]] = []
     try:
         with (
@@ -106,7 +109,10 @@ def _report_enrolled(
                 "enrolled": len(enrolled),
                 "replaced": replaced,
                 "failed": failed,
-                "ignored": found.ignored,
+                "ignored": len(found.left_out),
+                "left_out": [
+                    {"path": str(each.path), "reason": each.reason} for each in found.left_out
+                ],
                 "results": [_outcome_json(crop, result) for crop, result in outcomes],
             }
         )
@@ -114,12 +120,30 @@ def _report_enrolled(
     for crop, result in outcomes:
         if not isinstance(result, Enrolled):
             typer.echo(f"not enrolled: {crop.path}: {result}", err=True)
+    for reason, left in _by_reason(found.left_out).items():
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        typer.echo(f"left out: {left[0].path}{more}: {reason}", err=True)
     cameras = len({result.sighting.camera for result in enrolled})
     parts = [f"enrolled {len(enrolled)} of {plural(len(outcomes), 'file')} in site {site}"]
     parts.append(plural(cameras, "camera"))
     parts += [f"{replaced} replaced"] if replaced else []
-    parts += [f"{plural(found.ignored, 'other file')} ignored"] if found.ignored else []
+    left_out = len(found.left_out)
+    parts += [f"{plural(left_out, 'other file')} ignored"] if left_out else []
     typer.echo(", ".join(parts))
+
+
+def _first(found: Found) -> str:
+    if not found.left_out:
+        return ""
+    first = found.left_out[0]
+    return f"; first of what is left out: {first.path}, {first.reason}"
+
+
+def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
+    groups: dict[str, list[LeftOut]] = {}
+    for each in left_out:
+        groups.setdefault(each.reason, []).append(each)
+    return groups
 
 
 def _outcome_json(crop: FileToEnroll, result: Enrolled | Exception) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def _numbered(
         first, second = np.split(codes, [query.size])
         return first.reshape(query.shape), second.reshape(gallery.shape)
     if set(kinds) <= set("iuf") and _whole(query) and _whole(gallery):
+        _refuse_large(path, what, query, gallery)
         return query.astype(np.int64), gallery.astype(np.int64)
     raise DataError(
         f"{path}: query_{what} ({query.dtype}) and gallery_{what} ({gallery.dtype}) must both be "
@@ -119,3 +120,14 @@ def _numbered(
 
 def _whole(numbers: NDArray[Any]) -> bool:
     return bool(np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all())
+
+
+def _refuse_large(path: Path, what: str, *arrays: NDArray[Any]) -> None:
+    """Raise DataError where numbers would become others: two people one, or somebody junk."""
+    for numbers in arrays:
+        limit = 2**53 if numbers.dtype.kind == "f" else 2**63 - 1
+        if numbers.size and (int(numbers.max()) > limit or int(numbers.min()) < -limit):
+            raise DataError(
+                f"{path}: {what} of {numbers.dtype} go beyond {limit}, where they cannot be told "
+                "apart; number them anew, or save strings"
+            )

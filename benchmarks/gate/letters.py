@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from adapt.data.catalog.folders import SPLIT_FOLDERS
+from adapt.data.catalog.splits import SPLIT_FOLDERS
 
 SOURCE_CHARACTERS = 200
 """Of the background alphabets."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt.data.catalog.folders import SPLIT_FOLDERS, read_market
+from adapt.data.catalog.folders import read_market
+from adapt.data.catalog.splits import SPLIT_FOLDERS
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.types import CropSet
 from benchmarks.methods.arms import ARMS, SUPERVISED, chosen

@@ -45,6 +45,28 @@ def test_market_names(tmp_path: Path) -> None:
     assert [camera for _, camera in seen(tmp_path)] == ["c3", "c1"]
 
 
+def test_folders_of_people_are_doubted_and_splits_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path / "people", "0001/0001_c1s1_0.jpg", "0002/0002_c1s1_0.jpg", "0003/x.jpg")
+    found = find_crops([tmp_path / "people"], None, None)
+    assert any("look like people, not cameras" in doubt for doubt in found.doubts)
+    lay(tmp_path / "set", "train/1.jpg", "test/1.jpg")
+    with pytest.raises(typer.BadParameter, match="parts of a labelled set, not cameras"):
+        find_crops([tmp_path / "set"], None, None)
+    assert len(find_crops([tmp_path / "set"], "door", None).crops) == 2
+
+
+def test_linked_folders_are_cameras_and_broken_ones_are_told(tmp_path: Path) -> None:
+    lay(tmp_path, "elsewhere/a.png", "site/cam2/b.png")
+    (tmp_path / "site" / "cam1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "site" / "cam3").symlink_to(tmp_path / "gone")
+    found = find_crops([tmp_path / "site"], None, None)
+    assert [(crop.key, crop.camera) for crop in found.crops] == [
+        ("cam1/a.png", "cam1"),
+        ("cam2/b.png", "cam2"),
+    ]
+    assert [(each.path.name, each.image) for each in found.left_out] == [("cam3", True)]
+
+
 @pytest.mark.parametrize("pattern", [r"cam(\d+)_", r"(x)?cam(?P<camera>\d+)_"])
 def test_a_pattern_is_searched_in_the_path(tmp_path: Path, pattern: str) -> None:
     lay(tmp_path, "day1/cam7_1.png", "day2/cam8_1.png")
@@ -55,7 +77,10 @@ def test_what_is_no_image_is_counted_and_what_is_hidden_is_not(tmp_path: Path) -
     lay(tmp_path, "c/a.png", "c/notes.txt", "Makefile", ".x.png", ".cache/y.png")
     found = find_crops([tmp_path], None, None)
     assert [crop.key for crop in found.crops] == ["c/a.png"]
-    assert found.ignored == 2
+    assert {each.path.name: each.reason for each in found.left_out} == {
+        "Makefile": "file type none is not an image type",
+        "notes.txt": "file type .txt is not an image type",
+    }
 
 
 def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.data.catalog.folders import SPLIT_FOLDERS
 from adapt.data.catalog.known_sets import FOLDER_NAMES
 from adapt.data.catalog.manifest import COLUMNS, MANIFEST_NAMES
-from adapt.data.catalog.msmt17 import LISTS
+from adapt.data.catalog.splits import LISTS, SPLIT_FOLDERS
 from adapt.recipes.papers import Paper, Task
 
 DOCS = Path(__file__).parents[2] / "docs"

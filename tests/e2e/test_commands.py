@@ -48,9 +48,12 @@ def test_from_create_to_delete(resight: Command, crops: Path) -> None:
     )
     for bad in ("broken.jpg", "empty.png"):
         assert f"not enrolled: {crops / 'c2' / bad}: " in enrolled.stderr
+    told = f"left out: {crops / 'notes.txt'}: file type .txt is not an image type\n"
+    assert told in enrolled.stderr
 
     again = json.loads(resight("enroll", "--site", "door", crops, "--json").stdout)
     assert (again["enrolled"], again["replaced"], again["failed"], again["ignored"]) == (3, 3, 2, 1)
+    assert [Path(each["path"]).name for each in again["left_out"]] == ["notes.txt"]
     assert {r["path"] for r in again["results"] if "error" in r} == {
         str(crops / "c2" / "broken.jpg"),
         str(crops / "c2" / "empty.png"),

@@ -30,7 +30,7 @@ def read_features(path: Path) -> NDArray[np.floating]:
 def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     """Read (N,) camera codes: .npy of integers or strings, or UTF-8 text with one name per line.
 
-    Blanks around a name are ignored. Without a file there is one camera.
+    Blanks around a name and blank lines at the end are ignored. Without a file there is one camera.
 
     Raises DataError: unreadable, or not one camera per image.
     """
@@ -41,11 +41,10 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     else:
         try:
             text = path.read_text("utf-8-sig")  # editors on Windows put a mark in front
-            names = np.array([name.strip() for name in text.split("\n")])
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
-        if len(names) and not names[-1]:
-            names = names[:-1]
+        lines = text.rstrip().split("\n") if text.strip() else []
+        names = np.array([line.strip() for line in lines], str)
         if (names == "").any():
             empty = int(np.argmax(names == "")) + 1
             raise DataError(f"{path} names no camera in line {empty}; give one name per line")

@@ -1,47 +1,135 @@
-"""The image files below a folder, by their names."""
+"""The image files below a folder, by their names, and what is left out there."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from adapt.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+)
+
+_UNREAD_SUFFIXES = frozenset({".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pgm", ".ppm"})
+"""Images, but of types that `models.image` does not decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file, or a link to a folder, that is not read, and why.
+
+    image: whether crops may be missing: False for what is not an image or is read elsewhere.
+    """
+
+    path: Path
+    reason: str
+    image: bool
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """What lies below a folder, in sorted order.
+    """What is below a folder, in sorted order.
 
-    images: files whose suffix is in `IMAGE_SUFFIXES`. others: all other files.
+    images: files whose suffix is in `IMAGE_SUFFIXES`.
+    left_out: all other files, and links that are not followed.
     """
 
     images: tuple[Path, ...]
-    others: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def image_files(folder: Path) -> ImageFiles:
-    """Find the files below a folder; hidden files and folders are left out.
+    """Find the files below a folder; hidden files and folders do not count.
 
-    Links to files count, broken ones too: reading them says what is wrong. Links to folders are
-    not entered.
+    Links to folders are followed, each folder once: what is not a link comes first, then links in
+    sorted order. A link to a folder that is read already, or that the folder is in, is left out.
+    Links to files count, broken ones too where their names are those of images: reading them says
+    what is wrong.
     Raises DataError when a folder cannot be read: its crops would be missing without a word.
     """
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (Path(parent, name) for name in names if not name.startswith("."))
+    walk = _Walk(folder)
+    images, left_out = [], walk.left_out
+    for path in walk.files:
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            images.append(path)
+        elif suffix in _UNREAD_SUFFIXES:
+            reason = f"file type {suffix} is not read; convert it to JPEG or PNG"
+            left_out.append(LeftOut(path, reason, image=True))
+        else:
+            reason = f"file type {path.suffix or 'none'} is not an image type"
+            left_out.append(LeftOut(path, reason, image=False))
+    left_out.sort(key=lambda each: each.path)
+    return ImageFiles(tuple(sorted(images)), tuple(left_out))
+
+
+class _Walk:
+    """Files below a folder, and the links that were left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: list[Path] = []
+        self.left_out: list[LeftOut] = []
+        self._root = root
+        self._read: dict[tuple[int, int], Path] = {}
+        self._links: deque[Path] = deque()
         try:
-            found += [path for path in visible if path.is_file() or path.is_symlink()]
+            self._enter(root)
+            while self._links:
+                self._follow(self._links.popleft())
         except OSError as error:
             _refuse(error)
-    found.sort()
-    images = tuple(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
-    others = tuple(path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES)
-    return ImageFiles(images, others)
+
+    def _follow(self, link: Path) -> None:
+        target, root = link.resolve(), self._root.resolve()
+        if target in root.parents:
+            reason = f"a link to {target}, which holds {self._root}"
+            self.left_out.append(LeftOut(link, reason, image=False))
+        elif not self._is_read(link):
+            self._enter(link)
+
+    def _enter(self, folder: Path) -> None:
+        links: list[Path] = []
+        for parent, folders, names in os.walk(folder, onerror=_refuse):
+            here = Path(parent)
+            self._read[_identity(here)] = here
+            inside = [here / name for name in folders if not name.startswith(".")]
+            links += [path for path in inside if path.is_symlink()]
+            real = [path for path in inside if not path.is_symlink()]
+            folders[:] = [path.name for path in real if not self._is_read(path)]
+            self._sort([here / name for name in names if not name.startswith(".")])
+        self._links.extend(sorted(links))
+
+    def _is_read(self, folder: Path) -> bool:
+        """Whether a folder was read before; it is then left out."""
+        before = self._read.get(_identity(folder))
+        if before is not None:
+            where = "the whole" if before == self._root else before.relative_to(self._root)
+            reason = f"the same folder as {where}, which is read"
+            self.left_out.append(LeftOut(folder, reason, image=False))
+        return before is not None
+
+    def _sort(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if path.is_file():
+                self.files.append(path)
+            elif not path.is_symlink():
+                reason = "neither a file nor a folder"
+                self.left_out.append(LeftOut(path, reason, image=False))
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                self.files.append(path)
+            else:
+                reason = f"a broken link: {path.readlink()} is not there"
+                self.left_out.append(LeftOut(path, reason, image=True))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _refuse(error: OSError) -> NoReturn:

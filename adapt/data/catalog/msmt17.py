@@ -14,23 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapt.data.catalog.cameras import camera_codes, msmt17_camera
-from adapt.data.catalog.splits import Split
+from adapt.data.catalog.cameras import MAX_NUMBER, camera_codes, msmt17_camera
+from adapt.data.catalog.splits import LISTED_FOLDERS, LISTS, Split
 from adapt.errors import DataError, NoImagesError
 from adapt.types import CropSet, Sample
 
-LISTS: dict[Split, tuple[str, ...]] = {
-    "train": ("list_train.txt", "list_val.txt"),
-    "query": ("list_query.txt",),
-    "gallery": ("list_gallery.txt",),
-}
-"""The papers train on both lists: 32,621 crops of 1,041 people."""
-
-_FOLDERS: dict[Split, tuple[str, str]] = {
-    "train": ("train", "mask_train_v2"),
-    "query": ("test", "mask_test_v2"),
-    "gallery": ("test", "mask_test_v2"),
-}
 _TEST_PEOPLE = 100_000
 """Added to test identities: both halves count their people from 0, and none is in both."""
 
@@ -49,7 +37,7 @@ def msmt17_splits(root: Path) -> set[Split]:
         split
         for split, lists in LISTS.items()
         if all((root / name).is_file() for name in lists)
-        and any((root / name).is_dir() for name in _FOLDERS[split])
+        and any((root / name).is_dir() for name in LISTED_FOLDERS[split])
     }
 
 
@@ -57,7 +45,8 @@ def read_msmt17(root: Path, splits: Sequence[Split]) -> CropSet:
     """List the crops that the lists of `splits` name, in the lists' order.
 
     Raises NoImagesError when a list or the crops' folder is missing, or a list is empty; DataError
-    when a line is not `PATH PERSON` or its file name has no camera.
+    when a line is not `PATH PERSON`, its file name has no camera, or a number is too large.
+    Blank lines do not count.
     """
     listed = [each for split in splits for each in _listed(root, split)]
     cameras = camera_codes(each.camera for each in listed)
@@ -66,29 +55,38 @@ def read_msmt17(root: Path, splits: Sequence[Split]) -> CropSet:
 
 
 def _listed(root: Path, split: Split) -> list[_Listed]:
-    names = [name for name in _FOLDERS[split] if (root / name).is_dir()]
+    names = [name for name in LISTED_FOLDERS[split] if (root / name).is_dir()]
     if not names:
-        raise NoImagesError(f"{root} has neither of the folders {' and '.join(_FOLDERS[split])}")
+        raise NoImagesError(
+            f"{root} has neither of the folders {' and '.join(LISTED_FOLDERS[split])}"
+        )
     shift = 0 if split == "train" else _TEST_PEOPLE
     return [each for file in LISTS[split] for each in _lines(root, file, names[0], shift)]
 
 
 def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
     try:
-        lines = (root / file).read_text().splitlines()
+        lines = (root / file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise NoImagesError(
             f"{root / file} cannot be read ({error}): restore MSMT17's list"
         ) from None
-    if not lines:
+    written = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
+    written = [(number, line) for number, line in written if line]
+    if not written:
         raise NoImagesError(f"{root / file} is empty: restore MSMT17's list")
-    for number, line in enumerate(lines, start=1):
-        path, _, person = line.strip().rpartition(" ")
+    for number, line in written:
+        path, person = (*line.rsplit(maxsplit=1), "")[:2]
         camera = msmt17_camera(path.rpartition("/")[2])
         if camera is None or not person.isdecimal():
             raise DataError(
                 f"{root / file}, line {number}: {line!r} is not "
                 "'0000/0000_000_01_....jpg 0' (path, blank, person; the third field is the camera)"
+            )
+        if max(int(person) + shift, int(camera[1:])) > MAX_NUMBER:
+            raise DataError(
+                f"{root / file}, line {number}: {line!r} has a person or a camera above "
+                f"{MAX_NUMBER - shift}; number them from 0"
             )
         yield _Listed(
             root / folder / path,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from adapt.data.catalog.folders import SPLIT_FOLDERS
+from adapt.data.catalog.splits import SPLIT_FOLDERS
 from adapt.errors import DataError
 from adapt.types import CropSet, Dropped, Sample
 

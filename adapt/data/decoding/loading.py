@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
+from collections.abc import Sequence
 
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops, decode_crops
 from adapt.runtime.progress import progress
-from adapt.types import CropSet
+from adapt.types import CropSet, Dropped
 from models.image import Preprocessing
 from models.wording import plural
 
@@ -40,7 +42,17 @@ def load_crops(
         log.warning("... and %d more", len(unreadable) - _MAX_NAMED_FILES)
     if unreadable:
         log.warning("%d of %s cannot be read", len(unreadable), plural(len(listing), "crop"))
-    if listing.dropped:
-        others = plural(len(listing.dropped), "other file")
-        log.info("%s, by their names no images", others)
+    for image, reason, keys in _grouped(listing.dropped):
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        log.log(
+            logging.WARNING if image else logging.INFO, "left out %s%s: %s", keys[0], more, reason
+        )
     return data
+
+
+def _grouped(dropped: Sequence[Dropped]) -> list[tuple[bool, str, list[str]]]:
+    """(whether crops may be missing, reason, keys) of what was left out by name."""
+    keys: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for drop in dropped:
+        keys[drop.image, drop.reason].append(drop.key)
+    return [(image, reason, found) for (image, reason), found in keys.items()]

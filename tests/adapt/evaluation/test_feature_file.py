@@ -63,6 +63,25 @@ def test_whole_floats_and_integer_features_are_numbers(tmp_path: Path) -> None:
     assert found.gallery_features.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("numbers", "limit"),
+    [
+        (np.array([2**64 - 1, 1], np.uint64), 2**63 - 1),
+        (np.array([2.0**53 + 2, 1.0]), 2**53),
+        (np.array([-(2.0**60), 1.0]), 2**53),
+    ],
+)
+def test_numbers_that_would_become_others_are_refused(
+    tmp_path: Path, numbers: np.ndarray, limit: int
+) -> None:
+    """2^64 - 1 would be -1, which is junk."""
+    for name in ("query_ids", "query_cameras"):
+        with pytest.raises(DataError, match=f"{name[6:]} of {numbers.dtype} go beyond {limit}"):
+            load_feature_file(save(tmp_path, arrays(**{name: numbers})))
+    largest = np.array([2**63 - 1, 0], np.uint64)
+    assert load_feature_file(save(tmp_path, arrays(query_ids=largest))).query_ids[0] == 2**63 - 1
+
+
 def test_missing_arrays_are_listed(tmp_path: Path) -> None:
     values = arrays()
     del values["query_ids"], values["gallery_cameras"]

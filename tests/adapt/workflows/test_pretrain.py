@@ -78,7 +78,7 @@ def test_pretrain_leaves_a_complete_run_folder(
     }
     assert (data.unreadable, data.not_images) == (1, 1)
     assert "1 of 25 crops cannot be read" in caplog.text
-    assert "1 other file," in caplog.text
+    assert "left out bounding_box_train/Thumbs.db: file type .db is not an image" in caplog.text
     assert run.info.origin == Origin()
     assert run.info.spec.recipe.schedule.rounds == 2
     assert {"python", "torch", "numpy"} <= set(run.info.versions)

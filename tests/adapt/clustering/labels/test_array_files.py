@@ -95,7 +95,7 @@ def test_cameras_of_an_array(tmp_path: Path, names: object) -> None:
     assert codes.dtype == np.int64
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n \n"])
 def test_cameras_of_a_text(tmp_path: Path, end: str) -> None:
     path = tmp_path / "cameras.txt"
     path.write_bytes(
@@ -118,11 +118,11 @@ def test_cameras_that_do_not_fit_are_refused(tmp_path: Path, names: object) -> N
 
 def test_texts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cameras.txt"
-    for text in ("", "a\nb\n", "a\nb\nc\nd"):
+    for text in ("", "\n\n", "a\n\n", "a\nb\n", "a\nb\nc\nd"):
         path.write_text(text)
         with pytest.raises(DataError, match="but there are 3 features"):
             read_cameras(path, 3)
-    for text in ("a\n\nc\n", "a\n\n", "a\n\nb\nc"):
+    for text in ("a\n\nc\n", "a\n\nb\nc"):
         path.write_text(text)
         with pytest.raises(DataError, match="names no camera in line 2"):
             read_cameras(path, 3)

@@ -73,6 +73,70 @@ def test_folders_win_over_numbers_in_names(tmp_path: Path) -> None:
     assert len(crops) == 3
 
 
+def test_cameras_of_folders_of_people_are_in_the_file_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder for each person, in a labelled set and as a plain site: as `read_market` has it."""
+    names = [f"{p:04d}/{p:04d}_c{c}s1_000001_00.png" for p in (1, 3) for c in (1, 2)]
+    touch(tmp_path / "set" / "bounding_box_train", *names)
+    labelled = read_market(tmp_path / "set", ("train",))
+    wanted = [labelled.cameras[s.camera] for s in labelled.samples]
+    for root in (tmp_path / "set", tmp_path / "set" / "bounding_box_train"):
+        site = read_site(root)
+        assert [site.cameras[s.camera] for s in site.samples] == wanted
+        assert site.cameras == ("c1", "c2")
+    assert not caplog.records
+
+
+def test_folders_of_people_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, *(f"person{n}/{k}.png" for n in range(20) for k in range(2)))
+    assert len(read_site(tmp_path).cameras) == 20
+    assert (
+        "20 cameras of 40 crops look like people, not cameras (about 2 crops each)" in caplog.text
+    )
+
+
+def test_a_labelled_set_whose_names_are_spoiled_is_refused_as_a_site_too(tmp_path: Path) -> None:
+    touch(tmp_path, "bounding_box_train/0001_c1s1_0_0.jpg", "bounding_box_train/holiday.jpg")
+    with pytest.raises(DataError, match=r"1 of 2 files .* holiday.jpg"):
+        read_site(tmp_path)
+    assert read_site(tmp_path, "(.)jpg").cameras == (".",), "a pattern decides"
+
+
+def test_linked_folders_are_cameras(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/1.png", "site/cam2/1.png")
+    (tmp_path / "site" / "cam1").symlink_to(tmp_path / "elsewhere")
+    crops = read_site(tmp_path / "site")
+    assert crops.cameras == ("cam1", "cam2")
+    assert [s.key for s in crops.samples] == ["cam1/1.png", "cam2/1.png"]
+
+
+@pytest.mark.parametrize("name", ["20231012123456789012345_c1s1_0_0.jpg", "-2_c1s1_0_0.jpg"])
+def test_numbers_that_no_set_has_are_refused_where_they_are_read(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"bounding_box_train/{name}")
+    with pytest.raises(DataError, match=r"numbers go from 0 \(-1 for nobody known\) to 9223"):
+        read_market(tmp_path, ("train",))
+    assert read_site(tmp_path).cameras == ("c1",), "identities are not read"
+    (tmp_path / "bounding_box_train" / name).rename(
+        tmp_path / "bounding_box_train" / f"1_c{'9' * 30}s1_0_0.jpg"
+    )
+    with pytest.raises(DataError, match=r"camera c9+, but numbers go"):
+        read_market(tmp_path, ("train",))
+
+
+def test_zeros_in_front_do_not_make_another_camera(tmp_path: Path) -> None:
+    touch(tmp_path, "bounding_box_train/1_c1s1_0_0.jpg", "bounding_box_train/0001_c01s1_1_0.jpg")
+    for crops in (read_site(tmp_path), read_market(tmp_path, ("train",))):
+        assert crops.cameras == ("c1",)
+
+
+def test_largest_numbers_are_read(tmp_path: Path) -> None:
+    most = 2**63 - 1
+    touch(tmp_path, f"bounding_box_train/{most}_c{most}s1_0_0.jpg")
+    crops = read_market(tmp_path, ("train",))
+    assert crops.persons.tolist() == [most]
+
+
 def test_flat_folder_is_one_camera(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", ".hidden.jpg")
     crops = read_site(tmp_path)
@@ -104,7 +168,7 @@ def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(NoImagesError, match="not a folder"):
         read_site(tmp_path / "absent")
     touch(tmp_path, "notes.txt")
-    with pytest.raises(NoImagesError, match="no images below"):
+    with pytest.raises(NoImagesError, match=r"no images below .*; first .* notes\.txt, file type"):
         read_site(tmp_path)
 
 

@@ -20,18 +20,109 @@ def lay(root: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
+def keys(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in image_files(folder).images]
+
+
+def told(folder: Path) -> dict[str, tuple[str, bool]]:
+    """What is left out, by key: why, and whether crops may be missing."""
+    return {
+        each.path.relative_to(folder).as_posix(): (each.reason, each.image)
+        for each in image_files(folder).left_out
+    }
+
+
 def test_images_and_others_in_sorted_order(tmp_path: Path) -> None:
     lay(tmp_path, "b/2.JPG", "b/1.png", "a.webp", "b/notes.txt", "Makefile", "c/d/e.tiff")
-    found = image_files(tmp_path)
-    keys = [path.relative_to(tmp_path).as_posix() for path in found.images]
-    assert keys == ["a.webp", "b/1.png", "b/2.JPG", "c/d/e.tiff"]
-    assert [path.name for path in found.others] == ["Makefile", "notes.txt"]
+    assert keys(tmp_path) == ["a.webp", "b/1.png", "b/2.JPG", "c/d/e.tiff"]
+    assert told(tmp_path) == {
+        "Makefile": ("file type none is not an image type", False),
+        "b/notes.txt": ("file type .txt is not an image type", False),
+    }
 
 
-def test_what_is_hidden_does_not_count_and_links_to_folders_are_not_entered(tmp_path: Path) -> None:
+def test_jpeg_files_of_other_names_are_images_and_types_that_are_not_decoded_are_told(
+    tmp_path: Path,
+) -> None:
+    lay(tmp_path, "a.jfif", "b.JPE", "c.heic", "d.gif")
+    assert [path.name for path in image_files(tmp_path).images] == ["a.jfif", "b.JPE"]
+    assert told(tmp_path) == {
+        "c.heic": ("file type .heic is not read; convert it to JPEG or PNG", True),
+        "d.gif": ("file type .gif is not read; convert it to JPEG or PNG", True),
+    }
+
+
+def test_what_is_hidden_does_not_count(tmp_path: Path) -> None:
     lay(tmp_path, ".a.png", ".git/b.png", "c/.thumbs/d.png", "c/e.png")
-    (tmp_path / "again").symlink_to(tmp_path / "c")
     assert [path.name for path in image_files(tmp_path).images] == ["e.png"]
+    assert told(tmp_path) == {}
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    lay(tmp_path, "elsewhere/1.png", "elsewhere/deep/2.png", "far/3.png", "site/cam2/4.png")
+    (tmp_path / "site" / "cam1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "on").symlink_to(tmp_path / "far")
+    assert keys(tmp_path / "site") == [
+        "cam1/1.png",
+        "cam1/deep/2.png",
+        "cam1/on/3.png",
+        "cam2/4.png",
+    ]
+    assert told(tmp_path / "site") == {}
+
+
+def test_a_folder_is_read_once_where_it_is_not_a_link(tmp_path: Path) -> None:
+    lay(tmp_path, "c/d/e.png")
+    (tmp_path / "again").symlink_to(tmp_path / "c")
+    (tmp_path / "deep").symlink_to(tmp_path / "c" / "d")
+    assert keys(tmp_path) == ["c/d/e.png"]
+    assert told(tmp_path) == {
+        "again": ("the same folder as c, which is read", False),
+        "deep": ("the same folder as c/d, which is read", False),
+    }
+
+
+def test_a_folder_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
+    lay(tmp_path, "nas/cam1/1.png", "nas/2.png")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "a").symlink_to(tmp_path / "nas" / "cam1")
+    (tmp_path / "site" / "b").symlink_to(tmp_path / "nas")
+    assert keys(tmp_path / "site") == ["a/1.png", "b/2.png"]
+    assert told(tmp_path / "site") == {"b/cam1": ("the same folder as a, which is read", False)}
+
+
+def test_loops_end(tmp_path: Path) -> None:
+    lay(tmp_path, "site/c/1.png", "other/2.png")
+    site = tmp_path / "site"
+    (site / "c" / "itself").symlink_to(site / "c")
+    (site / "c" / "root").symlink_to(site)
+    (site / "up").symlink_to(tmp_path)
+    (site / "out").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(site)
+    (site / "round").symlink_to("round")
+    assert keys(site) == ["c/1.png", "out/2.png"]
+    assert told(site) == {
+        "c/itself": ("the same folder as c, which is read", False),
+        "c/root": ("the same folder as the whole, which is read", False),
+        "out/back": ("the same folder as the whole, which is read", False),
+        "round": ("a broken link: round is not there", True),
+        "up": (f"a link to {tmp_path}, which holds {site}", False),
+    }
+
+
+def test_broken_links_and_what_is_no_file_are_left_out_by_name(tmp_path: Path) -> None:
+    lay(tmp_path, "cam2/1.png")
+    (tmp_path / "cam1").symlink_to("gone")
+    os.mkfifo(tmp_path / "cam2" / "pipe.png")
+    assert told(tmp_path) == {
+        "cam1": ("a broken link: gone is not there", True),
+        "cam2/pipe.png": ("neither a file nor a folder", False),
+    }
+    crops = read_site(tmp_path)
+    assert {drop.key: drop.image for drop in crops.dropped} == {
+        "cam1": True,
+        "cam2/pipe.png": False,
+    }
 
 
 def test_links_to_files_count_and_so_do_broken_ones(tmp_path: Path) -> None:

@@ -87,9 +87,109 @@ def test_msmt17_trains_on_both_lists(tmp_path: Path) -> None:
         read_labelled(root, ("train",))
 
 
+@pytest.mark.parametrize("damage", ["missing", "a broken link", "not a file"])
+@pytest.mark.parametrize("name", ["list_train.txt", "list_val.txt"])
+def test_msmt17_without_a_training_list_is_no_site(tmp_path: Path, name: str, damage: str) -> None:
+    root = write_msmt17(tmp_path)
+    (root / name).unlink()
+    if damage == "a broken link":
+        (root / name).symlink_to("gone.txt")
+    if damage == "not a file":
+        (root / name).mkdir()
+    for pattern in (None, r"_(\d\d)_"):
+        with pytest.raises(DataError, match=rf"but {name} is {damage}: restore it"):
+            read_site(root, pattern)
+
+
+def test_msmt17_without_its_training_crops_is_no_site(tmp_path: Path) -> None:
+    root = write_msmt17(tmp_path)
+    (root / "train").rename(tmp_path / "x")
+    with pytest.raises(DataError, match="but neither train nor mask_train_v2 is a folder: restore"):
+        read_site(root)
+
+
+@pytest.mark.parametrize("damage", ["missing", "a broken link", "not a folder"])
+def test_market_without_its_training_crops_is_no_site(tmp_path: Path, damage: str) -> None:
+    root = write_market(tmp_path / "set")
+    train = (root / "bounding_box_train").rename(tmp_path / "elsewhere")
+    if damage == "a broken link":
+        (root / "bounding_box_train").symlink_to("gone")
+    if damage == "not a folder":
+        (root / "bounding_box_train").write_text("unpacked by halves")
+    with pytest.raises(DataError, match=f"but bounding_box_train is {damage}: restore it"):
+        read_site(root)
+    with pytest.raises(DataError, match="bounding_box_train is"):
+        read_labelled(root, ("train",))
+    (root / "bounding_box_train").unlink(missing_ok=True)
+    (root / "bounding_box_train").symlink_to(train)
+    assert len(read_site(root)) == 24, "a link that leads somewhere is followed"
+
+
+@pytest.mark.parametrize("name", ["query", "bounding_box_test"])
+def test_a_broken_part_of_a_set_does_not_make_a_smaller_set(tmp_path: Path, name: str) -> None:
+    root = write_market(tmp_path)
+    (root / name).rename(root / "elsewhere")
+    assert labelled_splits(root) == {"train", "query", "gallery"} - {
+        "query" if name == "query" else "gallery"
+    }
+    (root / name).symlink_to("gone")
+    with pytest.raises(DataError, match=f"{name} is a broken link, so a part of the set"):
+        labelled_splits(root)
+
+
+@pytest.mark.parametrize("name", ["market", "msmt17"])
+@pytest.mark.parametrize("place", ["set", "a/b", "labeled"])
+def test_a_set_further_below_is_named(tmp_path: Path, name: str, place: str) -> None:
+    root = WRITERS[name](tmp_path / place)
+    with pytest.raises(DataError, match=rf"the place of 1 labelled set: give {root}$"):
+        read_site(tmp_path)
+    with pytest.raises(NoImagesError, match=rf"give one of the sets below: {root}$"):
+        read_labelled(tmp_path, ("train",))
+
+
+def test_the_variants_of_cuhk03_np_are_two_sets(tmp_path: Path) -> None:
+    roots = [write_market(tmp_path / variant) for variant in ("detected", "labeled")]
+    for read in (read_site, lambda root: read_labelled(root, ("train",))):
+        with pytest.raises(DataError, match=f"give one of .*{roots[0]}, {roots[1]}"):
+            read(tmp_path)
+    assert len(read_site(roots[0])) == 24
+
+
+def test_folders_of_other_tools_are_no_cameras(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_market(tmp_path)
+    for old, new in (("bounding_box_train", "train"), ("bounding_box_test", "gallery")):
+        (root / old).rename(root / new)
+    with pytest.raises(
+        DataError, match="parts, which are not cameras: gallery, query, train; give"
+    ):
+        read_site(root)
+    with pytest.raises(NoImagesError, match="found when train, query and gallery are called bound"):
+        read_labelled(root, ("train",))
+    assert len(read_site(root / "train")) == 24
+    assert read_site(root, r"_(c\d)").cameras == ("c1", "c2")
+    assert "the crops of gallery, query, train are all taken for the site's" in caplog.text
+
+
+def test_blank_lines_and_marks_of_editors_in_a_list_do_not_count(tmp_path: Path) -> None:
+    root = write_msmt17(tmp_path)
+    before = read_msmt17(root, ("train",))
+    text = (root / "list_train.txt").read_text()
+    for other in (text + "\n", text + "\n \n", text.replace("\n", "\r\n"), "\ufeff\n" + text,
+                  text.replace(" ", "\t")):  # fmt: skip
+        (root / "list_train.txt").write_text(other, "utf-8", newline="")
+        assert read_msmt17(root, ("train",)) == before
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
+        ("\n\n", NoImagesError, r"list_query\.txt is empty"),
+        (f"0000/0000_000_01_x.jpg {2**63 - 100_000}\n", DataError, "line 1.* above 92233"),
+        (f"0000/0000_000_{'9' * 30}_x.jpg 1\n", DataError, "line 1.*a camera above 92233"),
+        ("0000/0000_000_01_x.jpg -1\n", DataError, "line 1"),
+        ("\n0000/0000_000_01_x.jpg\n", DataError, "line 2"),
         ("", NoImagesError, r"list_query\.txt is empty"),
         ("0000/0000_000_01_x.jpg\n", DataError, "line 1"),
         ("0000/0000_000_01_x.jpg 0\n0000/holiday.jpg 0\n", DataError, "line 2: .*holiday"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.decoding.loading import load_crops
-from adapt.types import CropSet, Sample
+from adapt.types import CropSet, Dropped, Sample
 from models.image import Preprocessing
 
 SIZE = Preprocessing(height=32, width=16)
@@ -54,3 +55,21 @@ def test_ten_files_that_cannot_be_read_are_named_and_all_are_counted(
     ]
     assert [line for line in caplog.messages if line.startswith("...")] == ([more] if more else [])
     assert f"{broken} of 15 crops cannot be read" in caplog.messages
+
+
+def test_what_was_left_out_by_name_is_told_by_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    crops = replace(
+        listing(tmp_path / "site", 1),
+        dropped=(
+            Dropped("a.txt", "no image", image=False),
+            Dropped("cam1", "a broken link"),
+            Dropped("b.txt", "no image", image=False),
+        ),
+    )
+    load_crops(crops, SIZE)
+    told = {record.getMessage(): record.levelname for record in caplog.records}
+    assert told["left out a.txt and 1 more: no image"] == "INFO"
+    assert told["left out cam1: a broken link"] == "WARNING"
