@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
 from cli.sites import DropUnusable, show_rollover
@@ -179,9 +180,37 @@ def _show_judged_rollover(
         typer.echo(f"{step.site.model} was not judged by the gate")
 
 
-@models.command("wrap")
+class NumbersWithCommas(TyperCommand):
+    """A command that takes three numbers as one word with commas too, as its help shows them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Split "--mean 1,2,3", "--mean=1,2,3" and "--mean 1, 2, 3" into "--mean 1 2 3"."""
+        several = {
+            name: parameter.nargs
+            for parameter in self.params
+            if isinstance(parameter, TyperOption) and parameter.nargs > 1
+            for name in parameter.opts
+        }
+        words: list[str] = []
+        missing = 0
+        for word in args:
+            option, _, value = word.partition("=")
+            if option in several:
+                words.append(option)
+                missing = several[option]
+            elif missing <= 0:
+                words.append(word)
+                continue
+            numbers = (value if option in several else word).split(",")
+            found = [number.strip() for number in numbers if number.strip()]
+            words += found
+            missing -= len(found)
+        return super().parse_args(ctx, words)
+
+
+@models.command("wrap", cls=NumbersWithCommas)
 def models_wrap(
-    onnx: Annotated[Path, typer.Argument(help="ONNX file with one float (B,3,H,W) input.")],
+    onnx: Annotated[Path, typer.Argument(help="ONNX file with one input of images.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; must not exist.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
@@ -193,10 +222,14 @@ def models_wrap(
     ] = 1.0,
     mean: Annotated[
         tuple[float, float, float],
-        typer.Option(help="Mean to subtract from each channel, after the scale."),
+        typer.Option(
+            help="Mean to subtract from each channel, after the scale: 0.485,0.456,0.406 or three "
+            "words."
+        ),
     ] = (0.0, 0.0, 0.0),
     std: Annotated[
-        tuple[float, float, float], typer.Option(help="Divisor of each channel, after the mean.")
+        tuple[float, float, float],
+        typer.Option(help="Divisor of each channel, after the mean; written like the mean."),
     ] = (1.0, 1.0, 1.0),
     height: Annotated[
         int | None, typer.Option(help="Input height in pixels, if the graph does not fix it.")
@@ -215,7 +248,7 @@ def models_wrap(
     from models.foreign_graph import InputConvention
     from models.wrap import GraphOptions, wrap_onnx
 
-    bundle = wrap_onnx(
+    wrapped = wrap_onnx(
         onnx,
         out,
         name=name,
@@ -226,4 +259,7 @@ def models_wrap(
             height=height, width=width, interpolation=interpolation, output=output
         ),
     )
+    bundle = wrapped.bundle
     typer.echo(f"wrapped {onnx} as {bundle.reference} ({bundle.manifest.dimension}-d): {out}")
+    for change in wrapped.changes:
+        typer.echo(f"changed: {change}")

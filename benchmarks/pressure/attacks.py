@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from contextlib import ExitStack, closing
-from itertools import cycle
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -445,22 +445,29 @@ def mixed(arena: Arena) -> Found:
     )
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(hammer, address, *load)) for load in loads]
+        sampler = stack.enter_context(Sampler(arena.server.pid))
         for worker in workers:
             worker.begin()
-        deadline = time.monotonic() + 60 * arena.setting.minutes
-        done = 0
-        for turn, attack in enumerate(cycle(SINGLE)):
-            if time.monotonic() > deadline and done >= len(SINGLE):
-                break
-            own = Arena(arena.server, arena.setting, f"{attack.name}-{turn}")
-            attack.prepare(own)
-            found.reasons.update(attack.run(own).reasons)
-            _remove_sites(own)
-            done += 1
+        starts = [time.monotonic()]
+        deadline = starts[0] + 60 * arena.setting.minutes
+        while time.monotonic() < deadline:
+            for attack in SINGLE:
+                own = Arena(arena.server, arena.setting, f"{attack.name}-{len(starts)}")
+                attack.prepare(own)
+                found.reasons.update(attack.run(own).reasons)
+                _remove_sites(own)
+            starts.append(time.monotonic())
         calls = [call for worker in workers for call in worker.stop()]
+        lowest = [
+            min(sample.resident for sample in sampler.between(begin, end)) / MB
+            for begin, end in pairwise(starts)
+        ]
     found.count(calls)
     found.figures = {
-        "attacks": done,
+        "attacks": len(lowest) * len(SINGLE),
+        "lowest memory in the first turn of all attacks, MB": lowest[0],
+        "lowest memory in the second turn, MB": lowest[min(1, len(lowest) - 1)],
+        "lowest memory in the last turn, MB": lowest[-1],
         "calls of the load": len(calls),
         f"of the load, {ERRORS}": sum(bool(c.reason) and not c.refused for c in calls),
     }

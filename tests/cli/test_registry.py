@@ -129,23 +129,69 @@ def test_list_names_a_damaged_model_and_lists_the_others(app: typer.Typer, tmp_p
     assert (good["version"], bad["version"], set(bad)) == ("2", "1", {"name", "version", "error"})
 
 
-def test_wrap(app: typer.Typer, tmp_path: Path) -> None:
+def pooling_model(path: Path, batch: str | int = "n") -> Path:
     graph = helper.make_graph(
         [
             helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[8, 8], strides=[8, 8]),
             helper.make_node("Flatten", ["p"], ["y"]),
         ],
         "foreign",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 6])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, tmp_path / "foreign.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def test_wrap(app: typer.Typer, tmp_path: Path) -> None:
+    foreign = pooling_model(tmp_path / "foreign.onnx")
     done = run(
-        app, tmp_path / "registry", "wrap", tmp_path / "foreign.onnx", "--out", tmp_path / "bundle",
+        app, tmp_path / "registry", "wrap", foreign, "--out", tmp_path / "bundle",
         "--name", "foreign", "--mean", 100, 110, 120, "--std", 50, 50, 50,
         "--channel-order", "bgr",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert done.stdout == f"wrapped {foreign} as foreign@1 (6-d): {tmp_path / 'bundle'}\n"
     engine = OnnxEngine.load(Bundle.open(tmp_path / "bundle"), provider="cpu", threads=1)
     assert (engine.model.reference, engine.model.dimension) == ("foreign@1", 6)
+
+
+def test_wrap_says_what_it_changed(app: typer.Typer, tmp_path: Path) -> None:
+    foreign = pooling_model(tmp_path / "foreign.onnx", batch=1)
+    arguments = ["wrap", foreign, "--out", tmp_path / "bundle", "--name", "foreign"]
+    done = run(app, tmp_path / "registry", *arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1:] == ["changed: the fixed batch of 1 made open"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (["--mean", "0.485,0.456,0.406"], ["--std", "0.229,0.224,0.225"]),
+        (["--mean=0.485,0.456,0.406"], ["--std=0.229, 0.224, 0.225"]),
+        (["--mean", "0.485, 0.456, 0.406"], ["--std", "0.229", "0.224", "0.225"]),
+        (["--mean", "0.485,", "0.456,", "0.406"], ["--std", "0.229,", "0.224,", "0.225"]),
+    ],
+)
+def test_wrap_takes_numbers_with_commas(
+    mean: list[str], std: list[str], app: typer.Typer, tmp_path: Path
+) -> None:
+    foreign = pooling_model(tmp_path / "foreign.onnx")
+    done = run(
+        app, tmp_path / "registry", "wrap", foreign, *mean, "--out", tmp_path / "bundle", *std,
+        "--name", "foreign", "--scale", "0.00392156862745098",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    source = Bundle.open(tmp_path / "bundle").manifest.foreign
+    assert source is not None
+    assert (source.mean, source.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("mean", ["0.485,0.456", "0.485,0.456,red"])
+def test_wrap_refuses_other_than_three_numbers(mean: str, app: typer.Typer, tmp_path: Path) -> None:
+    foreign = pooling_model(tmp_path / "foreign.onnx")
+    arguments = ["wrap", foreign, "--out", tmp_path / "bundle", "--name", "foreign"]
+    done = run(app, tmp_path / "registry", *arguments, "--mean", mean)
+    assert done.exit_code == 2
+    assert "--mean" in done.output

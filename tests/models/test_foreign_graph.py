@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from models.errors import WrapError
 from models.foreign_graph import (
+    ImageInput,
     InputConvention,
     image_inputs,
     reduced_to,
@@ -78,8 +79,9 @@ def test_the_wrapped_graph_does_what_the_convention_says(order: Any, opset: int)
     convention = InputConvention(
         channel_order=order, scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
     )
+    image = ImageInput.of(model.graph.input[0])
     wrapped = wrap_graph(
-        model, "out", convention, height=4, width=2, dimension=24, free_batch=False
+        model, image, convention, height=4, width=2, dimension=24, one_by_one=False
     )
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 2, 3)).astype(np.uint8)
     expected = convention.apply(images).reshape(3, 24)
@@ -93,8 +95,9 @@ def test_names_of_the_foreign_graph_cannot_collide() -> None:
     x = helper.make_tensor_value_info("images", FLOAT, [1, 3, 4, 2])
     y = helper.make_tensor_value_info("embeddings", FLOAT, [1, 24])
     model = graph_model([helper.make_node("Flatten", ["images"], ["embeddings"])], [x], [y])
+    image = ImageInput.of(model.graph.input[0])
     wrapped = wrap_graph(
-        model, "embeddings", InputConvention(), height=4, width=2, dimension=24, free_batch=False
+        model, image, InputConvention(), height=4, width=2, dimension=24, one_by_one=False
     )
     images = np.full((2, 4, 2, 3), 7, np.uint8)
     np.testing.assert_allclose(run(wrapped, {"images": images}), 24**-0.5, atol=1e-6)
@@ -172,3 +175,63 @@ def test_weights_listed_as_inputs_are_not_images() -> None:
     weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
     model = graph_model([helper.make_node("Add", ["x", "w"], ["y"])], [x, w], [x], [weight])
     assert [value.name for value in image_inputs(model)] == ["x"]
+
+
+def test_reduced_to_keeps_what_only_an_inner_graph_reads() -> None:
+    """As torch writes `squeeze` of an open axis: an If whose branches read outer values."""
+    x = helper.make_tensor_value_info("x", FLOAT, [1, 4])
+    y = helper.make_tensor_value_info("y", FLOAT, [1, 4])
+    branches: dict[str, Any] = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Add", ["double", weight], [f"{name}_out"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_out", FLOAT, [1, 4])],
+        )
+        for name, weight in (("then", "one"), ("else", "two"))
+    }
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["double"]),
+        helper.make_node("If", ["yes"], ["y"], **branches),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array(True), "yes"),
+        numpy_helper.from_array(np.ones(4, np.float32), "one"),
+        numpy_helper.from_array(np.full(4, 2, np.float32), "two"),
+    ]
+    reduced = reduced_to(graph_model(nodes, [x], [y], weights), "y")
+    assert [tensor.name for tensor in reduced.graph.initializer] == ["yes", "one", "two"]
+    np.testing.assert_array_equal(run(reduced, {"x": np.ones((1, 4), np.float32)}), 3)
+
+
+@pytest.mark.parametrize(
+    ("dims", "batch", "height", "channels_last"),
+    [
+        ([1, 3, 4, 2], 1, 4, False),
+        ([-1, 3, -1, 2], 0, 0, False),  # -1 for an open axis, as PaddlePaddle writes it
+        (["n", None, 4, 2], 0, 4, False),
+        ([8, 4, 2, 3], 8, 4, True),
+        ([1, 3, 4, 3], 1, 4, False),
+        ([None, None, None, 3], 0, 0, True),
+    ],
+)
+def test_what_an_input_says(dims: list[Any], batch: int, height: int, channels_last: bool) -> None:
+    value = helper.make_tensor_value_info("x", FLOAT, dims)
+    image = ImageInput.of(value)
+    assert (image.batch, image.height, image.channels_last) == (batch, height, channels_last)
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT])
+def test_mvn_of_half_precision_is_computed_in_float32(kind: int) -> None:
+    """Where all values are equal, 1e-9 keeps 0 / 0 away; in float16 it would be 0."""
+    x, y = (helper.make_tensor_value_info(name, kind, [2, 3, 4, 2]) for name in "xy")
+    node = helper.make_node("MeanVarianceNormalization", ["x"], ["y"], axes=[2, 3])
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    data = np.random.default_rng(0).normal(3, 2, (2, 3, 4, 2)).astype(dtype)
+    data[0, 0] = 7
+    got = run(spell_out_mvn(graph_model([node], [x], [y])), {"x": data})
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got[0, 0], 0)
+    wide = data[1].astype(np.float64)
+    normed = (wide - wide.mean((1, 2), keepdims=True)) / wide.std((1, 2), keepdims=True)
+    np.testing.assert_allclose(got[1], normed, atol=2e-3)
