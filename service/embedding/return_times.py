@@ -10,7 +10,7 @@ from __future__ import annotations
 MIN_RETRY_S = 0.05
 MAX_RETRY_S = 10.0
 
-_TRIES = 3
+_TRIES = 2
 """Calls that come back in the time that the model needs for one: some of them never do."""
 
 _GONE = 1 / 4

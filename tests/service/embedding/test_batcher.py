@@ -287,7 +287,7 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
         await asked(batcher, [crop(1)] * 16)
     advised = refused.value.retry_after_s
     quarter = max(5 / 4 * seconds_per_image, MIN_RETRY_S)
-    assert advised == pytest.approx(quarter + 16 / 3 * seconds_per_image, rel=0.1)
+    assert advised == pytest.approx(quarter + 16 / 2 * seconds_per_image, rel=0.1)
     engine.gate.set()
     await waiting
     await batcher.close(5)
