@@ -15,7 +15,7 @@ from adapt.data.catalog.cameras import camera_numbers
 from adapt.data.catalog.folders import labelled_splits, read_labelled
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.data.decoding.loading import load_crops
-from adapt.errors import DataError
+from adapt.errors import DataError, RunError
 from adapt.evaluation.feature_file import load_feature_file
 from adapt.evaluation.metrics import ProtocolName, RetrievalScores, evaluate_ranking
 from adapt.runs.folder import Run
@@ -145,6 +145,12 @@ def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
 
     Raises RunError or BundleError when it is neither.
     """
+    if path.is_file():
+        raise RunError(
+            f"{path} is a file; give a run folder or a bundle: `resight pretrain --weights` trains "
+            "a checkpoint on and leaves a run folder, `resight models wrap` makes a bundle of an "
+            "ONNX model"
+        )
     if Run.is_at(path):
         run = Run.open(path)
         return network_embedder(run.network(), pick_device(device)), run.info.preprocessing

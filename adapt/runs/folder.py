@@ -316,8 +316,8 @@ class Run:
         elif self.info.state != "finished":
             if not self.info.rounds:
                 raise RunError(
-                    f"{self.path} has no network: it has not finished its first round, and is "
-                    f"{self.status()}; resume or start it again, or give another run folder"
+                    f"{self.path} has no network: it has not finished its first round (state: "
+                    f"{self.status()}); resume or start it again, or give another run folder"
                 )
             log.warning(
                 "%s did not finish: its network is of round %d", self.path, self.info.rounds

@@ -158,7 +158,11 @@ def _read(path: Path) -> object:
     except WeightsError:
         raise
     except FileNotFoundError as error:
-        raise WeightsError(f"no file {path}; check the path given for the weights") from error
+        address = re.match(r"https?:/", str(path))
+        remedy = "download it and give the file" if address else "check the path"
+        raise WeightsError(
+            f"no file {path}; {remedy}: weights are a file, a run folder, or `torchvision`"
+        ) from error
     except IsADirectoryError as error:
         raise WeightsError(
             f"{path} is a folder, not a file of weights{_kind_of_folder(path)}"

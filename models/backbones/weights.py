@@ -19,7 +19,7 @@ from typing import Literal, cast
 import torch
 
 from models.backbones.checkpoints import read_state_dicts, state_dicts
-from models.backbones.net import ReIDNet
+from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES, Stem, build_backbone, stem_of, with_stem
 from models.errors import WeightsError
 from models.torchvision_compat import torchvision
@@ -314,7 +314,7 @@ def _translate_any(state: dict[str, torch.Tensor], without_relu: bool, wanted: S
         if under and inside.partition(".")[0] in own:
             trunk[inside] = tensor
         elif any(part in _HEADS or part.startswith("classifier") for part in parts):
-            heads.append(f"{name} ({' x '.join(map(str, tensor.shape))})")
+            heads.append(_with_shape(name, tensor))
         elif parts[-1] in _NECKS and tensor.ndim == 1:
             necks.setdefault(module, {})[kind] = tensor
         elif under and module not in linear:
@@ -351,6 +351,18 @@ def _prefixes(state: StateDict, wanted: StateDict) -> tuple[str, ...]:
     return tuple(best) if most == len(wanted) else (best[0],)
 
 
+def _with_shape(name: str, tensor: torch.Tensor) -> str:
+    return f"{name} ({' x '.join(map(str, tensor.shape))})"
+
+
+def _is_imagenets(name: str, tensor: torch.Tensor) -> bool:
+    """Whether it is the pre-processing that all our networks have."""
+    known = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}.get(name)
+    if known is None or tensor.numel() != len(known):
+        return False
+    return torch.allclose(tensor.flatten().float() / 255, torch.tensor(known), atol=2e-3)
+
+
 def _translate_mmt(state: dict[str, torch.Tensor]) -> _File:
     """`base.N.` counts the children of a ResNet, `feat_bn.` is the neck.
 
@@ -369,7 +381,7 @@ def _translate_mmt(state: dict[str, torch.Tensor]) -> _File:
         elif part == "feat_bn":
             neck[tail] = tensor
         elif part == "classifier":
-            heads.append(name)
+            heads.append(_with_shape(name, tensor))
         else:
             rest.append(name)
     stem: Stem = "torchvision" if relu else "mmt"
@@ -380,7 +392,7 @@ def _translate_fastreid(state: dict[str, torch.Tensor]) -> _File:
     """`backbone.` is the trunk; the neck is `heads.bottleneck.0.`, in 2020 first `heads.bnneck.`.
 
     Between the two the stem's pooling lost its padding. A `bottleneck.0` of four axes is a
-    convolution before the neck, which ours lacks.
+    convolution before the neck, which ours lacks. `pixel_mean` and `pixel_std` are those of 0..255.
     """
     old = "heads.bnneck.weight" in state
     prefix = "heads.bnneck." if old else "heads.bottleneck.0."
@@ -391,8 +403,8 @@ def _translate_fastreid(state: dict[str, torch.Tensor]) -> _File:
         elif name.startswith(prefix) and tensor.ndim == 1:
             neck[name.removeprefix(prefix)] = tensor
         elif name.startswith(("heads.weight", "heads.classifier.")):
-            heads.append(name)
-        elif not name.startswith("pixel_"):
+            heads.append(_with_shape(name, tensor))
+        elif not _is_imagenets(name, tensor):
             rest.append(name)
     stem: Stem = "torchvision" if old else "fastreid"
     return _File("fast-reid", trunk, neck, tuple(rest), tuple(heads), stem)

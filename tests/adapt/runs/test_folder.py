@@ -163,10 +163,10 @@ def test_a_run_without_a_network_is_not_said_to_have_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run.create(tmp_path / "run", INFO)
-    with pytest.raises(RunError, match=r"has no network: .*is running; resume or start it again"):
+    with pytest.raises(RunError, match=r"has no network: .*\(state: running\); resume or start it"):
         Run.open(run.path).network()
     run.finish(1.0, ClusteringError("1 cluster"))
-    with pytest.raises(RunError, match=r"has no network: .*first round, and is failed; resume"):
+    with pytest.raises(RunError, match=r"has no network: .*first round \(state: failed\); resume"):
         Run.open(run.path).network()
     assert "its network is of round" not in caplog.text
     run = Run.create(tmp_path / "run", INFO)

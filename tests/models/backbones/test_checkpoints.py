@@ -287,3 +287,15 @@ def test_what_is_there_instead_of_a_state_dict_is_named(
     torch.save(content, tmp_path / "m.pth")
     with pytest.raises(WeightsError, match=f"holds no state dict but {text}; save"):
         read_state_dicts(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("https://example.org/osnet.pth", "download it and give the file: weights are a file"),
+        ("imagenet", "check the path: weights are a file, a run folder, or `torchvision`"),
+    ],
+)
+def test_what_is_no_path_is_told_what_to_give(source: str, text: str) -> None:
+    with pytest.raises(WeightsError, match=f"no file .*; {text}"):
+        read_state_dicts(Path(source))

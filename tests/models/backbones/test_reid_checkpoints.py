@@ -68,8 +68,11 @@ class FastReID(nn.Module):
         if old:
             self.heads.bnneck = neck
             self.heads.classifier = nn.Linear(channels, PEOPLE, bias=False)
-            self.register_buffer("pixel_mean", torch.zeros(1, 3, 1, 1))
-            self.register_buffer("pixel_std", torch.ones(1, 3, 1, 1))
+            for name, rgb in (
+                ("mean", (123.675, 116.28, 103.53)),
+                ("std", (58.395, 57.12, 57.375)),
+            ):
+                self.register_buffer(f"pixel_{name}", torch.tensor(rgb).view(1, 3, 1, 1))
         else:
             self.backbone.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
             self.heads.bottleneck = nn.Sequential(neck)
@@ -180,6 +183,7 @@ def test_more_parts_in_the_trunk_are_refused(tmp_path: Path) -> None:
     "extra",
     [
         {"heads.pool_layer.p": torch.ones(1) * 3},  # another pooling before the neck
+        {"pixel_mean": torch.full((1, 3, 1, 1), 127.5)},  # other pixels before the trunk
         {"heads.bnneck.weight": torch.ones(256), "heads.bnneck.bias": torch.ones(256)},
     ],
 )
