@@ -1,9 +1,10 @@
-"""Convolutional trunks: torchvision's own networks without pooling and classifier.
+"""Convolutional trunks: torchvision's own networks, and OSNet, without pooling and classifier.
 
-Child names are kept, so torchvision's and IBN-Net's state dicts load by name.
+Child names are kept, so the state dicts of torchvision, IBN-Net and torchreid load by name.
 
 Sources: He et al., CVPR 2016 (ResNet); Luo et al., CVPRW 2019, section 3.4 (last stride 1);
-Pan et al., ECCV 2018, figure 3b (IBN-a); Sandler et al., CVPR 2018 (MobileNetV2).
+Pan et al., ECCV 2018, figure 3b (IBN-a); Sandler et al., CVPR 2018 (MobileNetV2);
+Zhou et al., ICCV 2019 and TPAMI 2021 (OSNet, in `osnet.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.backbones.osnet import osnet
 from models.errors import BackboneError
 from models.torchvision_compat import torchvision
 
@@ -82,6 +84,11 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {
     "resnet50_fastreid": (partial(_resnet, "resnet50", ibn_a=False, stem="fastreid"), 2048),
     "resnet50_ibn_a_fastreid": (partial(_resnet, "resnet50", ibn_a=True, stem="fastreid"), 2048),
     "mobilenet_v2": (_mobilenet_v2, 1280),
+    "osnet_x0_25": (partial(osnet, 0.25), 128),
+    "osnet_x0_5": (partial(osnet, 0.5), 256),
+    "osnet_x0_75": (partial(osnet, 0.75), 384),
+    "osnet_x1_0": (partial(osnet, 1.0), 512),
+    "osnet_ain_x1_0": (partial(osnet, 1.0, ain=True), 512),
 }
 
 BACKBONES = tuple(_BUILDERS)
@@ -108,8 +115,8 @@ def build_backbone(name: str) -> tuple[nn.Sequential, int]:
             another `Stem`.
 
     Returns:
-        The trunk, (B,3,H,W) -> (B,C,h,w), and C. ResNets have h = H/16 (last stride 1),
-        MobileNetV2 h = H/32.
+        The trunk, (B,3,H,W) -> (B,C,h,w), and C. ResNets (last stride 1) and OSNets have
+        h = H/16, MobileNetV2 h = H/32.
 
     Raises:
         BackboneError: the name is not known.
