@@ -38,6 +38,7 @@ from adapt.runtime.disk_arrays import Scratch
 from adapt.training.loop import TrainingSession
 from adapt.types import CropSet, FloatAllocator
 from models.backbones.net import ReIDNet
+from models.backbones.trunks import refuse_small_images
 from models.backbones.weights import load_weights, weights_file
 from models.files import sha256_file
 from models.image import Preprocessing
@@ -355,9 +356,12 @@ def _part_parser(options: SourceOptions) -> tuple[PartParser | None, str]:
 def _initial_network(spec: RunSpec) -> tuple[ReIDNet, str, tuple[DataInfo, ...]]:
     """The network that pre-training starts from, sha256 of its weights, what it learned from.
 
-    Raises RunError when a run's network is of another architecture.
+    Raises RunError when a run's network is of another architecture, BackboneError when the
+    images are too small for it.
     """
     weights, backbone = spec.weights, spec.known_backbone
+    size = spec.known_preprocessing
+    refuse_small_images(backbone, size.height, size.width)
     if weights is not None and Run.is_at(Path(weights)):
         run = Run.open(Path(weights))
         if run.info.backbone != backbone or run.info.attention:

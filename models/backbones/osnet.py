@@ -35,9 +35,7 @@ def _convolution(
     layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     if norm != "none":
         batch = norm == "batch"
-        layers["bn"] = (
-            nn.BatchNorm2d(outputs) if batch else nn.InstanceNorm2d(outputs, affine=True)
-        )
+        layers["bn"] = nn.BatchNorm2d(outputs) if batch else nn.InstanceNorm2d(outputs, affine=True)
     return nn.Sequential(layers)
 
 

@@ -125,3 +125,25 @@ def build_backbone(name: str) -> tuple[nn.Sequential, int]:
         raise BackboneError(f"no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
     builder, channels = _BUILDERS[name]
     return builder(), channels
+
+
+def refuse_small_images(name: str, height: int, width: int) -> None:
+    """Refuse images that a trunk shrinks to nothing before its last layer.
+
+    Where a map is one cell, instance norm has no variance to train with; OSNet's average pooling
+    leaves no cell of it.
+
+    Raises:
+        BackboneError: the images are too small, or the name is not known.
+    """
+    if min(height, width) >= 32:  # what no trunk here shrinks to one cell before its last norm
+        return
+    with torch.device("meta"):  # shapes only
+        trunk, _ = build_backbone(name)
+        try:
+            trunk(torch.zeros(2, 3, height, width))
+        except (RuntimeError, ValueError) as error:
+            raise BackboneError(
+                f"images of {height}x{width} are too small for {name}: give a larger --height and "
+                f"--width, 32 and 16 at least ({error})"
+            ) from error

@@ -39,6 +39,8 @@ def thin_backbone(name: str) -> tuple[nn.Sequential, int]:
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return trunk, channels
 
 
@@ -66,11 +68,11 @@ def _make_thin(module: nn.Module) -> None:
 
 def _thin_conv(conv: nn.Conv2d) -> nn.Conv2d:
     return nn.Conv2d(
-        conv.in_channels if conv.in_channels == RGB else conv.in_channels // SHARE,
-        conv.out_channels // SHARE,
+        conv.in_channels if conv.in_channels == RGB else max(conv.in_channels // SHARE, 1),
+        max(conv.out_channels // SHARE, 1),  # the gates of OSNet squeeze into few channels
         conv.kernel_size,  # type: ignore[arg-type]
         conv.stride,  # type: ignore[arg-type]
         conv.padding,  # type: ignore[arg-type]
         groups=max(conv.groups // SHARE, 1),
-        bias=False,
+        bias=conv.bias is not None,
     )

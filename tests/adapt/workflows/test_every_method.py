@@ -36,6 +36,8 @@ pytestmark = pytest.mark.usefixtures("thin")
 BACKBONE = "resnet18_ibn_a"
 """Its last stage is without IBN, so its blocks are of both kinds."""
 
+OSNET = "osnet_x1_0"
+
 PEOPLE, CAMERAS, EACH = 8, 2, 4
 TINY = (
     *("schedule.rounds=2", "schedule.iterations=1", "schedule.passes=0", "augment.pad=1"),
@@ -69,9 +71,9 @@ class RunsOnDisk:
         self.site = write_market(root / "site", persons=PEOPLE, cameras=CAMERAS, each=EACH, seed=2)
         self.scrambled = scramble(self.site, root / "scrambled")
 
-    def init(self, seed: int) -> Path:
+    def init(self, seed: int, backbone: str = BACKBONE) -> Path:
         """A network pre-trained on the source."""
-        out = self.root / f"init-{seed}"
+        out = self.root / f"init-{backbone}-{seed}"
         if out.exists():
             return out
         recipe = Recipe(
@@ -80,18 +82,20 @@ class RunsOnDisk:
             schedule=Schedule(rounds=1, iterations=1),
             batch=BatchShape(identities=3, instances=2),
         )
-        pretrain(pretrain_spec(self.source, seed, backbone=BACKBONE, recipe=recipe), on_cpu(), out)
+        pretrain(pretrain_spec(self.source, seed, backbone=backbone, recipe=recipe), on_cpu(), out)
         return out
 
-    def adapted(self, name: str, site: Path) -> Run:
-        """A run of a method."""
-        out = self.root / f"{name}-{site.name}"
+    def adapted(
+        self, name: str, site: Path, backbone: str = BACKBONE, more: tuple[str, ...] = ()
+    ) -> Run:
+        """A run of a method. more: overrides of its recipe."""
+        out = self.root / f"{name}-{site.name}-{backbone}"
         if out.exists():
             return Run.open(out)
-        given = (*TINY, *OWN.get(name, ()))
+        given = (*TINY, *OWN.get(name, ()), *more)
         recipe = load_recipe(f"{name}_small", method=name, overrides=given)
         wanted = students_of(recipe)
-        inits = [self.init(n) for n in range(1, wanted + 1)]
+        inits = [self.init(n, backbone) for n in range(1, wanted + 1)]
         sources = (self.source,) if recipe.options.source_wanted() else ()
         adapt(adapt_spec(site, inits, recipe, sources=sources), on_cpu(), out)
         return Run.open(out)
@@ -133,6 +137,25 @@ def test_identities_of_the_site_are_never_read(name: str, runs: RunsOnDisk) -> N
     start = Run.open(runs.init(1)).network().state_dict()
     now = true.network().state_dict()
     assert not torch.equal(start["backbone.conv1.weight"], now["backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [*((name, OSNET) for name in METHODS), ("mmt", "osnet_ain_x1_0")]
+)
+def test_every_method_trains_osnets(name: str, backbone: str, runs: RunsOnDisk) -> None:
+    """Batch norm in groups; the maps, parts and attention of the methods are of any trunk."""
+    run = runs.adapted(name, runs.site, backbone, ("batch.ghost=4",))
+    assert [row["round"] for row in figures(run)] == [1, 2]
+    start = Run.open(runs.init(1, backbone)).network().state_dict()
+    net = run.network()
+    now = net.state_dict()
+    moved = {key for key in start if not torch.equal(start[key], now[key])}
+    learned = {key for key, tensor in start.items() if tensor.ndim == 4 or "running" in key}
+    assert learned <= moved, "convolutions and statistics"
+    with torch.no_grad():
+        vectors = net.embed(network_input(pixels())).numpy()
+    apart = np.linalg.norm(vectors[:, None] - vectors, axis=2)[np.triu_indices(5, 1)]
+    assert apart.min() > 1e-2, "it tells pictures apart"
 
 
 def pixels() -> NDArray[np.uint8]:

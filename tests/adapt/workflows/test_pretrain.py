@@ -28,6 +28,8 @@ from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.info import Origin  # noqa: E402
 from adapt.workflows.pretrain import pretrain  # noqa: E402
 from models.backbones.net import ReIDNet  # noqa: E402
+from models.errors import BackboneError  # noqa: E402
+from models.image import Preprocessing  # noqa: E402
 from tests.support.specs import on_cpu, pretrain_spec  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -180,6 +182,15 @@ def test_pretraining_goes_on_from_a_run(market: Callable[..., Path], tmp_path: P
     assert [Path(d.root).name for d in start.data] == ["site", "source"]
     with pytest.raises(RunError, match="is a resnet18, not a mobilenet_v2"):
         source_run(market("site"), tmp_path / "no", weights=str(init), backbone="mobilenet_v2")
+    assert not (tmp_path / "no").exists()
+
+
+def test_images_too_small_for_the_network_are_refused(
+    market: Callable[..., Path], tmp_path: Path
+) -> None:
+    small = Preprocessing(height=16, width=8)
+    with pytest.raises(BackboneError, match="images of 16x8 are too small for osnet_x0_25"):
+        source_run(market("site"), tmp_path / "no", backbone="osnet_x0_25", preprocessing=small)
     assert not (tmp_path / "no").exists()
 
 

@@ -7,7 +7,15 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from torch import nn
 
-from models.backbones.trunks import BACKBONES, IBN, Stem, build_backbone, stem_of, with_stem
+from models.backbones.trunks import (
+    BACKBONES,
+    IBN,
+    Stem,
+    build_backbone,
+    refuse_small_images,
+    stem_of,
+    with_stem,
+)
 from models.errors import BackboneError
 from models.torchvision_compat import torchvision
 
@@ -20,6 +28,7 @@ def test_the_names() -> None:
         *(f"resnet{depth}{ibn}" for depth in (18, 34, 50) for ibn in ("", "_ibn_a")),
         *("resnet50_mmt", "resnet50_fastreid", "resnet50_ibn_a_fastreid"),
         "mobilenet_v2",
+        *("osnet_x0_25", "osnet_x0_5", "osnet_x0_75", "osnet_x1_0", "osnet_ain_x1_0"),
     }
 
 
@@ -68,7 +77,8 @@ def test_shapes(name: str) -> None:
         trunk, channels = build_backbone(name)
         out = trunk.eval()(torch.zeros(2, 3, 64, 32))
     stride = 32 if name == "mobilenet_v2" else 16
-    assert channels == {"resnet5": 2048, "mobilen": 1280}.get(name[:7], 512)
+    special = {"osnet_x0_25": 128, "osnet_x0_5": 256, "osnet_x0_75": 384}
+    assert channels == {"resnet5": 2048, "mobilen": 1280}.get(name[:7], special.get(name, 512))
     assert out.shape == (2, channels, 64 // stride, 32 // stride)
 
 
@@ -98,7 +108,7 @@ def test_ibn_a_is_in_stages_1_to_3_and_nowhere_else(name: str) -> None:
     assert norm.IN.running_mean is None
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [*RESNETS, "mobilenet_v2"])
 def test_names_of_weights_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         trunk, _ = build_backbone(name)
@@ -158,3 +168,20 @@ def test_weights_follow_the_seed() -> None:
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(BackboneError, match="resnet50_ibn_a"):
         build_backbone("resnet51")
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width"),
+    [("osnet_x0_25", 16, 8), ("osnet_ain_x1_0", 16, 16), ("resnet18_ibn_a", 16, 16)],
+)
+def test_images_too_small_for_a_trunk_are_refused(name: str, height: int, width: int) -> None:
+    with pytest.raises(BackboneError, match=f"{height}x{width} are too small for {name}"):
+        refuse_small_images(name, height, width)
+
+
+@pytest.mark.parametrize("name", ["resnet18_ibn_a", "mobilenet_v2", "osnet_ain_x1_0"])
+def test_images_of_32x16_fit_every_kind_of_trunk(name: str) -> None:
+    before = torch.get_rng_state()
+    refuse_small_images(name, 32, 16)
+    refuse_small_images(name, 256, 128)
+    assert torch.equal(torch.get_rng_state(), before), "networks of a seed stay what they were"
