@@ -120,9 +120,13 @@ _PUBLISHED = "IMAGENET1K_V1"
 def check_torchvision_has(backbone: str) -> None:
     """Raise WeightsError if torchvision has no weights for a backbone."""
     if with_stem(backbone, "torchvision") not in torchvision.models.list_models():
+        theirs = (
+            "torchreid's (github.com/KaiyangZhou/deep-person-reid, model zoo)"
+            if backbone.startswith("osnet")
+            else "IBN-Net's (github.com/XingangPan/IBN-Net, releases)"
+        )
         raise WeightsError(
-            f"torchvision has no weights for {backbone}; download IBN-Net's state dict "
-            "(github.com/XingangPan/IBN-Net, releases) and give it as a file"
+            f"torchvision has no weights for {backbone}; download {theirs} and give it as a file"
         )
 
 
@@ -427,16 +431,22 @@ def _check_same_network(
             f"{report}. Its trunk has parts that {backbone} lacks, and was trained with them: "
             "choose another file"
         )
-    if file.trained_stem is None:
-        return
-    if file.trained_stem != stem_of(backbone):
-        twin = with_stem(backbone, file.trained_stem)
+    if not _fits_stem(file.trained_stem, backbone):
+        twin = with_stem(backbone, cast(Stem, file.trained_stem))
         known = f" ({file.names}'s names)" if file.names != "torchvision" else ""
         remedy = f"give --backbone {twin}" if twin in BACKBONES else "no backbone here has it"
         raise WeightsError(
             f"{report.source}{known} was trained with another stem than {backbone} has "
             f"(docs/models.md): {remedy}"
         )
+
+
+def _fits_stem(trained: Stem | None, backbone: str) -> bool:
+    """Whether a file of a stem may fill a backbone; the projects differ in stems of ResNets alone.
+
+    OSNet's is everywhere that of its paper.
+    """
+    return trained is None or trained == stem_of(backbone) or backbone.startswith("osnet")
 
 
 def _fits(neck: StateDict, net: ReIDNet) -> bool:
@@ -452,7 +462,7 @@ def _other_backbone(source: str, states: Mapping[str, StateDict]) -> str:
     for name in BACKBONES:
         report, file = _best(source, states, _shapes(name))
         stem = file.trained_stem or "torchvision"
-        if report.complete and not report.unexpected and stem == stem_of(name):
+        if report.complete and not report.unexpected and _fits_stem(stem, name):
             fitting.append(name)
     if fitting:
         return f"give --backbone {' or '.join(fitting)}, or another file"

@@ -28,6 +28,7 @@ OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
 FEATURES = 512
 """Of the public networks' `fc`, behind the pooling."""
 
+NORM = ("weight", "bias", "running_mean", "running_var")
 WIDTHS = {"osnet_x0_25": 16, "osnet_x0_5": 32, "osnet_x0_75": 48, "osnet_x1_0": 64}
 PUBLISHED = {
     "osnet_x0_25": (0.2, 82.3),
@@ -147,7 +148,7 @@ def test_ain_normalizes_images_where_the_search_put_it() -> None:
 
 
 def names_of_norm(prefix: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for kind in ("weight", "bias", "running_mean", "running_var"):
+    for kind in NORM:
         yield f"{prefix}.{kind}", (channels,)
 
 
@@ -257,9 +258,27 @@ def test_another_osnet_is_refused(given: str, wanted: str, tmp_path: Path) -> No
     torch.save(public_state(given), tmp_path / "w.pth")
     net = ReIDNet(wanted)
     before = net.backbone.get_parameter("conv5.conv.weight").clone()
-    with pytest.raises(WeightsError, match=f"not the state dict of {wanted}"):
+    with pytest.raises(WeightsError, match=f"not the state dict of {wanted}.*{given}"):
         load_weights(net, tmp_path / "w.pth")
     assert torch.equal(before, net.backbone.get_parameter("conv5.conv.weight"))
+
+
+def test_fastreids_osnet_comes_with_its_neck(tmp_path: Path) -> None:
+    """Its ResNets have stems of their own, its OSNet has the paper's."""
+    state = public_state("osnet_x0_25")
+    trunk = {f"backbone.{k}": v for k, v in state.items() if not k.startswith(("fc", "class"))}
+    neck = {f"heads.bottleneck.0.{kind}": torch.rand(128) + 0.1 for kind in NORM}
+    weight = {"heads.weight": torch.rand(7, 128)}
+    torch.save({"model": {**trunk, **neck, **weight}}, tmp_path / "bagtricks_osnet.pth")
+    net = ReIDNet("osnet_x0_25")
+    report = load_weights(net, tmp_path / "bagtricks_osnet.pth")
+    assert (report.names, report.neck, report.unexpected) == ("fast-reid", True, ())
+    assert torch.equal(net.neck.weight, neck["heads.bottleneck.0.weight"])
+
+
+def test_torchvision_has_no_osnet() -> None:
+    with pytest.raises(WeightsError, match="no weights for osnet_x1_0; download torchreid's"):
+        load_weights(ReIDNet("osnet_x1_0"), "torchvision")
 
 
 def test_weights_follow_the_seed() -> None:
