@@ -23,7 +23,10 @@ from models.backbones.trunks import BACKBONES, build_backbone
 from models.backbones.weights import load_weights
 from models.errors import WeightsError
 
-REAL_WEIGHTS = Path(os.environ.get("RESIGHT_REAL_DATA", "no-such-folder")) / "weights"
+REAL_DATA = Path(
+    os.environ.get("RESIGHT_REAL_DATA", Path(__file__).parents[3].parent / "shared" / "data")
+)
+REAL_WEIGHTS = REAL_DATA / "weights"
 OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
 FEATURES = 512
 """Of the public networks' `fc`, behind the pooling."""
@@ -79,8 +82,8 @@ def test_gate_by_hand() -> None:
     gate = Gate(16)
     for layer in (gate.fc1, gate.fc2):
         nn.init.zeros_(layer.weight)
-    nn.init.constant_(gate.fc1.bias, -2.0)
-    nn.init.constant_(gate.fc2.bias, 0.5)
+    nn.init.constant_(gate.get_parameter("fc1.bias"), -2.0)
+    nn.init.constant_(gate.get_parameter("fc2.bias"), 0.5)
     with torch.no_grad():
         gate.fc1.weight[0, 0] = 1
         gate.fc2.weight[:, 0] = 2
@@ -189,7 +192,7 @@ def public_tensors(name: str) -> dict[str, tuple[int, ...]]:
     listed = [f"conv2.{t}.layers.{n}" for t in range(4) for n in range(t + 1)]
     streams = listed if ain else plain
     instance = {"conv2.0", "conv2.1", "conv3.1", "conv4.0"} if ain else set()
-    found = {"conv1.conv.weight": (base, 3, 7, 7)}
+    found: dict[str, tuple[int, ...]] = {"conv1.conv.weight": (base, 3, 7, 7)}
     stem = dict(names_of_norm("conv1.bn", base))
     found |= {k: v for k, v in stem.items() if not (ain and "running" in k)}
     inputs = base
