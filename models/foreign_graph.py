@@ -280,6 +280,9 @@ def wrap_graph(
     after = list(_normalize_nodes(source, dimension, opset))
     model = _with_nodes(model, [*before, *middle, *after])
     graph = model.graph
+    read = {name for node in graph.node for name in names_read(node)}
+    for tensor in [each for each in graph.initializer if each.name not in read]:
+        graph.initializer.remove(tensor)  # a shape that was freed
     del graph.input[:], graph.output[:], graph.value_info[:]
     pixels: list[str | int | None] = ["batch", height, width, 3]
     graph.input.append(helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.UINT8, pixels))

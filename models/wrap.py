@@ -296,18 +296,18 @@ def _measured(
     _refuse_no_embedding(name, one)
     vectors = np.concatenate([part.reshape(batch, -1) for part in parts]).astype(np.float32)
     vectors = vectors[: len(images)]
+    half = np.float16 in (kind, x.dtype) or any(
+        tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer
+    )
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(vectors).all() or (norms == 0).any():
         raise WrapError(
             "the model gives NaN, infinity or zero vectors; check scale, mean and std against "
-            "what it was trained with"
+            "what it was trained with" + (", or export it in float32" if half else "")
         )
     changes = [f"the output's {kind} cast to float32"] if kind != np.float32 else []
     if len(one) > 1:
         changes.append(f"the output's {one} for each image flattened")
-    half = np.float16 in (kind, x.dtype) or any(
-        tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer
-    )
     original = _Original(
         model=model,
         image=image,
@@ -396,18 +396,19 @@ def _attempts(original: _Original) -> Iterator[tuple[onnx.ModelProto, bool, list
 
 def _shapes(original: _Original) -> dict[str, tuple[int, ...]]:
     """Shapes of the values that `free_batch` asks for, as the graph runs at its own batch."""
-    weights = {tensor.name: tuple(tensor.dims) for tensor in original.model.graph.initializer}
+    images = np.resize(original.images, (original.image.batch or 1, *original.images.shape[1:]))
+    x = original.image.feed(original.convention, images)
+    known = {tensor.name: tuple(tensor.dims) for tensor in original.model.graph.initializer}
+    known[original.image.name] = x.shape
     names = shapes_to_know(original.model, original.image)
-    inner = [name for name in names if name not in weights]
+    inner = [name for name in names if name not in known]
     model = onnx.ModelProto()
     model.CopyFrom(original.model)
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in inner if n not in known)
-    images = np.resize(original.images, (original.image.batch or 1, *original.images.shape[1:]))
-    feeds = {original.image.name: original.image.feed(original.convention, images)}
-    values = _session(model).run(inner, feeds) if inner else []
-    shapes = {name: value.shape for name, value in zip(inner, values, strict=True)}
-    return shapes | {name: weights[name] for name in names if name in weights}
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in inner if n not in outputs)
+    values = _session(model).run(inner, {original.image.name: x}) if inner else []
+    found = {name: value.shape for name, value in zip(inner, values, strict=True)}
+    return {name: known.get(name, found.get(name, ())) for name in names}
 
 
 def _check_equal(session: Any, original: _Original) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from models.bundle import Bundle, check_self_test, write_bundle
 from models.errors import BundleExistsError, SelfTestFailedError, WrapError
-from models.foreign_graph import InputConvention
+from models.foreign_graph import InputConvention, names_read
 from models.manifest import ModelCard
 from tests.support.foreign_onnx import (
     CHANNELS,
@@ -326,6 +326,9 @@ def test_graphs_with_a_fixed_batch_of_1(
     path = foreign.save(tmp_path / "model.onnx", **saved)
     made = wrapped(path, tmp_path / "bundle")
     assert any(change in each for each in made.changes), made.changes
+    graph = onnx.load(made.bundle.model_path).graph
+    read = {name for node in graph.node for name in names_read(node)}
+    assert {tensor.name for tensor in graph.initializer} <= read
     embed, expected = embedder(made.bundle), original_vectors(path, images)
     for batch in (1, 5, 6):
         np.testing.assert_allclose(embed(images[:batch]), expected[:batch], atol=1e-5)
@@ -622,6 +625,7 @@ def test_what_torch_exports_today(tmp_path: Path, images: NDArray[np.uint8]) -> 
     )
     assert "allowzero" in str(onnx.load(path, load_external_data=False).graph)
     made = wrapped(path, tmp_path / "bundle")
+    assert any("constant shapes freed" in each for each in made.changes), made.changes
     embed, expected = embedder(made.bundle), original_vectors(path, images)
     for batch in (1, 5, 6):
         np.testing.assert_allclose(embed(images[:batch]), expected[:batch], atol=1e-5)
