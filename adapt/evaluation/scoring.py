@@ -57,8 +57,8 @@ class LabelledCrops:
         if present == {"train"}:
             everything = load_crops(read_labelled(root, ("train",)), preprocessing)
             return cls(everything, everything)
-        if not present:
-            read_labelled(root, ("query", "gallery"))  # raises, and says what it looked for
+        if "train" not in present:
+            read_labelled(root, ("query", "gallery"))  # raises, and says what is missing
         raise DataError(
             f"{root} needs the folders query and bounding_box_test, or bounding_box_train alone "
             "(then every crop is a query against all others), or MSMT17's lists with their folders"

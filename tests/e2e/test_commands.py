@@ -37,6 +37,22 @@ def resight(shared_server, command: Command) -> Command:  # type: ignore[no-unty
     return lambda *arguments: command(*arguments, server=shared_server.address)
 
 
+def test_enroll_warns_of_people_taken_for_cameras_and_tells_of_broken_links(
+    resight: Command, tmp_path: Path
+) -> None:
+    for name in ("0001/0001_c1s1_1.png", "0002/0002_c1s1_1.png", "0003/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(crop(8))
+    (tmp_path / "cam4").symlink_to("gone")
+    assert resight("site", "create", "people").returncode == 0
+    enrolled = resight("enroll", "--site", "people", tmp_path)
+    told, done = enrolled.stderr, enrolled.stdout
+    assert "warning: 3 cameras of 3 crops look like people, not cameras ('0001' is" in told
+    assert f"left out: {tmp_path / 'cam4'}: a broken link: gone is not there" in told
+    assert "enrolled 3 of 3 files in site people, 3 cameras, 1 other file ignored" in done
+    assert resight("site", "delete", "people", "--force").returncode == 0
+
+
 def test_from_create_to_delete(resight: Command, crops: Path) -> None:
     created = resight("site", "create", "door")
     assert (created.returncode, created.stdout) == (0, "created site door (model tiny@1)\n")

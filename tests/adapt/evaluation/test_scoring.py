@@ -53,6 +53,16 @@ def test_a_lone_training_folder_is_ranked_against_itself(market: Callable[..., P
         LabelledCrops.read(root, SIZE)
 
 
+def test_what_is_missing_to_score_is_named(market: Callable[..., Path], tmp_path: Path) -> None:
+    root = market()
+    for old, new in (("bounding_box_train", "train"), ("bounding_box_test", "gallery")):
+        (root / old).rename(root / new)
+    with pytest.raises(DataError, match="bounding_box_test is not a folder; crops named as in"):
+        LabelledCrops.read(root, SIZE)
+    with pytest.raises(DataError, match="holds no labelled set: looked for the folders"):
+        LabelledCrops.read(tmp_path / "other", SIZE)
+
+
 def test_centering_is_over_both_sets(market: Callable[..., Path]) -> None:
     """Cameras 1 and 2 of the tiny set differ by a constant, which centering takes away."""
     labelled = LabelledCrops.read(market(cameras=2), SIZE)
