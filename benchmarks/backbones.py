@@ -1,0 +1,157 @@
+"""Backbones side by side on the demo's pair of sites: `python -m benchmarks.backbones`.
+
+Two source networks of each backbone from random numbers (`source_demo`), then MMT (`mmt_small`, as
+short as the demo's) on the unlabelled site. Judged on people that adaptation never saw, across cameras. Each run has a
+process of its own, and one thread unless OMP_NUM_THREADS says otherwise. What is there is used
+again. Tables are printed in Markdown after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from adapt.evaluation.scoring import network_embedder
+from benchmarks.methods.arms import Arm
+from benchmarks.methods.compare import embedded
+from benchmarks.methods.runs import CPU, BenchmarkSite, adapted
+from benchmarks.methods.synthetic import synthetic_site
+from cli.demo import DemoPlan, demo_plan
+from models.backbones.net import ReIDNet
+from models.backbones.trunks import BACKBONES, build_backbone
+from models.image import Preprocessing
+
+DEFAULT = (
+    *("resnet18", "mobilenet_v2"),
+    *("osnet_x0_25", "osnet_x0_5", "osnet_x0_75", "osnet_x1_0", "osnet_ain_x1_0"),
+)
+DEMO_RECIPE = (
+    *("schedule.rounds=5", "augment.pad=3", "augment.erase=0.0"),
+    *("optimizer.lr=3.5e-4", "options.ema=0.9"),
+)
+"""What makes `mmt_small` as short as the demo's recipe."""
+
+MMT = Arm("MMT", "mmt", "mmt", DEMO_RECIPE)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one backbone at one seed.
+
+    pretrain_minutes: of one source network. collapse: why the adaptation stopped early, or "".
+    peak: most resident memory of the adaptation's process, bytes; None where it is not known.
+    """
+
+    backbone: str
+    seed: int
+    unadapted: float
+    adapted: float | None
+    pretrain_minutes: float
+    adapt_minutes: float
+    collapse: str
+    peak: int | None
+
+
+def measured(
+    plan: DemoPlan, out: Path, seed: int, arm: Arm = MMT, overrides: tuple[str, ...] = ()
+) -> Figures:
+    """Train, adapt and score a plan's backbone at a seed, all below `out`."""
+    site = synthetic_site(plan, out / plan.backbone, seed, overrides)
+    outcome = adapted(arm, site, out / plan.backbone / f"{arm.folder}-{seed}", seed)
+    first = site.inits[0]
+    return Figures(
+        backbone=plan.backbone,
+        seed=seed,
+        unadapted=across_cameras(first.network(), site),
+        adapted=None if outcome.collapse else across_cameras(outcome.run.network(), site),
+        pretrain_minutes=first.info.seconds / 60,
+        adapt_minutes=outcome.minutes,
+        collapse=outcome.collapse,
+        peak=outcome.peak,
+    )
+
+
+def across_cameras(net: ReIDNet, site: BenchmarkSite) -> float:
+    """mAP, the query's camera left out."""
+    vectors = embedded(network_embedder(net, CPU), site.judged)
+    return site.judged.rank(*vectors, protocol="other-camera").mAP
+
+
+def cost(backbone: str, size: Preprocessing) -> tuple[float, float]:
+    """Millions of weights of a trunk, and of multiplications for one image."""
+    with torch.device("meta"):  # shapes only
+        trunk, _ = build_backbone(backbone)
+        with FlopCounterMode(display=False) as counter:
+            trunk.eval()(torch.zeros(1, 3, size.height, size.width))
+    weights = sum(parameter.numel() for parameter in trunk.parameters())
+    return weights / 1e6, counter.get_total_flops() / 2e6
+
+
+def table(found: Sequence[Figures], size: Preprocessing) -> Iterator[str]:
+    """Markdown: a row for each backbone, means over its seeds with the smallest and largest."""
+    yield (
+        "| backbone | weights, M | multiplications, M | source network, min | mAP before | "
+        "MMT, min | mAP after | memory, MB |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for name in dict.fromkeys(each.backbone for each in found):
+        rows = [each for each in found if each.backbone == name]
+        weights, multiplications = cost(name, size)
+        peaks = [row.peak / 1e6 for row in rows if row.peak is not None]
+        stopped = [f"seed {row.seed}: {row.collapse}" for row in rows if row.collapse]
+        after = spread([row.adapted for row in rows if row.adapted is not None], 3)
+        cells = (
+            *(f"`{name}`", f"{weights:.2f}", f"{multiplications:.0f}"),
+            spread([row.pretrain_minutes for row in rows], 1),
+            spread([row.unadapted for row in rows], 3),
+            spread([row.adapt_minutes for row in rows], 1),
+            "; ".join([each for each in (after, *stopped) if each]),
+            spread(peaks, 0),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean (smallest - largest); of one value itself, of none nothing."""
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return (
+        mean
+        if len(values) == 1
+        else f"{mean} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+    )
+
+
+def main() -> None:
+    """Measure the backbones asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.backbones",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--backbones", nargs="+", choices=BACKBONES, default=list(DEFAULT), metavar="NAME")
+    add("--seeds", nargs="+", type=int, default=[1])
+    add("--height", type=int, default=64, help="of the networks' images, in pixels")
+    add("--width", type=int, default=32)
+    add("--out", type=Path, default=Path("runs/backbones"))
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    size = Preprocessing(height=options.height, width=options.width)
+    found: list[Figures] = []
+    for seed in options.seeds:
+        for name in options.backbones:
+            plan = replace(demo_plan(), backbone=name, preprocessing=size)
+            found.append(measured(plan, options.out, seed))
+            print("\n".join(table(found, size)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Backbones side by side on tiny sets: from sites to the table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="adapt needs torch")
+
+from adapt.recipes import load_recipe
+from adapt.synthetic import SITE_A, SITE_B
+from benchmarks.backbones import MMT, Figures, cost, measured, spread, table
+from cli.demo import DemoPlan
+from models.image import Preprocessing
+from tests.support.tiny_site import KMEANS, SHORT, SIZE
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+PEOPLE = {"train_identities": 3, "test_identities": 2, "cameras": 2, "images_per_camera": 2}
+SMALL: dict[str, Any] = {**PEOPLE, "height": 32, "width": 16}
+PLAN = DemoPlan(
+    source=replace(SITE_A, **SMALL),
+    site=replace(SITE_B, **SMALL),
+    source_recipe=load_recipe("source_demo", method="source", overrides=SHORT),
+    site_recipe=load_recipe("mmt_demo", method="mmt", overrides=SHORT),
+    backbone="resnet18",
+    preprocessing=SIZE,
+)
+
+
+def test_a_backbone_from_sites_to_figures(tmp_path: Path) -> None:
+    found = measured(PLAN, tmp_path, 1, MMT, (*SHORT, *KMEANS))
+    assert (found.backbone, found.seed, found.collapse) == ("resnet18", 1, "")
+    assert found.adapted is not None
+    assert 0 < found.unadapted <= 1
+    assert 0 < found.adapted <= 1
+    assert found.pretrain_minutes > 0
+    assert found.adapt_minutes > 0
+    assert measured(PLAN, tmp_path, 1, MMT, (*SHORT, *KMEANS)) == found, "used again"
+
+
+def test_the_table_has_a_row_for_each_backbone() -> None:
+    rows = [
+        Figures("osnet_x0_25", 1, 0.25, 0.5, 1.0, 2.0, "", 400_000_000),
+        Figures("osnet_x0_25", 2, 0.35, None, 3.0, 4.0, "LABELS_INVALID", None),
+        Figures("resnet18", 1, 0.5, 0.75, 1.0, 2.0, "", None),
+    ]
+    lines = list(table(rows, Preprocessing(height=256, width=128)))
+    assert len(lines) == 4
+    assert lines[2] == (
+        "| `osnet_x0_25` | 0.13 | 82 | 2.0 (1.0 - 3.0) | 0.300 (0.250 - 0.350) | 3.0 (2.0 - 4.0) "
+        "| 0.500; seed 2: LABELS_INVALID | 400 |"
+    )
+    assert lines[3].startswith("| `resnet18` | 11.18 |")
+
+
+def test_cost_grows_with_the_image() -> None:
+    small, large = (cost("osnet_x0_5", Preprocessing(height=h, width=h // 2)) for h in (64, 128))
+    assert small[0] == large[0] == pytest.approx(0.497, abs=1e-3)
+    assert large[1] == pytest.approx(4 * small[1], rel=0.01)
+
+
+def test_spread() -> None:
+    assert (spread([], 1), spread([1.25], 1), spread([1.0, 2.0], 1)) == (
+        "",
+        "1.2",
+        "1.5 (1.0 - 2.0)",
+    )
