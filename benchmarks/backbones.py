@@ -1,9 +1,9 @@
 """Backbones side by side on the demo's pair of sites: `python -m benchmarks.backbones`.
 
-Two source networks of each backbone from random numbers (`source_demo`), then MMT (`mmt_small`, as
-short as the demo's) on the unlabelled site. Judged on people that adaptation never saw, across cameras. Each run has a
-process of its own, and one thread unless OMP_NUM_THREADS says otherwise. What is there is used
-again. Tables are printed in Markdown after each run.
+Two source networks of each backbone from random numbers (`source_demo`), then MMT on the unlabelled
+site (`mmt_small`, as short as the demo's). Judged on people that adaptation never saw, across
+cameras. Each run has a process of its own. What is there is used again. Tables are printed in
+Markdown after each run.
 """
 
 from __future__ import annotations
