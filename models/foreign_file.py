@@ -53,6 +53,10 @@ def read_foreign(path: Path) -> tuple[onnx.ModelProto, list[str]]:
         raise WrapError(f"no file {path}; check the path of the ONNX model")
     try:
         model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise WrapError(
+            f"{path} cannot be read: {error.strerror}; allow this user to read it"
+        ) from error
     except Exception as error:
         raise WrapError(f"{path} is {_what_it_is(path, str(error))}") from error
     if not model.graph.node:

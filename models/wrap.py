@@ -284,6 +284,11 @@ def _measured(
     x = image.feed(convention, padded)
     parts = [_run(session, image.name, x[i : i + batch]) for i in range(0, len(x), batch)]
     name = model.graph.output[0].name
+    if not np.array_equal(_run(session, image.name, x[:batch]), parts[0], equal_nan=True):
+        raise WrapError(
+            f"the output {name} is another one at each run for the same image (dropout?); export "
+            "the model in evaluation mode"
+        )
     kind, shape = parts[0].dtype, parts[0].shape
     if kind not in (np.float32, np.float16, np.float64):
         raise WrapError(f"the output {name} is {kind}, not an embedding; choose another output")

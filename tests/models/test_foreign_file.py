@@ -60,6 +60,16 @@ def test_another_file_is_called_by_its_name(
     assert "model.onnx" in str(raised.value)
 
 
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = FLAT.save(tmp_path / "model.onnx")
+    monkeypatch.setattr(onnx, "load", refuse)
+    with pytest.raises(WrapError, match=r"model\.onnx cannot be read: Permission denied"):
+        read_foreign(path)
+
+
 def external(path: Path) -> Path:
     """A file as torch.onnx.export writes it: the weights in model.onnx.data."""
     onnx.save(

@@ -465,6 +465,17 @@ def test_uint8_with_a_scale_is_refused(tmp_path: Path) -> None:
         wrap(path, tmp_path / "bundle")
 
 
+def test_a_graph_in_training_mode_is_refused(tmp_path: Path) -> None:
+    dropping = Foreign(
+        [N("Dropout", ["pooled", "ratio", "training"], ["out"])],
+        {"ratio": np.array(0.5, np.float32), "training": np.array(True)},
+        rank=4,
+    )
+    path = dropping.save(tmp_path / "model.onnx", opset=13, ir_version=7)
+    with pytest.raises(WrapError, match="another one at each run"):
+        wrap(path, tmp_path / "bundle")
+
+
 OUTPUT_KINDS: dict[str, tuple[Foreign, str, str]] = {
     "map": (FLAT, "relu", r"relu is \(8, 8, 4\) for each image, a feature map that is not pooled"),
     "tokens": (
