@@ -35,7 +35,6 @@ OF_SEVERAL_MODULES = {
 """What a file tests that has no module of its name."""
 TESTED_ELSEWHERE = {
     "adapt/clustering/graph/test_neighbors.py": ("adapt/clustering/graph/device.py",),
-    "adapt/data/catalog/test_folders.py": ("adapt/data/catalog/splits.py",),
     "adapt/data/catalog/test_labelled_sets.py": ("adapt/data/catalog/msmt17.py",),
     "adapt/runs/test_checkpoints.py": ("adapt/training/state.py",),
     "adapt/runs/test_folder.py": ("adapt/runs/info.py",),
