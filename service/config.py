@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         default=32, ge=1, le=4096, description="Most images in one run of the model."
     )
     max_queue: int = Field(
-        default=1024, ge=1, description="Most images waiting; above, calls get QUEUE_FULL."
+        default=1024, ge=1, description="Images waiting from which on calls get QUEUE_FULL."
     )
     max_concurrent_calls: int = Field(
         default=256, ge=1, description="Most calls at a time; above, calls get QUEUE_FULL."
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
         if self.max_items > self.max_queue:
             raise ValueError(
                 f"max_items ({self.max_items}) is above max_queue ({self.max_queue}): "
-                "a call of that size could never be admitted"
+                "a call of that size would exceed the whole queue"
             )
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError(

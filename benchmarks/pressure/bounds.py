@@ -28,6 +28,6 @@ def memory_bound(settings: Settings, at_rest: float, size: Preprocessing, models
         * settings.max_image_pixels
         * (_CHANNELS * _DECODED)
     )
-    places = settings.max_queue + settings.max_queue // 8
+    places = settings.max_queue + settings.max_queue // 8 + settings.max_items
     queues = models * places * size.height * size.width * _CHANNELS
     return at_rest + COPIES * (requests + settings.answers_bytes) + refused + decoding + queues

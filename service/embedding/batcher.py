@@ -60,6 +60,9 @@ LINE_SHARE = 1 / 4
 HURRY_SHARE = 1 / 2
 """The same, while the line has images of a hurried call."""
 
+_STOPPED = "the server stopped; call again"
+_FAULT = "the engine failed with an internal error; see the server's log"
+
 
 @dataclass(eq=False, slots=True)
 class Load:
@@ -204,7 +207,7 @@ class Batcher:
             while jobs:
                 job = jobs.popleft()
                 if not job.future.done():
-                    job.future.set_exception(ShuttingDownError("the server stopped; call again"))
+                    job.future.set_exception(ShuttingDownError(_STOPPED))
         await asyncio.gather(*self._running)
         self._thread.shutdown(wait=True)
         self._decoder.close()
@@ -238,9 +241,9 @@ class Batcher:
             now=self._clock(),
             full_s=queued * self._seconds_per_image,
         )
-        room = f"{max(most - queued, 0)} of {plural(images or 1, 'image')}"
         raise OverloadedError(
-            f"the queue has room for {room} (its limit is {most}); try again in {wait:.2f} s",
+            f"{plural(queued, 'image')} wait for the model (its queue is full from {most} on); try "
+            f"again in {wait:.2f} s",
             retry_after_s=wait,
         )
 
@@ -259,6 +262,9 @@ class Batcher:
         self, image: NDArray[np.uint8], add: Callable[[_Job], None]
     ) -> asyncio.Future[Vector]:
         future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        if self._stopped:
+            future.set_exception(ShuttingDownError(_STOPPED))
+            return future
         add(_Job(image, future, self._clock()))
         self._changed.set()
         return future
@@ -320,18 +326,18 @@ class Batcher:
         for job in batch:
             self._metrics.stage_duration.labels("queue").observe(started - job.queued_at)
         images = [job.image for job in batch]
-        outcomes, took = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._timed, images
-        )
+        outcomes: Sequence[Vector | EngineError]
+        try:
+            outcomes, took = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._timed, images
+            )
+        except Exception:  # no memory, or no thread: the next batch may have them
+            log.exception("a batch of %d could not be run", len(batch))
+            outcomes = [EngineError(_FAULT)] * len(batch)
+        else:
+            self._ran(len(batch), took, aside)
         self._in_flight -= 1
-        if aside:
-            self._rest(took)
         self._changed.set()
-        self._metrics.batch_size.observe(len(batch))
-        self._seconds_per_image += 0.2 * (took / len(batch) - self._seconds_per_image)
-        # Rounded up: where a run of any size takes nearly as long, it could never grow again.
-        most = ceil(BATCH_S / max(self._seconds_per_image, 1e-9))
-        self._batch = min(max(most, MIN_BATCH), self._max_batch)
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.future.done():
                 continue
@@ -339,6 +345,16 @@ class Batcher:
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(outcome)
+
+    def _ran(self, images: int, seconds: float, aside: bool) -> None:
+        """Learn how long the model takes."""
+        if aside:
+            self._rest(seconds)
+        self._metrics.batch_size.observe(images)
+        self._seconds_per_image += 0.2 * (seconds / images - self._seconds_per_image)
+        # Rounded up: where a run of any size takes nearly as long, it could never grow again.
+        most = ceil(BATCH_S / max(self._seconds_per_image, 1e-9))
+        self._batch = min(max(most, MIN_BATCH), self._max_batch)
 
     def _rest(self, seconds: float) -> None:
         def rested() -> None:
@@ -365,8 +381,7 @@ class Batcher:
             return [outcome for image in images for outcome in self._infer([image])]
         except Exception:
             log.exception("the engine failed on a batch of %d", len(images))
-            fault = "the engine failed with an internal error; see the server's log"
-            return [EngineError(fault) for _ in images]
+            return [EngineError(_FAULT) for _ in images]
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         return [
             vector

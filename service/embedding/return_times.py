@@ -7,6 +7,9 @@ share of the model. A client that comes back earlier pushes away its own calls o
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 MIN_RETRY_S = 0.05
 MAX_RETRY_S = 10.0
 
@@ -17,20 +20,37 @@ _GONE = 1 / 4
 """Of what waits: once it is embedded the first may come back. Later, the queue might be empty."""
 
 
+@dataclass(slots=True)
+class _Client:
+    """first, last: of its times that are not past. came_back: at one of them."""
+
+    first: float
+    last: float
+    came_back: bool = False
+
+
 class ReturnTimes:
-    """The times, by client, on one clock."""
+    """The times, by client, on one clock.
+
+    Clients that were refused once and never came back take no share: for them the model would rest.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[str, float] = {}
+        self._clients: dict[str, _Client] = {}
 
     def wait(self, client: str, seconds: float, *, now: float, full_s: float) -> float:
         """Seconds until the next refused call of a client may come back.
 
         seconds: that the model needs for the call. full_s: seconds until the queue is empty.
         """
-        self._last = {other: at for other, at in self._last.items() if at > now}
+        self._clients = {
+            name: known for name, known in self._clients.items() if known.last > now - MAX_RETRY_S
+        }
         earliest = now + max(full_s * _GONE, MIN_RETRY_S)
-        clients = len(self._last.keys() | {client})
-        at = max(self._last.get(client, 0.0), earliest) + seconds * clients / _TRIES
-        self._last[client] = min(at, now + MAX_RETRY_S)
-        return self._last[client] - now
+        mine = self._clients.setdefault(client, _Client(math.inf, earliest))
+        mine.came_back = mine.came_back or now >= mine.first
+        shares = sum(known.came_back and known.last > now for known in self._clients.values())
+        at = max(mine.last, earliest) + seconds * max(shares, 1) / _TRIES
+        mine.last = min(at, now + MAX_RETRY_S)
+        mine.first = min(mine.first, mine.last)
+        return mine.last - now

@@ -151,21 +151,22 @@ async def test_a_fault_of_the_engine_does_not_stop_the_batcher(
     assert isinstance(result, np.ndarray)
 
 
-async def test_a_call_that_does_not_fit_is_refused_at_once_and_whole(
+async def test_where_the_queue_is_full_a_call_is_refused_at_once_and_whole(
     batcher: Batcher, engine: FakeEngine, metrics: Metrics
 ) -> None:
     engine.gate.clear()
     waiting = asyncio.create_task(asked(batcher, [crop(0)] * (MAX_QUEUE - 1)))
     await engine.has_entered()
-    with pytest.raises(OverloadedError, match="room for 1 of 2 images") as refused:
+    last = asyncio.create_task(asked(batcher, [crop(3)] * 2))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match=f"{MAX_QUEUE + 1} images wait") as refused:
         await asked(batcher, [crop(1), crop(2)])
     assert refused.value.retry_after_s is not None
     assert 0.05 <= refused.value.retry_after_s <= 10
     assert _value(metrics, "resight_calls_rejected_total", reason="queue") == 1
-    fits = asyncio.create_task(asked(batcher, [crop(3)]))
     engine.gate.set()
     assert len(await waiting) == MAX_QUEUE - 1
-    assert len(await fits) == 1
+    assert len(await last) == 2
     assert len(await asked(batcher, [crop(4)] * MAX_QUEUE)) == MAX_QUEUE
 
 
@@ -274,7 +275,7 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
         engine,
         decoder,
         max_batch=together,
-        max_queue=20,
+        max_queue=5,
         metrics=metrics,
         clock=lambda: next(readings) / 20,
     )
@@ -293,6 +294,44 @@ async def test_the_wait_that_is_advised_follows_the_speed_of_the_model(
     await batcher.close(5)
 
 
+async def test_refused_calls_come_back_by_client_and_by_their_images(batcher: Batcher) -> None:
+    for _ in range(30):
+        await batcher.embed([crop(1)] * 4, "a")
+    batcher._clock = lambda: 100.0
+    batcher._seconds_per_image = 0.01
+    batcher._queue.admit("busy", 800)
+
+    def advised(client: str, images: int | None) -> float:
+        with pytest.raises(OverloadedError) as refused:
+            batcher.require_room(client, images)
+        return refused.value.retry_after_s or 0.0
+
+    quarter = 800 * 0.01 / 4
+    waits = [advised("a", 20), advised("a", 20), advised("b", 20)]
+    assert waits == pytest.approx([quarter + 0.1, quarter + 0.2, quarter + 0.1])
+    batcher._queue.admit("few", 1)  # the only place besides the queue
+    unread = advised("c", None)
+    assert unread == pytest.approx(801 * 0.01 / 4 + 4 * 0.01 / 2, rel=1e-2), "as others were"
+
+
+async def test_a_batch_that_cannot_be_run_fails_and_the_next_one_runs(
+    batcher: Batcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short no thread may start: its callers would have waited for ever."""
+
+    def submit(*_: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(batcher._thread, "submit", submit)
+    async with asyncio.timeout(10):
+        (failed,) = await asked(batcher, [crop(1)])
+        assert isinstance(failed, EngineError)
+        (vector,) = await asked(batcher, [crop(1)])
+    assert isinstance(vector, np.ndarray)
+    assert "could not be run" in caplog.text
+
+
 async def test_a_short_call_of_another_client_is_in_the_next_batch(
     batcher: Batcher, engine: FakeEngine
 ) -> None:
@@ -303,7 +342,7 @@ async def test_a_short_call_of_another_client_is_in_the_next_batch(
     await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH)
     short = asyncio.create_task(asked(batcher, [crop(2)], "other"))  # the queue is full
     await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH + 1)
-    with pytest.raises(OverloadedError, match="room for 0 of 1 image"):
+    with pytest.raises(OverloadedError, match="its queue is full from 12 on"):
         await asked(batcher, [crop(3)], "busy")
     engine.gate.set()
     await asyncio.gather(busy, short)
@@ -387,7 +426,7 @@ async def test_a_full_queue_does_not_refuse_what_waits_for_its_turn(
     await engine.has_entered()
     rollover = asyncio.create_task(batcher.embed_in_turn([crop(2)] * 3))
     await _until(lambda: batcher.waiting == MAX_QUEUE - 2 * MAX_BATCH + 3)
-    with pytest.raises(OverloadedError, match="room for 0 of 1 image"):
+    with pytest.raises(OverloadedError, match="its queue is full from 12 on"):
         await asked(batcher, [crop(1)])
     engine.gate.set()
     await asyncio.gather(rollover, *callers)

@@ -67,8 +67,34 @@ def test_where_the_queue_is_full_clients_with_few_images_come_in() -> None:
     queue.release(calls.pop())
     assert queue.has_room("one more", 2)
     queue.release(busy)
-    assert queue.has_room("busy", 128 - 2 * len(calls))
-    assert not queue.has_room("busy", 128 - 2 * len(calls) + 1)
+    queue.admit("one more", 2)
+    queue.admit("busy", 125)
+    assert queue.has_room("busy", 1), "spare places are none of the queue's"
+    queue.admit("busy", 1)
+    assert not queue.has_room("busy", 1)
+
+
+def test_a_call_larger_than_what_is_left_comes_in() -> None:
+    """Else calls that are smaller take each place that becomes free, and it never does."""
+    queue: FairQueue[str] = FairQueue(128)
+    small = queue.admit("small", 127)
+    assert queue.has_room("large", 100)
+    queue.admit("large", 100)
+    assert not queue.has_room("small", 1)
+    assert queue.has_room("other", 2), "with few images, beside the places that are exceeded"
+    queue.release(small)
+    assert queue.has_room("small", 1)
+
+
+def test_a_client_is_not_charged_for_what_the_model_did_not_get() -> None:
+    queue: FairQueue[str] = FairQueue(1000)
+    kept = queue.admit("gives up", 8)
+    for _ in range(20):
+        call = queue.admit("gives up", 8)
+        for _ in range(6):  # of 8: the others are being decoded
+            queue.push(call, "x")
+        assert queue.release(call) == 6
+    assert queue.admit("gives up", 8).finish == kept.finish + 8
 
 
 def test_nothing_is_kept_of_clients_that_hold_nothing() -> None:

@@ -73,7 +73,7 @@ async def test_there_is_room_while_one_model_has_some(models: ModelPool, metrics
     models.own.batcher._queue.admit("one", 8)
     models.require_room("one")
     other.batcher._queue.admit("one", 8)
-    with pytest.raises(OverloadedError, match="room for 0"):
+    with pytest.raises(OverloadedError, match="8 images wait"):
         models.require_room("one")
     assert metrics.rejected.labels("queue")._value.get() == 1
 

@@ -49,7 +49,7 @@ async def test_a_full_queue_is_reported_with_the_time_to_retry(
 ) -> None:
     running = await start(max_queue=64, max_items=64)
     engine.gate.clear()
-    waiting = asyncio.create_task(running.ask(running.client.embed, [crop(1)] * 63))
+    waiting = asyncio.create_task(running.ask(running.client.embed, [crop(1)] * 64))
     await engine.has_entered()
     raw = RawClient(running.ready.grpc_address)
 
@@ -65,7 +65,7 @@ async def test_a_full_queue_is_reported_with_the_time_to_retry(
     assert info.reason == "QUEUE_FULL"
     assert retry.retry_delay.ToNanoseconds() > 0
     engine.gate.set()
-    assert len(await waiting) == 63
+    assert len(await waiting) == 64
     raw.channel.close()
 
 
