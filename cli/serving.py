@@ -40,7 +40,11 @@ def serve(
         Path | None, typer.Option(help="Folder of the galleries; created if absent.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Bundle folder, or NAME or NAME@VERSION in the registry.")
+        str | None,
+        typer.Option(
+            help="Bundle folder, or NAME@VERSION in the registry, or NAME: its newest version, "
+            "refused if its verdict is reject, unjudged or damaged."
+        ),
     ] = None,
     listen: Annotated[
         str | None, typer.Option(help="gRPC address; default: 127.0.0.1:50051.")

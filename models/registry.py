@@ -101,6 +101,15 @@ class GateRecord:
         """Whether a site may use the model only by force: rejected, unjudged or damaged."""
         return self.verdict in ("reject", UNJUDGED, DAMAGED)
 
+    def objection(self, reference: str) -> str:
+        """Why this record of the model `reference` blocks its activation, for people."""
+        made_by = self.adaptation or "unknown"
+        if self.verdict == DAMAGED:
+            return f"the gate's verdict on {reference} is damaged: {self.problem}"
+        if self.verdict == UNJUDGED:
+            return f"the gate gave no verdict on {reference} ({made_by}): {self.problem}"
+        return f"the gate rejected {reference} ({made_by})"
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -169,6 +178,14 @@ class Registry:
             for name in sorted(_folders(self.root, NAME_PATTERN))
             for version in _versions(name)
         )
+
+    def newest_unblocked(self, name: str) -> ModelReference | None:
+        """The newest version of a name that needs no force; None: there is none; RegistryError."""
+        for version in reversed(self._versions_of(name)):
+            model = ModelReference(name, version)
+            if not self.gate_record(model).blocks_activation:
+                return model
+        return None
 
     def next_version(self, name: str, *used: str) -> str:
         """The first number above all versions of a name; "1" for a name that is not here.

@@ -19,7 +19,7 @@ import uvloop
 
 from models.bundle import Bundle
 from models.errors import ModelError
-from models.registry import Registry
+from models.registry import ModelReference, Registry
 from service.config import Settings, split_address, threads_or_cores, unknown_variables
 from service.embedding.batcher import Batcher, Load
 from service.embedding.decode import CropDecoder
@@ -70,15 +70,34 @@ def open_bundle(settings: Settings) -> Bundle:
     """The bundle that `settings.model` names: a folder, or a model of the registry.
 
     Raises:
-        ModelLoadError: no such bundle, or it is invalid.
+        ModelLoadError: no such bundle, or it is invalid; or only a name is given, and a site could
+            use its newest version only by force.
     """
     path = Path(settings.model)
     try:
         if os.sep in settings.model or path.exists():
             return Bundle.open(path)
-        return Registry(settings.registry).resolve(settings.model)
+        registry = Registry(settings.registry)
+        bundle = registry.resolve(settings.model)
+        if ModelReference.parse(settings.model).version is None:
+            _require_unblocked(registry, ModelReference.parse(bundle.reference))
+        return bundle
     except ModelError as error:
         raise ModelLoadError(str(error)) from error
+
+
+def _require_unblocked(registry: Registry, newest: ModelReference) -> None:
+    """Raise `ModelLoadError` where the verdict on the newest version of a name blocks it.
+
+    Nobody has chosen that version: it may be what an adaptation of this server registered.
+    """
+    record = registry.gate_record(newest)
+    if record.blocks_activation:
+        other = registry.newest_unblocked(newest.name) or "another model"
+        raise ModelLoadError(
+            f"{record.objection(str(newest))}; it is the newest version of {newest.name}: "
+            f"start with {other}, or with {newest} itself to use it all the same"
+        )
 
 
 class Server:

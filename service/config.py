@@ -102,7 +102,9 @@ class Settings(BaseSettings):
 
     data_dir: Folder = Field(description="Folder of the gallery; made if absent.")
     model: str = Field(
-        min_length=1, description="Bundle folder, or name[@version] in the registry."
+        min_length=1,
+        description="Bundle folder, or name[@version] in the registry; a name: its newest version, "
+        "refused where the gate's verdict on it is reject, unjudged or damaged.",
     )
     registry: Folder = Field(
         default_factory=default_registry,

@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from models.job_contract import UNJUDGED
-from models.registry import DAMAGED, GateRecord, ModelReference
+from models.registry import GateRecord, ModelReference
 from service.embedding.model_pool import ModelPool
 from service.errors import ModelRejectedError, NoEarlierModelError
 from service.rollover.rollover import Activation, Rollovers
@@ -76,7 +75,9 @@ class Activator:
         """The gate's record of a model; `ModelRejectedError` where it blocks the activation."""
         record = await self._pool.gate_record(model)
         if record.blocks_activation and not force:
-            raise ModelRejectedError(_refusal(str(model), record))
+            raise ModelRejectedError(
+                f"{record.objection(str(model))}; activate another model, or force this one"
+            )
         return record
 
     async def _run(
@@ -99,14 +100,3 @@ class Activator:
                     yield step
         finally:
             self._pool.release_unused()
-
-
-def _refusal(reference: str, record: GateRecord) -> str:
-    if record.verdict == DAMAGED:
-        why = f"the gate's verdict on {reference} is damaged: {record.problem}"
-    elif record.verdict == UNJUDGED:
-        made_by = record.adaptation or "unknown"
-        why = f"the gate gave no verdict on {reference} ({made_by}): {record.problem}"
-    else:
-        why = f"the gate rejected {reference} ({record.adaptation or 'unknown'})"
-    return f"{why}; activate another model, or force this one"

@@ -249,6 +249,24 @@ def test_newest_is_by_number(registry: Registry, make_bundle: MakeBundle, tmp_pa
     assert registry.resolve("toy@1.9").manifest.version == "1.9"
 
 
+def test_newest_that_needs_no_force(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    assert registry.newest_unblocked("toy") is None
+    for version, report, newest in (
+        ("3", b'{"verdict": "reject"}', None),
+        ("1.9", b'{"verdict": "promote"}', "1.9"),
+        ("1.10", b'{"verdict": "hold"}', "1.10"),
+        ("4", b"{", "1.10"),
+        ("5", None, "5"),
+        ("6", b'{"verdict": "unjudged"}', "5"),
+    ):
+        registry.add(make_bundle(tmp_path / version, version=version).path, verdict=report)
+        expected = None if newest is None else ModelReference("toy", newest)
+        assert registry.newest_unblocked("toy") == expected
+    assert registry.newest_unblocked("another") is None
+
+
 def test_order_of_versions() -> None:
     ordered = ["0", "0.0", "0.9", "0.10", "1", "1.0", "1.0.0", "1.0.1", "1.1", "2", "10"]
     keys = [version_key(version) for version in ordered]

@@ -21,6 +21,9 @@ from service.operations.data_dir import DataDir
 from service.operations.metrics import new_metrics
 from service.store.records import NewRow
 from service.store.store import Store
+from tests.support.tiny_model import write_tiny_bundle
+
+REJECTED = b'{"verdict": "reject", "adaptation": "sites/tiny/adaptations/j1"}'
 
 
 def settings(data_dir: Path, model: object, **more: Any) -> Settings:
@@ -132,6 +135,58 @@ def test_a_model_is_a_folder_or_a_name_in_the_registry(
     for wrong in ("other", "tiny@3", "Not A Model", tmp_path / "nowhere"):
         with pytest.raises(ModelLoadError):
             open_bundle(settings(data_dir, wrong, registry=tmp_path / "registry"))
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (REJECTED, r"the gate rejected tiny@2 \(sites/tiny/adaptations/j1\)"),
+        (
+            b'{"verdict": "unjudged", "reasons": ["it crashed"]}',
+            "gave no verdict .*tiny@2.*it crashed",
+        ),
+        (b"{", r"verdict on tiny@2 is damaged: .*2\.gate\.json"),
+    ],
+)
+def test_a_name_does_not_start_a_version_that_needs_force(
+    data_dir: Path, tiny_bundle: Bundle, other_bundle: Bundle, tmp_path: Path,
+    report: bytes, why: str,
+) -> None:  # fmt: skip
+    registry = Registry(tmp_path / "registry")
+
+    def opened(model: object) -> str:
+        return open_bundle(settings(data_dir, model, registry=registry.root)).reference
+
+    rejected = registry.add(other_bundle.path, verdict=report)
+    with pytest.raises(
+        ModelLoadError, match=f"{why}.*start with another model, or with tiny@2 itself"
+    ):
+        opened("tiny")
+    registry.add(tiny_bundle.path, verdict=b'{"verdict": "hold"}')
+    with pytest.raises(ModelLoadError, match=f"{why}.*: start with tiny@1, or with tiny@2 itself"):
+        opened("tiny")
+    # Whoever names the version has chosen it.
+    assert (opened("tiny@1"), opened("tiny@2"), opened(rejected.path)) == (
+        "tiny@1", "tiny@2", "tiny@2"
+    )  # fmt: skip
+    registry.add(write_tiny_bundle(tmp_path / "3", version="3", shift=50.0).path)
+    assert opened("tiny") == "tiny@3"
+
+
+async def test_a_rejected_model_starts_no_server_by_its_name(
+    data_dir: Path, tiny_bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A server that runs with `--model NAME`, and whose site NAME adapts, is started again."""
+    registry = Registry(tmp_path / "registry")
+    registry.add(tiny_bundle.path)
+    named = settings(data_dir, "tiny", registry=registry.root)
+    await (await bootstrap(named)).stop()
+    registry.add(other_bundle.path, verdict=REJECTED)
+    with pytest.raises(ModelLoadError, match="start with tiny@1, or with tiny@2 itself"):
+        await bootstrap(named)
+    server = await bootstrap(settings(data_dir, "tiny@1", registry=registry.root))
+    assert (await server.start()).model.reference == "tiny@1"
+    await server.stop()
 
 
 async def test_open_ports_are_logged_as_warnings(
