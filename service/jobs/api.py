@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
+from service.store.completion import completed
 from service.types import check_adaptation_id, check_site_id
 
 log = logging.getLogger("resight.jobs")
@@ -88,10 +90,7 @@ class Adaptations:
             )
         now = self._clock()
         name = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{self._new_id()[:6]}"
-        added = await asyncio.wrap_future(self._rows.add(name, site, spec, now))
-        self._supervisor.changed()
-        await self._supervisor.count()
-        return added
+        return await completed(self._changed(self._rows.add(name, site, spec, now)))
 
     async def get(
         self, site: str, adaptation: str, after: int = 0
@@ -145,10 +144,15 @@ class Adaptations:
         """
         check_site_id(site)
         check_adaptation_id(adaptation)
-        cancelled = await asyncio.wrap_future(self._rows.cancel(site, adaptation, self._clock()))
-        self._supervisor.changed(cancelled=adaptation)
+        cancelling = self._rows.cancel(site, adaptation, self._clock())
+        return await completed(self._changed(cancelling, cancelled=adaptation))
+
+    async def _changed(self, write: Future[Adaptation], cancelled: str = "") -> Adaptation:
+        """The adaptation after a write; the supervisor is told of it."""
+        written = await asyncio.wrap_future(write)
+        self._supervisor.changed(cancelled)
         await self._supervisor.count()
-        return cancelled
+        return written
 
     def site_is_gone(self) -> None:
         """A site was deleted: the folders of its adaptations are removed."""

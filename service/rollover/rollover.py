@@ -17,26 +17,23 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeVar
 
 from service.errors import DamagedRowError, RolloverRunningError
 from service.gallery.live_sites import LiveSites
 from service.gallery.next_index import NextIndex
 from service.operations.metrics import Metrics
 from service.rollover.reembed import EmbedCrops, Reembedding
+from service.store.completion import completed
 from service.store.records import SiteRow
 from service.store.statements import require_model
 from service.store.store import Store
 from service.types import ModelInfo, RolloverProgress, check_site_id
 
 log = logging.getLogger("resight.rollover")
-
-T = TypeVar("T")
 
 PAUSE_S = 1.0
 """Seconds that enrollment is refused for at a time; longer only where one step takes longer."""
@@ -153,11 +150,10 @@ class Rollover:
         rows = sorted(set(work.unusable) - self._handled)
         for start in range(0, len(rows) - MAX_DROPPED_AT_ONCE, _PORTION):
             portion = rows[start : start + _PORTION]
-            gone = await _completed(
-                self._store.drop_sightings(
-                    site, self.model.fingerprint, portion, following.checked.site, self._gone
-                )
+            dropping = self._store.drop_sightings(
+                site, self.model.fingerprint, portion, following.checked.site, self._gone
             )
+            gone = await completed(asyncio.wrap_future(dropping))
             self._handled.update(portion)
             self._dropped += len(gone)  # their owners may have deleted the others
 
@@ -224,7 +220,7 @@ class Rollover:
                     then=lambda _: self._bound(following),
                     checked=following.checked,
                 )
-                dropped = await _completed(bound)
+                dropped = await completed(asyncio.wrap_future(bound))
                 if dropped is not None:
                     return dropped
                 if not in_time or self._monotonic() >= until:
@@ -257,7 +253,7 @@ class Rollover:
                 lambda connection: require_model(connection, site, self.model.fingerprint),
                 lambda _: self._sites.use(following),
             )
-            await _completed(built)
+            await completed(asyncio.wrap_future(built))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -346,22 +342,3 @@ class Rollovers:
                         yield step
         finally:
             del self._running[site]
-
-
-async def _completed(write: Future[T]) -> T:
-    """The result of a write. A cancelled caller waits for the end of the write, too: until then it
-    is open which model the site has."""
-    over = asyncio.wrap_future(write)
-    cancelled: asyncio.CancelledError | None = None
-    while not over.done():
-        try:
-            await asyncio.wait({over})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    try:
-        result = over.result()
-        if cancelled is not None:
-            raise cancelled
-    finally:
-        cancelled = None  # its frames, and with them this one, would keep each other alive
-    return result

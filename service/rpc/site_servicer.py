@@ -14,6 +14,7 @@ from service.rpc import convert, names
 from service.rpc.calls import Context
 from service.rpc.paging import decode_token, encode_token, page_size
 from service.rpc.pb.resight.v1 import site_pb2, site_pb2_grpc
+from service.store.completion import completed
 
 
 class SiteServicer(site_pb2_grpc.SiteServiceServicer):
@@ -49,10 +50,13 @@ class SiteServicer(site_pb2_grpc.SiteServiceServicer):
     async def DeleteSite(  # noqa: N802
         self, request: site_pb2.DeleteSiteRequest, context: Context
     ) -> Empty:
-        await self._gallery.delete_site(names.parse_site(request.name), force=request.force)
+        await completed(self._delete(names.parse_site(request.name), force=request.force))
+        return Empty()
+
+    async def _delete(self, site: str, *, force: bool) -> None:
+        await self._gallery.delete_site(site, force=force)
         self._adaptations.site_is_gone()
         self._activator.site_is_gone()
-        return Empty()
 
     async def ReembedSite(  # noqa: N802
         self, request: site_pb2.ReembedSiteRequest, context: Context

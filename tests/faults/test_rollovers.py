@@ -22,6 +22,7 @@ from service.errors import ModelLoadError, StoreFullError
 from service.rpc.pb.resight.v1 import site_pb2
 from service.store.store import Store
 from service.types import Enrolled, NewSighting
+from tests.support.held_commit import leave_while_a_site_is_deleted
 from tests.support.raw_client import RawClient
 from tests.support.running_server import Running
 from tests.support.tiny_model import crop, write_tiny_bundle
@@ -140,6 +141,18 @@ async def test_the_model_of_a_deleted_site_is_released(server: Running) -> None:
     assert await loaded(server) == ["tiny@1", "tiny@2"]
     await server.ask(client.delete_site, "lobby")
     assert await loaded(server) == ["tiny@1"]
+
+
+async def test_the_model_of_a_deleted_site_is_released_although_the_caller_has_left(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    await server.ask(client.activate_model, "lobby", "tiny@2")
+    await leave_while_a_site_is_deleted(server, "lobby", monkeypatch)
+    async with asyncio.timeout(10):
+        while await loaded(server) != ["tiny@1"]:
+            await asyncio.sleep(0.01)
 
 
 async def test_no_engine_outlives_its_release(server: Running, engines: Engines) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,28 @@ from models.registry import Registry
 from service.errors import OverloadedError, ShuttingDownError, SiteNotFoundError
 from service.jobs.api import MAX_WATCHES, Adaptations
 from service.jobs.folder import JobFolder
-from service.jobs.records import AdaptationSpec, JobResult, JobState
+from service.jobs.records import Adaptation, AdaptationSpec, JobResult, JobState
 from service.jobs.rows import JobRows
 from service.jobs.runner import JobSetup
 from service.jobs.supervisor import Supervisor
 from service.operations.metrics import Metrics
-from tests.service.jobs.conftest import NOW
+from service.store.store import Store
+from tests.service.jobs.conftest import NOW, ONE
 from tests.support.fake_process import FakeStarter
+from tests.support.held_commit import HeldCommit
 
 POLL_S = 0.002
 
 
 @pytest.fixture
-def adaptations(rows: JobRows, metrics: Metrics, tmp_path: Path) -> Adaptations:
+def starter() -> FakeStarter:
+    return FakeStarter()
+
+
+@pytest.fixture
+def adaptations(
+    rows: JobRows, metrics: Metrics, tmp_path: Path, starter: FakeStarter
+) -> Adaptations:
     """None is worked on: what is in their folders is what a test writes there."""
     setup = JobSetup(
         inits=(tmp_path / "init",),
@@ -42,7 +51,7 @@ def adaptations(rows: JobRows, metrics: Metrics, tmp_path: Path) -> Adaptations:
         Registry(tmp_path / "registry"),
         setup,
         in_use=lambda site: None,
-        start=FakeStarter(),
+        start=starter,
         clock=lambda: NOW,
         metrics=metrics,
     )
@@ -63,6 +72,94 @@ def write_rounds(folder: JobFolder, numbers: Sequence[int]) -> None:
     hidden = folder.path / "run" / "new"
     hidden.write_text(lines)
     hidden.rename(folder.path / "run" / "metrics.jsonl")
+
+
+@pytest.fixture
+async def working(
+    adaptations: Adaptations, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Adaptations]:
+    """Adaptations whose supervisor has found nothing to do, and waits."""
+    waits = asyncio.Event()
+    count = Supervisor.count
+
+    async def counted(supervisor: Supervisor) -> list[Adaptation]:
+        found = await count(supervisor)
+        waits.set()
+        return found
+
+    monkeypatch.setattr(Supervisor, "count", counted)
+    adaptations.begin()
+    async with asyncio.timeout(10):
+        await waits.wait()
+    yield adaptations
+    await adaptations.stop()
+
+
+async def leave_during_the_commit(
+    commit: HeldCommit, call: Coroutine[Any, Any, Adaptation]
+) -> None:
+    commit.hold()
+    calling = asyncio.create_task(call)
+    await commit.entered()
+    calling.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    commit.release()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+def gauges(metrics: Metrics) -> list[float | None]:
+    """How many are pending, and how many run."""
+    return [
+        metrics.registry.get_sample_value("resight_adaptations", {"state": state})
+        for state in ("pending", "running")
+    ]
+
+
+async def test_one_runs_although_its_caller_leaves_during_the_commit(
+    working: Adaptations, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = HeldCommit(monkeypatch)
+    await leave_during_the_commit(
+        commit, working.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    )
+    await starter.number(1)
+    (job,), _ = await working.page("lobby", after="", limit=5, max_bytes=1_000_000)
+    assert job.state is JobState.RUNNING
+
+
+async def test_one_is_cancelled_although_its_caller_leaves_during_the_commit(
+    working: Adaptations, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await working.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    process = await starter.number(1)
+    commit = HeldCommit(monkeypatch)
+    await leave_during_the_commit(commit, working.cancel("lobby", job.id))
+    async with asyncio.timeout(10):
+        while (await working.get("lobby", job.id))[0].state is JobState.RUNNING:
+            await asyncio.sleep(POLL_S)
+    assert process.said == ["terminate"]
+    assert (await working.get("lobby", job.id))[0].state is JobState.CANCELLED
+
+
+async def test_those_that_wait_are_counted_although_their_callers_leave(
+    working: Adaptations,
+    starter: FakeStarter,
+    enroll: Callable[..., None],
+    store: Store,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While another one runs, the supervisor itself counts them only hours later."""
+    store.create_site("yard", ONE, NOW, lambda _: None).result(10)
+    enroll("c", site="yard")
+    await working.start("lobby", AdaptationSpec("mmt", "mmt_small"))
+    await starter.number(1)
+    monkeypatch.setattr(working, "_new_id", lambda: "fedcba")
+    commit = HeldCommit(monkeypatch)
+    await leave_during_the_commit(commit, working.start("yard", AdaptationSpec("mmt", "mmt_small")))
+    assert gauges(metrics) == [1, 1]
 
 
 async def test_damaged_figures_do_not_hide_the_state(

@@ -27,6 +27,7 @@ from service.rpc.pb.resight.v1 import adaptation_pb2, adaptation_pb2_grpc
 from service.types import NewSighting
 from tests.support.fake_call import Call
 from tests.support.fake_process import FakeProcess, FakeStarter
+from tests.support.held_commit import leave_while_a_site_is_deleted
 from tests.support.new_sightings import T0
 from tests.support.raw_client import reason_of
 from tests.support.tiny_model import crop
@@ -167,6 +168,21 @@ async def test_cancel(lobby: Any, starter: FakeStarter) -> None:
     assert process.said == ["terminate"]
     again = await lobby.ask(client.cancel_adaptation, "lobby", job.id)
     assert again.state is JobState.CANCELLED
+
+
+async def test_folders_go_although_the_caller_leaves_while_the_site_is_deleted(
+    lobby: Any, starter: FakeStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold crops of persons."""
+    job = await lobby.ask(lobby.client.start_adaptation, "lobby", SPEC)
+    (await starter.number(1)).fail("DIVERGED", "nan")
+    await lobby.ask(lobby.client.watch_adaptation, "lobby", job.id)
+    folder = starter.started[0].folder
+    assert folder.exists()
+    await leave_while_a_site_is_deleted(lobby, "lobby", monkeypatch)
+    async with asyncio.timeout(10):
+        while folder.exists():
+            await asyncio.sleep(0.01)
 
 
 async def test_what_is_refused(lobby: Any, starter: FakeStarter) -> None:
