@@ -14,6 +14,10 @@ async def completed(work: Awaitable[T]) -> T:
 
     A write may be stored although its caller has left: what others have to be told of it is part
     of the work. A cancelled caller waits for the end, too: until then it is open what was stored.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled, and the work is done.
+        Exception: the work failed, whether or not the caller was cancelled.
     """
     over = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
