@@ -241,7 +241,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(work: Path, printed:
             "mmt-duke-market-resnet50_ibn_a-500",
             ("--weights", "torchvision", "--set", "backbone=resnet50_ibn_a"),
             WeightsError,
-            "IBN-Net's state dict",
+            "download IBN-Net's",
         ),
     ],
 )
