@@ -34,8 +34,7 @@ SLOW = (
     "cli/test_training.py",
     "e2e",
     "faults",
-    "models/backbones/test_reid_checkpoints.py",
-    "models/backbones/test_weights.py",
+    "models/backbones",
     "service/rollover/test_activation.py",
     "service/test_app.py",
 )
