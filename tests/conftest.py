@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         starts_server = SERVERS.intersection(getattr(item, "fixturenames", ()))
         if starts_server or any(item.path.is_relative_to(TESTS / entry) for entry in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_log() -> Iterator[None]:
+    """The command line sets it, for its process: no test finds what another one left."""
+    logger = logging.getLogger("resight")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="module")
