@@ -12,6 +12,7 @@ import typer
 import cli.clustering
 import cli.demo
 import cli.gating
+import cli.importing
 import cli.reporting
 import cli.reproducing
 import cli.runs
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 cli.training.register(app)
 cli.gating.register(app)
+cli.importing.register(app)
 cli.reproducing.register(app)
 cli.runs.register(app)
 cli.reporting.register(app)

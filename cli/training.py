@@ -304,6 +304,8 @@ def _resume(
             "start a new run in another --out"
         )
     info = Run.open(path).info
+    if info.kind == "import":
+        raise ConfigError(f"{path} holds an imported network: there is no training to resume")
     if info.kind != kind:
         raise ConfigError(f"{path} is a run of {info.kind}: use resight {info.kind} --resume")
     wanted = device if _given(ctx, "device") else info.device

@@ -147,9 +147,8 @@ def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
     """
     if path.is_file():
         raise RunError(
-            f"{path} is a file; give a run folder or a bundle: `resight pretrain --weights` trains "
-            "a checkpoint on and leaves a run folder, `resight models wrap` makes a bundle of an "
-            "ONNX model"
+            f"{path} is a file; give a run folder or a bundle: `resight import` makes a "
+            "run folder of a checkpoint, `resight models wrap` a bundle of an ONNX model"
         )
     if Run.is_at(path):
         run = Run.open(path)

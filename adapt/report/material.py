@@ -52,6 +52,11 @@ def gather(
     Raises ConfigError when `target` or `old` cannot belong to the run at all, and what `allocate`
     raises.
     """
+    if run.info.kind == "import":
+        raise ConfigError(
+            f"{run.path} holds an imported network: there was no training to report on; "
+            "`resight evaluate` scores it"
+        )
     if run.info.kind != "adapt":
         if target is not None or old is not None:
             raise ConfigError(f"{run.path} is a pre-training run: leave out --target and --old")

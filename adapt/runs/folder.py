@@ -118,8 +118,8 @@ class Run:
             raise RunError(f"{path} is not a run folder: {_what_it_is(path)}") from None
         except NotADirectoryError:
             raise RunError(
-                f"{path} is a file, not a run folder; train a network from a file of weights with "
-                "`resight pretrain --weights`, which leaves a run folder"
+                f"{path} is a file, not a run folder; `resight import --weights` makes one of it, "
+                "`resight pretrain --weights` trains it on labelled crops first"
             ) from None
         except OSError as error:
             raise RunError(f"{file} cannot be read: {error.strerror}") from None
@@ -269,6 +269,11 @@ class Run:
                 kept.parent.mkdir(exist_ok=True)
                 save_network(net, kept)
         self._update(rounds=self.info.rounds + 1)
+
+    def keep(self, net: ReIDNet) -> None:
+        """Keep a network that no round trained. Raises RunError as `record` does."""
+        with self._writing():
+            save_network(net, self.path / _NETWORK)
 
     def finish(
         self, seconds: float, stopped_by: AdaptError | KeyboardInterrupt | None = None

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from adapt.errors import LostProcessError, RunError, StoppedError, WriteError
-from adapt.runs.spec import RunSpec
+from adapt.runs.spec import RunKind, RunSpec
 from adapt.types import CropSet
 from models.image import Preprocessing
 
@@ -116,14 +116,19 @@ class RunInfo(_Record):
             raise ValueError("spec.backbone and spec.preprocessing are missing")
 
     @property
-    def kind(self) -> Literal["pretrain", "adapt"]:
+    def kind(self) -> RunKind:
         """Of the run."""
         return self.spec.kind
 
     @property
     def method(self) -> str:
-        """Name of the method, `source` of pre-training."""
-        return self.spec.recipe.method
+        """Name of the method, `source` of pre-training, `import` where nothing was trained."""
+        return "import" if self.kind == "import" else self.spec.recipe.method
+
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds of the run, once it is finished."""
+        return 0 if self.kind == "import" else self.spec.recipe.schedule.rounds
 
     @property
     def backbone(self) -> str:

@@ -115,7 +115,7 @@ def describe_run(path: Path, name: str) -> RunLine:
         method=info.method,
         recipe=info.spec.recipe_name,
         rounds=info.rounds,
-        planned=info.spec.recipe.schedule.rounds,
+        planned=info.planned_rounds,
         clusters=tuple(int(v) for v in series(rounds[-1], "clusters").values()) if rounds else (),
         minutes=(info.seconds or seconds_of(rounds)) / 60,
         started=info.started,
@@ -177,7 +177,11 @@ def _settings(run: Run) -> dict[str, Any]:
         "camera pattern": spec.camera_pattern,
         "held back": spec.hold_back,
         "recipe": spec.recipe_name,
-        **flatten(spec.recipe.model_dump(mode="json", exclude={"source"})),
+        **(
+            {}
+            if info.kind == "import"
+            else flatten(spec.recipe.model_dump(mode="json", exclude={"source"}))
+        ),
     }
 
 

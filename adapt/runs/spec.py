@@ -27,6 +27,23 @@ MAX_SEED = 2**32 - 1
 """NumPy's RandomState, which k-means is seeded by, takes no more."""
 
 
+RunKind = Literal["pretrain", "adapt", "import"]
+"""What a run folder holds."""
+
+_OF_A_SITE = ("target", "inits", "camera_pattern", "hold_back")
+
+_NEEDED: Mapping[RunKind, tuple[str, ...]] = {
+    "pretrain": ("sources", "backbone", "preprocessing"),
+    "adapt": ("target", "inits"),
+    "import": ("weights", "backbone", "preprocessing"),
+}
+_UNUSED: Mapping[RunKind, tuple[str, ...]] = {
+    "pretrain": _OF_A_SITE,
+    "adapt": ("weights",),
+    "import": (*_OF_A_SITE, "sources", "validation", "keep_rounds"),
+}
+
+
 def _to_recipe(value: Recipe | Mapping[str, Any]) -> Recipe:
     """A recipe as it is, or read from JSON with the options of its method."""
     if isinstance(value, Recipe):
@@ -39,12 +56,14 @@ def _to_recipe(value: Recipe | Mapping[str, Any]) -> Recipe:
 class RunSpec(BaseModel):
     """What was asked for; run.json has it whole.
 
-    kind: `pretrain` on labelled crops, or `adapt` to a site's unlabelled crops.
-    recipe: whole, with every default. recipe_name: its name and what --set changed.
-    backbone, preprocessing: of the network. Pre-training needs both; an adaptation takes them
-        from its `inits`, and `open_session` fills them in.
+    kind: `pretrain` on labelled crops, `adapt` to a site's unlabelled crops, or `import` of a
+        network that others trained.
+    recipe: whole, with every default; an import trains nothing and has that of pre-training.
+    recipe_name: its name and what --set changed.
+    backbone, preprocessing: of the network. An adaptation takes them from its `inits`, and
+        `open_session` fills them in; other kinds need both.
     weights: what pre-training starts from: a run folder, or see `models.backbones.weights.
-        load_weights`; None starts from random numbers.
+        load_weights`; None starts from random numbers. An import needs them.
     inits: run folders of the networks that an adaptation starts from.
     target: the site's crops, see `adapt.data.catalog.folders.read_site`; no identity is read.
     camera_pattern: regular expression that finds the camera in a crop's path.
@@ -60,7 +79,7 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["pretrain", "adapt"]
+    kind: RunKind
     recipe: Annotated[Recipe, BeforeValidator(_to_recipe)]
     recipe_name: str
     seed: int
@@ -88,18 +107,15 @@ class RunSpec(BaseModel):
             raise ConfigError(
                 f"a share to hold back is in [0, 1), as 0.2 for a fifth, not {self.hold_back}"
             )
-        pretrains = self.kind == "pretrain"
-        if (self.recipe.method == "source") != pretrains:
+        if (self.recipe.method == "source") != (self.kind != "adapt"):
             raise ConfigError(
                 f"a recipe of method {self.recipe.method} cannot {self.kind}: pre-training takes "
                 "method source, an adaptation any other"
             )
-        needed = ("sources", "backbone", "preprocessing") if pretrains else ("target", "inits")
-        unused = ("target", "inits", "camera_pattern", "hold_back") if pretrains else ("weights",)
-        for name in needed:
+        for name in _NEEDED[self.kind]:
             if not getattr(self, name):
                 raise ConfigError(f"a run of {self.kind} needs {name}")
-        for name in unused:
+        for name in _UNUSED[self.kind]:
             if getattr(self, name):
                 raise ConfigError(f"a run of {self.kind} takes no {name}")
 

@@ -55,3 +55,17 @@ def adapt_spec(
         target=target,
         **values,
     )
+
+
+def import_spec(weights: Path | str, **changes: object) -> RunSpec:
+    """A network that others trained."""
+    values: dict[str, object] = {
+        "recipe": load_recipe("source", method="source"),
+        "recipe_name": "import",
+        "seed": 0,
+        "backbone": "resnet18_ibn_a",
+        "preprocessing": SIZE,
+        "weights": str(weights),
+        **changes,
+    }
+    return RunSpec(kind="import", **values)

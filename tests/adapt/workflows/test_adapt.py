@@ -230,9 +230,11 @@ def test_init_must_be_runs_of_one_kind(
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
     with pytest.raises(RunError, match="it is a bundle, which is served and cannot be trained"):
         site_run(site, tmp_path / "bundle", tmp_path / "out")
-    with pytest.raises(RunError, match=r"is a file; give a run folder or a bundle: .*--weights"):
+    with pytest.raises(
+        RunError, match=r"is a file; give a run folder or a bundle: .*resight import"
+    ):
         open_model(init / "model.safetensors", "cpu")
-    with pytest.raises(RunError, match=r"is a file, not a run folder; .*pretrain --weights"):
+    with pytest.raises(RunError, match=r"is a file, not a run folder; .*import --weights"):
         site_run(site, init / "model.safetensors", tmp_path / "out")
     other = source_run(
         market("other"), tmp_path / "big", preprocessing=Preprocessing(height=64, width=32)

@@ -23,6 +23,7 @@ from adapt.runs.folder import Run
 from adapt.runs.info import DataInfo
 from adapt.workflows import export
 from adapt.workflows.export import bundle_name, export_bundle, export_run
+from adapt.workflows.import_weights import import_weights
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES
 from models.bundle import Bundle, check_self_test
@@ -32,6 +33,7 @@ from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 from tests.support.graph_kinds import kinds, shorten
 from tests.support.remembered_exports import remembered_exports
+from tests.support.specs import import_spec
 from tests.support.tiny_runs import info as run_info
 from tests.support.tiny_runs import row
 
@@ -262,6 +264,17 @@ def test_a_run_is_exported_with_its_origin(run: Run, net: ReIDNet, tmp_path: Pat
     with torch.no_grad():
         expected = copy.deepcopy(net).eval().embed(network_input(images)).numpy()
     np.testing.assert_allclose(embedder(bundle)(images), expected, atol=1e-4)
+
+
+def test_an_imported_network_is_exported(run: Run, net: ReIDNet, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    spec = import_spec(
+        tmp_path / "theirs.pth", backbone="resnet18", preprocessing=run.info.preprocessing
+    )
+    imported = import_weights(spec, tmp_path / "imported")
+    manifest = export_run(imported, tmp_path / "bundle", name="theirs", version="1").manifest
+    assert (manifest.method, manifest.recipe, manifest.backbone) == ("import", "import", "resnet18")
+    assert (manifest.data, manifest.scores) == ({}, {})
 
 
 @pytest.mark.parametrize(
