@@ -1,7 +1,8 @@
 """OSNet: residual blocks that look at areas of four sizes and weigh them by one gate.
 
 Sources: Zhou et al., ICCV 2019 (figures 3 to 5, table 1); Zhou et al., TPAMI 2021 (OSNet-AIN:
-instance norm where an architecture search put it). Children are named as in the public
+instance norm where an architecture search put it; OSNet-IBN, its baseline: in the stem and at the
+end of both blocks of the first stage). Children are named as in the public
 checkpoints, so those load by name; their `fc`, which follows the pooling, is a head and not here.
 
 Shapes: B images, C channels, h x w cells.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
@@ -23,8 +25,16 @@ _SQUEEZE = 4
 """Channels of a block are divided by it inside."""
 
 _GATE_SQUEEZE = 16
-_AIN = {2: (True, True), 3: (False, True), 4: (True, False)}
-"""Which of the two blocks of a stage have instance norm in OSNet-AIN."""
+Variant = Literal["plain", "ibn", "ain"]
+InstanceNorm = Literal["", "branch", "sum"]
+"""Of a block: none, in place of N, or behind the sum."""
+
+_BLOCKS: dict[Variant, tuple[tuple[InstanceNorm, InstanceNorm], ...]] = {
+    "plain": (("", ""), ("", ""), ("", "")),
+    "ibn": (("sum", "sum"), ("", ""), ("", "")),
+    "ain": (("branch", "branch"), ("", "branch"), ("branch", "")),
+}
+"""Instance norm of both blocks of each stage."""
 
 
 def _convolution(
@@ -82,19 +92,20 @@ class Gate(nn.Module):
 
 
 class OmniScaleBlock(nn.Module):
-    """y = ReLU(skip(x) + N(W3 sum_t G(S_t(a)))),    a = ReLU(BN(W1 x)), t = 1..4
+    """y = ReLU(M(skip(x) + N(W3 sum_t G(S_t(a))))),    a = ReLU(BN(W1 x)), t = 1..4
 
-    S_t: t lite convolutions in a row. G: one gate for all streams. N: batch norm, or instance norm.
-    skip: x itself, or BN(W x) where the number of channels changes.
+    S_t: t lite convolutions in a row. G: one gate for all streams. N: batch norm, or instance norm
+    (`branch`). M: nothing, or instance norm (`sum`). skip: x itself, or BN(W x) where the number
+    of channels changes.
 
     Args:
         inputs, outputs: channels of x and y; outputs a multiple of 64.
         ain: name the streams as checkpoints of OSNet-AIN do.
-        instance_norm: of N.
+        instance_norm: where.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, ain: bool = False, instance_norm: bool = False
+        self, inputs: int, outputs: int, *, ain: bool = False, instance_norm: InstanceNorm = ""
     ) -> None:
         super().__init__()
         inner = outputs // _SQUEEZE
@@ -108,10 +119,13 @@ class OmniScaleBlock(nn.Module):
             self.conv2a = _light(inner)
             self.conv2b, self.conv2c, self.conv2d = (_stream(inner, n) for n in (2, 3, 4))
         self.gate = Gate(inner)
-        self.conv3 = _convolution(inner, outputs, norm="none" if instance_norm else "batch")
+        self.conv3 = _convolution(
+            inner, outputs, norm="none" if instance_norm == "branch" else "batch"
+        )
         self.downsample = _convolution(inputs, outputs) if inputs != outputs else None
         self.IN = nn.InstanceNorm2d(outputs, affine=True) if instance_norm else None
         self.ain = ain
+        self.normalizes_sum = instance_norm == "sum"
 
     def _streams(self) -> Iterator[nn.Module]:
         yield from self.conv2 if self.ain else (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
@@ -124,10 +138,10 @@ class OmniScaleBlock(nn.Module):
         for stream in others:
             mixed = mixed + self.gate(stream(squeezed))
         out = self.conv3(mixed)
-        if self.IN is not None:
-            out = self.IN(out)
         skip = x if self.downsample is None else self.downsample(x)
-        return torch.relu(out + skip)
+        if self.IN is None:
+            return torch.relu(out + skip)
+        return torch.relu(self.IN(out + skip) if self.normalizes_sum else self.IN(out) + skip)
 
 
 def _transition(channels: int) -> nn.Sequential:
@@ -135,26 +149,28 @@ def _transition(channels: int) -> nn.Sequential:
     return nn.Sequential(_with_relu(_convolution(channels, channels)), nn.AvgPool2d(2, 2))
 
 
-def osnet(width: float, *, ain: bool = False) -> nn.Sequential:
+def osnet(width: float, variant: Variant = "plain") -> nn.Sequential:
     """Build a trunk with fresh weights, drawn as He et al. (ICCV 2015) do.
 
     Args:
         width: factor of all channels.
-        ain: OSNet-AIN: instance norm in the stem and in four of the six blocks.
+        variant: `ibn` and `ain` have instance norm in the stem and in two or four of six blocks.
 
     Returns:
         The trunk, (B,3,H,W) -> (B, 512 width, H/16, W/16).
     """
     stem, *stages = (int(channels * width) for channels in CHANNELS)
     children: OrderedDict[str, nn.Module] = OrderedDict()
-    norm = "instance" if ain else "batch"
+    ain = variant == "ain"
+    norm = "batch" if variant == "plain" else "instance"
     children["conv1"] = _with_relu(_convolution(3, stem, 7, stride=2, norm=norm))
     children["maxpool"] = nn.MaxPool2d(3, 2, 1)
     inputs = stem
     for number, channels in enumerate(stages, 2):
+        first, second = _BLOCKS[variant][number - 2]
         blocks = [
-            OmniScaleBlock(inputs, channels, ain=ain, instance_norm=ain and _AIN[number][0]),
-            OmniScaleBlock(channels, channels, ain=ain, instance_norm=ain and _AIN[number][1]),
+            OmniScaleBlock(inputs, channels, ain=ain, instance_norm=first),
+            OmniScaleBlock(channels, channels, ain=ain, instance_norm=second),
         ]
         last = [_transition(channels)] if number < 4 else []
         if ain:

@@ -88,7 +88,11 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {
     "osnet_x0_5": (partial(osnet, 0.5), 256),
     "osnet_x0_75": (partial(osnet, 0.75), 384),
     "osnet_x1_0": (partial(osnet, 1.0), 512),
-    "osnet_ain_x1_0": (partial(osnet, 1.0, ain=True), 512),
+    "osnet_ibn_x1_0": (partial(osnet, 1.0, "ibn"), 512),
+    "osnet_ain_x0_25": (partial(osnet, 0.25, "ain"), 128),
+    "osnet_ain_x0_5": (partial(osnet, 0.5, "ain"), 256),
+    "osnet_ain_x0_75": (partial(osnet, 0.75, "ain"), 384),
+    "osnet_ain_x1_0": (partial(osnet, 1.0, "ain"), 512),
 }
 
 BACKBONES = tuple(_BUILDERS)

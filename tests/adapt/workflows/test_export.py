@@ -40,7 +40,7 @@ from tests.support.tiny_runs import row
 HEIGHT, WIDTH = 64, 32
 EXPORTED = (
     *("resnet18", "resnet18_ibn_a", "resnet50_mmt", "resnet50_ibn_a_fastreid", "mobilenet_v2"),
-    *("osnet_x0_25", "osnet_ain_x1_0"),
+    *("osnet_ibn_x1_0", "osnet_ain_x0_25"),
 )
 """Backbones that have, together, every kind of block and every stem."""
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.net import ReIDNet
-from models.backbones.osnet import Gate, OmniScaleBlock
+from models.backbones.osnet import Gate, InstanceNorm, OmniScaleBlock
 from models.backbones.trunks import BACKBONES, build_backbone
 from models.backbones.weights import load_weights
 from models.errors import WeightsError
@@ -38,9 +38,13 @@ PUBLISHED = {
     "osnet_x0_5": (0.6, 272.9),
     "osnet_x0_75": (1.3, 571.8),
     "osnet_x1_0": (2.2, 978.9),
-    "osnet_ain_x1_0": (2.2, 978.9),
 }
 """Millions of parameters, and of multiplications of an image of 256x128, with `fc`."""
+
+
+def plain(name: str) -> str:
+    """The OSNet of the same width, which other norms cost nothing beside."""
+    return name.replace("_ain", "").replace("_ibn", "")
 
 
 def lively(net: nn.Module) -> nn.Module:
@@ -74,7 +78,7 @@ def test_size_and_cost_are_the_papers(name: str) -> None:
     parameters = sum(p.numel() for module in (trunk, fc) for p in module.parameters())
     multiplications = counter.get_total_flops() / 2 + channels * FEATURES
     found = (round(parameters / 1e6, 1), round(multiplications / 1e6, 1))
-    assert found == PUBLISHED[name]
+    assert found == PUBLISHED[plain(name)]
 
 
 def test_gate_by_hand() -> None:
@@ -99,9 +103,9 @@ def batch_norm(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("ain", [False, True])
-@pytest.mark.parametrize("instance_norm", [False, True])
+@pytest.mark.parametrize("instance_norm", ["", "branch", "sum"])
 @pytest.mark.parametrize("inputs", [64, 32])
-def test_block_by_its_equation(ain: bool, instance_norm: bool, inputs: int) -> None:
+def test_block_by_its_equation(ain: bool, instance_norm: InstanceNorm, inputs: int) -> None:
     block = lively(OmniScaleBlock(inputs, 64, ain=ain, instance_norm=instance_norm))
     get = block.get_parameter
     x = torch.randn(2, inputs, 6, 4)
@@ -118,14 +122,14 @@ def test_block_by_its_equation(ain: bool, instance_norm: bool, inputs: int) -> N
     for t in (1, 2, 3, 4):
         stream = inner
         for n in range(t):
-            plain = f"conv2{' abcd'[t]}" + ("" if t == 1 else f".{n}")
-            stream = lite(stream, f"conv2.{t - 1}.layers.{n}" if ain else plain)
+            other = f"conv2{' abcd'[t]}" + ("" if t == 1 else f".{n}")
+            stream = lite(stream, f"conv2.{t - 1}.layers.{n}" if ain else other)
         pooled = stream.mean((2, 3), keepdim=True)
         hidden = F.relu(F.conv2d(pooled, get("gate.fc1.weight"), get("gate.fc1.bias")))
         gate = torch.sigmoid(F.conv2d(hidden, get("gate.fc2.weight"), get("gate.fc2.bias")))
         mixed = mixed + gate * stream
     out = F.conv2d(mixed, get("conv3.conv.weight"))
-    if instance_norm:
+    if instance_norm == "branch":
         out = F.instance_norm(out, weight=get("IN.weight"), bias=get("IN.bias"))
     else:
         out = batch_norm(out, block.get_submodule("conv3.bn"))
@@ -134,12 +138,25 @@ def test_block_by_its_equation(ain: bool, instance_norm: bool, inputs: int) -> N
         skip = F.conv2d(x, get("downsample.conv.weight"))
         skip = batch_norm(skip, block.get_submodule("downsample.bn"))
     with torch.no_grad():
-        torch.testing.assert_close(block(x), F.relu(out + skip))
+        total = out + skip
+        if instance_norm == "sum":
+            total = F.instance_norm(total, weight=get("IN.weight"), bias=get("IN.bias"))
+        torch.testing.assert_close(block(x), F.relu(total))
 
 
-def test_ain_normalizes_images_where_the_search_put_it() -> None:
+def test_ibn_normalizes_images_in_the_stem_and_behind_both_blocks_of_the_first_stage() -> None:
     with torch.device("meta"):
-        trunk, _ = build_backbone("osnet_ain_x1_0")
+        trunk, _ = build_backbone("osnet_ibn_x1_0")
+    found = [key for key, m in trunk.named_modules() if isinstance(m, nn.InstanceNorm2d)]
+    assert found == ["conv1.bn", "conv2.0.IN", "conv2.1.IN"]
+    blocks = [m for m in trunk.modules() if isinstance(m, OmniScaleBlock)]
+    assert [block.normalizes_sum for block in blocks] == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("name", [name for name in OSNETS if "ain" in name])
+def test_ain_normalizes_images_where_the_search_put_it(name: str) -> None:
+    with torch.device("meta"):
+        trunk, _ = build_backbone(name)
     found = [key for key, m in trunk.named_modules() if isinstance(m, nn.InstanceNorm2d)]
     assert found == ["conv1.bn", "conv2.0.IN", "conv2.1.IN", "conv3.1.IN", "conv4.0.IN"]
     batch = {key for key, m in trunk.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -161,7 +178,7 @@ def names_of_unit(prefix: str, inputs: int, outputs: int) -> Iterator[tuple[str,
 
 
 def names_of_block(
-    prefix: str, inputs: int, outputs: int, streams: list[str], *, instance: bool
+    prefix: str, inputs: int, outputs: int, streams: list[str], *, instance: InstanceNorm
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     inner, hidden = outputs // 4, outputs // 64
     yield from names_of_unit(f"{prefix}.conv1", inputs, inner)
@@ -173,12 +190,13 @@ def names_of_block(
     yield f"{prefix}.gate.fc1.bias", (hidden,)
     yield f"{prefix}.gate.fc2.weight", (inner, hidden, 1, 1)
     yield f"{prefix}.gate.fc2.bias", (inner,)
-    if instance:
+    if instance == "branch":
         yield f"{prefix}.conv3.conv.weight", (outputs, inner, 1, 1)
-        yield f"{prefix}.IN.weight", (outputs,)
-        yield f"{prefix}.IN.bias", (outputs,)
     else:
         yield from names_of_unit(f"{prefix}.conv3", inner, outputs)
+    if instance:
+        yield f"{prefix}.IN.weight", (outputs,)
+        yield f"{prefix}.IN.bias", (outputs,)
     if inputs != outputs:
         yield from names_of_unit(f"{prefix}.downsample", inputs, outputs)
 
@@ -186,20 +204,25 @@ def names_of_block(
 def public_tensors(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of torchreid's checkpoint, head included, counters of batches not."""
     ain = "ain" in name
-    base = WIDTHS[name.replace("_ain", "")]
-    plain = ["conv2a"] + [f"conv2{x}.{n}" for t, x in ((2, "b"), (3, "c"), (4, "d"))
+    base = WIDTHS[plain(name)]
+    named = ["conv2a"] + [f"conv2{x}.{n}" for t, x in ((2, "b"), (3, "c"), (4, "d"))
                           for n in range(t)]  # fmt: skip
     listed = [f"conv2.{t}.layers.{n}" for t in range(4) for n in range(t + 1)]
-    streams = listed if ain else plain
-    instance = {"conv2.0", "conv2.1", "conv3.1", "conv4.0"} if ain else set()
+    streams = listed if ain else named
+    norms: dict[str, InstanceNorm] = {}
+    if ain:
+        norms = dict.fromkeys(("conv2.0", "conv2.1", "conv3.1", "conv4.0"), "branch")
+    elif "ibn" in name:
+        norms = dict.fromkeys(("conv2.0", "conv2.1"), "sum")
     found: dict[str, tuple[int, ...]] = {"conv1.conv.weight": (base, 3, 7, 7)}
     stem = dict(names_of_norm("conv1.bn", base))
-    found |= {k: v for k, v in stem.items() if not (ain and "running" in k)}
+    found |= {k: v for k, v in stem.items() if name == plain(name) or "running" not in k}
     inputs = base
     for stage, times in (("conv2", 4), ("conv3", 6), ("conv4", 8)):
         outputs = base * times
         for block in (f"{stage}.0", f"{stage}.1"):
-            found |= names_of_block(block, inputs, outputs, streams, instance=block in instance)
+            norm = norms.get(block, "")
+            found |= names_of_block(block, inputs, outputs, streams, instance=norm)
             inputs = outputs
         if stage != "conv4":
             between = stage.replace("conv", "pool") + ".0" if ain else f"{stage}.2.0"
@@ -255,6 +278,8 @@ def test_public_checkpoints_load_by_name(name: str, wrapped: bool, tmp_path: Pat
         ("osnet_x0_5", "osnet_x0_25"),
         ("osnet_ain_x1_0", "osnet_x1_0"),
         ("osnet_x1_0", "osnet_ain_x1_0"),
+        ("osnet_ibn_x1_0", "osnet_x1_0"),
+        ("osnet_x1_0", "osnet_ibn_x1_0"),
     ],
 )
 def test_another_osnet_is_refused(given: str, wanted: str, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from models.torchvision_compat import torchvision
 
 RESNETS = [name for name in BACKBONES if name.startswith("resnet")]
 IBN_NETS = [name for name in BACKBONES if "_ibn_a" in name]
+WIDTHS = {"0_25": 128, "0_5": 256, "0_75": 384, "1_0": 512}
+"""Channels of an OSNet by what follows `_x` in its name."""
 
 
 def test_the_names() -> None:
@@ -28,7 +30,8 @@ def test_the_names() -> None:
         *(f"resnet{depth}{ibn}" for depth in (18, 34, 50) for ibn in ("", "_ibn_a")),
         *("resnet50_mmt", "resnet50_fastreid", "resnet50_ibn_a_fastreid"),
         "mobilenet_v2",
-        *("osnet_x0_25", "osnet_x0_5", "osnet_x0_75", "osnet_x1_0", "osnet_ain_x1_0"),
+        *(f"osnet{kind}_x{width}" for kind in ("", "_ain") for width in WIDTHS),
+        "osnet_ibn_x1_0",
     }
 
 
@@ -77,8 +80,10 @@ def test_shapes(name: str) -> None:
         trunk, channels = build_backbone(name)
         out = trunk.eval()(torch.zeros(2, 3, 64, 32))
     stride = 32 if name == "mobilenet_v2" else 16
-    special = {"osnet_x0_25": 128, "osnet_x0_5": 256, "osnet_x0_75": 384}
-    assert channels == {"resnet5": 2048, "mobilen": 1280}.get(name[:7], special.get(name, 512))
+    expected = {"resnet5": 2048, "mobilen": 1280}.get(
+        name[:7], WIDTHS.get(name.partition("_x")[2], 512)
+    )
+    assert channels == expected
     assert out.shape == (2, channels, 64 // stride, 32 // stride)
 
 
