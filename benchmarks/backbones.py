@@ -2,8 +2,10 @@
 
 Two source networks of each backbone from random numbers (`source_demo`), then MMT on the unlabelled
 site (`mmt_small`, as short as the demo's). Judged on people that adaptation never saw, across
-cameras. Each run has a process of its own. What is there is used again. Tables are printed in
-Markdown after each run.
+cameras. Each run has a process of its own. What is there is used again.
+
+Minutes are those of `resight adapt --plan`, all backbones in turns: other work on the machine then
+slows all of them down alike. The table is printed in Markdown.
 """
 
 from __future__ import annotations
@@ -13,11 +15,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapt.evaluation.scoring import network_embedder
+from adapt.runs.folder import Run
+from adapt.runtime.context import RunContext
+from adapt.workflows.plan import plan_adaptation
+from benchmarks.alone import alone
 from benchmarks.methods.arms import Arm
 from benchmarks.methods.compare import embedded
 from benchmarks.methods.runs import CPU, BenchmarkSite, adapted
@@ -44,16 +51,15 @@ MMT = Arm("MMT", "mmt", "mmt", DEMO_RECIPE)
 class Figures:
     """Of one backbone at one seed.
 
-    pretrain_minutes: of one source network. collapse: why the adaptation stopped early, or "".
-    peak: most resident memory of the adaptation's process, bytes; None where it is not known.
+    run: folder of the adaptation. collapse: why it stopped early, or "". peak: most resident memory
+    of its process, bytes; None where it is not known.
     """
 
     backbone: str
     seed: int
     unadapted: float
     adapted: float | None
-    pretrain_minutes: float
-    adapt_minutes: float
+    run: Path
     collapse: str
     peak: int | None
 
@@ -70,11 +76,20 @@ def measured(
         seed=seed,
         unadapted=across_cameras(first.network(), site),
         adapted=None if outcome.collapse else across_cameras(outcome.run.network(), site),
-        pretrain_minutes=first.info.seconds / 60,
-        adapt_minutes=outcome.minutes,
+        run=outcome.run.path,
         collapse=outcome.collapse,
         peak=outcome.peak,
     )
+
+
+def minutes_in_turns(runs: Sequence[Path], turns: int) -> list[list[float]]:
+    """Minutes that each run takes by its plan: a list for each turn, a number for each run."""
+    return [[alone(_planned_minutes, run) for run in runs] for _ in range(turns)]
+
+
+def _planned_minutes(run: Path) -> float:
+    spec, unused = Run.open(run).info.spec, run.with_name(f"{run.name}.plan")
+    return plan_adaptation(spec, RunContext(CPU), unused).total_seconds / 60
 
 
 def across_cameras(net: ReIDNet, site: BenchmarkSite) -> float:
@@ -93,14 +108,20 @@ def cost(backbone: str, size: Preprocessing) -> tuple[float, float]:
     return weights / 1e6, counter.get_total_flops() / 2e6
 
 
-def table(found: Sequence[Figures], size: Preprocessing) -> Iterator[str]:
-    """Markdown: a row for each backbone, means over its seeds with the smallest and largest."""
+def table(
+    found: Sequence[Figures], size: Preprocessing, turns: Sequence[Sequence[float]]
+) -> Iterator[str]:
+    """Markdown: a row for each backbone, means over its seeds with the smallest and largest.
+
+    turns: minutes of each backbone in the order of `found`; medians are shown, beside the first's
+    in the same turn, too.
+    """
     yield (
-        "| backbone | weights, M | multiplications, M | source network, min | mAP before | "
-        "MMT, min | mAP after | memory, MB |"
+        "| backbone | weights, M | multiplications, M | mAP before | mAP after | MMT, min | "
+        "relative | memory, MB |"
     )
     yield "|---|---|---|---|---|---|---|---|"
-    for name in dict.fromkeys(each.backbone for each in found):
+    for i, name in enumerate(dict.fromkeys(each.backbone for each in found)):
         rows = [each for each in found if each.backbone == name]
         weights, multiplications = cost(name, size)
         peaks = [row.peak / 1e6 for row in rows if row.peak is not None]
@@ -108,10 +129,10 @@ def table(found: Sequence[Figures], size: Preprocessing) -> Iterator[str]:
         after = spread([row.adapted for row in rows if row.adapted is not None], 3)
         cells = (
             *(f"`{name}`", f"{weights:.2f}", f"{multiplications:.0f}"),
-            spread([row.pretrain_minutes for row in rows], 1),
             spread([row.unadapted for row in rows], 3),
-            spread([row.adapt_minutes for row in rows], 1),
             "; ".join([each for each in (after, *stopped) if each]),
+            middle([turn[i] for turn in turns], 1),
+            middle([turn[i] / turn[0] for turn in turns], 2),
             spread(peaks, 0),
         )
         yield f"| {' | '.join(cells)} |"
@@ -129,6 +150,11 @@ def spread(values: Sequence[float], digits: int) -> str:
     )
 
 
+def middle(values: Sequence[float], digits: int) -> str:
+    """Median (smallest - largest)."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
+
+
 def main() -> None:
     """Measure the backbones asked for."""
     parser = argparse.ArgumentParser(
@@ -141,6 +167,7 @@ def main() -> None:
     add("--seeds", nargs="+", type=int, default=[1])
     add("--height", type=int, default=64, help="of the networks' images, in pixels")
     add("--width", type=int, default=32)
+    add("--turns", type=int, default=3, help="how often each plan is timed")
     add("--out", type=Path, default=Path("runs/backbones"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -150,7 +177,9 @@ def main() -> None:
         for name in options.backbones:
             plan = replace(demo_plan(), backbone=name, preprocessing=size)
             found.append(measured(plan, options.out, seed))
-            print("\n".join(table(found, size)), flush=True)
+    runs = [each.run for each in found if each.seed == options.seeds[0]]
+    turns = minutes_in_turns(runs, options.turns)
+    print("\n".join(table(found, size, turns)), flush=True)
 
 
 if __name__ == "__main__":

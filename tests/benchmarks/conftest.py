@@ -11,6 +11,7 @@ import pytest
 @pytest.fixture
 def quick() -> Iterator[None]:
     """Thin networks, and each run in the process of the test: a fresh one imports for seconds."""
+    from benchmarks import backbones
     from benchmarks.methods import runs
     from tests.support.thin_trunks import thin_trunks
 
@@ -18,5 +19,6 @@ def quick() -> Iterator[None]:
         return work(*args)
 
     with pytest.MonkeyPatch.context() as patch, thin_trunks():
-        patch.setattr(runs, "alone", here)
+        for module in (runs, backbones):
+            patch.setattr(module, "alone", here)
         yield

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.recipes import load_recipe
 from adapt.synthetic import SITE_A, SITE_B
-from benchmarks.backbones import MMT, Figures, cost, measured, spread, table
+from benchmarks.backbones import MMT, Figures, cost, measured, minutes_in_turns, spread, table
 from cli.demo import DemoPlan
 from models.image import Preprocessing
 from tests.support.tiny_site import KMEANS, SHORT, SIZE
@@ -37,24 +37,27 @@ def test_a_backbone_from_sites_to_figures(tmp_path: Path) -> None:
     assert found.adapted is not None
     assert 0 < found.unadapted <= 1
     assert 0 < found.adapted <= 1
-    assert found.pretrain_minutes > 0
-    assert found.adapt_minutes > 0
+    (turn,) = minutes_in_turns([found.run], 1)
+    assert turn[0] > 0
+    assert found.run.with_name(f"{found.run.name}.plan").exists() is False
     assert measured(PLAN, tmp_path, 1, MMT, (*SHORT, *KMEANS)) == found, "used again"
 
 
 def test_the_table_has_a_row_for_each_backbone() -> None:
     rows = [
-        Figures("osnet_x0_25", 1, 0.25, 0.5, 1.0, 2.0, "", 400_000_000),
-        Figures("osnet_x0_25", 2, 0.35, None, 3.0, 4.0, "LABELS_INVALID", None),
-        Figures("resnet18", 1, 0.5, 0.75, 1.0, 2.0, "", None),
+        Figures("osnet_x0_25", 1, 0.25, 0.5, Path("a"), "", 400_000_000),
+        Figures("osnet_x0_25", 2, 0.35, None, Path("b"), "LABELS_INVALID", None),
+        Figures("resnet18", 1, 0.5, 0.75, Path("c"), "", None),
     ]
-    lines = list(table(rows, Preprocessing(height=256, width=128)))
+    turns = [[2.0, 3.0], [1.0, 4.0], [4.0, 4.0]]
+    lines = list(table(rows, Preprocessing(height=256, width=128), turns))
     assert len(lines) == 4
     assert lines[2] == (
-        "| `osnet_x0_25` | 0.13 | 82 | 2.0 (1.0 - 3.0) | 0.300 (0.250 - 0.350) | 3.0 (2.0 - 4.0) "
-        "| 0.500; seed 2: LABELS_INVALID | 400 |"
+        "| `osnet_x0_25` | 0.13 | 82 | 0.300 (0.250 - 0.350) | 0.500; seed 2: LABELS_INVALID "
+        "| 2.0 (1.0 - 4.0) | 1.00 (1.00 - 1.00) | 400 |"
     )
     assert lines[3].startswith("| `resnet18` | 11.18 |")
+    assert lines[3].endswith("| 0.750 | 4.0 (3.0 - 4.0) | 1.50 (1.00 - 4.00) |  |")
 
 
 def test_cost_grows_with_the_image() -> None:
