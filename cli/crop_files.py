@@ -14,6 +14,7 @@ import typer
 from adapt.data.catalog.cameras import find_cameras
 from adapt.data.catalog.image_files import LeftOut, image_files
 from adapt.errors import DataError
+from models.text import nfc
 from service.errors import BadSightingError
 from service.types import NewSighting
 
@@ -23,7 +24,11 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileToEnroll:
-    """One file to enroll. key: its path below the folder that was given, POSIX separators."""
+    """One file to enroll.
+
+    key: its path below the folder that was given, POSIX separators. camera: as it is spelled there
+    or was given: the id of its sighting is made of it. What is stored of both is in NFC.
+    """
 
     path: Path
     key: str
@@ -51,7 +56,7 @@ class FileToEnroll:
         identity = hashlib.sha256()
         for part in (self.camera, self.place):
             identity.update(hashlib.sha256(os.fsencode(part)).digest())
-        key = self.key.encode("utf-8", "replace").decode()
+        key = nfc(self.key.encode("utf-8", "replace").decode())
         return NewSighting(
             image=image,
             camera=self.camera,

@@ -13,6 +13,7 @@ from adapt.data.catalog.image_files import LeftOut
 from adapt.runtime.progress import progress
 from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
 from cli.crop_files import FileToEnroll, Found, find_crops
+from models.text import nfc
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.errors import CallError
 from service.types import Enrolled, NewSighting
@@ -147,7 +148,7 @@ def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
 
 
 def _outcome_json(crop: FileToEnroll, result: Enrolled | Exception) -> dict[str, Any]:
-    head = {"path": str(crop.path), "camera": crop.camera}
+    head = {"path": str(crop.path), "camera": nfc(crop.camera)}
     if isinstance(result, Enrolled):
         return {**head, "sighting": result.sighting.id, "replaced": result.replaced}
     reason = getattr(result, "reason", "") or type(result).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.text import MAX_EXPANSION, nfc
 from service.errors import BadFilterError, BadNameError, BadSightingError
 
 SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -22,6 +23,9 @@ SIGHTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}", re.ASCII)
 ADAPTATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Soft hyphen, blanks without width, breaks of lines, controls of direction, byte order mark. Those
+# that scripts and emoji need (ZWNJ, ZWJ, LRM, RLM, ALM) are not among them.
+_UNSEEN = re.compile(r"[\u00ad\u200b\u2028-\u202e\u2060-\u206f\ufeff]")
 
 MAX_LABEL = 128
 """Most characters of a camera, track or person."""
@@ -57,6 +61,20 @@ def _check_id(value: str, pattern: re.Pattern[str], what: str, form: str) -> str
 
 def _is_text(value: str, longest: int) -> bool:
     return len(value) <= longest and not _CONTROL.search(value)
+
+
+def _composed(value: str, longest: int) -> str:
+    """The text in NFC, unless it is longer than `longest` even so."""
+    return value if len(value) > MAX_EXPANSION * longest else nfc(value)
+
+
+def _refuse_unseen(what: str, value: str) -> None:
+    found = _UNSEEN.search(value)
+    if found is not None:
+        raise BadSightingError(
+            f"{what} {value!r} has the character U+{ord(found[0]):04X}, which nobody sees; leave "
+            "it out"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +173,7 @@ class NewSighting:
     """One crop to enroll.
 
     image: JPEG, PNG, BMP, WebP or TIFF file. camera: 1 to 128 characters. camera and track have no
-    blanks at their ends.
+    blanks at their ends. camera, track, person and attributes are kept in NFC.
     id: if empty, the server makes one. time: if None, the time of receipt.
     Raises `BadNameError` or `BadSightingError`.
     """
@@ -174,10 +192,13 @@ class NewSighting:
         if not self.camera:
             raise BadSightingError("camera is empty; name the camera that saw the crop")
         for name in ("camera", "track", "person"):
-            if not _is_text(getattr(self, name), MAX_LABEL):
+            value = _composed(getattr(self, name), MAX_LABEL)
+            if not _is_text(value, MAX_LABEL):
                 raise BadSightingError(
                     f"{name} is longer than {MAX_LABEL} characters or has control characters"
                 )
+            _refuse_unseen(name, value)
+            object.__setattr__(self, name, value)
         for name in ("camera", "track"):  # an adaptation would take "c1" and "c1 " for one
             value = getattr(self, name)
             if value != value.strip():
@@ -189,12 +210,22 @@ class NewSighting:
     def _check_attributes(self) -> None:
         if len(self.attributes) > MAX_ATTRIBUTES:
             raise BadSightingError(f"more than {MAX_ATTRIBUTES} attributes; send fewer")
-        for key, value in self.attributes.items():
+        composed = {
+            _composed(key, MAX_ATTRIBUTE_KEY): _composed(value, MAX_ATTRIBUTE_VALUE)
+            for key, value in self.attributes.items()
+        }
+        if len(composed) < len(self.attributes):
+            raise BadSightingError(
+                "two attribute keys are one text in two Unicode spellings; leave one out"
+            )
+        object.__setattr__(self, "attributes", composed)
+        for key, value in composed.items():
             if not key or not _is_text(key, MAX_ATTRIBUTE_KEY):
                 raise BadSightingError(
                     f"attribute key {key[:80]!r} is empty, longer than {MAX_ATTRIBUTE_KEY} "
                     "characters or has control characters"
                 )
+            _refuse_unseen("attribute key", key)
             if not _is_text(value, MAX_ATTRIBUTE_VALUE):
                 raise BadSightingError(
                     f"attribute {key!r} is longer than {MAX_ATTRIBUTE_VALUE} characters or has "
@@ -210,12 +241,21 @@ class Enrolled:
     replaced: bool
 
 
+FILTER_LISTS: Mapping[str, str] = {
+    "cameras": "camera",
+    "exclude_cameras": "camera",
+    "persons": "person",
+    "exclude_tracks": "track",
+}
+"""The lists of a filter, and the field of a sighting that each is compared with."""
+
+
 @dataclass(frozen=True, slots=True)
 class SightingFilter:
     """Which sightings to consider; the conditions are combined with AND.
 
     cameras, persons: one of these, empty for any. exclude_cameras, exclude_tracks: none of these;
-    a sighting without a track is never excluded. start <= time < end.
+    a sighting without a track is never excluded. start <= time < end. Values are kept in NFC.
     Raises `BadFilterError`.
     """
 
@@ -227,10 +267,12 @@ class SightingFilter:
     exclude_tracks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("cameras", "exclude_cameras", "persons", "exclude_tracks"):
+        for name in FILTER_LISTS:
             if len(getattr(self, name)) > MAX_FILTER_VALUES:
                 raise BadFilterError(f"{name} has more than {MAX_FILTER_VALUES} values; send fewer")
-            for value in getattr(self, name):
+            values = tuple(_composed(value, MAX_LABEL) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+            for value in values:
                 if not value or not _is_text(value, MAX_LABEL):
                     raise BadFilterError(
                         f"{name} has the value {value[:160]!r}, which no sighting can have; "
@@ -246,6 +288,32 @@ class SightingFilter:
 
 
 EVERY_SIGHTING = SightingFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownValues:
+    """Values in one list of a filter that no sighting of the site has.
+
+    field: one of `FILTER_LISTS`. values: the first of them. count: of all. known: what sightings
+    have there instead, the most similar first; not all, and none where there are too many to
+    compare. known_count: of all.
+    """
+
+    field: str
+    values: tuple[str, ...]
+    count: int
+    known: tuple[str, ...]
+    known_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSummary:
+    """What a site has of a camera: the number of sightings, times of the first and the last."""
+
+    camera: str
+    sightings: int
+    first: datetime
+    last: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import DataError
+from models.text import nfc
 
 KEYS = (
     "query_features",
@@ -44,8 +45,8 @@ def load_feature_file(path: Path) -> RetrievalSet:
 
     Args:
         path: a file with the arrays query_features, query_ids, query_cameras and gallery_
-            likewise. Identities and cameras are integers, or strings in both sets; identity -1 or
-            "-1" is junk.
+            likewise. Identities and cameras are integers, or strings in both sets, of any Unicode
+            form; identity -1 or "-1" is junk.
 
     Returns:
         The arrays, strings numbered alike in both sets.
@@ -105,6 +106,7 @@ def _numbered(
     kinds = query.dtype.kind + gallery.dtype.kind
     if set(kinds) <= set("US"):
         names = np.concatenate([query.ravel().astype(str), gallery.ravel().astype(str)])
+        names = np.array([nfc(name) for name in names.tolist()], str)
         codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
         codes[names == "-1"] = -1
         first, second = np.split(codes, [query.size])

@@ -27,6 +27,7 @@ from service.errors import (
 )
 from service.operations.metrics import Metrics
 from service.store.backlog import Backlog
+from service.store.composing import compose_names
 from service.store.damage import stored_bytes
 from service.store.foreign_log import refuse_foreign_log
 from service.store.log_emptier import LogEmptier
@@ -78,6 +79,7 @@ from service.store.statements import (
 from service.store.tables import (
     SCHEMA_VERSION,
     adaptations,
+    composed,
     crops,
     embeddings,
     metadata,
@@ -139,6 +141,7 @@ class Store:
             try:
                 _create_or_check(writer, path)
                 check_log(writer)
+                compose_names(writer)
                 open_all(reader, readers + 1)
             except BaseException:
                 reader.dispose()
@@ -674,7 +677,7 @@ def _create_or_check(engine: Engine, path: Path) -> None:
             metadata.create_all(connection)
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
             return
-        if missing := sorted(set(metadata.tables) - present):
+        if missing := sorted(set(metadata.tables) - present - {composed.name}):
             raise StoreUnusableError(
                 f"{path} lacks the tables {', '.join(missing)}; restore it from a backup, or "
                 "choose another data folder"

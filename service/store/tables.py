@@ -97,6 +97,13 @@ site_vectors = Table(
     Column("generation", Integer, nullable=False),
 )
 
+# One row: names of the sightings up to this one are in NFC (service/store/composing.py).
+composed = Table(
+    "composed",
+    metadata,
+    Column("row", BigInteger, primary_key=True, autoincrement=False),
+)
+
 requests = Table(
     "requests",
     metadata,

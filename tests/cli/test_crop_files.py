@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import typer
@@ -131,6 +133,16 @@ def test_the_id_is_of_camera_and_place(tmp_path: Path) -> None:
     assert FileToEnroll(copy, "x.png", "c1").read().id != first
     path.write_bytes(b"other")
     assert FileToEnroll(path, "x.png", "c1").read().id == first
+
+
+def test_a_folder_in_another_unicode_form_keeps_its_ids(tmp_path: Path) -> None:
+    """Ids are of names as they are on disk: files that were enrolled before are replaced."""
+    folder = normalize("NFD", "Café")
+    (crop,) = find_crops([lay(tmp_path, f"{folder}/a.png")], None, None).crops
+    parts = [hashlib.sha256(part.encode()).digest() for part in (folder, crop.place)]
+    new = crop.read()
+    assert new.id == hashlib.sha256(b"".join(parts)).hexdigest()[:32]
+    assert (new.camera, new.attributes) == ("Café", {"file": "Café/a.png"})
 
 
 def test_a_link_in_the_folder_of_another_camera_counts(tmp_path: Path) -> None:

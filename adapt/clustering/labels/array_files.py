@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adapt.errors import DataError
 from adapt.types import PseudoLabels
 from models.files import atomic_file, draft_path
+from models.text import nfc
 
 
 def read_features(path: Path) -> NDArray[np.floating]:
@@ -30,7 +31,8 @@ def read_features(path: Path) -> NDArray[np.floating]:
 def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
     """Read (N,) camera codes: .npy of integers or strings, or UTF-8 text with one name per line.
 
-    Blanks around a name and blank lines at the end are ignored. Without a file there is one camera.
+    Blanks around a name, its Unicode form and blank lines at the end do not count. Without a file
+    there is one camera.
 
     Raises DataError: unreadable, or not one camera per image.
     """
@@ -53,6 +55,8 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
             f"{path} names the cameras of {names.shape} images ({names.dtype}), but there are "
             f"{images} features: give one integer or name for each"
         )
+    if names.dtype.kind == "U":
+        names = np.array([nfc(name) for name in names.tolist()])
     _, codes = np.unique(names, return_inverse=True)
     return np.asarray(codes, np.int64)
 

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from adapt.data.catalog.splits import marked_folders, split_folders
 from adapt.errors import DataError
+from models.text import nfc
 from models.wording import plural
 
 ONE_CAMERA = "all"
@@ -76,6 +77,7 @@ class CameraPattern:
         """Raises DataError: not a valid regular expression, or one without a group."""
         try:
             self._regex = re.compile(text)
+            self._composed = re.compile(nfc(text))
         except re.error as error:
             raise DataError(
                 f"--camera-pattern {text!r} is not a valid regular expression: {error}"
@@ -88,9 +90,10 @@ class CameraPattern:
     def camera_of(self, key: str) -> str:
         """The camera of a file. key: its path below the folder given, POSIX separators.
 
-        Raises DataError where the pattern finds none.
+        The pattern may be in another Unicode form than the path.
+        Raises DataError where it finds none.
         """
-        match = self._regex.search(key)
+        match = self._regex.search(key) or self._composed.search(nfc(key))
         if match is None or not match[self._group]:
             raise DataError(
                 f"--camera-pattern {self._text!r} finds no camera in {key!r}; it has to match the "
@@ -109,7 +112,8 @@ def find_cameras(
         pattern: of a `CameraPattern`, which then decides.
 
     Returns:
-        A camera for each path, and doubts about them: warnings for people.
+        A camera for each path, spelled as it is there, and doubts about them: warnings for people.
+        Whoever compares cameras brings them to NFC.
 
     Raises:
         DataError: as `CameraPattern` and `cameras_by_path`.

@@ -39,6 +39,7 @@ from adapt.data.catalog.splits import (
 )
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED, UNTRACKED, CropSet, Dropped, Sample
+from models.text import nfc
 from models.wording import plural
 
 log = logging.getLogger("resight")
@@ -172,7 +173,8 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
     the crops are those for training, with their cameras.
     Cameras, by the first rule that applies: the manifest's column; `camera_pattern`
     (`adapt.data.catalog.cameras.CameraPattern`, on paths below `root`); file names of a labelled
-    set; `cameras_by_path`, with one camera for what is in no folder. Doubts are logged.
+    set; `cameras_by_path`, with one camera for what is in no folder. Names are in NFC. Doubts are
+    logged.
     Raises NoImagesError; DataError when the pattern is not a valid regular expression, has no group
     or does not match every file, when a folder has the name of the camera of crops outside
     folders, when the folders are splits, when a labelled set is incomplete or further below, when a
@@ -288,11 +290,11 @@ def _listed_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:
 
 
 def _camera_names(keys: Sequence[str], pattern: str | None) -> list[str]:
-    """Cameras of a site's crops; what is odd about them is logged."""
+    """Cameras of a site's crops, in NFC; what is odd about them is logged."""
     cameras, doubts = find_cameras(keys, pattern, outside_folders=ONE_CAMERA)
     for doubt in doubts:
         log.warning("%s", doubt)
-    return cameras
+    return [nfc(camera) for camera in cameras]
 
 
 def _find(folder: Path, root: Path) -> _Found:

@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from adapt.errors import DataError, NoImagesError
+from models.text import nfc
 
 COLUMNS = ("path", "camera", "track", "time")
 """All columns of a manifest; `path` has to be there."""
@@ -43,8 +45,10 @@ class ManifestRow:
     """One row.
 
     number: as a spreadsheet shows it; the header is row 1.
-    path: below the manifest's folder, POSIX separators, without `.` and `..`.
-    camera, track: names; empty where the column is not there, or the cell of a track is empty.
+    path: below the manifest's folder, POSIX separators, without `.` and `..`, as it is spelled
+        on disk.
+    camera, track: names in NFC; empty where the column is not there, or the cell of a track is
+        empty.
     time: seconds since 1970-01-01 UTC, or None.
     """
 
@@ -263,7 +267,7 @@ def _entry(
     number: int, cells: Mapping[str, object], folder: Path, problems: Problems
 ) -> ManifestRow:
     """Read one row; what is wrong with it goes to `problems`, and a wrong path is empty."""
-    camera = _text(cells.get("camera"))
+    camera = nfc(_text(cells.get("camera")))
     if "camera" in cells and not camera:
         problems.add("empty cameras (fill them in, or remove the column)", number)
     moment = cells.get("time")
@@ -273,7 +277,7 @@ def _entry(
     except ValueError as error:
         problems.add("impossible times", number, f"{moment} is {error}")
     path = _path(number, _text(cells["path"]), folder, problems)
-    return ManifestRow(number, path, camera, _text(cells.get("track")), time)
+    return ManifestRow(number, path, camera, nfc(_text(cells.get("track"))), time)
 
 
 def _path(number: int, text: str, folder: Path, problems: Problems) -> str:
@@ -284,8 +288,11 @@ def _path(number: int, text: str, folder: Path, problems: Problems) -> str:
         problems.add("paths out of the manifest's folder (give them below it)", number, text)
     else:
         try:
-            if (folder / text).is_file():
-                return "/".join(parts)
+            # Archives and network disks change the Unicode form of names.
+            forms = (text, normalize("NFC", text), normalize("NFD", text))
+            for spelled in dict.fromkeys(forms):
+                if (folder / spelled).is_file():
+                    return "/".join(PurePosixPath(spelled).parts)
             problems.add("files that are not there", number, text)
         except OSError as error:  # a name too long, or a folder that may not be entered
             problems.add("files that cannot be read", number, f"{text} ({error.strerror})")

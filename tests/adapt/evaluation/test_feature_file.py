@@ -56,6 +56,18 @@ def test_strings_get_one_numbering_for_both_sets(tmp_path: Path) -> None:
     assert len(codes) == 4
 
 
+def test_two_unicode_forms_of_a_string_are_one(tmp_path: Path) -> None:
+    values = arrays(
+        query_ids=["é", "bert"],
+        gallery_ids=["bert", "e\u0301", "-1"],
+        query_cameras=["e\u0301", "c"],
+        gallery_cameras=["c", "é", "c"],
+    )
+    found = load_feature_file(save(tmp_path, values))
+    assert found.query_ids[0] == found.gallery_ids[1]
+    assert found.query_cameras[0] == found.gallery_cameras[1]
+
+
 def test_whole_floats_and_integer_features_are_numbers(tmp_path: Path) -> None:
     values = arrays(query_ids=[4.0, 7.0], gallery_features=np.ones((3, 3), np.uint8))
     found = load_feature_file(save(tmp_path, values))

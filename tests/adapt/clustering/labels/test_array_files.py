@@ -106,6 +106,14 @@ def test_cameras_of_a_text(tmp_path: Path, end: str) -> None:
     assert read_cameras(path, 3).tolist() == [0, 0, 0]
 
 
+def test_two_unicode_forms_of_a_name_are_one_camera(tmp_path: Path) -> None:
+    names = ["gate", "e\u0301", "é"]
+    (tmp_path / "cameras.txt").write_text("\n".join(names))
+    np.save(tmp_path / "cameras.npy", np.array(names))
+    for file in ("cameras.txt", "cameras.npy"):
+        assert read_cameras(tmp_path / file, 3).tolist() == [0, 1, 1]
+
+
 def test_without_a_file_there_is_one_camera() -> None:
     assert read_cameras(None, 3).tolist() == [0, 0, 0]
 

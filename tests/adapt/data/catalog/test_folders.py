@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -10,6 +11,8 @@ from adapt.data.catalog.cameras import ONE_CAMERA
 from adapt.data.catalog.folders import read_market, read_site
 from adapt.errors import DataError, NoImagesError
 from adapt.types import UNLABELLED
+
+NFC, NFD = "Café", normalize("NFD", "Café")
 
 
 def touch(root: Path, *names: str) -> None:
@@ -148,6 +151,19 @@ def test_pattern_names_the_camera(tmp_path: Path) -> None:
     touch(tmp_path, "x_cam7_1.jpg", "x_cam12_1.jpg")
     assert read_site(tmp_path, r"cam(\d+)").cameras == ("7", "12")
     assert read_site(tmp_path, r"(x)_cam(?P<camera>\d+)").cameras == ("7", "12")
+
+
+def test_two_unicode_forms_of_a_folder_are_one_camera(tmp_path: Path) -> None:
+    touch(tmp_path, "Hall/a.jpg", f"{NFD}/b.jpg", f"{NFC}/c.jpg")
+    found = read_site(tmp_path)
+    assert found.cameras == (NFC, "Hall")
+    assert {s.key: found.cameras[s.camera] for s in found.samples} == {
+        "Hall/a.jpg": "Hall",
+        f"{NFD}/b.jpg": NFC,
+        f"{NFC}/c.jpg": NFC,
+    }
+    assert read_site(tmp_path, f"^({NFC}|Hall)/").cameras == (NFC, "Hall")
+    assert read_site(tmp_path, f"^({NFD}|Hall)/").cameras == (NFC, "Hall")
 
 
 @pytest.mark.parametrize(

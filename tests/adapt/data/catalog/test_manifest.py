@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -49,6 +51,25 @@ GOOD = (
 def good(tmp_path: Path) -> Path:
     touch(tmp_path, *(row[0] for row in GOOD), "door/not-listed.jpg")
     return site(tmp_path, GOOD)
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_names_and_paths_of_another_unicode_form(
+    tmp_path: Path, on_disk: Literal["NFC", "NFD"], in_table: Literal["NFC", "NFD"]
+) -> None:
+    path, camera = normalize(on_disk, "Café/a.jpg"), normalize(in_table, "Café")
+    touch(tmp_path, path, "Café/b.jpg")
+    rows = [
+        (normalize(in_table, "Café/a.jpg"), camera, normalize(in_table, "é4"), ""),
+        ("Café/b.jpg", "Café", "é4", ""),
+    ]
+    found = read_manifest(site(tmp_path, rows))
+    assert [row.path for row in found.rows] == [path, "Café/b.jpg"]
+    assert {(row.camera, row.track) for row in found.rows} == {("Café", "é4")}
+    twice = site(tmp_path, [*rows, (path, "Café", "é4", "")])
+    with pytest.raises(DataError, match="given twice"):
+        read_manifest(twice)
 
 
 @pytest.mark.parametrize("target", ["gone.csv", "folder"])

@@ -87,14 +87,16 @@ class Sighting(_message.Message):
     name: _builtins.str
     """"sites/{site}/sightings/{sighting}"."""
     camera: _builtins.str
-    """The camera: 1 to 128 characters without control characters, without blanks at its ends."""
+    """The camera: 1 to 128 characters without control characters, without blanks at its ends, without
+    characters that nobody sees (U+00AD, U+200B, U+2028 to U+202E, U+2060 to U+206F, U+FEFF).
+    """
     track: _builtins.str
     """The camera tracker's id of the walk that the crop belongs to: at most 128 characters without
-    control characters, without blanks at its ends. Empty: not known.
+    control characters, without blanks at its ends, otherwise as camera. Empty: not known.
     """
     person: _builtins.str
-    """Who it is, if somebody labelled it: at most 128 characters without control characters.
-    Empty: not known. Never used to compute similarity.
+    """Who it is, if somebody labelled it: at most 128 characters without control characters or such
+    that nobody sees. Empty: not known. Never used to compute similarity.
     """
     crop_kept: _builtins.bool
     """Whether the server keeps the crop (RESIGHT_KEEP_CROPS at the time of enrolling)."""
@@ -113,7 +115,7 @@ class Sighting(_message.Message):
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free attributes: at most 32, keys of 1 to 64 characters, values of at most 1024 characters, no
-        control characters.
+        control characters, in keys none that nobody sees.
         """
 
     @_builtins.property

@@ -29,6 +29,9 @@ if _version_not_supported:
 class GalleryServiceStub:
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
 
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
+
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
@@ -69,6 +72,9 @@ class GalleryServiceStub:
 
 class GalleryServiceServicer:
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
+
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
 
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
@@ -188,6 +194,9 @@ def add_GalleryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GalleryService:
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
+
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
 
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.

@@ -30,6 +30,9 @@ GRPC_VERSION: str
 class GalleryServiceStub:
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
 
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
+
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
@@ -99,6 +102,9 @@ class GalleryServiceStub:
 class GalleryServiceAsyncStub(GalleryServiceStub):
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
 
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
+
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
     NOT_FOUND / SITE_NOT_FOUND: there is no such site.
@@ -163,6 +169,9 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
 
 class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Galleries: the sightings of one site, to be enrolled, searched and forgotten.
+
+    Cameras, tracks, persons and attributes are kept in Unicode's form NFC, and values of a filter are
+    brought to it: both spellings of "Café" are one camera. Lengths count in NFC. Capitals count.
 
     Errors of whole calls that every method shares:
     INVALID_ARGUMENT / BAD_NAME: a resource name does not have its documented form.
