@@ -83,6 +83,7 @@ def _model_json(
         "dimension": manifest.dimension,
         "height": manifest.preprocessing.height,
         "width": manifest.preprocessing.width,
+        "decoder": manifest.preprocessing.decoder,
         "backbone": manifest.backbone,
         "method": manifest.method,
         "scores": dict(manifest.scores),

@@ -1,7 +1,7 @@
 """The one way from image bytes to network input, shared by training and serving. No torch.
 
 Decoding is part of a model: other pixels give other embeddings. What `decode` does has a name,
-`DECODER`, that every manifest records; a change of the pixels needs a new name.
+`Decoder`, that every manifest records; a change of the pixels needs a new name.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ from models.errors import (
     ImageTooSmallError,
     UnsupportedImageError,
 )
+from models.exif import (
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    TIFF_MAGICS,
+    jpeg_size,
+    png_chunks,
+    read_directory,
+    read_orientation,
+    turn_upright,
+)
 
 MIN_SIDE = 8
 """Smallest height or width in pixels: below this a crop shows nobody."""
@@ -33,22 +43,26 @@ MIN_SIDE = 8
 DEFAULT_MAX_PIXELS = 4096 * 4096
 """Largest height x width decoded by default (48 MiB of RGB)."""
 
-Decoder = Literal["exact-1"]
-DECODER: Decoder = "exact-1"
-"""libjpeg-turbo with exact DCT and upsampling; stored orientation (EXIF ignored, as crops from
-cameras carry none and decoders disagree); alpha dropped; 16 bit cut to the upper 8; first page."""
+Decoder = Literal["exact-1", "exact-2"]
+"""exact-1: libjpeg-turbo with exact DCT and upsampling; pixels as stored, EXIF ignored; alpha
+dropped (of TIFF: over black); 16 bit cut to the upper 8 (TIFF in color: rounded); first page or
+frame; color profiles and gamma ignored. exact-2: the same, then turned upright by
+`models.exif.read_orientation`; files without an orientation give the same pixels."""
+
+DECODER: Decoder = "exact-2"
+"""Of new runs and newly wrapped models. What exists keeps the decoder that it was made with."""
 
 Interpolation = Literal["area", "linear", "cubic"]
 
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_FORMATS = ("PNG", "BMP", "WEBP", "TIFF")
 _JPEG_START_OF_SCAN = b"\xff\xda"
 _JPEG_MAX_SCANS = 100
 """Encoders write up to a dozen; each scan of a progressive file is work on every pixel."""
 
-_PNG_CHUNK_FRAME = 12  # length, kind and checksum
 _TIFF_ORIENTATION, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 274, 322, 323
+_TIFF_MAX_ENTRIES = 4096
+"""Of a directory, as in libtiff."""
+
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _SUPPORTED = "send JPEG, PNG, BMP, WebP or TIFF"
 
@@ -59,11 +73,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, *, decoder: Decoder = DECODER, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode one image file.
 
     Args:
         data: a JPEG, PNG, BMP, WebP or TIFF file; gray, palette, alpha, 1 and 16 bit included.
+        decoder: see `Decoder`.
         max_pixels: largest height x width, read from the header before any pixel is decoded.
 
     Returns:
@@ -74,25 +91,34 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     """
     if not data:
         raise EmptyImageError("the image has no bytes; check that the file was written completely")
-    if data.startswith(_JPEG_MAGIC):
-        return _decode_jpeg(data, max_pixels)
-    return _decode_other(data, max_pixels)
+    read = _decode_jpeg if data.startswith(JPEG_MAGIC) else _decode_other
+    image = read(data, max_pixels)
+    return image if decoder == "exact-1" else turn_upright(image, read_orientation(data))
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     _check_scans(data)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return _decode_other(data, max_pixels)
+    except (ValueError, KeyError):  # KeyError: of 4:4:1, which it has no name for
+        return _decode_odd_jpeg(data, max_pixels)
     _check_size(height, width, max_pixels)
     try:
         return cast(NDArray[np.uint8], simplejpeg.decode_jpeg(data, "RGB"))
     except ValueError as error:
         # Stray bytes between segments do no harm to the pixels; anything else does.
         if "extraneous" in str(error):
-            return _decode_other(data, max_pixels)
+            return _decode_by_opencv(data)
         raise DamagedImageError(f"damaged JPEG ({error}); send the crop again") from error
+
+
+def _decode_odd_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """A JPEG of an unusual subsampling, which OpenCV decodes."""
+    size = jpeg_size(data)
+    if size is None:
+        raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}")
+    _check_size(*size, max_pixels)
+    return _decode_by_opencv(data)
 
 
 def _check_scans(data: bytes) -> None:
@@ -106,8 +132,13 @@ def _check_scans(data: bytes) -> None:
 
 
 def _decode_other(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    _check_tiff_directory(data)
     _check_header(data, max_pixels)
     _check_png_chunks(data)
+    return _decode_by_opencv(data)
+
+
+def _decode_by_opencv(data: bytes) -> NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _OPENCV_FLAGS)
     except cv2.error as error:
@@ -115,6 +146,20 @@ def _decode_other(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     if image is None:
         raise DamagedImageError("truncated or corrupt image; send the crop again")
     return cast(NDArray[np.uint8], image)
+
+
+def _check_tiff_directory(data: bytes) -> None:
+    """Pillow copies the value of every entry: thousands may name the same bytes of the file."""
+    if not data.startswith((b"II", b"MM")):
+        return
+    if not data.startswith(TIFF_MAGICS):
+        raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}")
+    sizes = [entry.size for entry in read_directory(data)]
+    if len(sizes) > _TIFF_MAX_ENTRIES or sum(sizes) > len(data):
+        raise DamagedImageError(
+            f"TIFF whose {len(sizes)} entries state {sum(sizes)} bytes, more than the file; send "
+            "a PNG"
+        )
 
 
 def _check_header(data: bytes, max_pixels: int) -> None:
@@ -138,11 +183,10 @@ def _check_header(data: bytes, max_pixels: int) -> None:
 
 def _check_png_chunks(data: bytes) -> None:
     """OpenCV allocates the length that a chunk states, up to 4 GiB, before it reads the chunk."""
-    position = len(_PNG_MAGIC)
-    while data.startswith(_PNG_MAGIC) and position + _PNG_CHUNK_FRAME <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        position += _PNG_CHUNK_FRAME + length
-        if position > len(data):
+    if not data.startswith(PNG_MAGIC):
+        return
+    for _, _, end in png_chunks(data):
+        if end + 4 > len(data):  # its checksum
             raise DamagedImageError("PNG chunk longer than the file; send the crop again")
 
 
@@ -197,7 +241,7 @@ class Preprocessing(BaseModel):
 
     height, width: input size of the model in pixels.
     interpolation: see `resize`.
-    decoder: see `DECODER`.
+    decoder: see `Decoder`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -209,8 +253,16 @@ class Preprocessing(BaseModel):
 
     def load(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
         """Image file -> (height, width, 3) uint8 RGB; raises `ImageError`."""
-        return self.fit(decode(data, max_pixels=max_pixels))
+        return self.fit(decode(data, decoder=self.decoder, max_pixels=max_pixels))
 
     def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB -> (height, width, 3) uint8 RGB."""
         return resize(image, height=self.height, width=self.width, interpolation=self.interpolation)
+
+    def fits(self, other: Preprocessing) -> bool:
+        """Whether networks of both take the same input, decoders aside."""
+        return self.with_new_decoder() == other.with_new_decoder()
+
+    def with_new_decoder(self) -> Preprocessing:
+        """The same for a new model: sizes belong to a network, a decoder to what reads crops."""
+        return self.model_copy(update={"decoder": DECODER})

@@ -61,7 +61,7 @@ def gather(
         if target is not None or old is not None:
             raise ConfigError(f"{run.path} is a pre-training run: leave out --target and --old")
         return Material(problems={"crops": "Pictures are made of the site that a run adapts to."})
-    if old is not None and old.info.preprocessing != run.info.preprocessing:
+    if old is not None and not old.info.preprocessing.fits(run.info.preprocessing):
         raise ConfigError(
             f"{old.path} takes crops of another size than {run.path}; leave out --old"
         )

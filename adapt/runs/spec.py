@@ -60,8 +60,9 @@ class RunSpec(BaseModel):
         network that others trained.
     recipe: whole, with every default; an import trains nothing and has that of pre-training.
     recipe_name: its name and what --set changed.
-    backbone, preprocessing: of the network. An adaptation takes them from its `inits`, and
-        `open_session` fills them in; other kinds need both.
+    backbone, preprocessing: of the network. An adaptation takes them from its `inits`, but for the
+        decoder, which is the `models.image.DECODER` of its beginning; `open_session` fills them
+        in. Other kinds need both.
     weights: what pre-training starts from: a run folder, or see `models.backbones.weights.
         load_weights`; None starts from random numbers. An import needs them.
     inits: run folders of the networks that an adaptation starts from.

@@ -163,8 +163,7 @@ def reproduce(plan: TaskPlan, context: RunContext) -> tuple[TaskScores, ...]:
     check_clusters(plan)
     sources = [_pretrained(planned, context) for planned in plan.pretraining]
     adapted = _adapted(plan.adaptation, sources, context)
-    size = plan.adaptation.spec.known_preprocessing
-    labelled = LabelledCrops.read(plan.target, size)
+    labelled = LabelledCrops.read(plan.target, adapted.info.preprocessing)
     rows = tuple(
         TaskScores(label, paper, labelled.score(network_embedder(run.network(), context.device)))
         for label, paper, run in (
@@ -193,6 +192,7 @@ def check_clusters(plan: TaskPlan) -> None:
 def earlier_run(planned: PlannedRun) -> Run | None:
     """The run in a planned folder, finished or to be continued; None if a new one is to be made.
 
+    A run of an older decoder is continued with it: published sets have no EXIF orientation.
     Raises RunError when the folder holds a run that ended for good or one of another spec.
     """
     if not Run.is_at(planned.out):
@@ -207,6 +207,8 @@ def earlier_run(planned: PlannedRun) -> Run | None:
             "another --out"
         )
     was, wanted = run.info.spec, planned.spec.absolute()
+    if was.known_preprocessing.fits(wanted.known_preprocessing):
+        wanted = wanted.model_copy(update={"preprocessing": was.preprocessing})
     compared = [name for name in RunSpec.model_fields if name not in NOT_COMPARED]
     if other := [name for name in compared if getattr(was, name) != getattr(wanted, name)]:
         raise RunError(

@@ -146,11 +146,15 @@ class _Start:
 
 
 def _new_start(spec: RunSpec) -> _Start:
-    """The networks of the `inits`; raises unless the site has enough crops for the recipe."""
+    """The networks of the `inits`, and the decoder of new runs, whatever the `inits` decoded by.
+
+    Raises unless the site has enough crops for the recipe.
+    """
     runs = [Run.open(path) for path in spec.inits]
     networks = _students(runs, students_of(spec.recipe))
     first = runs[0].info
-    spec = spec.changed(backbone=first.backbone, preprocessing=first.preprocessing)
+    preprocessing = first.preprocessing.with_new_decoder()
+    spec = spec.changed(backbone=first.backbone, preprocessing=preprocessing)
     listing = list_site(spec)
     _check_amount(listing, spec.recipe)
     hashes = tuple(run.network_hash() for run in runs)
@@ -324,8 +328,13 @@ def _students(runs: Sequence[Run], wanted: int) -> list[ReIDNet]:
     if not 1 <= len(runs) <= wanted:
         allowed = f"1 to {wanted} networks" if wanted > 1 else "1 network"
         raise RunError(f"this method starts from {allowed}, --init gave {len(runs)}")
-    kinds = {(run.info.backbone, run.info.attention, run.info.preprocessing) for run in runs}
-    if len(kinds) > 1:
+    first = runs[0].info
+    alike = all(
+        (run.info.backbone, run.info.attention) == (first.backbone, first.attention)
+        and run.info.preprocessing.fits(first.preprocessing)
+        for run in runs
+    )
+    if not alike:
         raise RunError(
             "the --init runs differ in backbone, attention or input size; pre-train them alike"
         )

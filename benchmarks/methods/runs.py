@@ -210,7 +210,7 @@ def differences(run: Run, wanted: Wanted) -> list[str]:
         "recipe": same_recipe(was.recipe, spec.recipe),
         "seed": was.seed == spec.seed,
         "backbone": was.backbone == spec.backbone,
-        "preprocessing": was.preprocessing == spec.preprocessing,
+        "preprocessing": was.known_preprocessing.fits(spec.known_preprocessing),
         "camera_pattern": was.camera_pattern == spec.camera_pattern,
         "weights": run.info.origin.weights == wanted.origin.weights,
         "inits": run.info.origin.inits == wanted.origin.inits,

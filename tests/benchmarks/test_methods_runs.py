@@ -65,6 +65,8 @@ def test_an_earlier_run_must_be_the_same_in_all_that_decides_it(tmp_path: Path) 
         assert name in differences(run, changed)
         with pytest.raises(SystemExit, match=f"another .*{name}.*: remove it"):
             made(changed, nothing)
+    older = Preprocessing(height=32, width=16, decoder="exact-1")
+    assert not differences(run, replace(wanted, spec=changed_spec(wanted, preprocessing=older)))
     for state in ("running", "failed"):
         (run.path / "run.json").write_text(
             run.info.model_copy(update={"state": state}).model_dump_json()

@@ -45,6 +45,7 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
         ("tiny", "1", 24),
         ("tiny", "2", 24),
     ]
+    assert {m["decoder"] for m in listed} == {"exact-2"}
     lines = run(app, registry, "list").stdout.splitlines()
     assert lines[0].split() == ["model", "dimension", "input", "backbone", "method", "created"]
     assert lines[2].split()[:4] == ["tiny@2", "24", "32x16", "block_means"]

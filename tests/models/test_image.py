@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 from pydantic import ValidationError
 
 from models.errors import (
@@ -26,32 +26,30 @@ from models.errors import (
     UnsupportedImageError,
 )
 from models.image import MIN_SIDE, Preprocessing, decode, resize
+from tests.support.exif_files import (
+    UPRIGHT_BY,
+    directory_of_one_value,
+    encode,
+    png_chunk,
+    png_with,
+    stored_turned,
+)
 
 CELLS = np.random.default_rng(0).integers(0, 256, (8, 4, 3)).astype(np.uint8)
 RGB: NDArray[np.uint8] = np.asarray(cv2.resize(CELLS, (24, 40)), np.uint8)
 PICTURE = Image.fromarray(RGB)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-TIFF_LOSSLESS = {"TIFF": {}, "WEBP": {"lossless": True}}
-
-
-def encode(picture: Image.Image, fmt: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, fmt, **(TIFF_LOSSLESS.get(fmt, {}) | options))
-    return buffer.getvalue()
 
 
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header claims a size and whose pixels are not there."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", pixels)
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -121,15 +119,69 @@ def test_16_bit_png_keeps_the_upper_byte(channels: int) -> None:
     np.testing.assert_array_equal(decode(data), expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP"])
+def test_what_a_phone_stores_is_decoded_upright(fmt: str, orientation: int) -> None:
+    stored = stored_turned(PICTURE, orientation, fmt)
+    np.testing.assert_array_equal(decode(stored), RGB)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
-def test_exif_orientation_is_ignored(fmt: str) -> None:
+def test_the_first_decoder_leaves_pixels_as_they_are_stored(fmt: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[274] = 6
-    turned = decode(encode(PICTURE, fmt, exif=exif))
-    np.testing.assert_array_equal(turned, decode(encode(PICTURE, fmt)))
+    exif[274] = orientation
+    file = encode(PICTURE, fmt, exif=exif)
+    stored = decode(file, decoder="exact-1")
+    np.testing.assert_array_equal(stored, decode(encode(PICTURE, fmt)))
+    upright = Image.fromarray(stored).transpose(UPRIGHT_BY[orientation])
+    np.testing.assert_array_equal(decode(file), np.asarray(upright))
 
 
-def testtiff_with_orientation_is_refused() -> None:
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_both_decoders_agree_where_no_orientation_is_stored(fmt: str, mode: str) -> None:
+    picture = PICTURE.convert("L" if (fmt, mode) == ("JPEG", "RGBA") else mode)
+    file = encode(picture, fmt)
+    np.testing.assert_array_equal(decode(file, decoder="exact-1"), decode(file))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16"])
+def test_other_modes_are_turned_as_well(mode: str) -> None:
+    picture = PICTURE.convert("L").convert(mode) if mode == "LA" else PICTURE.convert(mode)
+    stored = decode(stored_turned(picture, 6, "PNG"))
+    np.testing.assert_array_equal(stored, decode(encode(picture, "PNG")))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_jpegs_are_turned_as_well(mode: str) -> None:
+    stored = decode(stored_turned(PICTURE.convert(mode), 8, "JPEG", quality=98))
+    assert stored.shape == RGB.shape
+    assert (
+        np.abs(stored.astype(np.int16) - np.asarray(PICTURE.convert(mode).convert("RGB"))).mean()
+        < 4
+    )
+
+
+def test_a_jpeg_with_stray_bytes_is_turned_once() -> None:
+    data = stored_turned(PICTURE, 6, "JPEG", quality=90)
+    scan = data.index(b"\xff\xda")
+    stray = data[:scan] + b"\x01\x02\x03" + data[scan:]
+    assert np.abs(decode(stray).astype(np.int16) - decode(data)).max() <= 1
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+def test_limits_hold_for_both_orders_of_the_sides(fmt: str) -> None:
+    smallest = stored_turned(PICTURE.resize((MIN_SIDE, 40)), 6, fmt)
+    assert decode(smallest, max_pixels=MIN_SIDE * 40).shape == (40, MIN_SIDE, 3)
+    with pytest.raises(ImageTooLargeError, match="320"):
+        decode(smallest, max_pixels=MIN_SIDE * 40 - 1)
+    for size in ((MIN_SIDE - 1, 40), (40, MIN_SIDE - 1)):
+        with pytest.raises(ImageTooSmallError):
+            decode(stored_turned(PICTURE.resize(size), 6, fmt))
+
+
+def test_a_tiff_with_an_orientation_is_refused() -> None:
     exif = Image.Exif()
     exif[274] = 3
     with pytest.raises(UnsupportedImageError, match="upright"):
@@ -242,9 +294,100 @@ def test_a_png_chunk_that_claims_gigabytes_is_refused_before_room_is_made() -> N
         decode(bytes(data))
 
 
-def test_a_smalltiff_with_huge_tiles_is_refused() -> None:
+def test_a_small_tiff_with_huge_tiles_is_refused() -> None:
     with pytest.raises(ImageTooLargeError, match="tiles"):
         decode(tiff_with_tiles(16384))
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_whose_entries_all_name_the_same_bytes_is_refused(big: bool) -> None:
+    fair = directory_of_one_value(3, 100, big=big)
+    assert decode(fair).shape == (16, 16, 3)
+    bomb = directory_of_one_value(2000, 40_000, big=big)
+    with pytest.raises(DamagedImageError, match=r"2009 entries state 8000\d+ bytes, more than"):
+        decode(bomb + bytes(40_000))
+    with pytest.raises(DamagedImageError, match="4109 entries"):
+        decode(directory_of_one_value(4100, 1, big=big))
+
+
+def test_headers_of_tiff_that_only_some_libraries_know_are_refused() -> None:
+    for order, magic in (("<", b"II\0*"), (">", b"MM*\0"), (">", b"MM\0+")):
+        data = magic + struct.pack(order + "IH", 8, 1) + bytes(100)
+        with pytest.raises(UnsupportedImageError):
+            decode(data)
+
+
+def with_sampling(factors: int, picture: Image.Image = PICTURE) -> bytes:
+    """A JPEG whose luminance claims other sampling factors than its pixels were written with."""
+    data = bytearray(encode(picture, "JPEG", subsampling=0, quality=95))
+    data[data.index(b"\xff\xc0") + 11] = factors
+    return bytes(data)
+
+
+@pytest.mark.parametrize("factors", [0x14, 0x24, 0x31, 0x42])
+def test_jpegs_of_rare_subsamplings_are_decoded(factors: int) -> None:
+    """4:4:1 (0x14) is a 4:1:1 that was turned without loss. The others are rarer still."""
+    assert decode(with_sampling(factors)).shape == RGB.shape
+    with pytest.raises(ImageTooLargeError):
+        decode(with_sampling(factors), max_pixels=100)
+    with pytest.raises(ImageTooSmallError):
+        decode(with_sampling(factors, PICTURE.resize((7, 40))))
+
+
+def test_metadata_that_changes_what_viewers_show_is_ignored() -> None:
+    """Gamma, chromaticities, a profile and a transparent color, which OpenCV may begin to apply."""
+    for chunk in (
+        (b"gAMA", struct.pack(">I", 100_000)),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+        (b"cICP", bytes([9, 16, 0, 1])),
+        (b"tRNS", struct.pack(">3H", *RGB[0, 0])),
+        (b"pHYs", struct.pack(">IIB", 1000, 4000, 1)),
+    ):
+        np.testing.assert_array_equal(decode(png_with(encode(PICTURE, "PNG"), chunk)), RGB)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for fmt in ("PNG", "WEBP", "TIFF"):
+        np.testing.assert_array_equal(decode(encode(PICTURE, fmt, icc_profile=profile)), RGB)
+    file = encode(PICTURE, "JPEG", icc_profile=profile)
+    np.testing.assert_array_equal(decode(file), decode(encode(PICTURE, "JPEG")))
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP", "TIFF"])
+def test_of_several_frames_or_pages_the_first_one_counts(fmt: str) -> None:
+    more = [ImageOps.invert(PICTURE), PICTURE.rotate(180)]
+    file = encode(PICTURE, fmt, save_all=True, append_images=more)
+    np.testing.assert_array_equal(decode(file), RGB)
+
+
+def test_of_an_animated_png_the_first_frame_of_the_animation_counts() -> None:
+    moving = ImageOps.invert(PICTURE)
+    more = [moving, PICTURE.rotate(180)]
+    file = encode(PICTURE, "PNG", save_all=True, append_images=more, default_image=True)
+    np.testing.assert_array_equal(decode(file), np.asarray(moving))
+
+
+def test_of_several_pictures_in_a_jpeg_the_first_one_counts() -> None:
+    file = encode(PICTURE, "MPO", save_all=True, append_images=[ImageOps.invert(PICTURE)])
+    np.testing.assert_array_equal(decode(file), decode(encode(PICTURE, "JPEG")))
+
+
+def test_alpha_of_a_tiff_is_over_black() -> None:
+    """libtiff multiplies by it; in all other formats alpha is dropped."""
+    picture = PICTURE.copy()
+    picture.putalpha(128)
+    shown = decode(encode(picture, "TIFF")).astype(np.int16)
+    assert np.abs(shown - RGB * (128 / 255)).max() <= 1
+
+
+def test_cmyk_and_ycck_jpegs_are_as_adobe_writes_them() -> None:
+    """Inverted, with or without its marker; a file that is not inverted looks like its negative."""
+    file = encode(PICTURE.convert("CMYK"), "JPEG", quality=98)
+    marker = file.index(b"\xff\xee")
+    unmarked = file[:marker] + file[marker + 16 :]
+    np.testing.assert_array_equal(decode(unmarked), decode(file))
+    transform = file.index(b"Adobe") + 11
+    ycck = file[:transform] + b"\2" + file[transform + 1 :]
+    reference = np.asarray(Image.open(io.BytesIO(ycck)).convert("RGB"), np.int16)
+    assert np.abs(decode(ycck) - reference).mean() < 2
 
 
 def tiff_with(tag: int, *, count: int, value: int) -> bytes:
@@ -340,6 +483,25 @@ def test_preprocessing_loads_to_its_size() -> None:
     np.testing.assert_array_equal(image, resize(RGB, height=32, width=16))
     with pytest.raises(ImageTooLargeError):
         preprocessing.load(encode(PICTURE, "PNG"), max_pixels=100)
+
+
+def test_preprocessing_decodes_as_it_says() -> None:
+    new = Preprocessing(height=32, width=16)
+    old = new.model_copy(update={"decoder": "exact-1"})
+    file = stored_turned(PICTURE, 6, "PNG")
+    np.testing.assert_array_equal(new.load(file), new.fit(RGB))
+    np.testing.assert_array_equal(old.load(file), new.fit(decode(file, decoder="exact-1")))
+    assert not np.array_equal(new.load(file), old.load(file))
+    assert old.with_new_decoder() == new
+    assert old.fits(new)
+    assert not old.fits(Preprocessing(height=32, width=24))
+
+
+def test_what_older_versions_wrote_is_read_as_it_was() -> None:
+    """The text decides a served model's fingerprint, and so whether its vectors still count."""
+    text = '{"height":32,"width":16,"interpolation":"area","decoder":"exact-1"}'
+    assert Preprocessing.model_validate_json(text).model_dump_json() == text
+    assert Preprocessing(height=32, width=16).decoder == "exact-2"
 
 
 def test_preprocessing_is_frozen_checked_and_round_trips() -> None:

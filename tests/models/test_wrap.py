@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from models.bundle import Bundle, check_self_test, write_bundle
 from models.errors import BundleExistsError, SelfTestFailedError, WrapError
 from models.foreign_graph import InputConvention, names_read
+from models.image import DECODER
 from models.manifest import ModelCard
 from tests.support.foreign_onnx import (
     CHANNELS,
@@ -96,6 +97,7 @@ def test_the_bundle_gives_the_originals_vectors_at_any_batch(
         CHANNELS,
     )
     assert (manifest.preprocessing.height, manifest.preprocessing.width) == (HEIGHT, WIDTH)
+    assert manifest.preprocessing.decoder == DECODER
 
 
 def test_the_bundle_gives_what_the_standard_defines_where_the_runtime_does_not(

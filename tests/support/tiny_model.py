@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from models.bundle import INPUT_NAME, OUTPUT_NAME, Bundle, write_bundle
-from models.image import Preprocessing
+from models.image import DECODER, Decoder, Preprocessing
 from models.manifest import ModelCard
 from models.self_test_images import make_self_test_images
 
@@ -66,7 +66,13 @@ def onnx_model(shift: float = 0.0) -> bytes:
 
 
 def write_tiny_bundle(
-    out: Path, *, name: str = "tiny", version: str = "1", shift: float = 0.0, **changes: object
+    out: Path,
+    *,
+    name: str = "tiny",
+    version: str = "1",
+    shift: float = 0.0,
+    decoder: Decoder = DECODER,
+    **changes: object,
 ) -> Bundle:
     """A bundle of `embed`; `shift` makes another model of it. changes: of `write_bundle`."""
     images = make_self_test_images(HEIGHT, WIDTH)
@@ -74,7 +80,7 @@ def write_tiny_bundle(
         name=name,
         version=version,
         backbone="block_means",
-        preprocessing=PREPROCESSING,
+        preprocessing=PREPROCESSING.model_copy(update={"decoder": decoder}),
         method="source",
         created=datetime(2026, 1, 2, tzinfo=UTC),
     )

@@ -72,6 +72,15 @@ def test_an_old_model_of_another_size_is_refused(home: Path, tmp_path: Path) -> 
         gather(run, None, other, CPU)
 
 
+def test_an_old_model_of_an_older_decoder_is_compared_on_the_crops_of_the_run(
+    home: Path, tmp_path: Path
+) -> None:
+    run = Run.open(home / "new")
+    older = run.info.preprocessing.model_copy(update={"decoder": "exact-1"})
+    other = finished(tmp_path / "other", preprocessing=older)
+    assert set(gather(run, None, other, CPU).embeddings) == {"before", "after"}
+
+
 def test_labels_of_another_number_of_crops_are_not_used(copied: Run) -> None:
     tensors = {"00": torch.zeros(5, dtype=torch.int64)}
     save_tensors(copied.path / "labels.safetensors", tensors, {"round": copied.info.rounds})

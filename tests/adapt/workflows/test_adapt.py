@@ -133,6 +133,24 @@ def test_adapt_takes_over_architecture_and_names_its_origin(
     assert weights(run.path) != weights(init)
 
 
+def test_a_new_run_has_the_decoder_of_today_whatever_its_inits_had(
+    market: Callable[..., Path], tmp_path: Path, init: Path
+) -> None:
+    """Its weights are as before where no crop stores an orientation."""
+    site = market("site", seed=5)
+    info = json.loads((init / "run.json").read_text())
+    info["spec"]["preprocessing"]["decoder"] = "exact-1"
+    old = Path(shutil.copytree(init, tmp_path / "old"))
+    (old / "run.json").write_text(json.dumps(info))
+    assert Run.open(old).info.preprocessing.decoder == "exact-1"
+    runs = [
+        site_run(site, init, tmp_path / f"run-{number}", inits=inits)
+        for number, inits in enumerate(([init, init], [old, init]))
+    ]
+    assert [run.info.preprocessing.decoder for run in runs] == ["exact-2", "exact-2"]
+    assert weights(runs[0].path) == weights(runs[1].path)
+
+
 def test_every_round_is_kept_where_that_is_asked_for(
     market: Callable[..., Path], tmp_path: Path, init: Path
 ) -> None:

@@ -277,6 +277,15 @@ def test_an_imported_network_is_exported(run: Run, net: ReIDNet, tmp_path: Path)
     assert (manifest.data, manifest.scores) == ({}, {})
 
 
+def test_a_bundle_decodes_as_its_run_did(net: ReIDNet, tmp_path: Path) -> None:
+    older = Preprocessing(height=HEIGHT, width=WIDTH, decoder="exact-1")
+    run = Run.create(tmp_path / "run", run_info(backbone="resnet18", preprocessing=older))
+    run.record(row(1, loss=1.0), net)
+    run.finish(1.0)
+    bundle = export_run(run, tmp_path / "bundle", name="lobby", version="1")
+    assert bundle.manifest.preprocessing == older
+
+
 @pytest.mark.parametrize(
     ("name", "version", "option"), [("My Model", "1", "--name"), ("lobby", "v1", "--version")]
 )

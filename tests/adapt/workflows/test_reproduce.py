@@ -54,6 +54,14 @@ def test_every_field_is_compared_or_an_exception(
             earlier_run(other)
 
 
+def test_a_run_that_an_older_version_began_is_continued(tmp_path: Path) -> None:
+    size = Preprocessing(height=32, width=16, decoder="exact-1")
+    run = finished(tmp_path / "run", preprocessing=size)
+    found = earlier_run(PlannedRun(spec(), run.path))
+    assert found is not None
+    assert found.info.preprocessing == size
+
+
 def test_every_exception_is_a_field_with_a_reason() -> None:
     assert set(NOT_COMPARED) < set(RunSpec.model_fields)
     assert all(NOT_COMPARED.values())

@@ -219,6 +219,14 @@ def test_runs_that_cannot_go_on(copy: Path, changes: dict[str, object], message:
     assert (copy / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_a_run_that_an_older_version_began_keeps_its_decoder(runs: RunsOnDisk, copy: Path) -> None:
+    spec = json.loads((copy / "run.json").read_text())["spec"]
+    older = spec["preprocessing"] | {"decoder": "exact-1"}
+    done = resume(changed_spec(copy, preprocessing=older), context())
+    assert done.info.preprocessing.decoder == "exact-1"
+    assert outcome(done) == outcome(runs.whole("hli"))
+
+
 def test_crops_that_changed_are_refused(runs: RunsOnDisk, copy: Path, tmp_path: Path) -> None:
     other = write_market(tmp_path / "other", persons=8, cameras=2, each=4, seed=3)
     changed_spec(copy, target=str(other))

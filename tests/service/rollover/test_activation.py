@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.bundle import Bundle
 from models.registry import Registry, verdict_file
@@ -16,6 +18,7 @@ from service.app import bootstrap
 from service.client import CallFailedError, ResightClient
 from service.config import load_settings
 from service.types import Enrolled, NewSighting
+from tests.support.exif_files import STORED_BY, encode, stored_turned
 from tests.support.running_server import Running
 from tests.support.tiny_model import crop, embed_files, write_tiny_bundle
 
@@ -88,6 +91,39 @@ async def test_activate_and_roll_back(serve: Any) -> None:
     with pytest.raises(CallFailedError) as error:
         await server.ask(client.rollback_model, "lobby")
     assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+async def test_a_rollover_turns_crops_upright_that_an_older_model_saw_as_stored(
+    serve: Any, registry: Registry, tmp_path: Path, orientation: int
+) -> None:
+    older = write_tiny_bundle(tmp_path / "older", name="older", decoder="exact-1")
+    newer = write_tiny_bundle(tmp_path / "newer", name="newer")
+    for bundle in (older, newer):
+        registry.add(bundle.path)
+    server = await serve(older.path)
+    client = server.client
+    await server.ask(client.create_site, "lobby")
+    upright = crop(1, height=48, width=48)
+    picture = Image.open(io.BytesIO(upright))
+    stored = stored_turned(picture, orientation, "PNG")
+    await server.ask(client.enroll, "lobby", [NewSighting(image=stored, camera="c1", id="s1")])
+
+    async def score(image: bytes) -> float:
+        answer = await server.ask(client.search, "lobby", image, limit=1)
+        return float(answer.matches[0].score)
+
+    as_stored = encode(picture.transpose(STORED_BY[orientation]), "PNG")
+    unlike = float((embed_files([as_stored]) @ embed_files([upright])[0])[0])
+    assert unlike < 0.9
+    assert await score(upright) == pytest.approx(unlike, abs=1e-5)
+    assert await score(stored) == pytest.approx(1, abs=1e-5)
+    await server.ask(client.activate_model, "lobby", "newer")
+    assert await score(upright) == pytest.approx(1, abs=1e-5)
+    assert await score(stored) == pytest.approx(1, abs=1e-5)
+    assert await score(as_stored) == pytest.approx(unlike, abs=1e-5)
+    await server.ask(client.rollback_model, "lobby")
+    assert await score(upright) == pytest.approx(unlike, abs=1e-5)
 
 
 VERDICTS = ("reject", "unjudged", "damaged", "promote", "hold", "")

@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from adapt.data.catalog.folders import read_site
 from adapt.data.decoding.decode import decode_crops
 from adapt.errors import NoImagesError
 from models.image import Preprocessing
+from tests.support.exif_files import stored_turned
 
 SIZE = Preprocessing(height=32, width=16)
 
@@ -40,6 +42,16 @@ def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
     assert "1x1" in reasons["one_pixel.png"]
     for row, sample in enumerate(data.crops.samples):
         assert np.array_equal(data.images[row], SIZE.load(sample.path.read_bytes()))
+
+
+def test_crops_are_decoded_as_the_run_says(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 20, 3), np.uint8))
+    (tmp_path / "phone.png").write_bytes(stored_turned(picture, 6, "PNG"))
+    (row,) = decode_crops(read_site(tmp_path), SIZE).images
+    np.testing.assert_array_equal(row, SIZE.fit(np.asarray(picture)))
+    older = SIZE.model_copy(update={"decoder": "exact-1"})
+    (row,) = decode_crops(read_site(tmp_path), older).images
+    np.testing.assert_array_equal(row, SIZE.fit(np.rot90(np.asarray(picture))))
 
 
 def test_nothing_readable(tmp_path: Path) -> None:
