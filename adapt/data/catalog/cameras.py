@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from adapt.data.catalog.splits import marked_folders, split_folders
@@ -123,7 +124,8 @@ def find_cameras(
         cameras = [chosen.camera_of(path) for path in paths]
         return cameras, _people_for_cameras(paths, cameras)
     cameras = cameras_by_path(paths, outside_folders=outside_folders)
-    return cameras, [*_spoiled_names(paths), *_people_for_cameras(paths, cameras)]
+    doubts = [*_spoiled_names(paths), *_people_for_cameras(paths, cameras)]
+    return cameras, [*doubts, *_folder_for_cameras(paths)]
 
 
 def cameras_by_path(paths: Sequence[str], *, outside_folders: str | None) -> list[str]:
@@ -195,6 +197,22 @@ def _people_for_cameras(paths: Sequence[str], cameras: Sequence[str]) -> list[st
     return [
         f"{plural(count, 'camera')} of {plural(len(paths), 'crop')} look like people, not cameras "
         f"({why}); give --camera-pattern, or put the crops of each camera in a folder of its own"
+    ]
+
+
+def _folder_for_cameras(paths: Sequence[str]) -> list[str]:
+    """A warning where all crops are in one folder, but in several below it."""
+    folders = [PurePosixPath(path).parts[:-1] for path in paths] or [()]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False))
+    shared = [folder for folder, _ in same]
+    below = sorted({folder[len(shared)] for folder in folders if len(folder) > len(shared)})
+    if not shared or len(below) < 2 or _cameras_by_name(paths) is not None:
+        return []
+    above = "/".join(shared)
+    return [
+        f"{plural(len(paths), 'crop')} are all taken for those of one camera, {shared[0]!r}, but "
+        f"lie in {plural(len(below), 'folder')} of {above} (first: {below[0]}); if these are "
+        f"cameras, give {above} itself, or --camera-pattern"
     ]
 
 

@@ -18,6 +18,7 @@ from adapt.data.catalog.cameras import (
     camera_codes,
     find_cameras,
     market_name,
+    msmt17_camera,
 )
 from adapt.data.catalog.image_files import IMAGE_SUFFIXES, image_files
 from adapt.data.catalog.manifest import (
@@ -34,6 +35,7 @@ from adapt.data.catalog.splits import (
     MARKS,
     SPLIT_FOLDERS,
     Split,
+    is_split_name,
     marked_folders,
     split_folders,
 )
@@ -43,6 +45,9 @@ from models.text import nfc
 from models.wording import plural
 
 log = logging.getLogger("resight")
+
+_COPIED_BY_MACS = "__MACOSX"
+"""Folder that macOS puts into its archives, with a hidden file for each file of the others."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +115,38 @@ def _hint(root: Path) -> str:
     found = sorted({path.parent for depth in ("*/", "*/*/") for path in _marks(root, depth)})
     if found:
         return f"; give one of the sets below: {', '.join(map(str, found))}"
-    if (root / "train").is_dir():
+    if _has_names_of_msmt17(root):
+        missing = [name for names in LISTS.values() for name in names if not (root / name).exists()]
         return (
-            "; crops named as in Market-1501 are found when train, query and gallery are called "
-            f"{', '.join(SPLIT_FOLDERS.values())}"
+            f"; its names are those of MSMT17, but {', '.join(missing)} are missing: its authors "
+            f"hand them out with the crops, put them into {root}"
         )
+    for depth in ("*/", "*/*/"):
+        if splits := _split_names(root, depth):
+            return (
+                f"; it has {', '.join(splits)}, but crops named as in Market-1501 are found in "
+                f"folders called {', '.join(SPLIT_FOLDERS.values())} (training, queries, gallery)"
+            )
     return "; give the folder that holds the crops"
 
 
 def _marks(root: Path, above: str) -> Iterator[Path]:
-    return (path for name in sorted(MARKS) for path in root.glob(above + name))
+    marks = (path for name in sorted(MARKS) for path in root.glob(above + name))
+    return (path for path in marks if path.parent.name != _COPIED_BY_MACS)
+
+
+def _has_names_of_msmt17(root: Path) -> bool:
+    """Whether crops have names of MSMT17, which say nothing without its lists."""
+    folders = sorted({name for names in LISTED_FOLDERS.values() for name in names})
+    firsts = (next((root / name).glob("*/*.jpg"), None) for name in folders)
+    return any(path is not None and msmt17_camera(path.name) for path in firsts)
+
+
+def _split_names(root: Path, depth: str) -> list[str]:
+    """Folders of other tools for what Market-1501 has names of its own for."""
+    own = SPLIT_FOLDERS.values()
+    found = (path for path in root.glob(depth) if is_split_name(path.name) and path.name not in own)
+    return sorted(path.relative_to(root).as_posix() for path in found)
 
 
 def _market_splits(root: Path) -> set[Split]:

@@ -41,11 +41,17 @@ _WORDS = frozenset(
         *("train", "training", "trainval", "val", "valid", "validation", "test", "testing"),
         *("query", "gallery", "probe", "bbox_train", "bbox_test", "gt_bbox"),
         *("image_train", "image_query", "image_test"),
+        *("train_all", "train_set", "test_set", "query_set", "gallery_set"),
         *("detected", "labeled", "labelled", "images_detected", "images_labeled"),
         *MARKS,
     }
 )
 """Names of splits in public sets, and of the variants of CUHK03; a camera may have one, too."""
+
+
+def is_split_name(folder: str) -> bool:
+    """Whether a folder's name is that of a split, or of a variant of CUHK03."""
+    return folder.casefold() in _WORDS
 
 
 def marked_folders(paths: Sequence[str]) -> dict[str, list[str]]:
@@ -76,7 +82,7 @@ def split_folders(paths: Sequence[str]) -> list[str]:
             name = parts[depth] if depth + 1 < len(parts) else ""  # a file is not told apart
             inside[parts[:depth]].add(name)
     for above, names in sorted(inside.items(), key=lambda each: len(each[0])):
-        words = sorted(name for name in names if name.casefold() in _WORDS)
+        words = sorted(filter(is_split_name, names))
         alone = len(names) == 1 and all(len(inside[above[:d]]) == 1 for d in range(len(above)))
         if len(words) > 1 or (words and alone):
             return ["/".join((*above, word)) for word in words]

@@ -57,7 +57,10 @@ def test_what_is_missing_to_score_is_named(market: Callable[..., Path], tmp_path
     root = market()
     for old, new in (("bounding_box_train", "train"), ("bounding_box_test", "gallery")):
         (root / old).rename(root / new)
-    with pytest.raises(DataError, match="bounding_box_test is not a folder; crops named as in"):
+    with pytest.raises(
+        DataError,
+        match="bounding_box_test is not a folder; it has gallery, train, but crops named as in",
+    ):
         LabelledCrops.read(root, SIZE)
     with pytest.raises(DataError, match="holds no labelled set: looked for the folders"):
         LabelledCrops.read(tmp_path / "other", SIZE)

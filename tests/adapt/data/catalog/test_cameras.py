@@ -65,6 +65,8 @@ def test_names_of_msmt17(name: str, found: str | None) -> None:
         (["day/20260301_101530_22_x.jpg", "night/20260301_101530_23_x.jpg"], ["day", "night"]),
         (["a/0001_c1s1_0.jpg", "b/0001C1T0001F001.jpg"], ["a", "b"]),
         (["gallery/1.jpg", "café/1.jpg"], ["gallery", "café"]),
+        (["cam1/0001/0001.jpg", "cam3/0001/0001.jpg"], ["cam1", "cam3"]),
+        (["cam01/person06_cam03_frame136.jpg", "cam02/person03_cam01_2.jpg"], ["cam01", "cam02"]),
     ],
     ids=lambda value: value[0],
 )
@@ -93,6 +95,25 @@ def test_folders_of_people_are_doubted_by_their_names_or_by_their_number() -> No
     assert "16 cameras of 624 crops look like people, not cameras (about 39 crops each)" in doubt
     many = [f"cam{n}/{k}.jpg" for n in range(16) for k in range(40)]
     assert find_cameras(many, None, outside_folders=None)[1] == []
+
+
+def test_a_folder_above_the_cameras_is_doubted() -> None:
+    """PRID 2011, iLIDS-VID, the tracks that a detector's script cut out."""
+    paths = [f"multi_shot/cam_{c}/person_{p:04d}/0001.png" for c in "ab" for p in (1, 2)]
+    cameras, (doubt,) = find_cameras(paths, None, outside_folders=None)
+    assert set(cameras) == {"multi_shot"}
+    assert "lie in 2 folders of multi_shot (first: cam_a)" in doubt
+    assert "if these are cameras, give multi_shot itself" in doubt
+    tracks = [f"exp/crops/person/{t}/1.jpg" for t in range(3)]
+    _, (doubt,) = find_cameras(tracks, None, outside_folders=None)
+    assert "3 folders of exp/crops/person (first: 0)" in doubt
+    for known in (["door/1.jpg", "lift/a/1.jpg", "lift/b/1.jpg"], ["door/a/1.jpg", "door/a/2.jpg"]):
+        assert find_cameras(known, None, outside_folders=None)[1] == []
+    assert find_cameras(paths, "(cam_.)", outside_folders=None)[1] == []
+    assert find_cameras(["x/a/1_c1s1_0.jpg", "x/b/2_c2s1_0.jpg"], None, outside_folders=None) == (
+        ["c1", "c2"],
+        [],
+    )
 
 
 def test_a_pattern_that_finds_people_is_doubted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -165,11 +166,63 @@ def test_folders_of_other_tools_are_no_cameras(
         DataError, match="parts, which are not cameras: gallery, query, train; give"
     ):
         read_site(root)
-    with pytest.raises(NoImagesError, match="found when train, query and gallery are called bound"):
+    with pytest.raises(
+        NoImagesError,
+        match=r"it has gallery, train, but crops named as in Market-1501 .* bounding_box_train",
+    ):
         read_labelled(root, ("train",))
     assert len(read_site(root / "train")) == 24
     assert read_site(root, r"_(c\d)").cameras == ("c1", "c2")
     assert "the crops of gallery, query, train are all taken for the site's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["image_query", "image_test", "image_train"],
+        ["gallery", "train_set"],
+        ["pytorch/gallery", "pytorch/train_all"],
+    ],
+)
+def test_the_folders_of_other_tools_are_named_with_the_names_to_use(
+    tmp_path: Path, folders: list[str]
+) -> None:
+    """VeRi; a set of one's own; what a script of Person_reID_baseline_pytorch writes."""
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0001_c001_00016450_0.jpg").write_bytes(b"")
+    with pytest.raises(NoImagesError, match=rf"it has {', '.join(folders)}, but .* are found in"):
+        read_labelled(tmp_path, ("train",))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_msmt17_without_its_lists_is_told_where_they_come_from(
+    tmp_path: Path, version: Literal[1, 2]
+) -> None:
+    root = write_msmt17(tmp_path, version=version)
+    for path in root.glob("list_*.txt"):
+        path.unlink()
+    with pytest.raises(
+        NoImagesError, match=r"MSMT17, but list_train.txt, .* are missing: its auth"
+    ):
+        read_labelled(root, ("train",))
+    with pytest.raises(DataError, match=r"parts|list_train\.txt is missing"):
+        read_site(root)
+
+
+def test_what_macs_put_into_archives_is_no_set(tmp_path: Path) -> None:
+    """`__MACOSX` repeats each folder, with a hidden file for each file."""
+    root = write_market(tmp_path / "set")
+    for folder in ("bounding_box_train", "query"):
+        for path in list((root / folder).iterdir()):
+            for copy in (path.parent, tmp_path / "__MACOSX" / folder):
+                copy.mkdir(parents=True, exist_ok=True)
+                (copy / f"._{path.name}").write_bytes(b"\0\5\26\7")
+    assert len(read_labelled(root, ("train",))) == 24
+    with pytest.raises(NoImagesError, match=f"give one of the sets below: {root}$"):
+        read_labelled(tmp_path, ("train",))
+    with pytest.raises(DataError, match=f"the place of 1 labelled set: give {root}$"):
+        read_site(tmp_path)
 
 
 def test_blank_lines_and_marks_of_editors_in_a_list_do_not_count(tmp_path: Path) -> None:
