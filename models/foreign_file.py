@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.errors import WrapError
+from models.files import sha256_file
 from models.wording import plural
 
 try:
@@ -159,6 +160,12 @@ def _weight_files(model: onnx.ModelProto) -> list[str]:
         if external_data_helper.uses_external_data(tensor)
     )
     return sorted(set(external))
+
+
+def weight_hashes(path: Path) -> dict[str, str]:
+    """sha256 of each file beside a model that `read_foreign` has read, by the model's names."""
+    model = onnx.load(path, load_external_data=False)
+    return {name: sha256_file(path.parent / name) for name in _weight_files(model)}
 
 
 def _load_weights(model: onnx.ModelProto, path: Path, files: list[str]) -> None:

@@ -48,6 +48,7 @@ class ForeignSource(BaseModel):
     """Where a foreign model came from, and what it was said to expect of its pixels.
 
     file, sha256: name and hash of the ONNX file that was wrapped.
+    weights: name and hash of each file beside it that held weights.
     channel_order, scale, mean, std: (scale x - mean) / std, x in 0..255, channels in this order.
     """
 
@@ -55,6 +56,7 @@ class ForeignSource(BaseModel):
 
     file: str
     sha256: Sha256
+    weights: Mapping[str, Sha256] = {}
     channel_order: Literal["rgb", "bgr"]
     scale: FiniteFloat
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]

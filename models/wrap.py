@@ -29,6 +29,7 @@ from models.foreign_file import (
     OLDEST_OPSET,
     opset_of,
     read_foreign,
+    weight_hashes,
     why_not_loaded,
     with_known_ir_version,
     with_opset,
@@ -252,7 +253,10 @@ def _card(
             method="foreign",
             created=created,
             foreign=ForeignSource(
-                file=onnx_path.name, sha256=sha256_file(onnx_path), **asdict(convention)
+                file=onnx_path.name,
+                sha256=sha256_file(onnx_path),
+                weights=weight_hashes(onnx_path),
+                **asdict(convention),
             ),
         )
     except ValidationError as error:

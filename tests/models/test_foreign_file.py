@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ def test_weights_in_a_file_beside_come_along(tmp_path: Path, images: NDArray[np.
     made = wrapped(path, tmp_path / "bundle")
     assert made.changes[0] == "the weights in model.onnx.data are in the bundle's model.onnx"
     expected = original_vectors(path, images)
+    digest = hashlib.sha256((tmp_path / "model.onnx.data").read_bytes()).hexdigest()
+    source = made.bundle.manifest.foreign
+    assert source is not None
+    assert source.weights == {"model.onnx.data": digest}
     (tmp_path / "model.onnx.data").unlink()
     np.testing.assert_allclose(embedder(made.bundle)(images), expected, atol=1e-5)
 
