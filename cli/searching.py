@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from cli.common import (
     table,
 )
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
-from service.types import Match, Sighting, SightingFilter
+from service.types import Match, Sighting, SightingFilter, UnknownValues
 
 Cameras = Annotated[
     list[str] | None, typer.Option("--camera", help="Only this camera; repeatable.")
@@ -66,9 +67,19 @@ def search(
         raise typer.BadParameter(f"cannot read {image}: {error.strerror}") from error
     with ResightClient(server) as client:
         answer = client.search(site, query, limit=limit, wanted=wanted)
+    for unknown in answer.unknown:
+        _warn(site, unknown)
     if as_json:
         matches = [_match_json(rank, match) for rank, match in enumerate(answer.matches, 1)]
-        print_json({"site": site, "query": str(image), "model": answer.model, "matches": matches})
+        print_json(
+            {
+                "site": site,
+                "query": str(image),
+                "model": answer.model,
+                "matches": matches,
+                "unknown": [_unknown_json(unknown) for unknown in answer.unknown],
+            }
+        )
     elif not answer.matches:
         typer.echo(f"no sightings in site {site} pass the filter")
     else:
@@ -107,7 +118,8 @@ def sighting_list(
         end=_parse_time(end, "--to"),
     )
     with ResightClient(server) as client:
-        found = list(islice(client.sightings(site, wanted), limit))
+        listed = client.sightings(site, wanted, on_unknown=partial(_warn, site))
+        found = list(islice(listed, limit))
     if as_json:
         print_json([_sighting_json(sighting) for sighting in found])
     elif not found:
@@ -140,6 +152,44 @@ def sighting_delete(
     if failed:
         faults = "; ".join(map(str, failed))
         raise ClientError(f"{len(failed)} of {plural(len(ids), 'sighting')} not deleted: {faults}")
+
+
+_OPTIONS = {
+    "cameras": ("camera", "--camera"),
+    "exclude_cameras": ("camera", "--exclude-camera"),
+    "persons": ("person", "--person"),
+    "exclude_tracks": ("track", "--exclude-track"),
+}
+"""What the lists of a filter name, and their options."""
+
+
+def _warn(site: str, unknown: UnknownValues) -> None:
+    """Say on stderr that no sighting has some values of a filter, and what there is instead."""
+    noun, option = _OPTIONS.get(unknown.field, (unknown.field, unknown.field))
+    names = [repr(value) for value in unknown.values]
+    asked = f"the {noun if unknown.count == 1 else f'{noun}s'} {_some(names, unknown.count)}"
+    there = f"the site has no {noun}s"
+    if unknown.known_count and not unknown.known:
+        there = f"the site has {plural(unknown.known_count, noun)}"
+    elif unknown.known_count:
+        known = [repr(value) for value in unknown.known]
+        there = f"{noun}s of the site: {_some(known, unknown.known_count)}"
+    typer.echo(f"warning: no sighting of site {site} has {asked} ({option}); {there}", err=True)
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    left = count - len(names)
+    return f"{', '.join(names)}{f' and {left} more' if left else ''}"
+
+
+def _unknown_json(unknown: UnknownValues) -> dict[str, Any]:
+    return {
+        "field": unknown.field,
+        "values": list(unknown.values),
+        "count": unknown.count,
+        "known": list(unknown.known),
+        "known_count": unknown.known_count,
+    }
 
 
 _SIGHTING_HEADER = ["camera", "time", "track", "person", "file", "sighting"]

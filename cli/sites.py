@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from adapt.runtime.progress import progress
 from cli.common import AsJson, ServerOption, SiteName, plural, print_json, short_time, table
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
-from service.types import RolloverProgress, Site
+from service.types import CameraSummary, RolloverProgress, Site
 
 DropUnusable = Annotated[
     bool,
@@ -38,26 +38,72 @@ def site_create(
 
 
 @sites.command("list")
-def site_list(server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+def site_list(
+    cameras: Annotated[
+        bool, typer.Option("--cameras", help="List the cameras of each site, as `site show` does.")
+    ] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
     """List the sites."""
     with ResightClient(server) as client:
         found = list(client.sites())
-    if as_json:
+        seen = [(site, list(client.cameras(site.id)) if cameras else []) for site in found]
+    if as_json and cameras:
+        print_json([_with_cameras(site, of_it) for site, of_it in seen])
+    elif as_json:
         print_json([_site_json(site) for site in found])
     elif not found:
         typer.echo("no sites; create one with `resight site create NAME`")
-    else:
+    elif cameras:
         rows = [
-            [
-                site.id,
-                str(site.sightings),
-                site.model,
-                "ready" if site.ready else "needs reembed",
-                short_time(site.created),
-            ]
-            for site in found
+            [site.id, *cells]
+            for site, of_it in seen
+            for cells in _camera_cells(of_it) or [["", "0", "", ""]]
         ]
-        typer.echo(table(["site", "sightings", "model", "state", "created"], rows, right=[1]))
+        typer.echo(table(["site", *_CAMERA_HEADER], rows, right=[2]))
+    else:
+        typer.echo(_site_table(found))
+
+
+def _site_table(found: Sequence[Site]) -> str:
+    rows = [
+        [
+            site.id,
+            str(site.sightings),
+            site.model,
+            "ready" if site.ready else "needs reembed",
+            short_time(site.created),
+        ]
+        for site in found
+    ]
+    return table(["site", "sightings", "model", "state", "created"], rows, right=[1])
+
+
+@sites.command("show")
+def site_show(
+    name: SiteName, server: ServerOption = DEFAULT_SERVER, as_json: AsJson = False
+) -> None:
+    """Show a site and its cameras: sightings of each, times of the first and the last."""
+    with ResightClient(server) as client:
+        site = client.site(name)
+        cameras = list(client.cameras(name))
+    if as_json:
+        print_json(_with_cameras(site, cameras))
+        return
+    typer.echo(_site_table([site]))
+    if cameras:
+        typer.echo(f"\n{table(_CAMERA_HEADER, _camera_cells(cameras), right=[1])}")
+
+
+_CAMERA_HEADER = ["camera", "sightings", "first", "last"]
+
+
+def _camera_cells(cameras: Sequence[CameraSummary]) -> list[list[str]]:
+    return [
+        [each.camera, str(each.sightings), short_time(each.first), short_time(each.last)]
+        for each in cameras
+    ]
 
 
 @sites.command("delete")
@@ -100,6 +146,19 @@ def show_rollover(
     dropped = f", {step.dropped} dropped" if step.dropped else ""
     typer.echo(f"site {site} uses {step.site.model}: {plural(step.embedded, 'sighting')}{dropped}")
     return step
+
+
+def _with_cameras(site: Site, cameras: Sequence[CameraSummary]) -> dict[str, Any]:
+    found = [
+        {
+            "camera": each.camera,
+            "sightings": each.sightings,
+            "first": each.first.isoformat(),
+            "last": each.last.isoformat(),
+        }
+        for each in cameras
+    ]
+    return {**_site_json(site), "cameras": found}
 
 
 def _site_json(site: Site) -> dict[str, Any]:

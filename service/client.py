@@ -48,6 +48,7 @@ from service.rpc.pb.resight.v1 import (
 )
 from service.types import (
     EVERY_SIGHTING,
+    CameraSummary,
     Enrolled,
     Match,
     ModelInfo,
@@ -56,6 +57,7 @@ from service.types import (
     Sighting,
     SightingFilter,
     Site,
+    UnknownValues,
     Vector,
 )
 
@@ -94,10 +96,15 @@ class CallFailedError(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Matches of one query, best first; model: `name@version` that embedded all vectors."""
+    """Matches of one query, best first.
+
+    model: `name@version` that embedded all vectors. unknown: values of the filter that no sighting
+    of the site has.
+    """
 
     matches: tuple[Match, ...]
     model: str
+    unknown: tuple[UnknownValues, ...] = ()
 
 
 class ResightClient:
@@ -351,6 +358,7 @@ class ResightClient:
         )
         answer = self._call(self._gallery.SearchSightings, request)
         model = names.parse_model(answer.model)
+        unknown = tuple(map(convert.unknown_from_wire, answer.unknown_filter_values))
         return [
             _item_failure(result.error)
             if result.HasField("error")
@@ -360,6 +368,7 @@ class ResightClient:
                     for match in result.matches
                 ),
                 model,
+                unknown,
             )
             for result in _one_for_each(answer.results, queries)
         ]
@@ -377,9 +386,18 @@ class ResightClient:
         return self._call(self._gallery.GetSighting, request).image or None
 
     def sightings(
-        self, site: str, wanted: SightingFilter = EVERY_SIGHTING, *, attributes: bool = True
+        self,
+        site: str,
+        wanted: SightingFilter = EVERY_SIGHTING,
+        *,
+        attributes: bool = True,
+        on_unknown: Callable[[UnknownValues], None] = lambda _: None,
     ) -> Iterator[Sighting]:
-        """The sightings that pass a filter, ordered by id, with or without their attributes."""
+        """The sightings that pass a filter, ordered by id, with or without their attributes.
+
+        on_unknown: is told the values of the filter that no sighting of the site has, a call for
+        each of its lists, before the first sighting.
+        """
         request = gallery_pb2.ListSightingsRequest(
             parent=names.site_name(site),
             filter=convert.filter_to_wire(wanted),
@@ -387,7 +405,19 @@ class ResightClient:
         )
         while True:
             answer = self._call(self._gallery.ListSightings, request)
+            for unknown in answer.unknown_filter_values:
+                on_unknown(convert.unknown_from_wire(unknown))
             yield from map(convert.sighting_from_wire, answer.sightings)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def cameras(self, site: str) -> Iterator[CameraSummary]:
+        """What a site has of each camera, ordered by name."""
+        request = gallery_pb2.ListCamerasRequest(parent=names.site_name(site))
+        while True:
+            answer = self._call(self._gallery.ListCameras, request)
+            yield from map(convert.camera_from_wire, answer.cameras)
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token

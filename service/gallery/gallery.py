@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from service.errors import CallError, SightingNotFoundError
+from service.gallery.known_values import KnownValues, missing
 from service.gallery.live_sites import LiveSites
 from service.gallery.search import search
 from service.operations.metrics import Metrics
@@ -37,6 +38,8 @@ from service.store.store import Store
 from service.types import (
     ALL_DETAIL,
     EVERY_SIGHTING,
+    FILTER_LISTS,
+    CameraSummary,
     Detail,
     Enrolled,
     Match,
@@ -45,6 +48,7 @@ from service.types import (
     Sighting,
     SightingFilter,
     Site,
+    UnknownValues,
     Vector,
     check_sighting_id,
     check_site_id,
@@ -277,6 +281,34 @@ class Gallery:
                 site, wanted, after=after, limit=limit, detail=detail
             )
         )
+
+    async def cameras(self, site: str) -> list[CameraSummary]:
+        """What a site has of each camera, ordered by name."""
+        check_site_id(site)
+
+        def work() -> list[CameraSummary]:
+            live = self._sites.get(site)
+            return self._store.cameras(site) if live is None else live.index.cameras()
+
+        return await self._read(work)
+
+    async def unknown_values(self, site: str, wanted: SightingFilter) -> list[UnknownValues]:
+        """Values of a filter that no sighting of a site has."""
+        check_site_id(site)
+        fields = {field for name, field in FILTER_LISTS.items() if getattr(wanted, name)}
+        if not fields:
+            return []
+
+        def work() -> list[UnknownValues]:
+            live = self._sites.get(site)
+            if live is not None:
+                found = live.index.missing(wanted)
+            else:
+                known = {field: KnownValues(self._store.values(site, field)) for field in fields}
+                found = missing(wanted, known)
+            return [each.told() for each in found]
+
+        return await self._read(work)
 
     async def delete_sighting(self, site: str, sighting: str) -> None:
         """Delete one sighting; `SightingNotFoundError` if there is none."""

@@ -19,6 +19,12 @@ MAX_SIGHTING_BYTES = 2_000
 MAX_ATTRIBUTES_BYTES = 140_000
 """Most bytes of a sighting's attributes on the wire."""
 
+MAX_CAMERA_BYTES = 600
+"""Most bytes of a camera on the wire."""
+
+MAX_UNKNOWN_BYTES = 50_000
+"""Most bytes of the values of a filter that no sighting has, on the wire."""
+
 MAX_ERROR_BYTES = 1_000
 """Most bytes of an item's error on the wire."""
 
@@ -105,6 +111,12 @@ def fitting(parts: Iterable[Message], max_bytes: int) -> list[bytes]:
             break
         pieces.append(piece)
     return pieces
+
+
+def with_extra(answer: bytes, extra: Message, max_bytes: int) -> bytes:
+    """The answer with further fields, where it then has at most `max_bytes`; else without."""
+    added = extra.SerializeToString()
+    return answer + added if len(answer) + len(added) <= max_bytes else answer
 
 
 def too_large(max_bytes: int, advice: str) -> BadLimitError:

@@ -21,6 +21,7 @@ from service.rpc.names import (
 )
 from service.rpc.pb.resight.v1 import gallery_pb2, model_pb2, site_pb2
 from service.types import (
+    CameraSummary,
     Enrolled,
     Match,
     ModelInfo,
@@ -29,6 +30,7 @@ from service.types import (
     Sighting,
     SightingFilter,
     Site,
+    UnknownValues,
 )
 
 ERROR_DOMAIN = "resight"
@@ -251,6 +253,48 @@ def filter_to_wire(wanted: SightingFilter) -> gallery_pb2.SightingFilter:
         end_time=None if wanted.end is None else timestamp(wanted.end),
         persons=wanted.persons,
         exclude_tracks=wanted.exclude_tracks,
+    )
+
+
+def unknown_to_wire(unknown: UnknownValues) -> gallery_pb2.UnknownFilterValues:
+    """Values of a filter that nobody has as they are sent."""
+    return gallery_pb2.UnknownFilterValues(
+        field=unknown.field,
+        values=unknown.values,
+        value_count=unknown.count,
+        known=unknown.known,
+        known_count=unknown.known_count,
+    )
+
+
+def unknown_from_wire(message: gallery_pb2.UnknownFilterValues) -> UnknownValues:
+    """Values of a filter that nobody has as they were received."""
+    return UnknownValues(
+        field=message.field,
+        values=tuple(message.values),
+        count=message.value_count,
+        known=tuple(message.known),
+        known_count=message.known_count,
+    )
+
+
+def camera_to_wire(camera: CameraSummary) -> gallery_pb2.Camera:
+    """A camera as it is sent."""
+    return gallery_pb2.Camera(
+        camera=camera.camera,
+        sighting_count=camera.sightings,
+        first_time=timestamp(camera.first),
+        last_time=timestamp(camera.last),
+    )
+
+
+def camera_from_wire(message: gallery_pb2.Camera) -> CameraSummary:
+    """A camera as it was received."""
+    return CameraSummary(
+        camera=message.camera,
+        sightings=message.sighting_count,
+        first=moment(message.first_time),
+        last=moment(message.last_time),
     )
 
 

@@ -25,11 +25,14 @@ from service.gallery.site_models import SiteModels
 from service.rpc import convert, names
 from service.rpc.answers import (
     MAX_ATTRIBUTES_BYTES,
+    MAX_CAMERA_BYTES,
     MAX_ERROR_BYTES,
     MAX_SIGHTING_BYTES,
+    MAX_UNKNOWN_BYTES,
     Answers,
     fitting,
     joined,
+    with_extra,
 )
 from service.rpc.budget import Reservation
 from service.rpc.calls import Context, Serialized, check_items
@@ -44,6 +47,7 @@ from service.types import (
     NewSighting,
     Sighting,
     SightingFilter,
+    UnknownValues,
     Vector,
     check_sighting_id,
 )
@@ -169,6 +173,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         wanted = convert.filter_from_wire(request.filter)
         detail = self._detail(request.view)
         expected = len(request.queries) * (limit * _expected_bytes(detail) + MAX_ERROR_BYTES)
+        expected += MAX_UNKNOWN_BYTES
 
         async def work(
             model: LoadedModel,
@@ -182,15 +187,24 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 raise
 
         (results, reserved), model = await self._with_model_of(site, work)
-        return await self._answers.make(lambda: self._found(site, results, model), reserved)
+        unknown = await self._gallery.unknown_values(site, wanted)
+        return await self._answers.make(
+            lambda: self._found(site, results, model, unknown), reserved
+        )
 
     def _found(
-        self, site: str, results: Sequence[Sequence[Match] | CallError], model: LoadedModel
+        self,
+        site: str,
+        results: Sequence[Sequence[Match] | CallError],
+        model: LoadedModel,
+        unknown: Sequence[UnknownValues],
     ) -> bytes:
         answers = gallery_pb2.SearchSightingsResponse
         parts = (answers(results=[convert.search_result(site, result)]) for result in results)
         named = [answers(model=names.model_name(model.info.reference))]
-        return joined(chain(parts, named), self._answers.max_bytes, SMALLER_SEARCH)
+        answer = joined(chain(parts, named), self._answers.max_bytes, SMALLER_SEARCH)
+        told = answers(unknown_filter_values=map(convert.unknown_to_wire, unknown))
+        return with_extra(answer, told, self._answers.max_bytes)
 
     def _detail(self, view: int) -> Detail:
         return Detail(
@@ -247,11 +261,20 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         call = request.parent.encode() + _bytes(request.filter)
         after = decode_token(call, request.page_token)
         detail = self._detail(request.view)
-        reservation = await self._answers.reserve(size * _expected_bytes(detail), context)
+        expected = size * _expected_bytes(detail) + MAX_UNKNOWN_BYTES
+        reservation = await self._answers.reserve(expected, context)
         found = await self._gallery.list_sightings(
             site, wanted, after=after, limit=size + 1, detail=detail
         )
-        return await self._answers.make(lambda: self._page(site, found, size, call), reservation)
+        unknown = [] if after else await self._gallery.unknown_values(site, wanted)
+
+        def page() -> bytes:
+            told = gallery_pb2.ListSightingsResponse(
+                unknown_filter_values=map(convert.unknown_to_wire, unknown)
+            )
+            return with_extra(self._page(site, found, size, call), told, self._answers.max_bytes)
+
+        return await self._answers.make(page, reservation)
 
     def _page(self, site: str, found: list[Sighting], size: int, call: bytes) -> bytes:
         pages = gallery_pb2.ListSightingsResponse
@@ -261,6 +284,27 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             token = encode_token(call, found[len(pieces) - 1].id)
             pieces.append(pages(next_page_token=token).SerializeToString())
         return b"".join(pieces)
+
+    async def ListCameras(  # noqa: N802
+        self, request: gallery_pb2.ListCamerasRequest, context: Context
+    ) -> Serialized:
+        site = names.parse_site(request.parent)
+        size = page_size(request.page_size)
+        call = b"cameras of " + request.parent.encode()
+        after = decode_token(call, request.page_token)
+        reservation = await self._answers.reserve(size * MAX_CAMERA_BYTES, context)
+        found = [each for each in await self._gallery.cameras(site) if each.camera > after]
+
+        def page() -> bytes:
+            pages = gallery_pb2.ListCamerasResponse
+            parts = (pages(cameras=[convert.camera_to_wire(each)]) for each in found[:size])
+            pieces = fitting(parts, self._answers.max_bytes)
+            if len(pieces) < len(found):
+                token = encode_token(call, found[len(pieces) - 1].camera)
+                pieces.append(pages(next_page_token=token).SerializeToString())
+            return b"".join(pieces)
+
+        return await self._answers.make(page, reservation)
 
     async def DeleteSighting(  # noqa: N802
         self, request: gallery_pb2.DeleteSightingRequest, context: Context

@@ -60,7 +60,7 @@ from service.store.tables import (
     sites,
 )
 from service.store.times import FIRST_US, LAST_US, to_us
-from service.types import Sighting, SightingFilter, Vector
+from service.types import CameraSummary, Sighting, SightingFilter, Vector
 
 CHUNK = 500
 """Most values of one IN (...), which databases limit."""
@@ -246,6 +246,14 @@ def to_sighting(row: Any) -> Sighting:
         created=stored_time(row.created_us, name),
         crop_kept=bool(row.crop_kept),
     )
+
+
+def camera_summary(row: Any, site: str) -> CameraSummary:
+    """A camera of a site; raises `DamagedRowError`."""
+    name = f"a sighting of site {site}"
+    refuse_non_text(row, name, ("camera",))
+    first, last = (stored_time(value, name) for value in (row.first_us, row.last_us))
+    return CameraSummary(row.camera, row.held, first, last)
 
 
 def select_vectors(site: str, model: str) -> Select[Any]:

@@ -54,6 +54,7 @@ from service.store.sqlite import check_log, open_all, open_sqlite, opening, refu
 from service.store.statements import (
     CHUNK,
     blob,
+    camera_summary,
     delete_sightings,
     earlier_outcome,
     filtered,
@@ -93,7 +94,14 @@ from service.store.times import to_us
 from service.store.wiper import Wiper
 from service.store.wiping import want_vectors
 from service.store.writer import Writer, store_error
-from service.types import ALL_DETAIL, Detail, Sighting, SightingFilter, Vector
+from service.types import (
+    ALL_DETAIL,
+    CameraSummary,
+    Detail,
+    Sighting,
+    SightingFilter,
+    Vector,
+)
 
 T = TypeVar("T")
 
@@ -276,6 +284,33 @@ class Store:
             if wanted.persons:
                 refuse_damaged_persons(connection, site)
             return [sighting for _, sighting in _read(connection.execute(query), detail)]
+
+    def cameras(self, site: str) -> list[CameraSummary]:
+        """What there is of each camera, ordered by name; reads the whole site."""
+        seen = sightings.c
+        query = (
+            select(
+                seen.camera,
+                func.count().label("held"),
+                func.min(seen.time_us).label("first_us"),
+                func.max(seen.time_us).label("last_us"),
+            )
+            .where(of_site(sightings, site))
+            .group_by(seen.camera)
+        )
+        with self.reading() as connection:
+            require_site(connection, site)
+            found = [camera_summary(row, site) for row in connection.execute(query)]
+        return sorted(found, key=lambda each: each.camera)
+
+    def values(self, site: str, field: str) -> list[str]:
+        """What the sightings of a site have as camera, track or person; reads the whole site."""
+        column = sightings.c[field]
+        query = select(column).where(of_site(sightings, site), column != "").distinct()
+        with self.reading() as connection:
+            require_site(connection, site)
+            found = connection.execute(query).scalars()
+            return [value for value in found if isinstance(value, str)]
 
     def index_entries(self, site: str, model: str, dimension: int) -> Iterator[list[IndexEntry]]:
         """All embeddings of one model in a site, in chunks.

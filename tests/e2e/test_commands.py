@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -103,6 +105,79 @@ def test_from_create_to_delete(resight: Command, crops: Path) -> None:
     assert "--force" in refused.stderr
     assert resight("site", "delete", "door", "--force").returncode == 0
     assert "error: there is no site door" in resight("enroll", "--site", "door", crops).stderr
+
+
+def test_a_camera_that_a_site_does_not_have_is_told_with_those_that_it_has(
+    resight: Command, tmp_path: Path
+) -> None:
+    """Folders as macOS names them, a name as a keyboard types it."""
+    crops, nfd = tmp_path / "crops", normalize("NFD", "Café")
+    for name in (f"{nfd}/a.png", "Hall/b.png", "Door/c.png"):
+        (crops / name).parent.mkdir(parents=True)
+        (crops / name).write_bytes(crop(len(name)))
+    resight("site", "create", "cafe")
+    enrolled = json.loads(resight("enroll", "--site", "cafe", crops, "--json").stdout)
+    assert sorted(each["camera"] for each in enrolled["results"]) == ["Café", "Door", "Hall"]
+    again = json.loads(resight("enroll", "--site", "cafe", crops, "--json").stdout)
+    assert (again["enrolled"], again["replaced"]) == (3, 3)
+
+    def search(*options: str) -> tuple[set[str], list[Any], str]:
+        done = resight("search", "--site", "cafe", crops / "Hall" / "b.png", *options, "--json")
+        found = json.loads(done.stdout)
+        return {m["camera"] for m in found["matches"]}, found["unknown"], done.stderr
+
+    for form in ("Café", nfd):
+        assert search("--exclude-camera", form) == ({"Door", "Hall"}, [], "")
+    cameras, unknown, told = search("--exclude-camera", "Cafe", "--exclude-track", "t1")
+    assert cameras == {"Café", "Door", "Hall"}
+    assert [(each["field"], each["values"], each["known"]) for each in unknown] == [
+        ("exclude_cameras", ["Cafe"], ["Café", "Door", "Hall"]),
+        ("exclude_tracks", ["t1"], []),
+    ]
+    assert told.splitlines() == [
+        "warning: no sighting of site cafe has the camera 'Cafe' (--exclude-camera); cameras of "
+        "the site: 'Café', 'Door', 'Hall'",
+        "warning: no sighting of site cafe has the track 't1' (--exclude-track); the site has no "
+        "tracks",
+    ]
+    listed = resight("sighting", "list", "--site", "cafe", "--camera", "Hal", "--camera", "Dor")
+    assert listed.stdout == "no sightings in site cafe pass the filter\n"
+    assert "has the cameras 'Hal', 'Dor' (--camera); cameras of the site: 'Hall'" in listed.stderr
+
+
+def test_the_cameras_of_a_site(resight: Command, crops: Path) -> None:
+    for site in ("empty", "seen"):
+        resight("site", "create", site)
+    resight("enroll", "--site", "seen", crops)
+    shown = resight("site", "show", "seen").stdout.splitlines()
+    assert shown[1].split()[:4] == ["seen", "3", "tiny@1", "ready"]
+    assert shown[3].split() == ["camera", "sightings", "first", "last"]
+    assert [line.split()[:2] for line in shown[4:]] == [["c1", "2"], ["c2", "1"]]
+    assert len(resight("site", "show", "empty").stdout.splitlines()) == 2
+
+    site = json.loads(resight("site", "show", "seen", "--json").stdout)
+    times = [
+        datetime.fromtimestamp((crops / "c1" / name).stat().st_mtime, UTC)
+        for name in ("a.png", "b.png")
+    ]
+    assert (site["site"], site["sightings"], len(site["cameras"])) == ("seen", 3, 2)
+    assert site["cameras"][0] == {
+        "camera": "c1",
+        "sightings": 2,
+        "first": min(times).isoformat(),
+        "last": max(times).isoformat(),
+    }
+    every = json.loads(resight("site", "list", "--cameras", "--json").stdout)
+    cameras = {each["site"]: each["cameras"] for each in every}
+    assert (cameras["seen"], cameras["empty"]) == (site["cameras"], [])
+    rows = [row.split() for row in resight("site", "list", "--cameras").stdout.splitlines()]
+    assert rows[0] == ["site", "camera", "sightings", "first", "last"]
+    assert ["empty", "-", "0", "-", "-"] in rows
+    assert ["seen", "c2", "1"] in [row[:3] for row in rows]
+
+    missing = resight("site", "show", "nowhere")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr.startswith("error: there is no site nowhere")
 
 
 def test_forgetting_by_command(resight: Command, crops: Path) -> None:

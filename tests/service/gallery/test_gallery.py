@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from service.operations.metrics import Metrics
 from service.store.records import IdempotencyKey
 from service.store.store import Store
 from service.types import (
+    CameraSummary,
     Enrolled,
     SightingFilter,
+    UnknownValues,
 )
 from tests.support.galleries import DIMENSION, ONE, Open, by_hand, item, matches, vector
 
@@ -125,6 +127,73 @@ async def test_the_index_can_always_be_rebuilt(open_gallery: Open) -> None:
         before = await ask(gallery)
     async with open_gallery() as gallery:
         assert await ask(gallery) == before
+
+
+def cameras_by_hand(held: dict[str, tuple[str, datetime]]) -> list[CameraSummary]:
+    """held: camera and time of each sighting."""
+    times: dict[str, list[datetime]] = {}
+    for camera, moment in held.values():
+        times.setdefault(camera, []).append(moment)
+    return [CameraSummary(c, len(t), min(t), max(t)) for c, t in sorted(times.items())]
+
+
+async def test_cameras_are_counted_whatever_happened(open_rooms: Open) -> None:
+    """Enrolled, replaced by another camera, deleted, started again; by index and by database."""
+    rng = np.random.default_rng(0)
+    held: dict[str, tuple[str, datetime]] = {}
+    async with open_rooms() as rooms:
+        await rooms.gallery.create_site("lobby")
+        assert await rooms.gallery.cameras("lobby") == []
+        for step in range(8):
+            chosen = rng.choice(12, 4, replace=False)
+            moments = [LONG_AGO + timedelta(seconds=int(rng.integers(100))) for _ in chosen]
+            named = [
+                item(f"s{n}", step, camera=f"c{rng.integers(3)}", time=moment)
+                for n, moment in zip(chosen, moments, strict=True)
+            ]
+            await rooms.gallery.enroll("lobby", ONE, named)
+            held |= {new.id: (new.camera, new.time or LONG_AGO) for new, _ in named}
+            await rooms.gallery.delete_sighting("lobby", f"s{chosen[0]}")
+            del held[f"s{chosen[0]}"]
+            assert await rooms.gallery.cameras("lobby") == cameras_by_hand(held)
+            assert rooms.store.cameras("lobby") == cameras_by_hand(held)
+    async with open_rooms() as rooms:
+        assert await rooms.gallery.cameras("lobby") == cameras_by_hand(held)
+    async with open_rooms("2") as rooms:  # the site's model is not loaded
+        assert not (await rooms.gallery.site("lobby")).ready
+        assert await rooms.gallery.cameras("lobby") == cameras_by_hand(held)
+
+
+@pytest.mark.parametrize("own", ["1", "2"])
+async def test_values_of_a_filter_that_nobody_has(open_rooms: Open, own: str) -> None:
+    """Whether the site's model is loaded or not."""
+    async with open_rooms() as rooms:
+        await rooms.gallery.create_site("lobby")
+        items = [
+            item("a", 1, camera="Café", person="Ann"),
+            item("b", 2, camera="Hall", track="t1"),
+            item("gone", 3, camera="Gone", track="t2"),
+        ]
+        await rooms.gallery.enroll("lobby", ONE, items)
+        await rooms.gallery.delete_sighting("lobby", "gone")
+    wanted = SightingFilter(
+        cameras=("Cafe\u0301", "Hall"),
+        exclude_cameras=("Cafe", "Gone"),
+        persons=("ann",),
+        exclude_tracks=("t2",),
+    )
+    async with open_rooms(own) as rooms:
+        assert await rooms.gallery.unknown_values("lobby", wanted) == [
+            UnknownValues("exclude_cameras", ("Cafe", "Gone"), 2, ("Café", "Hall"), 2),
+            UnknownValues("persons", ("ann",), 1, ("Ann",), 1),
+            UnknownValues("exclude_tracks", ("t2",), 1, ("t1",), 1),
+        ]
+        with pytest.raises(SiteNotFoundError):
+            await rooms.gallery.unknown_values("nowhere", wanted)
+        with pytest.raises(SiteNotFoundError):
+            await rooms.gallery.cameras("nowhere")
+        with pytest.raises(BadNameError):
+            await rooms.gallery.cameras("no/site")
 
 
 async def test_concurrent_changes_end_in_the_same_state_as_the_store(open_gallery: Open) -> None:

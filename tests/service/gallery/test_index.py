@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from service.gallery.index import Hit, VectorIndex
 from service.gallery.vectors import PART
 from service.store.records import IndexEntry
-from service.store.times import to_us
-from service.types import EVERY_SIGHTING, SightingFilter
+from service.store.times import from_us, to_us
+from service.types import EVERY_SIGHTING, CameraSummary, SightingFilter
 
 DIMENSION = 8
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -95,6 +95,26 @@ def search(
     return hits
 
 
+def assert_known(index: VectorIndex, entries: list[IndexEntry]) -> None:
+    """What the index says of cameras, tracks and persons, against these sightings alone."""
+    times: dict[str, list[int]] = {}
+    for entry in entries:
+        times.setdefault(entry.camera, []).append(entry.time_us)
+    assert index.cameras() == [
+        CameraSummary(camera, len(seen), from_us(min(seen)), from_us(max(seen)))
+        for camera, seen in sorted(times.items())
+    ]
+    names = tuple(f"{kind}{n}" for kind in "cpt" for n in range(5))
+    wanted = SightingFilter(cameras=names, persons=names, exclude_tracks=names)
+    columns = {"cameras": "camera", "persons": "person", "exclude_tracks": "track"}
+    right = []
+    for field, column in columns.items():
+        held = {getattr(entry, column) for entry in entries} - {""}
+        unknown = tuple(name for name in names if name not in held)
+        right.append((field, unknown, tuple(sorted(held))))
+    assert [(each.field, each.values, each.known) for each in index.missing(wanted)] == right
+
+
 filters = st.builds(
     SightingFilter,
     cameras=st.lists(st.sampled_from(["c0", "c1", "c2", "c9"]), max_size=2).map(tuple),
@@ -156,6 +176,7 @@ def test_any_history_gives_what_a_fresh_index_gives(
         found = search(index, query, 20)
     assert len(index) == len(truth)
     assert_same(found, slow_search(list(truth.values()), query, 20, EVERY_SIGHTING))
+    assert_known(index, list(truth.values()))
 
 
 @pytest.mark.usefixtures("parts_of_8")
@@ -213,6 +234,16 @@ def test_an_id_enrolled_again_is_there_once_with_its_new_vector() -> None:
     assert (hit.number, hit.id) == (second.number, first.id)
     assert hit.score == pytest.approx(1.0)
     np.testing.assert_array_equal(index.vector(first.id), second.vector)
+
+
+def test_the_same_id_twice_in_one_call_is_counted_once() -> None:
+    first, second, third = make_entries(3)
+    index = VectorIndex(DIMENSION)
+    twice = [replace(first, camera="a"), replace(second, camera="a"), replace(first, camera="b")]
+    for entries in (twice, [replace(first, camera="c"), replace(third, camera="a"), *twice]):
+        index.upsert(entries)
+        counts = {each.camera: each.sightings for each in index.cameras()}
+    assert counts == {"a": 2, "b": 1}
 
 
 def test_the_same_id_twice_in_one_call_is_there_once() -> None:

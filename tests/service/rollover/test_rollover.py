@@ -227,6 +227,12 @@ async def test_a_site_answers_as_before_during_a_rollover(open_rooms: Open) -> N
         # What is enrolled meanwhile is of model 1, and is re-embedded, too.
         await rooms.gallery.enroll("lobby", ONE, [item("new", 7), item("s0", 8)])
         numbers |= {"new": 7, "s0": 8}
+        cameras = await rooms.gallery.cameras("lobby")
+        assert {each.camera: each.sightings for each in cameras} == {
+            "c0": 1,
+            "c1": 3,
+            "c2": 2,
+        }
         (found,) = await rooms.gallery.search("lobby", ONE, [vector(1)], limit=10)
         assert matches(found) == by_hand(numbers, 1)
         *_, last = [step async for step in steps]
@@ -238,6 +244,7 @@ async def test_a_site_answers_as_before_during_a_rollover(open_rooms: Open) -> N
             await rooms.gallery.enroll("lobby", ONE, [item("late", 9)])
         (found,) = await rooms.gallery.search("lobby", TWO, [vector(101)], limit=10)
         assert matches(found) == by_hand(expected, 101)
+        assert await rooms.gallery.cameras("lobby") == cameras
         assert (await rooms.gallery.require_ready("lobby")).reference == "m@2"
 
 

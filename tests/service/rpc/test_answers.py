@@ -8,7 +8,7 @@ import pytest
 from service.errors import BadLimitError, OverloadedError
 from service.operations.metrics import Metrics
 from service.rpc import answers as module
-from service.rpc.answers import Answers, fitting, joined
+from service.rpc.answers import Answers, fitting, joined, with_extra
 from service.rpc.pb.resight.v1 import gallery_pb2
 from tests.support.fake_call import Call
 
@@ -48,6 +48,14 @@ def test_a_page_ends_before_it_is_too_large(max_bytes: int, fit: int) -> None:
     parts = iter(page("abc", "def", "ghi", "jkl"))
     assert len(fitting(parts, max_bytes)) == fit
     assert len(list(parts)) == 4 - fit - 1
+
+
+def test_what_does_not_fit_is_left_out() -> None:
+    answer = joined(page("abc"), SIZE, "")
+    (extra,) = page("def")
+    assert with_extra(answer, extra, 2 * SIZE - 1) == answer
+    whole = gallery_pb2.ListSightingsResponse.FromString(with_extra(answer, extra, 2 * SIZE))
+    assert [sighting.name for sighting in whole.sightings] == ["abc", "def"]
 
 
 async def test_answers_together_are_bounded_until_they_are_sent(

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unicodedata import normalize
 
 import grpc
 import numpy as np
@@ -26,7 +27,14 @@ from service.rpc.budget import Reservation
 from service.rpc.gallery_servicer import GalleryServicer
 from service.rpc.pb.resight.v1 import gallery_pb2
 from service.store.store import Store
-from service.types import Enrolled, NewSighting, Sighting, SightingFilter
+from service.types import (
+    CameraSummary,
+    Enrolled,
+    NewSighting,
+    Sighting,
+    SightingFilter,
+    UnknownValues,
+)
 from tests.support.fake_call import Call
 from tests.support.fake_engine import FakeEngine
 from tests.support.new_sightings import T0, sightings
@@ -168,6 +176,102 @@ async def test_pages(shared_server: Running, raw: RawClient, site: str) -> None:
     )
     found = await shared_server.ask(client.sightings, site, SightingFilter(cameras=("c1",)))
     assert [sighting.id for sighting in found] == ["s01", "s04"]
+
+
+async def test_cameras_in_pages(shared_server: Running, raw: RawClient, site: str) -> None:
+    client = shared_server.client
+    assert await shared_server.ask(client.cameras, site) == []
+    await shared_server.ask(client.enroll, site, sightings(7))
+    right = [
+        CameraSummary("c0", 3, T0, T0 + timedelta(seconds=6)),
+        CameraSummary("c1", 2, T0 + timedelta(seconds=1), T0 + timedelta(seconds=4)),
+        CameraSummary("c2", 2, T0 + timedelta(seconds=2), T0 + timedelta(seconds=5)),
+    ]
+    assert await shared_server.ask(client.cameras, site) == right
+    request = gallery_pb2.ListCamerasRequest(parent=f"sites/{site}", page_size=2)
+    first = await asyncio.to_thread(raw.gallery.ListCameras, request)
+    assert [each.camera for each in first.cameras] == ["c0", "c1"]
+    request.page_token = first.next_page_token
+    last = await asyncio.to_thread(raw.gallery.ListCameras, request)
+    assert [each.camera for each in last.cameras] == ["c2"]
+    assert not last.next_page_token
+    listed = gallery_pb2.ListSightingsRequest(parent=f"sites/{site}", page_size=2)
+    request.page_token = (
+        await asyncio.to_thread(raw.gallery.ListSightings, listed)
+    ).next_page_token
+    bad_token = ("INVALID_ARGUMENT", "BAD_PAGE_TOKEN")
+    assert await refusal(raw.gallery.ListCameras, request) == bad_token
+    for parent, error in (
+        ("sites/nowhere", ("NOT_FOUND", "SITE_NOT_FOUND")),
+        ("nowhere", ("INVALID_ARGUMENT", "BAD_NAME")),
+    ):
+        request = gallery_pb2.ListCamerasRequest(parent=parent)
+        assert await refusal(raw.gallery.ListCameras, request) == error
+
+
+async def test_another_unicode_form_is_the_same_camera_and_a_typo_is_told(
+    shared_server: Running, raw: RawClient, site: str
+) -> None:
+    """Also for a client that is not ours."""
+    nfd = normalize("NFD", "Café")
+    item, sighting = gallery_pb2.EnrollItem, gallery_pb2.Sighting
+    request = gallery_pb2.EnrollSightingsRequest(
+        parent=f"sites/{site}",
+        request_id="r-1",
+        items=[
+            item(sighting_id="a", sighting=sighting(image=crop(1), camera=nfd, person=nfd)),
+            item(sighting_id="b", sighting=sighting(image=crop(2), camera="Hall")),
+        ],
+    )
+    first = await asyncio.to_thread(raw.gallery.EnrollSightings, request)
+    assert first.results[0].sighting.camera == first.results[0].sighting.person == "Café"
+    assert await asyncio.to_thread(raw.gallery.EnrollSightings, request) == first
+
+    async def search(**fields: Any) -> Any:
+        search = gallery_pb2.SearchSightingsRequest(
+            parent=f"sites/{site}",
+            queries=[gallery_pb2.SearchQuery(image=crop(1))],
+            filter=gallery_pb2.SightingFilter(**fields),
+        )
+        return await asyncio.to_thread(raw.gallery.SearchSightings, search)
+
+    for form in ("Café", nfd):
+        answer = await search(exclude_cameras=[form])
+        assert [m.sighting.camera for m in answer.results[0].matches] == ["Hall"]
+        assert not answer.unknown_filter_values
+    answer = await search(exclude_cameras=["Cafe"], persons=[nfd])
+    assert [m.sighting.camera for m in answer.results[0].matches] == ["Café"]
+    assert list(answer.unknown_filter_values) == [
+        gallery_pb2.UnknownFilterValues(
+            field="exclude_cameras",
+            values=["Cafe"],
+            value_count=1,
+            known=["Café", "Hall"],
+            known_count=2,
+        )
+    ]
+
+
+async def test_a_list_tells_of_unknown_values_in_its_first_page(
+    shared_server: Running, raw: RawClient, site: str
+) -> None:
+    client = shared_server.client
+    await shared_server.ask(client.enroll, site, sightings(4))
+    request = gallery_pb2.ListSightingsRequest(parent=f"sites/{site}", page_size=1)
+    request.filter.cameras.extend(["c0", "c9"])
+    first = await asyncio.to_thread(raw.gallery.ListSightings, request)
+    assert [(each.field, each.values) for each in first.unknown_filter_values] == [
+        ("cameras", ["c9"])
+    ]
+    request.page_token = first.next_page_token
+    second = await asyncio.to_thread(raw.gallery.ListSightings, request)
+    assert [each.camera for each in second.sightings] == ["c0"]
+    assert not second.unknown_filter_values
+    told: list[UnknownValues] = []
+    wanted = SightingFilter(cameras=("c0", "c9"))
+    listed = await shared_server.ask(client.sightings, site, wanted, on_unknown=told.append)
+    assert [each.id for each in listed] == ["s00", "s03"]
+    assert told == [UnknownValues("cameras", ("c9",), 1, ("c0", "c1", "c2"), 3)]
 
 
 async def test_a_repeated_call_gives_the_same_answer(

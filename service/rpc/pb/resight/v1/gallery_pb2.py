@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18resight/v1/gallery.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x87\x03\n\x08Sighting\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x63\x61mera\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05track\x18\x04 \x01(\t\x12\x0e\n\x06person\x18\x05 \x01(\t\x12\x38\n\nattributes\x18\x06 \x03(\x0b\x32$.resight.v1.Sighting.AttributesEntry\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x17\n\tcrop_kept\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\r\n\x05image\x18\t \x01(\x0c\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:<\xea\x41\x39\n\x14resight.dev/Sighting\x12!sites/{site}/sightings/{sighting}\"O\n\nEnrollItem\x12\x13\n\x0bsighting_id\x18\x01 \x01(\t\x12,\n\x08sighting\x18\x02 \x01(\x0b\x32\x14.resight.v1.SightingB\x04\xe2\x41\x01\x02\"o\n\x16\x45nrollSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x16.resight.v1.EnrollItemB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x0c\x45nrollResult\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12&\n\x08sighting\x18\x02 \x01(\x0b\x32\x14.resight.v1.Sighting\x12\x10\n\x08replaced\x18\x03 \x01(\x08\"S\n\x17\x45nrollSightingsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.resight.v1.EnrollResult\x12\r\n\x05model\x18\x02 \x01(\t\"\xc1\x01\n\x0eSightingFilter\x12\x0f\n\x07\x63\x61meras\x18\x01 \x03(\t\x12\x17\n\x0f\x65xclude_cameras\x18\x02 \x03(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07persons\x18\x05 \x03(\t\x12\x16\n\x0e\x65xclude_tracks\x18\x06 \x03(\t\";\n\x0bSearchQuery\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08sighting\x18\x02 \x01(\tH\x00\x42\x07\n\x05query\"\xc1\x01\n\x16SearchSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x07queries\x18\x02 \x03(\x0b\x32\x17.resight.v1.SearchQueryB\x04\xe2\x41\x01\x02\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.resight.v1.SightingFilter\x12\r\n\x05limit\x18\x04 \x01(\x05\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.resight.v1.SightingView\">\n\x05Match\x12&\n\x08sighting\x18\x01 \x01(\x0b\x32\x14.resight.v1.Sighting\x12\r\n\x05score\x18\x02 \x01(\x02\"U\n\x0cSearchResult\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\"\n\x07matches\x18\x02 \x03(\x0b\x32\x11.resight.v1.Match\"S\n\x17SearchSightingsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.resight.v1.SearchResult\x12\r\n\x05model\x18\x02 \x01(\t\"P\n\x12GetSightingRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.resight.v1.SightingView\"\xa7\x01\n\x14ListSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.resight.v1.SightingFilter\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.resight.v1.SightingView\"Y\n\x15ListSightingsResponse\x12\'\n\tsightings\x18\x01 \x03(\x0b\x32\x14.resight.v1.Sighting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x15\x44\x65leteSightingRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02*y\n\x0cSightingView\x12\x1d\n\x19SIGHTING_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGHTING_VIEW_BASIC\x10\x01\x12\x16\n\x12SIGHTING_VIEW_FULL\x10\x02\x12\x19\n\x15SIGHTING_VIEW_COMPACT\x10\x03\x32\xb0\x03\n\x0eGalleryService\x12Z\n\x0f\x45nrollSightings\x12\".resight.v1.EnrollSightingsRequest\x1a#.resight.v1.EnrollSightingsResponse\x12Z\n\x0fSearchSightings\x12\".resight.v1.SearchSightingsRequest\x1a#.resight.v1.SearchSightingsResponse\x12\x43\n\x0bGetSighting\x12\x1e.resight.v1.GetSightingRequest\x1a\x14.resight.v1.Sighting\x12T\n\rListSightings\x12 .resight.v1.ListSightingsRequest\x1a!.resight.v1.ListSightingsResponse\x12K\n\x0e\x44\x65leteSighting\x12!.resight.v1.DeleteSightingRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18resight/v1/gallery.proto\x12\nresight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x87\x03\n\x08Sighting\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x63\x61mera\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05track\x18\x04 \x01(\t\x12\x0e\n\x06person\x18\x05 \x01(\t\x12\x38\n\nattributes\x18\x06 \x03(\x0b\x32$.resight.v1.Sighting.AttributesEntry\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x17\n\tcrop_kept\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\r\n\x05image\x18\t \x01(\x0c\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:<\xea\x41\x39\n\x14resight.dev/Sighting\x12!sites/{site}/sightings/{sighting}\"O\n\nEnrollItem\x12\x13\n\x0bsighting_id\x18\x01 \x01(\t\x12,\n\x08sighting\x18\x02 \x01(\x0b\x32\x14.resight.v1.SightingB\x04\xe2\x41\x01\x02\"o\n\x16\x45nrollSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x16.resight.v1.EnrollItemB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x0c\x45nrollResult\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12&\n\x08sighting\x18\x02 \x01(\x0b\x32\x14.resight.v1.Sighting\x12\x10\n\x08replaced\x18\x03 \x01(\x08\"S\n\x17\x45nrollSightingsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.resight.v1.EnrollResult\x12\r\n\x05model\x18\x02 \x01(\t\"\xc1\x01\n\x0eSightingFilter\x12\x0f\n\x07\x63\x61meras\x18\x01 \x03(\t\x12\x17\n\x0f\x65xclude_cameras\x18\x02 \x03(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07persons\x18\x05 \x03(\t\x12\x16\n\x0e\x65xclude_tracks\x18\x06 \x03(\t\"m\n\x13UnknownFilterValues\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\x13\n\x0bvalue_count\x18\x03 \x01(\x05\x12\r\n\x05known\x18\x04 \x03(\t\x12\x13\n\x0bknown_count\x18\x05 \x01(\x03\";\n\x0bSearchQuery\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08sighting\x18\x02 \x01(\tH\x00\x42\x07\n\x05query\"\xc1\x01\n\x16SearchSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x07queries\x18\x02 \x03(\x0b\x32\x17.resight.v1.SearchQueryB\x04\xe2\x41\x01\x02\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.resight.v1.SightingFilter\x12\r\n\x05limit\x18\x04 \x01(\x05\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.resight.v1.SightingView\">\n\x05Match\x12&\n\x08sighting\x18\x01 \x01(\x0b\x32\x14.resight.v1.Sighting\x12\r\n\x05score\x18\x02 \x01(\x02\"U\n\x0cSearchResult\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\"\n\x07matches\x18\x02 \x03(\x0b\x32\x11.resight.v1.Match\"\x93\x01\n\x17SearchSightingsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.resight.v1.SearchResult\x12\r\n\x05model\x18\x02 \x01(\t\x12>\n\x15unknown_filter_values\x18\x03 \x03(\x0b\x32\x1f.resight.v1.UnknownFilterValues\"P\n\x12GetSightingRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x04view\x18\x02 \x01(\x0e\x32\x18.resight.v1.SightingView\"\xa7\x01\n\x14ListSightingsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.resight.v1.SightingFilter\x12&\n\x04view\x18\x05 \x01(\x0e\x32\x18.resight.v1.SightingView\"\x99\x01\n\x15ListSightingsResponse\x12\'\n\tsightings\x18\x01 \x03(\x0b\x32\x14.resight.v1.Sighting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12>\n\x15unknown_filter_values\x18\x03 \x03(\x0b\x32\x1f.resight.v1.UnknownFilterValues\"\x8f\x01\n\x06\x43\x61mera\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x16\n\x0esighting_count\x18\x02 \x01(\x03\x12.\n\nfirst_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x12ListCamerasRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListCamerasResponse\x12#\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x12.resight.v1.Camera\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x15\x44\x65leteSightingRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02*y\n\x0cSightingView\x12\x1d\n\x19SIGHTING_VIEW_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGHTING_VIEW_BASIC\x10\x01\x12\x16\n\x12SIGHTING_VIEW_FULL\x10\x02\x12\x19\n\x15SIGHTING_VIEW_COMPACT\x10\x03\x32\x80\x04\n\x0eGalleryService\x12Z\n\x0f\x45nrollSightings\x12\".resight.v1.EnrollSightingsRequest\x1a#.resight.v1.EnrollSightingsResponse\x12Z\n\x0fSearchSightings\x12\".resight.v1.SearchSightingsRequest\x1a#.resight.v1.SearchSightingsResponse\x12\x43\n\x0bGetSighting\x12\x1e.resight.v1.GetSightingRequest\x1a\x14.resight.v1.Sighting\x12T\n\rListSightings\x12 .resight.v1.ListSightingsRequest\x1a!.resight.v1.ListSightingsResponse\x12N\n\x0bListCameras\x12\x1e.resight.v1.ListCamerasRequest\x1a\x1f.resight.v1.ListCamerasResponse\x12K\n\x0e\x44\x65leteSighting\x12!.resight.v1.DeleteSightingRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,10 +62,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSIGHTINGREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTSIGHTINGSREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_LISTSIGHTINGSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_LISTCAMERASREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTCAMERASREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_DELETESIGHTINGREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETESIGHTINGREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_SIGHTINGVIEW']._serialized_start=2046
-  _globals['_SIGHTINGVIEW']._serialized_end=2167
+  _globals['_SIGHTINGVIEW']._serialized_start=2601
+  _globals['_SIGHTINGVIEW']._serialized_end=2722
   _globals['_SIGHTING']._serialized_start=188
   _globals['_SIGHTING']._serialized_end=579
   _globals['_SIGHTING_ATTRIBUTESENTRY']._serialized_start=468
@@ -80,24 +82,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLSIGHTINGSRESPONSE']._serialized_end=967
   _globals['_SIGHTINGFILTER']._serialized_start=970
   _globals['_SIGHTINGFILTER']._serialized_end=1163
-  _globals['_SEARCHQUERY']._serialized_start=1165
-  _globals['_SEARCHQUERY']._serialized_end=1224
-  _globals['_SEARCHSIGHTINGSREQUEST']._serialized_start=1227
-  _globals['_SEARCHSIGHTINGSREQUEST']._serialized_end=1420
-  _globals['_MATCH']._serialized_start=1422
-  _globals['_MATCH']._serialized_end=1484
-  _globals['_SEARCHRESULT']._serialized_start=1486
-  _globals['_SEARCHRESULT']._serialized_end=1571
-  _globals['_SEARCHSIGHTINGSRESPONSE']._serialized_start=1573
-  _globals['_SEARCHSIGHTINGSRESPONSE']._serialized_end=1656
-  _globals['_GETSIGHTINGREQUEST']._serialized_start=1658
-  _globals['_GETSIGHTINGREQUEST']._serialized_end=1738
-  _globals['_LISTSIGHTINGSREQUEST']._serialized_start=1741
-  _globals['_LISTSIGHTINGSREQUEST']._serialized_end=1908
-  _globals['_LISTSIGHTINGSRESPONSE']._serialized_start=1910
-  _globals['_LISTSIGHTINGSRESPONSE']._serialized_end=1999
-  _globals['_DELETESIGHTINGREQUEST']._serialized_start=2001
-  _globals['_DELETESIGHTINGREQUEST']._serialized_end=2044
-  _globals['_GALLERYSERVICE']._serialized_start=2170
-  _globals['_GALLERYSERVICE']._serialized_end=2602
+  _globals['_UNKNOWNFILTERVALUES']._serialized_start=1165
+  _globals['_UNKNOWNFILTERVALUES']._serialized_end=1274
+  _globals['_SEARCHQUERY']._serialized_start=1276
+  _globals['_SEARCHQUERY']._serialized_end=1335
+  _globals['_SEARCHSIGHTINGSREQUEST']._serialized_start=1338
+  _globals['_SEARCHSIGHTINGSREQUEST']._serialized_end=1531
+  _globals['_MATCH']._serialized_start=1533
+  _globals['_MATCH']._serialized_end=1595
+  _globals['_SEARCHRESULT']._serialized_start=1597
+  _globals['_SEARCHRESULT']._serialized_end=1682
+  _globals['_SEARCHSIGHTINGSRESPONSE']._serialized_start=1685
+  _globals['_SEARCHSIGHTINGSRESPONSE']._serialized_end=1832
+  _globals['_GETSIGHTINGREQUEST']._serialized_start=1834
+  _globals['_GETSIGHTINGREQUEST']._serialized_end=1914
+  _globals['_LISTSIGHTINGSREQUEST']._serialized_start=1917
+  _globals['_LISTSIGHTINGSREQUEST']._serialized_end=2084
+  _globals['_LISTSIGHTINGSRESPONSE']._serialized_start=2087
+  _globals['_LISTSIGHTINGSRESPONSE']._serialized_end=2240
+  _globals['_CAMERA']._serialized_start=2243
+  _globals['_CAMERA']._serialized_end=2386
+  _globals['_LISTCAMERASREQUEST']._serialized_start=2388
+  _globals['_LISTCAMERASREQUEST']._serialized_end=2469
+  _globals['_LISTCAMERASRESPONSE']._serialized_start=2471
+  _globals['_LISTCAMERASRESPONSE']._serialized_end=2554
+  _globals['_DELETESIGHTINGREQUEST']._serialized_start=2556
+  _globals['_DELETESIGHTINGREQUEST']._serialized_end=2599
+  _globals['_GALLERYSERVICE']._serialized_start=2725
+  _globals['_GALLERYSERVICE']._serialized_end=3237
 # @@protoc_insertion_point(module_scope)

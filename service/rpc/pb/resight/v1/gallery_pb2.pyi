@@ -337,6 +337,52 @@ class SightingFilter(_message.Message):
 Global___SightingFilter: _TypeAlias = SightingFilter  # noqa: Y015
 
 @_typing.final
+class UnknownFilterValues(_message.Message):
+    """Values in one list of a SightingFilter that no sighting of the site has, e.g. a misspelled camera.
+    The filter counts as it is: such a value includes nothing, or excludes nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    VALUE_COUNT_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    KNOWN_COUNT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The list: "cameras", "exclude_cameras", "persons" or "exclude_tracks"."""
+    value_count: _builtins.int
+    """How many values there are."""
+    known_count: _builtins.int
+    """How many different ones sightings of the site have there."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values, in NFC, in the order of the request: the first 10."""
+
+    @_builtins.property
+    def known(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What sightings of the site have there: 10, those most like the values first, then others by
+        name. Empty where there are more than 1000: ask ListCameras, or look at sightings.
+        """
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        value_count: _builtins.int = ...,
+        known: _abc.Iterable[_builtins.str] | None = ...,
+        known_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "known", b"known", "known_count", b"known_count", "value_count", b"value_count", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnknownFilterValues: _TypeAlias = UnknownFilterValues  # noqa: Y015
+
+@_typing.final
 class SearchQuery(_message.Message):
     """What to look for."""
 
@@ -481,21 +527,29 @@ class SearchSightingsResponse(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that embedded queries and sightings, "models/{name}@{version}"."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
         """One per query, in the order of the request."""
 
+    @_builtins.property
+    def unknown_filter_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownFilterValues]:
+        """Values of the filter that no sighting of the site has; one entry for each list that has such.
+        Left out where the answer would have more than RESIGHT_MAX_ANSWER_BYTES with it.
+        """
+
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___SearchResult] | None = ...,
         model: _builtins.str = ...,
+        unknown_filter_values: _abc.Iterable[Global___UnknownFilterValues] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results", "unknown_filter_values", b"unknown_filter_values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,25 +629,127 @@ class ListSightingsResponse(_message.Message):
 
     SIGHTINGS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Gives the next page; empty when this is the last one."""
     @_builtins.property
     def sightings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sighting]:
         """Sightings without their images, ordered by name; at least one, unless there are no more."""
 
+    @_builtins.property
+    def unknown_filter_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownFilterValues]:
+        """As in SearchSightingsResponse; with the first page only."""
+
     def __init__(
         self,
         *,
         sightings: _abc.Iterable[Global___Sighting] | None = ...,
         next_page_token: _builtins.str = ...,
+        unknown_filter_values: _abc.Iterable[Global___UnknownFilterValues] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sightings", b"sightings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sightings", b"sightings", "unknown_filter_values", b"unknown_filter_values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSightingsResponse: _TypeAlias = ListSightingsResponse  # noqa: Y015
+
+@_typing.final
+class Camera(_message.Message):
+    """What a site has of one camera."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    SIGHTING_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    """The camera as sightings name it."""
+    sighting_count: _builtins.int
+    """Number of its sightings."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its first sighting."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its last sighting."""
+
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        sighting_count: _builtins.int = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "first_time", b"first_time", "last_time", b"last_time", "sighting_count", b"sighting_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Camera: _TypeAlias = Camera  # noqa: Y015
+
+@_typing.final
+class ListCamerasRequest(_message.Message):
+    """Request of GalleryService.ListCameras."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"sites/{site}"."""
+    page_size: _builtins.int
+    """The most cameras to return, 1 to 1000; 0 means 100, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """next_page_token of the former answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCamerasRequest: _TypeAlias = ListCamerasRequest  # noqa: Y015
+
+@_typing.final
+class ListCamerasResponse(_message.Message):
+    """Answer of GalleryService.ListCameras."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Gives the next page; empty when this is the last one."""
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___Camera]:
+        """Cameras, ordered by name; at least one, unless there are no more."""
+
+    def __init__(
+        self,
+        *,
+        cameras: _abc.Iterable[Global___Camera] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCamerasResponse: _TypeAlias = ListCamerasResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSightingRequest(_message.Message):

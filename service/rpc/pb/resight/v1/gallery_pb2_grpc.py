@@ -63,6 +63,11 @@ class GalleryServiceStub:
                 request_serializer=resight_dot_v1_dot_gallery__pb2.ListSightingsRequest.SerializeToString,
                 response_deserializer=resight_dot_v1_dot_gallery__pb2.ListSightingsResponse.FromString,
                 _registered_method=True)
+        self.ListCameras = channel.unary_unary(
+                '/resight.v1.GalleryService/ListCameras',
+                request_serializer=resight_dot_v1_dot_gallery__pb2.ListCamerasRequest.SerializeToString,
+                response_deserializer=resight_dot_v1_dot_gallery__pb2.ListCamerasResponse.FromString,
+                _registered_method=True)
         self.DeleteSighting = channel.unary_unary(
                 '/resight.v1.GalleryService/DeleteSighting',
                 request_serializer=resight_dot_v1_dot_gallery__pb2.DeleteSightingRequest.SerializeToString,
@@ -146,6 +151,17 @@ class GalleryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCameras(self, request, context):
+        """Lists the cameras that sightings of a site have, ordered by name, with their number and the times
+        of the first and the last. A page ends before it has more than RESIGHT_MAX_ANSWER_BYTES.
+
+        INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
+        parent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSighting(self, request, context):
         """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
         docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
@@ -178,6 +194,11 @@ def add_GalleryServiceServicer_to_server(servicer, server):
                     servicer.ListSightings,
                     request_deserializer=resight_dot_v1_dot_gallery__pb2.ListSightingsRequest.FromString,
                     response_serializer=resight_dot_v1_dot_gallery__pb2.ListSightingsResponse.SerializeToString,
+            ),
+            'ListCameras': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCameras,
+                    request_deserializer=resight_dot_v1_dot_gallery__pb2.ListCamerasRequest.FromString,
+                    response_serializer=resight_dot_v1_dot_gallery__pb2.ListCamerasResponse.SerializeToString,
             ),
             'DeleteSighting': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSighting,
@@ -301,6 +322,33 @@ class GalleryService:
             '/resight.v1.GalleryService/ListSightings',
             resight_dot_v1_dot_gallery__pb2.ListSightingsRequest.SerializeToString,
             resight_dot_v1_dot_gallery__pb2.ListSightingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCameras(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resight.v1.GalleryService/ListCameras',
+            resight_dot_v1_dot_gallery__pb2.ListCamerasRequest.SerializeToString,
+            resight_dot_v1_dot_gallery__pb2.ListCamerasResponse.FromString,
             options,
             channel_credentials,
             insecure,

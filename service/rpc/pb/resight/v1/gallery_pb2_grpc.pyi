@@ -91,6 +91,13 @@ class GalleryServiceStub:
       parent and filter.
     INVALID_ARGUMENT / BAD_FILTER: as for SearchSightings.
     """
+    ListCameras: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.ListCamerasRequest, _gallery_pb2.ListCamerasResponse]
+    """Lists the cameras that sightings of a site have, ordered by name, with their number and the times
+    of the first and the last. A page ends before it has more than RESIGHT_MAX_ANSWER_BYTES.
+
+    INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
+      parent.
+    """
     DeleteSighting: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.DeleteSightingRequest, _empty_pb2.Empty]
     """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
     docs/service.md (privacy) names. This cannot be undone. To forget a person, list that person's sightings and delete each.
@@ -159,6 +166,13 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
       parent and filter.
     INVALID_ARGUMENT / BAD_FILTER: as for SearchSightings.
+    """
+    ListCameras: _aio.UnaryUnaryMultiCallable[_gallery_pb2.ListCamerasRequest, _gallery_pb2.ListCamerasResponse]  # type: ignore[assignment]
+    """Lists the cameras that sightings of a site have, ordered by name, with their number and the times
+    of the first and the last. A page ends before it has more than RESIGHT_MAX_ANSWER_BYTES.
+
+    INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
+      parent.
     """
     DeleteSighting: _aio.UnaryUnaryMultiCallable[_gallery_pb2.DeleteSightingRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes one sighting with its crop and its embedding; they are overwritten on disk, but for what
@@ -249,6 +263,19 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
           parent and filter.
         INVALID_ARGUMENT / BAD_FILTER: as for SearchSightings.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCameras(
+        self,
+        request: _gallery_pb2.ListCamerasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gallery_pb2.ListCamerasResponse, _abc.Awaitable[_gallery_pb2.ListCamerasResponse]]:
+        """Lists the cameras that sightings of a site have, ordered by name, with their number and the times
+        of the first and the last. A page ends before it has more than RESIGHT_MAX_ANSWER_BYTES.
+
+        INVALID_ARGUMENT / BAD_PAGE_TOKEN: page_token did not come from a former answer to the same
+          parent.
         """
 
     @_abc_1.abstractmethod
