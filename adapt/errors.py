@@ -4,7 +4,8 @@ AdaptError
 ├── DataError                 a folder, file or table that cannot be used
 │   ├── NoImagesError         nothing readable below a folder
 │   ├── TooFewCropsError      a site that is too small to learn from
-│   └── NonFiniteFeaturesError  NaN or infinity in features
+│   ├── NonFiniteFeaturesError  NaN or infinity in features
+│   └── ZeroFeaturesError     rows of zeros in features
 ├── ConfigError               an invalid recipe, --set value or --device
 ├── RunError                  a run folder that cannot be read or continued
 │   ├── WriteError            a run folder that cannot be written now, as its disk is full
@@ -61,6 +62,17 @@ class NonFiniteFeaturesError(DataError):
             "extract the features again"
         )
         self.first_row = first_row
+        self.rows = rows
+
+
+class ZeroFeaturesError(DataError):
+    """Rows of features with nothing but zeros, which point nowhere. name: of the set."""
+
+    def __init__(self, name: str, first_row: int, rows: int) -> None:
+        super().__init__(
+            f"{plural(rows, f'{name} feature row')} with nothing but zeros (first: row "
+            f"{first_row}): no direction to compare; extract the features again"
+        )
         self.rows = rows
 
 

@@ -34,6 +34,8 @@ from models.backbones.net import ReIDNet
 from models.backbones.trunks import BACKBONES, build_backbone
 from models.image import Preprocessing
 
+log = logging.getLogger("resight")
+
 DEFAULT = (
     *("resnet18", "mobilenet_v2"),
     *("osnet_x0_25", "osnet_x0_5", "osnet_x0_75", "osnet_x1_0", "osnet_ain_x1_0"),
@@ -95,7 +97,10 @@ def _planned_minutes(run: Path) -> float:
 def across_cameras(net: ReIDNet, site: BenchmarkSite) -> float:
     """mAP, the query's camera left out."""
     vectors = embedded(network_embedder(net, CPU), site.judged)
-    return site.judged.rank(*vectors, protocol="other-camera").mAP
+    scores = site.judged.rank(*vectors, protocol="other-camera")
+    for doubt in scores.doubts():
+        log.warning("%s", doubt)
+    return scores.mAP
 
 
 def cost(backbone: str, size: Preprocessing) -> tuple[float, float]:

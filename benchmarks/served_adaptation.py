@@ -24,8 +24,9 @@ import numpy as np
 
 from adapt.data.catalog.folders import read_labelled
 from adapt.runs.folder import Run
-from adapt.types import CropSet
+from adapt.types import UNLABELLED, CropSet
 from adapt.workflows.export import export_run
+from benchmarks.served_ranking import average_precision
 from service.client import CallFailedError, ResightClient
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 from service.types import NewSighting, SightingFilter
@@ -33,6 +34,8 @@ from service.types import NewSighting, SightingFilter
 SITE = "site"
 _READY = re.compile(r"ready: grpc (\S+?),")
 _SERVER_TIMEOUT_S = 600.0
+MAX_ANSWERS = 1000
+"""Of a search; the server gives no more."""
 
 
 @dataclass
@@ -94,21 +97,37 @@ def enroll(server: ServedProcess, listing: CropSet) -> None:
         raise failed[0]
 
 
-def score(server: ServedProcess, listing: CropSet) -> tuple[float, str]:
-    """mAP of all searches in the other cameras, and the model that they all were answered by."""
+@dataclass(frozen=True)
+class Searched:
+    """Searches in the other cameras. mAP: of those whose person is there, a match that is not
+    answered counting as 0. judged: how many these are, of `asked`. model: that answered them all.
+    """
+
+    mAP: float  # noqa: N815 - the field's name for it
+    judged: int
+    asked: int
+    model: str
+
+
+def score(server: ServedProcess, listing: CropSet) -> Searched:
+    """Search for every crop."""
     persons = np.array([sample.person for sample in listing.samples])
+    cameras = np.array([sample.camera for sample in listing.samples])
     precisions, models = [], set()
     with server.client() as client:
         for row, sample in enumerate(listing.samples):
             others = SightingFilter(exclude_cameras=(listing.cameras[sample.camera],))
-            answer = client.search(SITE, f"s{row:06d}", limit=1000, wanted=others)
+            answer = client.search(SITE, f"s{row:06d}", limit=MAX_ANSWERS, wanted=others)
             models.add(answer.model)
             found = np.array([int(match.sighting.id[1:]) for match in answer.matches], int)
-            ranks = np.flatnonzero(persons[found] == sample.person) + 1
-            if len(ranks):
-                precisions.append(float((np.arange(1, len(ranks) + 1) / ranks).mean()))
+            wanted = (persons == sample.person) & (persons != UNLABELLED)
+            matches = int((wanted & (cameras != sample.camera)).sum())
+            precisions.append(average_precision(wanted[found], matches))
     (model,) = models
-    return float(np.mean(precisions)), model
+    judged = [each for each in precisions if each is not None]
+    if not judged:
+        raise SystemExit("no crop shows a person of another camera: give a set of several cameras")
+    return Searched(float(np.mean(judged)), len(judged), len(precisions), model)
 
 
 def adapt(server: ServedProcess, spec: AdaptationSpec, kill_after: int) -> Adaptation:
@@ -157,7 +176,7 @@ def main() -> None:
     server.start()
     try:
         enroll(server, listing)
-        rows = [("enrolled", *score(server, listing))]
+        rows = [("enrolled", score(server, listing))]
         began = time.monotonic()
         job = adapt(
             server, AdaptationSpec("mmt", options.recipe, tuple(options.set)), options.kill_after
@@ -165,15 +184,15 @@ def main() -> None:
         minutes = (time.monotonic() - began) / 60
         with server.client() as client:
             list(client.activate_model(SITE, job.model))
-            rows.append(("activated", *score(server, listing)))
+            rows.append(("activated", score(server, listing)))
             list(client.rollback_model(SITE))
-            rows.append(("rolled back", *score(server, listing)))
+            rows.append(("rolled back", score(server, listing)))
         verdict = job.gate.verdict if job.gate else "no verdict"
         print(f"{len(listing.samples)} crops, {minutes:.0f} minutes; gate: {verdict}")
         print("\n".join(f"  {reason}" for reason in (job.gate.reasons if job.gate else ())))
-        print("| | model | other-camera mAP over the wire |\n|---|---|---|")
-        for what, mean, model in rows:
-            print(f"| {what} | {model} | {mean:.3f} |")
+        print("| | model | other-camera mAP over the wire | queries |\n|---|---|---|---|")
+        for what, each in rows:
+            print(f"| {what} | {each.model} | {each.mAP:.3f} | {each.judged} of {each.asked} |")
     finally:
         code = server.end(signal.SIGTERM)
     print(f"the server ended with {code}")

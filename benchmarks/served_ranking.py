@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapt.evaluation.scoring import LabelledCrops, bundle_embedder
+from adapt.types import UNLABELLED
 from cli.local_server import local_server
 from models.bundle import Bundle
 from service.client import CallFailedError, ResightClient
@@ -21,7 +24,9 @@ TIE = 1e-6
 class ServedRanking:
     """searches: cross-camera searches made. same: with the very ranking of the evaluation, every
     crop of the other cameras included. ties: of the others, those where only crops whose evaluated
-    scores differ by less than `TIE` changed places. mAP: of the served rankings.
+    scores differ by less than `TIE` changed places. mAP: of the served rankings of the searches
+    whose person is in another camera; nan without any. without_match: the other searches. junk:
+    searches for nobody known, which are in neither.
     largest_score_difference: of any served score from the evaluated one.
     """
 
@@ -31,6 +36,8 @@ class ServedRanking:
     ties: int
     mAP: float  # noqa: N815 - the field's name for it
     largest_score_difference: float
+    without_match: int = 0
+    junk: int = 0
 
 
 def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> ServedRanking:
@@ -40,7 +47,8 @@ def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> Ser
     query_vectors = embed(labelled.query.images)
     gallery_vectors = embed(labelled.gallery.images)
     gallery_cameras = np.array([gallery.cameras[c] for c in gallery.camera_codes])
-    same, ties, precisions, difference = 0, 0, [], 0.0
+    same, ties, difference = 0, 0, 0.0
+    precisions: list[float | None] = []
     with local_server(bundle, data_dir) as address, ResightClient(address) as client:
         client.create_site("bench")
         new = (
@@ -69,10 +77,31 @@ def compare_served(bundle: Path, data_dir: Path, labelled: LabelledCrops) -> Ser
                 rescored = gallery_vectors[found] @ query_vectors[row]
                 ties += bool((np.diff(rescored) < TIE).all())
             served = np.array([match.score for match in answer.matches])
-            difference = max(difference, float(np.abs(served - np.sort(score)[::-1]).max()))
-            hits = np.flatnonzero(gallery.persons[found] == sample.person) + 1
-            if len(hits):
-                precisions.append(float((np.arange(1, len(hits) + 1) / hits).mean()))
+            apart = np.abs(served - np.sort(score)[::-1])
+            difference = max(difference, float(apart.max(initial=0.0)))
+            matches = int((gallery.persons[rows] == sample.person).sum())
+            if sample.person != UNLABELLED:
+                precisions.append(
+                    average_precision(gallery.persons[found] == sample.person, matches)
+                )
+    judged = [each for each in precisions if each is not None]
     return ServedRanking(
-        len(results), len(query), same, ties, float(np.mean(precisions)), difference
+        enrolled=len(results),
+        searches=len(query),
+        same=same,
+        ties=ties,
+        mAP=float(np.mean(judged)) if judged else math.nan,
+        largest_score_difference=difference,
+        without_match=len(precisions) - len(judged),
+        junk=len(query) - len(precisions),
     )
+
+
+def average_precision(right: NDArray[np.bool_], matches: int) -> float | None:
+    """Mean over all matches of the precision at each; 0 for one that was not answered.
+
+    right: (N,) which answers are matches, best first. matches: how many there are in all; None
+    without any.
+    """
+    ranks = np.flatnonzero(right) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).sum()) / matches if matches else None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapt.runs.folder import Run
     from adapt.runs.spec import RunSpec
     from adapt.synthetic import SiteSpec
+    from adapt.types import CropSet
     from models.image import Preprocessing
 
 log = logging.getLogger("resight")
@@ -228,7 +229,7 @@ def _serve_and_search(
         if failed:
             raise failed[0]
         rows = np.unique(np.linspace(0, len(query) - 1, SEARCHES).round().astype(int))
-        same = right = 0
+        same = right = without = 0
         for row in rows:
             sample = query.samples[row]
             camera = query.cameras[sample.camera]
@@ -237,8 +238,19 @@ def _serve_and_search(
             answer = client.search("demo", image, limit=ANSWERS, wanted=others)
             found = [int(match.sighting.id[1:]) for match in answer.matches]
             same += found == _expected(labelled, embeddings, int(row), camera)
-            right += gallery.samples[found[0]].person == sample.person
-    return Served(len(results), len(rows), same, ANSWERS, right / len(rows))
+            if not _in_another_camera(gallery, sample.person, camera):
+                without += 1
+            elif found:
+                right += gallery.samples[found[0]].person == sample.person
+    first_right = right / max(1, len(rows) - without)
+    return Served(len(results), len(rows), same, ANSWERS, first_right, without)
+
+
+def _in_another_camera(gallery: CropSet, person: int, camera: str) -> bool:
+    return person >= 0 and any(
+        sample.person == person and gallery.cameras[sample.camera] != camera
+        for sample in gallery.samples
+    )
 
 
 def _expected(

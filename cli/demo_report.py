@@ -33,7 +33,8 @@ class Served:
     """What the searches over gRPC gave.
 
     same_ranking: searches whose first `answers` answers are those of the evaluation.
-    first_right: share of searches whose first answer is the person.
+    first_right: share of the searches whose person is in another camera, in which it comes first;
+    0 without any. without_match: the other searches.
     """
 
     enrolled: int
@@ -41,6 +42,7 @@ class Served:
     same_ranking: int
     answers: int
     first_right: float
+    without_match: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def write_summary(out: Path, result: DemoResult) -> None:
     """Write summary.json."""
     served, seconds = result.served, result.seconds
     summary = {
-        **{name: {"mAP": s.mAP, "cmc1": s.cmc(1)} for name, s in result.scores.items()},
+        **{name: s.to_dict() for name, s in result.scores.items()},
         "served": {
             "enrolled": served.enrolled,
             "searches": served.searches,
+            "searches_without_match": served.without_match,
             "same_ranking_as_evaluate": served.same_ranking,
             "first_answer_right": served.first_right,
         },
@@ -119,7 +122,7 @@ def write_report(out: Path, result: DemoResult) -> None:
         f"Adapted to a new site without labels: mAP {before.mAP:.3f} before, {after.mAP:.3f} "
         "after, on people that adaptation never saw.",
         [
-            Section("Scores", [Table(head, rows)]),
+            Section("Scores", [Table(head, rows)], after.in_words().capitalize() + "."),
             Section("Over the rounds", [Charts(round_charts(result.adapted.metrics()))]),
             Section("Who was found", [Rankings(rankings)], _FOUND_NOTE),
             Section("What the cameras see", [Pictures(sheets)], _SHEETS_NOTE),
@@ -132,7 +135,7 @@ def write_report(out: Path, result: DemoResult) -> None:
 _FOUND_NOTE = (
     "Queries spread evenly over the set, not picked. Green frame and ✓: the same person; red frame "
     "and ✗: somebody else. Below each crop its camera and cosine similarity. Crops of the query's "
-    "person by the query's own camera are set aside."
+    "person by the query's own camera are set aside; a query of which that leaves none says so."
 )
 _SHEETS_NOTE = "A row for each person, cameras from left to right; people of the training sets."
 
@@ -143,7 +146,7 @@ def _facts(result: DemoResult) -> dict[str, str]:
     return {
         "searches over gRPC": f"{served.same_ranking} of {served.searches} gave the same "
         f"{served.answers} answers as the evaluation; {served.first_right:.0%} found the person "
-        "first",
+        f"first{_without_match(served)}",
         "enrolled": plural(served.enrolled, "crop"),
         "backbone": f"{info.backbone}, {size.height}x{size.width}",
         "recipes": f"{result.source.info.spec.recipe_name}, {info.spec.recipe_name}",
@@ -153,6 +156,10 @@ def _facts(result: DemoResult) -> dict[str, str]:
         "versions": ", ".join(f"{k} {v}" for k, v in info.versions.items()),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _without_match(served: Served) -> str:
+    return f" ({served.without_match} have no match)" if served.without_match else ""
 
 
 def tell(out: Path, result: DemoResult) -> None:

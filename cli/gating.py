@@ -76,14 +76,24 @@ def _refuse_loss(file: Path) -> None:
 def _described(report: GateReport) -> str:
     lines = []
     if report.comparisons:
-        header = ("proxy", "old", "new", "new - old", "interval", "vote")
-        lines.append(table(header, [_row(each) for each in report.comparisons], (1, 2, 3)))
+        header = ("proxy", "old", "new", "new - old", "interval", "crops", "vote")
+        lines.append(table(header, [_row(each) for each in report.comparisons], (1, 2, 3, 5)))
     lines.append(
-        f"{plural(report.crops, 'crop')}, "
+        f"{plural(report.crops, 'crop')}{_left_out(report)}, "
         f"{report.groups} groups (tracks, and crops without a track)"
     )
     lines.append(f"verdict: {report.verdict}")
     return "\n".join(lines + [f"  {reason}" for reason in report.reasons])
+
+
+def _left_out(report: GateReport) -> str:
+    total = report.crops + report.unreadable + report.not_held_back
+    parts = [
+        f"{report.unreadable} cannot be read" if report.unreadable else "",
+        f"{report.not_held_back} not held back" if report.not_held_back else "",
+    ]
+    told = ", ".join(filter(None, parts))
+    return f" of {total} ({told})" if told else ""
 
 
 def _row(each: ProxyComparison) -> tuple[str, ...]:
@@ -95,4 +105,5 @@ def _row(each: ProxyComparison) -> tuple[str, ...]:
     counts = each.voter and each.difference is not None
     cast = {1: "better", -1: "worse", 0: "unclear"}[each.vote] if counts else ""
     difference = figure(each.difference, "+.3f")
-    return each.name, figure(each.old), figure(each.new), difference, between, cast
+    measured = str(each.measured) if each.difference is not None else ""
+    return each.name, figure(each.old), figure(each.new), difference, between, measured, cast

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from adapt.evaluation.metrics import RetrievalScores
     from adapt.recipes.papers import Figures
     from adapt.workflows.reproduce import PlannedRun, TaskPlan
+
+log = logging.getLogger("resight")
 
 _RANKS = (("mAP", "mAP"), ("top1", "cmc1"), ("top5", "cmc5"), ("top10", "cmc10"))
 """Columns: names in a paper's row and in our scores."""
@@ -74,6 +77,9 @@ def reproduce(
     rows = run_all(plan, RunContext(picked))
     typer.echo(_heading(plan))
     typer.echo(_compared([(row.label, row.paper, row.ours) for row in rows]))
+    typer.echo(f"scored on {rows[0].ours.in_words()}")
+    for doubt in rows[0].ours.doubts():
+        log.warning("%s", doubt)
 
 
 def _heading(plan: TaskPlan) -> str:

@@ -6,6 +6,7 @@ torch is imported inside the commands: the rest of `resight` runs without it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapt.evaluation.metrics import ProtocolName
+from adapt.evaluation.protocols import ProtocolName
 from cli.common import METHOD_HELP, plural
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from adapt.runs.spec import RunSpec
     from adapt.runtime.context import RunContext
     from adapt.runtime.distributed import ProcessGroup
+
+log = logging.getLogger("resight")
 
 Recipe = Annotated[str, typer.Option(help="Built-in recipe, or a .toml file.")]
 RecipeOfMethod = Annotated[
@@ -225,7 +228,10 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         ProtocolName,
-        typer.Option(help="Matches to ignore; other-camera: all of the query's camera."),
+        typer.Option(
+            help="What is set aside: the query's person in its camera, all of its camera, or the "
+            "query alone."
+        ),
     ] = "market",
     center_cameras: Annotated[
         bool, typer.Option(help="Subtract each camera's mean feature first (a control).")
@@ -242,11 +248,12 @@ def evaluate(
         scores = _score_model(model, data, protocol, center_cameras, device)
     else:
         raise typer.BadParameter("give --model and --data, or --features")
+    for doubt in scores.doubts():
+        log.warning("%s", doubt)
     if as_json:
         typer.echo(json.dumps(scores.to_dict()))
         return
-    queries = plural(scores.queries, "query", "queries")
-    typer.echo(f"protocol {scores.protocol}: {queries}, {scores.gallery} in gallery")
+    typer.echo(f"protocol {scores.protocol}: {scores.in_words()}")
     for label in ("mAP", "cmc1", "cmc5", "cmc10"):
         typer.echo(f"  {label:<6}{scores.to_dict()[label]:.4f}")
 
@@ -366,4 +373,5 @@ def _score_model(
 
     embed, preprocessing = open_model(model, device)
     labelled = LabelledCrops.read(data, preprocessing)
+    labelled.check(protocol)
     return labelled.score(embed, protocol=protocol, camera_centering=centering)

@@ -62,7 +62,7 @@ def paired_bootstrap(
     same = np.array_equal(before.query_row, after.query_row)
     if not same or (before.protocol, before.gallery) != (after.protocol, after.gallery):
         raise ValueError("both scores must be of the same queries, gallery and protocol")
-    if len(query_ids) != before.queries + before.skipped_queries:
+    if len(query_ids) != before.rows:
         raise ValueError(f"{len(query_ids)} query ids do not fit the scored queries")
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples {resamples} must be >= 1, confidence {confidence} in (0, 1)")

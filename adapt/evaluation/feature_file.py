@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.errors import DataError
+from adapt.evaluation.protocols import REMEDY, UNKNOWN_CAMERA
 from models.text import nfc
 
 KEYS = (
@@ -23,6 +24,8 @@ KEYS = (
     "gallery_ids",
     "gallery_cameras",
 )
+NAMES = ("query_names", "gallery_names")
+"""What crops are called, for a gallery that has the queries, too."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class RetrievalSet:
     """Queries and gallery as `adapt.evaluation.metrics.evaluate_ranking` takes them, in its order.
 
     features: (N, D) floating point; ids, cameras: (N,) int64, in one numbering for both sets.
+    cameras are `UNKNOWN_CAMERA` where unknown. names: (N,) codes of the crops, likewise in one
+    numbering; None where the file has none.
     """
 
     query_features: NDArray[np.floating]
@@ -38,15 +43,19 @@ class RetrievalSet:
     gallery_features: NDArray[np.floating]
     gallery_ids: NDArray[np.int64]
     gallery_cameras: NDArray[np.int64]
+    query_names: NDArray[np.int64] | None = None
+    gallery_names: NDArray[np.int64] | None = None
 
 
-def load_feature_file(path: Path) -> RetrievalSet:
+def load_feature_file(path: Path, *, needs_cameras: bool = True) -> RetrievalSet:
     """Read queries and gallery from an .npz file.
 
     Args:
         path: a file with the arrays query_features, query_ids, query_cameras and gallery_
-            likewise. Identities and cameras are integers, or strings in both sets, of any Unicode
-            form; identity -1 or "-1" is junk.
+            likewise. They may have query_names and gallery_names. Identities, cameras and names
+            are integers, or strings in both sets, of any Unicode form; -1, "-1" or "" is an
+            identity or a camera that is not known.
+        needs_cameras: refuse a file without cameras; else they are all unknown.
 
     Returns:
         The arrays, strings numbered alike in both sets.
@@ -55,10 +64,11 @@ def load_feature_file(path: Path) -> RetrievalSet:
         DataError: not an .npz file, arrays missing or damaged, or of unusable types. Pickled
             objects are never loaded.
     """
-    arrays = _read(path)
+    arrays = _read(path, needs_cameras)
     features = {name: _floating(path, name, arrays[name]) for name in KEYS if "feat" in name}
     ids = _numbered(path, "ids", arrays)
     cameras = _numbered(path, "cameras", arrays)
+    names = _numbered(path, "names", arrays) if NAMES[0] in arrays else (None, None)
     return RetrievalSet(
         query_features=features["query_features"],
         query_ids=ids[0],
@@ -66,28 +76,44 @@ def load_feature_file(path: Path) -> RetrievalSet:
         gallery_features=features["gallery_features"],
         gallery_ids=ids[1],
         gallery_cameras=cameras[1],
+        query_names=names[0],
+        gallery_names=names[1],
     )
 
 
-def _read(path: Path) -> Mapping[str, NDArray[Any]]:
+def _read(path: Path, needs_cameras: bool) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
         raise DataError(
             f"{path}: no such file, or not an .npz file; write one with numpy.savez, arrays {KEYS}"
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in KEYS if name not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{path}: arrays missing: {', '.join(missing)}; it holds "
-                    f"{', '.join(archive.files) or 'none'}"
-                )
-            return {name: archive[name] for name in KEYS}
+            _check_names(path, archive.files, needs_cameras)
+            arrays = {name: archive[name] for name in (*KEYS, *NAMES) if name in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); save plain arrays of numbers or strings with "
             "numpy.savez"
         ) from error
+    for side in ("query", "gallery"):
+        unknown = np.full(arrays[f"{side}_ids"].shape, UNKNOWN_CAMERA)
+        arrays.setdefault(f"{side}_cameras", unknown)
+    return arrays
+
+
+def _check_names(path: Path, held: Sequence[str], needs_cameras: bool) -> None:
+    """Raise DataError where arrays are missing. held: names of those that are there."""
+    cameras = [name for name in KEYS if name.endswith("cameras")]
+    without = not needs_cameras and not set(cameras) & set(held)
+    needed = [name for name in KEYS if not (without and name in cameras)]
+    needed += NAMES if set(NAMES) & set(held) else ()
+    missing = [name for name in needed if name not in held]
+    if missing:
+        unknown = f"; where no camera is known, {REMEDY}" if set(cameras) <= set(missing) else ""
+        raise DataError(
+            f"{path}: arrays missing: {', '.join(missing)}; it holds "
+            f"{', '.join(held) or 'none'}{unknown}"
+        )
 
 
 def _floating(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.floating]:
@@ -108,7 +134,8 @@ def _numbered(
         names = np.concatenate([query.ravel().astype(str), gallery.ravel().astype(str)])
         names = np.array([nfc(name) for name in names.tolist()], str)
         codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
-        codes[names == "-1"] = -1
+        if what != "names":
+            codes[(names == "-1") | (names == "")] = -1
         first, second = np.split(codes, [query.size])
         return first.reshape(query.shape), second.reshape(gallery.shape)
     if set(kinds) <= set("iuf") and _whole(query) and _whole(gallery):
@@ -116,7 +143,7 @@ def _numbered(
         return query.astype(np.int64), gallery.astype(np.int64)
     raise DataError(
         f"{path}: query_{what} ({query.dtype}) and gallery_{what} ({gallery.dtype}) must both be "
-        "whole numbers or both be strings"
+        "whole numbers or both be strings; -1 stands for what is not known"
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.errors import ConfigError, NonFiniteFeaturesError
+from adapt.errors import ConfigError, NonFiniteFeaturesError, ZeroFeaturesError
 from adapt.evaluation.bootstrap import percentile_interval, resampled_means
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
@@ -67,6 +67,7 @@ class ProxyComparison:
 
     old, new, difference: None where the site does not allow the proxy. difference: new minus old.
     low, high: ends of its bootstrap interval; the difference itself for a figure without parts.
+    measured: crops that the figures are of, of both models; where they differ, the fewer.
     voter: the rule asks this proxy. vote: +1 better, -1 worse, 0 not clear; it counts for a voter.
     """
 
@@ -78,6 +79,7 @@ class ProxyComparison:
     high: float | None
     voter: bool
     vote: int
+    measured: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class GateReport:
     """Verdict on a new model.
 
     reasons: in words. crops, groups: that were compared; groups are tracks and crops without one.
+    unreadable: crops that could not be compared. not_held_back: crops that were left to training.
     comparisons: of every proxy, empty where nothing was compared.
     """
 
@@ -94,6 +97,8 @@ class GateReport:
     groups: int
     rule: Rule
     comparisons: tuple[ProxyComparison, ...] = ()
+    unreadable: int = 0
+    not_held_back: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """What `resight gate --json` writes."""
@@ -102,6 +107,8 @@ class GateReport:
             "reasons": list(self.reasons),
             "crops": self.crops,
             "groups": self.groups,
+            "unreadable": self.unreadable,
+            "not_held_back": self.not_held_back,
             "confidence": self.rule.confidence,
             "min_votes": self.rule.min_votes,
             "proxies": {
@@ -113,6 +120,7 @@ class GateReport:
                     "high": each.high,
                     "voter": each.voter,
                     "vote": each.vote,
+                    "measured": each.measured,
                 }
                 for each in self.comparisons
             },
@@ -136,9 +144,9 @@ def compare(
         seed: of the resamples; same seed, same report.
 
     Returns:
-        The verdict. A new model that collapsed is rejected: NaN or infinity, all embeddings alike,
-        or most crops in one cluster. A new one that did not, beside an old one that did, is
-        promoted. Too few crops hold, and so do fewer voting proxies than votes needed.
+        The verdict. A new model that collapsed is rejected: NaN, infinity or rows of zeros, all
+        embeddings alike, or most crops in one cluster. A new one that did not, beside an old one
+        that did, is promoted. Too few crops hold, and so do fewer voting proxies than votes needed.
 
     Raises:
         DataError: a matrix is not of the sightings' crops.
@@ -232,6 +240,8 @@ def _measured(
         return measure(feature_ND, sightings, seed=seed), ""
     except NonFiniteFeaturesError as error:
         return None, f"NaN or infinity in {error.rows} of its {len(sightings)} embeddings"
+    except ZeroFeaturesError as error:
+        return None, f"{error.rows} of its {len(sightings)} embeddings are nothing but zeros"
 
 
 def _comparison(
@@ -249,7 +259,8 @@ def _comparison(
     difference = new.value - old.value
     low, high = _interval(old, new, sightings, rule.confidence, seed)
     cast = vote(low, high, PROXIES[name].sign)
-    return ProxyComparison(name, old.value, new.value, difference, low, high, voter, cast)
+    measured = min(old.measured, new.measured)
+    return ProxyComparison(name, old.value, new.value, difference, low, high, voter, cast, measured)
 
 
 def _interval(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,15 @@ from adapt.data.catalog.folders import labelled_splits, read_labelled
 from adapt.data.decoding.decode import DecodedCrops
 from adapt.data.decoding.loading import load_crops
 from adapt.errors import DataError, RunError
-from adapt.evaluation.feature_file import load_feature_file
-from adapt.evaluation.metrics import ProtocolName, RetrievalScores, evaluate_ranking
+from adapt.evaluation.feature_file import RetrievalSet, load_feature_file
+from adapt.evaluation.metrics import RetrievalScores, evaluate_ranking, lengths
+from adapt.evaluation.protocols import (
+    JUNK,
+    UNKNOWN_CAMERA,
+    Labels,
+    ProtocolName,
+    check_matches,
+)
 from adapt.runs.folder import Run
 from adapt.runtime.device import pick_device
 from adapt.runtime.progress import progress
@@ -26,6 +35,9 @@ from adapt.types import CropSet
 from models.backbones.net import ReIDNet
 from models.bundle import Bundle, check_self_test
 from models.image import Preprocessing
+from models.wording import plural
+
+log = logging.getLogger("resight")
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """(N, H, W, 3) uint8 RGB -> (N, D) float32 embeddings."""
@@ -64,16 +76,47 @@ class LabelledCrops:
             "(then every crop is a query against all others), or MSMT17's lists with their folders"
         )
 
+    def check(self, protocol: ProtocolName) -> None:
+        """Raise DataError where no query has a match, before anything is embedded."""
+        check_matches(*self._labels(protocol), protocol)
+
+    def _labels(self, protocol: ProtocolName) -> tuple[Labels, Labels]:
+        """Of queries and gallery. Crops of the same pixels are one crop, in whichever files."""
+        codes: tuple[NDArray[np.int64], ...] | tuple[None, None] = (None, None)
+        if protocol == "any-camera":
+            codes = _pixel_codes(self.query.images, self.gallery.images)
+        query, gallery = (
+            Labels(data.crops.persons, _camera_numbers(data), code)
+            for data, code in zip((self.query, self.gallery), codes, strict=True)
+        )
+        return query, gallery
+
     def persons_of(self, crops: CropSet) -> NDArray[np.int64] | None:
         """(N,) identities of a site's crops, where every one of them is one of these by its file.
 
-        None where any is not: a part of the site would be measured as if it were all.
+        None where any is not: a part of the site would be measured as if it were all. That some
+        are not, or are junk, is logged.
         """
         own = {id(data): data for data in (self.query, self.gallery)}.values()
         known = {s.path.resolve(): s.person for data in own for s in data.crops.samples}
         found = [known.get(sample.path.resolve()) for sample in crops.samples]
         persons = [person for person in found if person is not None]
-        return np.array(persons, np.int64) if len(persons) == len(found) else None
+        if 0 < len(persons) < len(found):
+            log.warning(
+                "labels name %d of %s of the site, so its clusters are not compared with people",
+                len(persons),
+                plural(len(found), "crop"),
+            )
+        if len(persons) < len(found):
+            return None
+        junk = persons.count(JUNK)
+        if junk:
+            log.warning(
+                "%d of %s of the site are junk: val_ari and val_pair_f are of the others",
+                junk,
+                plural(len(found), "crop"),
+            )
+        return np.array(persons, np.int64)
 
     def score(
         self, embed: Embed, *, protocol: ProtocolName = "market", camera_centering: bool = False
@@ -96,20 +139,20 @@ class LabelledCrops:
         camera_centering: take the mean feature of each camera (over queries and gallery) away
         first; the training-free control every adaptation has to beat.
         """
-        q_cameras, g_cameras = _camera_numbers(self.query), _camera_numbers(self.gallery)
+        q, g = self._labels(protocol)
         if camera_centering and self.gallery is self.query:
-            query = gallery = center_cameras(query, q_cameras)
+            lengths("query", query)
+            query = gallery = _centered(query, q.cameras)
         elif camera_centering:
-            query, gallery = _center_together(query, q_cameras, gallery, g_cameras)
-        return evaluate_ranking(
-            query,
-            self.query.crops.persons,
-            q_cameras,
-            gallery,
-            self.gallery.crops.persons,
-            g_cameras,
-            protocol=protocol,
+            query, gallery = _center_together(query, q.cameras, gallery, g.cameras)
+        crops = None if q.crops is None or g.crops is None else (q.crops, g.crops)
+        scores = evaluate_ranking(
+            query, q.ids, q.cameras, gallery, g.ids, g.cameras, protocol=protocol, crops=crops
         )
+        query_dropped, gallery_dropped = (
+            sum(drop.image for drop in data.crops.dropped) for data in (self.query, self.gallery)
+        )
+        return replace(scores, unreadable=query_dropped, gallery_unreadable=gallery_dropped)
 
 
 def network_embedder(net: ReIDNet, device: torch.device) -> Embed:
@@ -163,14 +206,20 @@ def open_model(path: Path, device: str) -> tuple[Embed, Preprocessing]:
 def score_features(
     path: Path, *, protocol: ProtocolName = "market", camera_centering: bool = False
 ) -> RetrievalScores:
-    """Rank the ready features of an .npz file (see `load_feature_file`)."""
-    table = load_feature_file(path)
+    """Rank the ready features of an .npz file (see `load_feature_file`).
+
+    Under any-camera a gallery image of a query's name is the query itself. Without names it is the
+    same row where query and gallery arrays are equal; else the two share no crop, and vectors that
+    seem to be shared are refused.
+    """
+    table = load_feature_file(path, needs_cameras=protocol != "any-camera")
     query, gallery = table.query_features, table.gallery_features
     if query.shape[1:] != gallery.shape[1:] or query.ndim != 2:
         raise DataError(
             f"{path}: query_features {query.shape} and gallery_features {gallery.shape} must be "
             "(Q, D) and (G, D) of one number of dimensions D"
         )
+    crops = _crops_of(path, table) if protocol == "any-camera" else None
     if camera_centering:
         query, gallery = _center_together(
             query.astype(np.float32),
@@ -186,7 +235,63 @@ def score_features(
         table.gallery_ids,
         table.gallery_cameras,
         protocol=protocol,
+        crops=crops,
     )
+
+
+def _crops_of(path: Path, table: RetrievalSet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(Q,) and (G,) codes, alike where a gallery image is the query itself.
+
+    Raises DataError where vectors seem to be shared by queries and gallery, but no names tell.
+    """
+    if table.query_names is not None and table.gallery_names is not None:
+        return table.query_names, table.gallery_names
+    own = (table.query_features, table.query_ids, table.query_cameras)
+    others = (table.gallery_features, table.gallery_ids, table.gallery_cameras)
+    rows = np.arange(len(own[0]))
+    if all(np.array_equal(one, other) for one, other in zip(own, others, strict=True)):
+        return rows, rows
+    known = set(_seen(others[0], others[1]))
+    shared = sum(seen in known for seen in _seen(own[0], own[1]) if seen[0] != JUNK)
+    if shared:
+        raise DataError(
+            f"{path}: {plural(shared, 'query vector')} found again in the gallery, with the "
+            "same identity: if it is the query itself, it would come first; add query_names and "
+            "gallery_names, alike where both are one crop"
+        )
+    return rows, len(rows) + np.arange(len(others[0]))
+
+
+def _seen(features: NDArray[np.floating], ids: NDArray[np.int64]) -> list[tuple[int, bytes]]:
+    """Identity and vector of each image."""
+    vectors = [row.tobytes() for row in features.astype(np.float32)]
+    return list(zip(ids.ravel().tolist(), vectors, strict=False))
+
+
+def _pixel_codes(*sets: NDArray[np.uint8]) -> tuple[NDArray[np.int64], ...]:
+    """(N,) codes of the images of each set, alike where all pixels are."""
+    codes: dict[bytes, int] = {}
+    return tuple(
+        np.array(
+            [
+                codes.setdefault(hashlib.sha256(image.tobytes()).digest(), len(codes))
+                for image in images
+            ],
+            np.int64,
+        )
+        for images in sets
+    )
+
+
+def _centered(features: NDArray[np.float32], cameras: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Features without each camera's mean. Raises DataError where a camera is unknown."""
+    unknown = int((cameras == UNKNOWN_CAMERA).sum())
+    if unknown:
+        raise DataError(
+            f"the camera of {plural(unknown, 'image')} is not known, so no camera's mean can be "
+            "subtracted; leave out --center-cameras"
+        )
+    return center_cameras(features, cameras)
 
 
 def _center_together(
@@ -195,7 +300,10 @@ def _center_together(
     gallery: NDArray[np.float32],
     gallery_cameras: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    both = center_cameras(
+    """Both without the means of both together. Raises DataError for rows that a mean would hide."""
+    lengths("query", query)
+    lengths("gallery", gallery)
+    both = _centered(
         np.concatenate([query, gallery]), np.concatenate([query_cameras, gallery_cameras])
     )
     return both[: len(query)], both[len(query) :]

@@ -123,9 +123,13 @@ PLANNED = (
 )
 
 
+COUNTS = ("val_queries", "val_queries_without_match")
+"""Figures that no round changes; a page says them in words (`adapt.report.verdict`)."""
+
+
 def round_charts(rounds: RoundRows) -> list[Chart]:
     """Charts of all figures that the rounds have; those nobody planned for come last."""
-    drawn, charts = {"round"}, []
+    drawn, charts = {"round", *COUNTS}, []
     for each in PLANNED:
         names = {
             key: name + key.removeprefix(base).replace("_", " ")

@@ -65,6 +65,8 @@ def compare_rankings(
         sample = q.samples[row]
         camera = q.cameras[sample.camera]
         allowed = (g_persons >= 0) & ~((g_persons == sample.person) & (g_cameras == camera))
+        some = (g_persons >= 0) & (g_persons == sample.person) & allowed
+        told = f"query {camera}" if some.any() else f"query {camera}, no match"
         lists = []
         for model, (query, gallery) in embeddings.items():
             score = gallery @ query[row]
@@ -77,7 +79,7 @@ def compare_rankings(
                 for i in best_rows(score, allowed, answers)
             )
             lists.append(RankList(model, shown))
-        shown_query = Shown(crop_uri(labelled.query.images[row]), f"query {camera}")
+        shown_query = Shown(crop_uri(labelled.query.images[row]), told)
         comparisons.append(Comparison(shown_query, tuple(lists)))
     return comparisons
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from adapt.clustering.labels.guards import WARN_OUTLIER_SHARE
 from adapt.errors import DataError
+from adapt.evaluation.metrics import MANY_WITHOUT_MATCH
+from adapt.report.curves import COUNTS
 from adapt.report.page import Mark, Point
 from adapt.runs.info import RESUMABLE_REASONS, RunInfo
 from adapt.runs.listing import series
@@ -57,6 +59,7 @@ def in_words(
         points += _of_labels(info, rounds) if info.kind == "adapt" else []
         points += _of_loss(rounds)
         points += _of_warnings(rounds)
+        points += _of_validation(rounds[-1])
     points += _of_crops(info)
     return mark, lead, points
 
@@ -148,6 +151,17 @@ def _of_warnings(rounds: Sequence[Mapping[str, Any]]) -> list[Point]:
         return [Point("good", "No round gave a warning.")]
     told = f"{len(warned)} of {plural(len(rounds), 'round')} gave warnings"
     return [Point("odd", f"{told}, the last of them {warned[-1]}; they are listed below.")]
+
+
+def _of_validation(last: Mapping[str, Any]) -> list[Point]:
+    judged, without = (int(last.get(name, 0)) for name in COUNTS)
+    if not without:
+        return []
+    mark: Mark = "odd" if without > MANY_WITHOUT_MATCH * (judged + without) else "plain"
+    told = plural(judged + without, "validation query", "validation queries")
+    return [
+        Point(mark, f"{without} of {told} have no match in another camera and are in no score.")
+    ]
 
 
 def _of_crops(info: RunInfo) -> list[Point]:

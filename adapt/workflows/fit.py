@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from adapt.clustering.labels.truth import truth_figures
 from adapt.errors import AdaptError, RunError
+from adapt.evaluation.metrics import RANKS
 from adapt.evaluation.scoring import LabelledCrops, network_embedder
 from adapt.methods import Method
 from adapt.runs.checkpoints import make_checkpointer
@@ -75,7 +76,7 @@ def fit(run: Run, session: Session, context: RunContext, snapshot: Snapshot | No
             persons = labelled.persons_of(session.data.crops)
         for result in rounds:
             if group.is_main:
-                scores = _validate(session.method.embedder(), labelled, context.device)
+                scores = _validate(session.method.embedder(), labelled, context.device, result)
                 scores |= _beside_truth(result, persons)
                 _record(run, result, session.method, scores)
                 _log_round(result, spec.recipe.schedule.rounds, scores)
@@ -115,12 +116,19 @@ def _close(run: Run, seconds: float, error: AdaptError | KeyboardInterrupt) -> N
 
 
 def _validate(
-    net: ReIDNet, labelled: LabelledCrops | None, device: torch.device
+    net: ReIDNet, labelled: LabelledCrops | None, device: torch.device, result: RoundResult
 ) -> dict[str, float]:
     if labelled is None:
         return {}
     scores = labelled.score(network_embedder(net, device))
-    return {"val_mAP": scores.mAP, **{f"val_cmc{rank}": scores.cmc(rank) for rank in (1, 5, 10)}}
+    for doubt in scores.doubts() if result.number == 1 else ():
+        log.warning("validation: %s", doubt)
+    return {
+        "val_mAP": scores.mAP,
+        **{f"val_cmc{rank}": scores.cmc(rank) for rank in RANKS},
+        "val_queries": scores.queries,
+        "val_queries_without_match": scores.without_match,
+    }
 
 
 def _beside_truth(result: RoundResult, persons: NDArray[np.int64] | None) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,16 @@ def run_gate(request: GateRequest, json_file: Path | None = None) -> GateReport:
     """
     models = [open_model(path, request.device) for path in (request.old, request.new)]
     listing = read_site(request.target, request.camera_pattern)
+    everything = len(listing)
     if request.hold_back is not None:
         listing = only_held_back(listing, request.hold_back)
     scratch = Path(tempfile.gettempdir()) if json_file is None else json_file.parent
     crops, (old_ND, new_NE) = _embedded(listing, models, MappedCrops(scratch).allocate)
-    report = compare(old_ND, new_NE, Sightings.of(crops), seed=request.seed)
+    report = replace(
+        compare(old_ND, new_NE, Sightings.of(crops), seed=request.seed),
+        unreadable=sum(drop.image for drop in crops.dropped),
+        not_held_back=everything - len(listing),
+    )
     if json_file is not None:
         write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
     return report

@@ -26,7 +26,7 @@ from adapt.data.decoding.loading import load_crops
 from adapt.data.decoding.part_masks import PartParser, with_part_masks
 from adapt.data.decoding.run_crops import RunCrops
 from adapt.data.decoding.thinning import thin_crops
-from adapt.errors import ConfigError, RunError
+from adapt.errors import ConfigError, DataError, RunError
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.methods import METHODS, Source, SourceMethod, students_of
 from adapt.methods.source import SourceOptions
@@ -262,7 +262,14 @@ def made_by(preprocessing: Preprocessing, recipe: Recipe | None = None) -> dict[
 def _read_validation(spec: RunSpec) -> LabelledCrops | None:
     if spec.validation is None:
         return None
-    return LabelledCrops.read(spec.validation, spec.known_preprocessing)
+    labelled = LabelledCrops.read(spec.validation, spec.known_preprocessing)
+    try:
+        labelled.check("market")
+    except DataError as error:
+        raise DataError(
+            f"{error}; for a run leave out --validation, and score its network with `evaluate`"
+        ) from None
+    return labelled
 
 
 def _validation_infos(labelled: LabelledCrops | None) -> list[DataInfo]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.data.catalog.holdback import held_back
-from adapt.errors import NonFiniteFeaturesError
+from adapt.errors import NonFiniteFeaturesError, ZeroFeaturesError
 from adapt.evaluation.gate import DEFAULT_RULE
 from adapt.evaluation.proxies.measure import PROXIES, ModelFigures, measure
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
@@ -103,7 +103,7 @@ def measure_site(
                 figures = measure(features[rows], sightings)
                 result = ModelResult(kept.name, kept.stage, scores, figures)
                 write_result(out / site.name / name, result)
-        except NonFiniteFeaturesError as error:
+        except (NonFiniteFeaturesError, ZeroFeaturesError) as error:
             log.warning("%s is left out: %s", kept.name, error)
             continue
         log.info("%s: mAP %s", kept.name, {k: round(v, 3) for k, v in scores.items()})
@@ -142,7 +142,12 @@ def _embedded(
     query = embed(labelled.query.images)
     alone = labelled.gallery is labelled.query
     gallery = query if alone else embed(labelled.gallery.images)
-    scores: dict[str, float] = {p: labelled.rank(query, gallery, protocol=p).mAP for p in PROTOCOLS}
+    scores: dict[str, float] = {}
+    for protocol in PROTOCOLS:
+        found = labelled.rank(query, gallery, protocol=protocol)
+        scores[protocol] = found.mAP
+        for doubt in found.doubts():
+            log.warning("%s, %s: %s", kept.name, protocol, doubt)
     return query if alone else np.concatenate([query, gallery]), scores
 
 

@@ -14,7 +14,7 @@ from adapt.data.catalog.folders import read_labelled, read_site
 from adapt.data.decoding.loading import load_crops
 from adapt.errors import RunError
 from adapt.runs.folder import Run
-from adapt.types import OUTLIER
+from adapt.types import OUTLIER, UNLABELLED
 from models.image import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ class LabelQuality:
 
     clusters, people: how many. outliers: share of the crops without a label. biggest: crops of the
     largest cluster. purity: share of the labelled crops that are of their cluster's most frequent
-    person. rand: adjusted Rand index of the labelled crops.
+    person. rand: adjusted Rand index of the labelled crops. unknown: crops of unknown people, which
+    are in `clusters`, `outliers` and `biggest` alone.
     """
 
     clusters: int
@@ -35,25 +36,28 @@ class LabelQuality:
     biggest: int
     purity: float
     rand: float
+    unknown: int = 0
 
 
 def label_quality(labels_N: NDArray[np.int64], person_N: NDArray[np.int64]) -> LabelQuality:
-    """Compare labels with true ones. Raises ValueError where every crop is an outlier."""
-    on = labels_N != OUTLIER
+    """Compare labels with true ones. Raises ValueError where no crop has both."""
+    inside, known = labels_N != OUTLIER, person_N != UNLABELLED
+    on = inside & known
     if not on.any():
         raise ValueError("no crop has a label")
-    clusters = np.unique(labels_N[on])
-    people = np.unique(person_N)
+    clusters = np.unique(labels_N[inside])
+    people = np.unique(person_N[known])
     counts_CP = np.array(
         [[np.sum((labels_N == c) & (person_N == p)) for p in people] for c in clusters]
     )
     return LabelQuality(
         clusters=len(clusters),
         people=len(people),
-        outliers=float(1 - on.mean()),
-        biggest=int(counts_CP.sum(axis=1).max()),
+        outliers=float(1 - inside.mean()),
+        biggest=int(np.unique(labels_N[inside], return_counts=True)[1].max()),
         purity=float(counts_CP.max(axis=1).sum() / on.sum()),
         rand=float(adjusted_rand_score(person_N[on], labels_N[on])),
+        unknown=int((~known).sum()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from benchmarks.methods.results import CENTERED, PROTOCOLS, UNADAPTED, Results, 
 from benchmarks.methods.runs import CPU, BenchmarkSite, adapted
 from benchmarks.methods.tables import print_differences, print_labels, print_runs, print_scores
 from models.backbones.net import ReIDNet
+
+log = logging.getLogger("resight")
 
 Table = NDArray[np.float32]
 
@@ -117,6 +120,8 @@ def add(
     for centered in (False, True):
         for protocol in PROTOCOLS:
             scores = judged.rank(query, gallery, protocol=protocol, camera_centering=centered)
+            for doubt in scores.doubts() if model == UNADAPTED and not centered else ():
+                log.warning("%s: %s", protocol, doubt)
             results.add(model + CENTERED * centered, protocol, seed, scores)
 
 

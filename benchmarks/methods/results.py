@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.evaluation.bootstrap import Interval, paired_bootstrap
-from adapt.evaluation.metrics import ProtocolName, RetrievalScores
+from adapt.evaluation.metrics import RetrievalScores
+from adapt.evaluation.protocols import ProtocolName
 from benchmarks.methods.arms import PLAIN, SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.runs import MadeRun
@@ -129,7 +130,7 @@ def write(results: Results, file: Path) -> None:
     """Keep every figure of the tables."""
     content: dict[str, list[dict[str, Any]]] = {
         "scores": [
-            {"model": model, "protocol": protocol, "seed": seed, "mAP": s.mAP, "cmc1": s.cmc(1)}
+            {"model": model, "seed": seed, **s.to_dict()}
             for (model, protocol), found in results.scores.items()
             for seed, s in found.items()
         ],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
+from adapt.evaluation.bootstrap import Interval
 from benchmarks.graph.tables import head, line
 from benchmarks.methods.arms import SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
@@ -65,8 +66,9 @@ def print_labels(results: Results) -> None:
     """Labels of the last round beside the true ones."""
     head(
         "Labels of the last round; each seed, both sets where there are two. Purity: share of the "
-        "labelled crops that are of their cluster's most frequent person.",
-        *("model", "clusters", "outliers", "biggest", "purity", "adjusted Rand index"),
+        "labelled crops that are of their cluster's most frequent person. Unknown: crops of "
+        "unknown people, which purity and index leave out.",
+        *("model", "clusters", "outliers", "biggest", "purity", "adjusted Rand index", "unknown"),
     )
     for model, found in results.labels.items():
         line(
@@ -76,6 +78,7 @@ def print_labels(results: Results) -> None:
             _each(found, lambda q: str(q.biggest)),
             _each(found, lambda q: f"{q.purity:.2f}"),
             _each(found, lambda q: f"{q.rand:.2f}"),
+            _each(found, lambda q: str(q.unknown)),
         )
 
 
@@ -92,9 +95,15 @@ def print_differences(results: Results) -> None:
         *("model", "minus", "protocol", "mean", "each seed"),
     )
     for each in differences(results):
-        cells = (f"{i.difference:+.3f} [{i.low:+.3f}, {i.high:+.3f}]"
-                 for i in each.intervals.values())  # fmt: skip
+        cells = (_interval(each.intervals.get(seed)) for seed in results.people)
         line(each.model, each.rival, each.protocol, f"{each.mean:+.3f}", "; ".join(cells))
+
+
+def _interval(found: Interval | None) -> str:
+    """One seed's; "-" where a run of that seed has no network."""
+    if found is None:
+        return "-"
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def print_closed(results: Results) -> None:

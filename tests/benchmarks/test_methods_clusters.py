@@ -30,6 +30,16 @@ def test_quality_by_hand() -> None:
     )
 
 
+def test_nobody_known_is_no_person() -> None:
+    person = np.array([7, -1, 8, -1, 8, -1])
+    labels = np.array([0, 0, 1, 1, 1, -1])
+    found = label_quality(labels, person)
+    assert (found.people, found.unknown, found.purity, found.rand) == (2, 3, 1.0, 1.0)
+    assert (found.clusters, found.biggest, found.outliers) == (2, 3, pytest.approx(1 / 6))
+    with pytest.raises(ValueError, match="no crop"):
+        label_quality(np.array([0, -1]), np.array([-1, 3]))
+
+
 def test_true_labels_are_perfect() -> None:
     person = np.array([3, 1, 3, 2, 2])
     found = label_quality(person, person)

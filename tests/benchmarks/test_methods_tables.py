@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("torch", reason="adapt needs torch")
 
-from adapt.evaluation.metrics import ProtocolName, RetrievalScores
+from adapt.evaluation.metrics import RetrievalScores
+from adapt.evaluation.protocols import ProtocolName
 from adapt.recipes import load_recipe
 from adapt.runs.folder import Run
 from benchmarks.methods.arms import ABLATIONS, ARMS, PLAIN, SUPERVISED, chosen
@@ -43,7 +44,7 @@ def scores(protocol: ProtocolName, *precision: float) -> RetrievalScores:
     """One query each; a precision of 1 is a first rank of 1."""
     rows = np.arange(len(precision))
     hits = np.where(np.array(precision) == 1, 1, 2)
-    return RetrievalScores(protocol, 9, 0, rows, np.array(precision), hits)
+    return RetrievalScores(protocol, 9, rows, np.array(precision), hits, 9)
 
 
 def outcome(seconds: float, *, collapse: str = "", rounds: int = 12) -> MadeRun:

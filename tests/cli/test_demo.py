@@ -53,8 +53,8 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     summary = json.loads((out / "summary.json").read_text())
     for model in ("unadapted", "adapted"):
-        assert set(summary[model]) == {"mAP", "cmc1"}
-        assert all(0 <= value <= 1 for value in summary[model].values())
+        assert all(0 <= summary[model][name] <= 1 for name in ("mAP", "cmc1"))
+        assert (summary[model]["queries"], summary[model]["queries_without_match"]) == (15, 0)
     stages = summary["seconds"]
     assert set(stages) == {*("render", "pretrain", "adapt", "evaluate", "export", "serve", "total")}
     assert stages["total"] == pytest.approx(sum(stages.values()) / 2, abs=0.1)
@@ -64,6 +64,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert served["searches"] == min(SEARCHES, 15)
     assert 0.8 * 15 <= served["same_ranking_as_evaluate"] <= 15, "only near ties may swap"
     assert 0 <= served["first_answer_right"] <= 1
+    assert served["searches_without_match"] == 0
 
     page = (out / "report.html").read_text()
     assert page.count('class="right"') > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -55,6 +56,24 @@ def test_verdicts(work: Path, tmp_path: Path, old: str, new: str, verdict: str) 
     assert (written["verdict"], written["crops"]) == (verdict, 120)
     for name in written["proxies"]:
         assert name in done.stdout
+    assert (written["unreadable"], written["not_held_back"]) == (0, 0)
+
+
+def test_what_is_left_out_of_a_verdict_is_told(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "site", tmp_path / "site")
+    for path in sorted((tmp_path / "site" / "bounding_box_train").iterdir())[:3]:
+        path.write_bytes(b"not an image")
+    done = resight(
+        *("gate", "--old", work / "one", "--new", work / "other", "--target", tmp_path / "site"),
+        *("--json", tmp_path / "gate.json"),
+    )
+    assert "117 crops of 120 (3 cannot be read), 117 groups" in done.stdout
+    header, *rows = (line.split() for line in done.stdout.splitlines())
+    assert "crops" in header
+    assert any(row[0] == "silhouette" and "117" in row for row in rows)
+    written = json.loads((tmp_path / "gate.json").read_text())
+    assert (written["crops"], written["unreadable"]) == (117, 3)
+    assert written["proxies"]["silhouette"]["measured"] == 117
 
 
 def test_exit_codes_are_apart() -> None:

@@ -91,6 +91,7 @@ def test_both_stages_run_and_ours_stand_beside_the_papers(work: Path, printed: s
     assert scores["adapted"]["ours"]["protocol"] == "market"
     assert scores["adapted"]["ours"]["queries"] == 12
     assert scores["adapted"]["paper"]["mAP"] == 71.2
+    assert printed.rstrip().endswith("scored on 12 queries, 12 in gallery")
     assert scores["task"] == TASK
     assert "backbone=resnet18" in scores["changed"]
 

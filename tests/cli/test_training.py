@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
+from adapt.errors import DataError  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.tensor_files import save_network  # noqa: E402
 from cli.main import app  # noqa: E402
+from tests.support.tiny_model import write_tiny_bundle  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("thin")
@@ -78,6 +81,40 @@ def test_protocol_of_ready_features(tmp_path: Path, protocol: str, cmc1: float) 
     )
     scores = json.loads(printed)
     assert (scores["protocol"], scores["cmc1"]) == (protocol, cmc1)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """1 of 4 people is in the gallery: its mAP is not one of four."""
+    np.savez(
+        tmp_path / "f.npz",
+        query_features=np.eye(4, dtype=np.float32),
+        query_ids=[0, 1, 2, 3],
+        query_cameras=[1] * 4,
+        gallery_features=np.tile(np.eye(4, dtype=np.float32)[:1], (30, 1)),
+        gallery_ids=[0, *range(100, 129)],
+        gallery_cameras=[2] * 30,
+    )
+    printed = resight("evaluate", "--features", tmp_path / "f.npz")
+    assert printed.splitlines()[0] == (
+        "protocol market: 1 of 4 queries (3 have no match in another camera), 30 in gallery"
+    )
+    assert "3 of 4 queries have no match in another camera, in no figure" in caplog.text
+    told = json.loads(resight("evaluate", "--features", tmp_path / "f.npz", "--json"))
+    assert (told["queries"], told["queries_asked"], told["queries_without_match"]) == (1, 4, 3)
+
+
+def test_one_camera(tmp_path: Path) -> None:
+    """A set with one camera has its own protocol, which the refusal of the others names."""
+    root = write_market(tmp_path / "set", cameras=1)
+    for folder in ("query", "bounding_box_test"):
+        shutil.rmtree(root / folder)
+    write_tiny_bundle(tmp_path / "bundle")
+    asked = ("evaluate", "--model", tmp_path / "bundle", "--data", root)
+    for protocol in ("market", "other-camera"):
+        with pytest.raises(DataError, match=r"they show 1 camera; .* --protocol any-camera sets"):
+            resight(*asked, "--protocol", protocol)
+    printed = resight(*asked, "--protocol", "any-camera")
+    assert printed.splitlines()[0] == "protocol any-camera: 12 queries, 12 in gallery"
 
 
 def test_protocol_of_a_model(source: Path, tmp_path: Path) -> None:

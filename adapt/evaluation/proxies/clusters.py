@@ -106,6 +106,7 @@ def cluster_proxies(found: SiteClusters, sightings: Sightings) -> Mapping[str, P
     """
     crops = np.arange(len(sightings))
     agreement = label_agreement(found.first, found.second)
+    both = (found.first != OUTLIER) & (found.second != OUTLIER)
     several = sightings.camera_count > 1
     return {
         "silhouette": ProxyValue.mean_of(found.silhouettes, crops),
@@ -116,7 +117,7 @@ def cluster_proxies(found: SiteClusters, sightings: Sightings) -> Mapping[str, P
         "stability": ProxyValue.mean_of(shared_share(found.first, found.second), found.common)
         if len(found.common)
         else None,
-        "agreement": None if agreement is None else ProxyValue(agreement),
+        "agreement": None if agreement is None else ProxyValue(agreement, measured=int(both.sum())),
     }
 
 

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.errors import DataError, NonFiniteFeaturesError
+from adapt.errors import DataError
+from adapt.evaluation.metrics import lengths
 from adapt.evaluation.proxies.clusters import cluster_proxies, cluster_site
 from adapt.evaluation.proxies.neighborhood import (
     mutual_neighbors,
@@ -75,8 +76,8 @@ def measure(
         seed: of the resamples of cluster stability; the same for models that are compared.
 
     Raises:
-        DataError: there are no crops, or shapes do not fit. NonFiniteFeaturesError: NaN or
-            infinity.
+        DataError: there are no crops, or shapes do not fit.
+        NonFiniteFeaturesError, ZeroFeaturesError: NaN, infinity or a row of zeros.
     """
     unit_ND = _unit(feature_ND, len(sightings))
     near = neighborhood(unit_ND, sightings)
@@ -100,8 +101,4 @@ def _unit(feature_ND: NDArray[np.floating], crops: int) -> NDArray[np.float32]:
         raise DataError(
             f"embeddings {feature_ND.shape} do not fit {crops} crops: give one row for each crop"
         )
-    bad = np.flatnonzero(~np.isfinite(feature_ND).all(axis=1))
-    if len(bad):
-        raise NonFiniteFeaturesError(int(bad[0]), len(bad))
-    length = np.linalg.norm(feature_ND.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray(feature_ND / np.maximum(length, 1e-30), np.float32)
+    return np.asarray(feature_ND / lengths("crops'", feature_ND)[:, None], np.float32)

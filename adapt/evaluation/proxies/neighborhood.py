@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.clustering.graph.camera_bias import camera_bias_of_each
-from adapt.evaluation.metrics import BLOCK_ENTRIES
+from adapt.evaluation.protocols import BLOCK_ENTRIES
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 
 TEMPERATURE = 0.05

@@ -74,15 +74,18 @@ class ProxyValue:
     value: the figure. part: (M,) float64 whose mean it is, one for each of `row`, so that two
     models' parts can be compared pair by pair; row: (M,) crops they are of. Which crops these are
     never depends on the model. Both are None for a figure that is not a mean.
+    measured: crops that the figure is of; the others of the site are left out of it. 0 where an
+    earlier file does not tell.
     """
 
     value: float
     part: NDArray[np.float64] | None = None
     row: NDArray[np.int64] | None = None
+    measured: int = 0
 
     @classmethod
     def mean_of(cls, part: NDArray[np.float64], row: NDArray[np.int64]) -> ProxyValue:
         """The mean of parts (M,), M >= 1, of some crops (M,)."""
         if part.shape != row.shape or not len(part):
             raise ValueError(f"parts {part.shape} and rows {row.shape} must be (M,), M >= 1")
-        return cls(float(part.mean()), part, row)
+        return cls(float(part.mean()), part, row, len(row))

@@ -47,4 +47,5 @@ def effective_rank(feature_ND: NDArray[np.float32]) -> ProxyValue:
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     share = singular / max(singular.sum(), 1e-12)
     share = share[share > 0]
-    return ProxyValue(float(np.exp(-(share * np.log(share)).sum())))
+    rank = float(np.exp(-(share * np.log(share)).sum()))
+    return ProxyValue(rank, measured=len(features))

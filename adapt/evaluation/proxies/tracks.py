@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt.evaluation.metrics import BLOCK_ENTRIES
+from adapt.evaluation.protocols import BLOCK_ENTRIES
 from adapt.evaluation.proxies.sightings import ProxyValue, Sightings
 from adapt.types import UNTRACKED
 

@@ -14,7 +14,7 @@ from adapt.evaluation.metrics import RetrievalScores
 def scores(*precision: float) -> RetrievalScores:
     count = len(precision)
     rows = np.arange(count)
-    return RetrievalScores("market", 10, 0, rows, np.array(precision), np.ones(count, np.int64))
+    return RetrievalScores("market", 10, rows, np.array(precision), np.ones(count, np.int64), 10)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -80,7 +80,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_skipped_queries_keep_their_ids_in_place() -> None:
     one, two = scores(0.0, 0.0, 0.0), scores(1.0, 0.0, 0.0)
     rows = np.array([1, 3, 4])
-    one, two = (replace(s, query_row=rows, skipped_queries=2) for s in (one, two))
+    one, two = (replace(s, query_row=rows, without_match=2) for s in (one, two))
     found = paired_bootstrap(one, two, np.array([9, 1, 9, 2, 2]), rng=rng())
     assert found.identities == 2
 

@@ -141,3 +141,38 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match="cannot be read"):
         load_feature_file(path)
+
+
+def test_without_cameras_they_are_unknown_where_none_are_needed(tmp_path: Path) -> None:
+    values = arrays()
+    del values["query_cameras"], values["gallery_cameras"]
+    path = save(tmp_path, values)
+    with pytest.raises(DataError, match=r"missing: query_cameras, gallery_cameras; .* any-camera"):
+        load_feature_file(path)
+    found = load_feature_file(path, needs_cameras=False)
+    assert found.query_cameras.tolist() == [-1, -1]
+    assert found.gallery_cameras.tolist() == [-1, -1, -1]
+    half = save(tmp_path, values | {"query_cameras": np.array([0, 1])})
+    with pytest.raises(DataError, match="missing: gallery_cameras; it holds"):
+        load_feature_file(half, needs_cameras=False)
+
+
+def test_empty_names_are_not_known_but_of_crops(tmp_path: Path) -> None:
+    text: dict[str, Any] = {
+        "query_ids": ["anna", ""],
+        "gallery_ids": ["", "anna", "-1"],
+        "query_cameras": ["door", ""],
+        "gallery_cameras": ["-1", "door", ""],
+        "query_names": ["a", ""],
+        "gallery_names": ["", "-1", "a"],
+    }
+    found = load_feature_file(save(tmp_path, arrays(**text)))
+    assert (found.query_ids[1], found.gallery_ids[0], found.gallery_ids[2]) == (-1, -1, -1)
+    assert found.query_cameras[1] == found.gallery_cameras[0] == found.gallery_cameras[2] == -1
+    assert found.query_names is not None
+    assert found.gallery_names is not None
+    first, second = found.query_names.tolist()
+    assert found.gallery_names.tolist()[0::2] == [second, first]
+    assert len({*found.query_names.tolist(), *found.gallery_names.tolist()}) == 3
+    with pytest.raises(DataError, match="missing: gallery_names"):
+        load_feature_file(save(tmp_path, arrays(query_names=["a", "b"])))

@@ -141,6 +141,12 @@ def nearly_alike() -> NDArray[np.float32]:
     return GOOD[0] + 0.005 * np.random.default_rng(0).normal(size=GOOD.shape).astype(np.float32)
 
 
+def without(rows: slice) -> NDArray[np.float32]:
+    found = GOOD.copy()
+    found[rows] = 0
+    return found
+
+
 ALIKE = np.tile(GOOD[:1], (len(GOOD), 1))
 
 
@@ -148,11 +154,12 @@ ALIKE = np.tile(GOOD[:1], (len(GOOD), 1))
     ("collapsed", "why"),
     [
         (broken(slice(4, 6)), "NaN or infinity in 2 of its 450 embeddings"),
+        (without(slice(7, 10)), "3 of its 450 embeddings are nothing but zeros"),
         (ALIKE, "all its embeddings are alike"),
         (nearly_alike(), "all its embeddings are alike (spread 0.0"),
         (one_cluster(), "one cluster holds 67% of the crops"),
     ],
-    ids=["nan", "alike", "nearly alike", "one cluster"],
+    ids=["nan", "zeros", "alike", "nearly alike", "one cluster"],
 )
 def test_collapse(collapsed: NDArray[np.float32], why: str) -> None:
     for old in (GOOD, BAD, collapsed):
@@ -277,4 +284,7 @@ def test_report_is_json() -> None:
     assert content["verdict"] == "promote"
     assert set(content["proxies"]) == set(PROXIES)
     assert content["proxies"]["silhouette"]["vote"] == 1
+    measured = {name: each["measured"] for name, each in content["proxies"].items()}
+    assert measured["silhouette"] == measured["effective_rank"] == 450
+    assert 0 < measured["agreement"] <= measured["stability"] < 450
     assert content["min_votes"] == DEFAULT_RULE.min_votes

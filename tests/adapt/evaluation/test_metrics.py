@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from adapt.errors import DataError, NonFiniteFeaturesError
-from adapt.evaluation import metrics
-from adapt.evaluation.metrics import ProtocolName, RetrievalScores, evaluate_ranking
+from adapt.evaluation import protocols
+from adapt.evaluation.metrics import RetrievalScores, evaluate_ranking
+from adapt.evaluation.protocols import ProtocolName
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("market", "other-camera")
 Data = dict[str, NDArray[Any]]
@@ -32,7 +34,7 @@ def data(query: NDArray[Any], gallery: NDArray[Any], **columns: list[int]) -> Da
 
 
 def score(values: Data, protocol: ProtocolName = "market") -> RetrievalScores:
-    return evaluate_ranking(**values, protocol=protocol)
+    return evaluate_ranking(**values, protocol=protocol, crops=None)
 
 
 def random_data(
@@ -109,6 +111,15 @@ def test_market_by_hand() -> None:
         "queries": 2,
         "gallery": 6,
         "protocol": "market",
+        "queries_asked": 2,
+        "queries_without_match": 0,
+        "queries_junk": 0,
+        "queries_unreadable": 0,
+        "queries_unknown_camera": 0,
+        "gallery_junk": 1,
+        "gallery_unreadable": 0,
+        "gallery_unknown_camera": 0,
+        "gallery_ranked_min": 5,
     }
     assert json.loads(json.dumps(scores.to_dict())) == scores.to_dict()
 
@@ -130,7 +141,7 @@ def test_equals_the_reference(seed: int, protocol: ProtocolName) -> None:
     precisions, first_hits = reference(values, protocol)
     np.testing.assert_allclose(scores.average_precision, precisions, atol=1e-12)
     assert scores.first_hit.tolist() == first_hits
-    assert scores.queries + scores.skipped_queries == 15
+    assert (scores.queries, scores.without_match) == (len(precisions), 15 - len(precisions))
     assert scores.mAP == pytest.approx(np.mean(precisions))
     for rank in (1, 5, 10):
         assert scores.cmc(rank) == pytest.approx(np.mean([hit <= rank for hit in first_hits]))
@@ -231,14 +242,173 @@ def test_queries_without_a_match_are_skipped() -> None:
         gallery_cameras=[1, 1],
     )
     scores = score(values)  # 9 is not there, -1 is nobody, 2 only in its own camera
-    assert (scores.queries, scores.skipped_queries) == (1, 3)
+    assert (scores.queries, scores.without_match, scores.junk) == (1, 2, 1)
+    assert (scores.rows, scores.asked) == (4, 4)
     assert scores.query_row.tolist() == [0]
+    assert scores.in_words() == (
+        "1 of 4 queries (2 have no match in another camera, 1 junk), 2 in gallery"
+    )
+    assert replace(scores, junk=0, unreadable=1, gallery_unreadable=2).in_words() == (
+        "1 of 4 queries (2 have no match in another camera, 1 cannot be read), "
+        "2 in gallery (2 cannot be read)"
+    )
+    assert scores.doubts()[0].startswith(
+        "2 of 3 queries have no match in another camera, in no figure: check identities and "
+        "cameras; --protocol any-camera"
+    )
+
+
+def many_queries(without: int) -> Data:
+    """20 queries, some of people whom the gallery of 30 does not show."""
+    return data(
+        at(*range(20)),
+        at(*range(30)),
+        query_ids=[7] * (20 - without) + [8] * without,
+        query_cameras=[0] * 20,
+        gallery_ids=[7] * 30,
+        gallery_cameras=[1] * 30,
+    )
+
+
+def test_a_warning_above_one_query_in_ten() -> None:
+    assert score(many_queries(0)).in_words() == "20 queries, 30 in gallery"
+    assert score(many_queries(2)).doubts() == []
+    assert score(many_queries(2)).in_words().startswith("18 of 20 queries (2 have no match in ")
+    (doubt,) = score(many_queries(3)).doubts()
+    assert doubt.startswith("3 of 20 queries have no match in another camera, in no figure")
+
+
+def test_cmc_that_cannot_but_be_1_is_doubted() -> None:
+    columns = {"query_ids": [7, 7], "query_cameras": [0, 1]}
+    values = data(
+        at(0, 0),
+        at(*range(9)),
+        gallery_ids=[1, 2, 7, 7, 7, 3, 4, 5, 7],
+        gallery_cameras=[0, 1, 0, 0, 0, 1, 1, 1, 1],
+        **columns,
+    )
+    scores = score(values)  # 6 images for the query of camera 0, 8 for the other
+    assert (scores.min_ranked, scores.first_hit.tolist()) == (6, [6, 3])
+    assert scores.doubts() == [
+        "a query is ranked against as few as 6 gallery images, where CMC-10 cannot but be 1: give "
+        "a larger gallery"
+    ]
+    few = score({name: value[-3:] for name, value in values.items()}, "other-camera")
+    assert few.min_ranked == 3
+    assert "where CMC-5, CMC-10 cannot but be 1" in few.doubts()[-1]
+
+
+def with_crops(values: Data, own: list[int], others: list[int]) -> RetrievalScores:
+    return evaluate_ranking(
+        **values, protocol="any-camera", crops=(np.array(own), np.array(others))
+    )
+
+
+def test_any_camera_sets_aside_the_query_alone() -> None:
+    """By hand: one camera; the gallery is the queries, and a copy of the first of them."""
+    ids = [1, 1, 2, 2, 3]
+    values = data(
+        at(0, 10, 3, 90, 95),
+        at(0, 10, 3, 90, 95, 0),
+        query_ids=ids,
+        query_cameras=[4] * 5,
+        gallery_ids=[*ids, 1],
+        gallery_cameras=[4] * 6,
+    )
+    scores = with_crops(values, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 0])
+    # 0: 2, 1 -> 1/2. 10: 2, 0, 0 -> (1/2 + 2/3)/2. 3: 0, 0, 10, 90 -> 1/4. 90: 95, 10, 3 -> 1/3.
+    assert scores.average_precision == pytest.approx([1 / 2, 7 / 12, 1 / 4, 1 / 3])
+    assert (scores.queries, scores.without_match, scores.min_ranked) == (4, 1, 4)
+    assert scores.in_words() == "4 of 5 queries (1 has no other crop in the gallery), 6 in gallery"
+    assert scores.doubts()[0] == (
+        "1 of 5 queries has no other crop in the gallery, in no figure: check identities"
+    )
+    for protocol in PROTOCOLS:
+        with pytest.raises(DataError, match=r"they show 1 camera; .* --protocol any-camera"):
+            score(values, protocol)
+    with pytest.raises(DataError, match=r"other crop in the gallery .*: each person has one crop"):
+        with_crops({name: value[[1, 2]] for name, value in values.items()}, [0, 1], [0, 1])
+    with pytest.raises(ValueError, match="needs the crops' codes"):
+        evaluate_ranking(**values, protocol="any-camera", crops=None)
+    with pytest.raises(DataError, match=r"query names \(1,\) and ids \(5,\)"):
+        with_crops(values, [0], [0] * 6)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_any_camera_of_different_crops_is_one_market_query_from_afar(seed: int) -> None:
+    """Where no gallery image is a query, its camera is as good as another one."""
+    values = random_data(seed)
+    afar = values | {"query_cameras": values["query_cameras"] + 10}
+    scores = with_crops(values, list(range(15)), list(range(15, 55)))
+    assert scores.average_precision == pytest.approx(score(afar).average_precision)
+    assert scores.query_row.tolist() == score(afar).query_row.tolist()
+
+
+@pytest.mark.parametrize(("protocol", "ranked"), [("market", 2), ("other-camera", 1)])
+def test_an_unknown_camera_may_be_the_querys(protocol: ProtocolName, ranked: int) -> None:
+    values = data(
+        at(0, 1, 2),
+        at(0, 1, 2),
+        query_ids=[1, 1, 2],
+        query_cameras=[0, -1, 0],
+        gallery_ids=[1, 1, 3],
+        gallery_cameras=[-1, 1, -1],
+    )
+    scores = score(values, protocol)
+    assert scores.query_row.tolist() == [0]
+    assert scores.min_ranked == ranked
+    assert (scores.unknown_cameras, scores.gallery_unknown_cameras) == (1, 2)
+    assert scores.doubts()[1].startswith(
+        "1 query and 2 gallery images have no known camera, which may be the one asked from"
+    )
+    nobody = values | {"query_cameras": np.full(3, -1), "gallery_cameras": np.full(3, -1)}
+    with pytest.raises(DataError, match=r"no camera is known; .* --protocol any-camera"):
+        score(nobody, protocol)
+
+
+@settings(max_examples=40)
+@given(
+    queries=st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 2)), min_size=1, max_size=9),
+    gallery=st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 2)), min_size=1, max_size=9),
+    protocol=st.sampled_from(PROTOCOLS),
+)
+def test_every_query_and_image_is_counted(
+    queries: list[tuple[int, int]], gallery: list[tuple[int, int]], protocol: ProtocolName
+) -> None:
+    values = data(
+        at(*range(len(queries))),
+        at(*range(len(gallery))),
+        query_ids=[person for person, _ in queries],
+        query_cameras=[camera for _, camera in queries],
+        gallery_ids=[person for person, _ in gallery],
+        gallery_cameras=[camera for _, camera in gallery],
+    )
+    answered = sum(
+        any(
+            person == its >= 0 and (camera != seen_by) and -1 not in (camera, seen_by)
+            for its, seen_by in gallery
+        )
+        for person, camera in queries
+    )
+    if not answered:
+        with pytest.raises(DataError):
+            score(values, protocol)
+        return
+    told = score(values, protocol).to_dict()
+    assert told["queries"] == answered
+    assert told["queries_junk"] == sum(person == -1 for person, _ in queries)
+    assert told["gallery_junk"] == sum(person == -1 for person, _ in gallery)
+    left_out = ("queries_without_match", "queries_junk", "queries_unreadable")
+    assert told["queries_asked"] == answered + sum(int(told[name]) for name in left_out)
+    assert told["queries_asked"] == len(queries)
+    assert int(told["gallery"]) + int(told["gallery_junk"]) == len(gallery)
 
 
 @pytest.mark.slow
 def test_more_queries_than_one_block_holds() -> None:
     values = random_data(2, queries=30, gallery=300_000)
-    assert metrics.BLOCK_ENTRIES < 30 * 300_000
+    assert protocols.BLOCK_ENTRIES < 30 * 300_000
     scores = score(values)
     for row in (0, 12, 13, 14, 29):
         single = {n: v[row : row + 1] if n.startswith("query") else v for n, v in values.items()}
@@ -284,10 +454,12 @@ def test_nothing_to_score_is_refused() -> None:
         score({n: v[:0] if n.startswith("gallery") else v for n, v in values.items()})
     with pytest.raises(DataError, match="the gallery holds no usable image"):
         score(values | {"gallery_ids": np.full(40, -1)})
-    with pytest.raises(DataError, match="none of 15 queries has a match"):
+    with pytest.raises(DataError, match=r"none of 15 queries has a match .* share no identity"):
         score(values | {"gallery_ids": np.full(40, 99)})
+    with pytest.raises(DataError, match=r"15 queries, and all are junk \(identity -1\)"):
+        score(values | {"query_ids": np.full(15, -1)})
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(ValueError, match="market or other-camera"):
+    with pytest.raises(ValueError, match="market or other-camera or any-camera"):
         evaluate_ranking(**random_data(7), protocol="cuhk")  # type: ignore[arg-type]

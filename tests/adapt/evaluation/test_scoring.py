@@ -104,7 +104,7 @@ def test_feature_file(tmp_path: Path) -> None:
 
 
 def test_identities_of_a_site_are_told_where_all_its_crops_are_labelled(
-    market: Callable[..., Path],
+    market: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     root = market()
     train = decode_crops(read_site(root / "bounding_box_train", None), SIZE, forget_names=True)
@@ -117,3 +117,83 @@ def test_identities_of_a_site_are_told_where_all_its_crops_are_labelled(
     half = replace(labelled.query.crops, samples=labelled.query.crops.samples[::2])
     some = DecodedCrops(half, labelled.query.images[::2])
     assert LabelledCrops(some, some).persons_of(train.crops) is None
+    assert "labels name 12 of 24 crops of the site, so" in caplog.text
+    first, *others = labelled.query.crops.samples
+    junk = replace(labelled.query.crops, samples=(replace(first, person=-1), *others))
+    with_junk = DecodedCrops(junk, labelled.query.images)
+    persons = LabelledCrops(with_junk, with_junk).persons_of(train.crops)
+    assert persons is not None
+    assert (persons == -1).sum() == 1
+    assert "1 of 24 crops of the site are junk" in caplog.text
+
+
+def write_features(path: Path, **changed: object) -> Path:
+    eye = np.eye(3, dtype=np.float32)
+    arrays: dict[str, object] = {
+        "query_features": eye[[0, 0, 1]],
+        "query_ids": [1, 1, 2],
+        "query_cameras": [1, 1, 1],
+        "gallery_features": eye[[0, 0, 1]],
+        "gallery_ids": [1, 1, 2],
+        "gallery_cameras": [1, 1, 1],
+    }
+    given = {k: np.asarray(v) for k, v in (arrays | changed).items() if v is not None}
+    np.savez(path, **given)  # type: ignore[arg-type]
+    return path
+
+
+def test_a_row_is_its_own_query_where_queries_are_the_gallery(tmp_path: Path) -> None:
+    """One model's vectors of a folder, twice: the same row is the query, the like one a match."""
+    scores = score_features(write_features(tmp_path / "f.npz"), protocol="any-camera")
+    assert (scores.mAP, scores.queries, scores.without_match) == (1.0, 2, 1)
+    assert scores.min_ranked == 2
+    bare = write_features(tmp_path / "bare.npz", query_cameras=None, gallery_cameras=None)
+    assert score_features(bare, protocol="any-camera").queries == 2
+
+
+def test_names_tell_which_vector_of_a_gallery_is_the_query(tmp_path: Path) -> None:
+    """Here the gallery has one crop more, so rows do not tell."""
+    eye = np.eye(3, dtype=np.float32)
+    more: dict[str, object] = {
+        "gallery_features": eye[[1, 0, 0, 1]],
+        "gallery_ids": [2, 1, 1, 2],
+        "gallery_cameras": [1, 1, 1, 1],
+    }
+    with pytest.raises(DataError, match="3 query vectors found again in the gallery"):
+        score_features(write_features(tmp_path / "f.npz", **more), protocol="any-camera")
+    names = {"query_names": ["a", "b", "c"], "gallery_names": ["c", "a", "b", "d"]}
+    named = write_features(tmp_path / "named.npz", **more, **names)
+    scores = score_features(named, protocol="any-camera")
+    assert (scores.queries, scores.mAP, scores.min_ranked) == (3, 1.0, 3)
+    apart = write_features(tmp_path / "apart.npz", query_features=2 * eye[[0, 1, 2]])
+    assert score_features(apart, protocol="any-camera").min_ranked == 3
+
+
+def test_centering_hides_neither_zeros_nor_unknown_cameras(tmp_path: Path) -> None:
+    zero = np.eye(3, dtype=np.float32)
+    zero[1] = 0
+    cameras = {"query_cameras": [1, 1, 1], "gallery_cameras": [2, 2, 2]}
+    for side in ("query", "gallery"):
+        path = write_features(tmp_path / f"{side}.npz", **cameras, **{f"{side}_features": zero})
+        with pytest.raises(DataError, match=f"1 {side} feature row with nothing but zeros"):
+            score_features(path, camera_centering=True)
+    some = write_features(tmp_path / "some.npz", query_cameras=[1, -1, 1])
+    with pytest.raises(DataError, match="the camera of 1 image is not known"):
+        score_features(some, camera_centering=True)
+
+
+def test_copies_of_the_query_are_the_query(market: Callable[..., Path]) -> None:
+    """One camera; each query lies in the gallery, too, as many sets of trackers have it."""
+    root = market(cameras=1, each=2)
+    for path in (root / "query").iterdir():
+        shutil.copy(path, root / "bounding_box_test" / f"{path.stem}_again.png")
+    (root / "bounding_box_test" / "0104_c1s1_000001_00.png").write_bytes(b"not an image")
+    labelled = LabelledCrops.read(root, SIZE)
+    with pytest.raises(DataError, match=r"they show 1 camera; .* --protocol any-camera"):
+        labelled.check("market")
+    labelled.check("any-camera")
+    scores = labelled.score(mean_color, protocol="any-camera")
+    told = scores.to_dict()
+    assert (told["queries"], told["queries_asked"], told["gallery"]) == (6, 6, 12)
+    assert (told["gallery_unreadable"], scores.min_ranked) == (1, 11)
+    assert scores.in_words() == "6 queries, 12 in gallery (1 cannot be read)"

@@ -25,6 +25,8 @@ ROW = {
     "loss_id": 1.0,
     "loss_tri": 1.0,
     "val_mAP": 0.5,
+    "val_queries": 12.0,
+    "val_queries_without_match": 0.0,
     "val_cmc1": 0.6,
     "val_cmc5": 0.7,
     "val_cmc10": 0.8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,22 @@ def test_rank_lists_follow_the_similarity_and_the_protocol(labelled: LabelledCro
         assert [a.right for a in good.answers] == [True, True]
         assert all(camera not in a.caption for a in good.answers), "own camera is set aside"
         assert [a.caption.split()[1] for a in bad.answers] == ["0.00", "0.00"]
+
+
+def test_a_query_without_a_match_says_so(labelled: LabelledCrops) -> None:
+    samples = labelled.gallery.crops.samples
+    alone = [s for s in samples if s.person != samples[0].person or s.camera == samples[0].camera]
+    rows = [samples.index(sample) for sample in alone]
+    gallery = DecodedCrops(
+        replace(labelled.gallery.crops, samples=tuple(alone)), labelled.gallery.images[rows]
+    )
+    judged = LabelledCrops(labelled.query, gallery)
+    vectors = one_hot(judged.query.crops.persons), one_hot(gallery.crops.persons)
+    found = compare_rankings(judged, {"good": vectors}, queries=12, answers=2)
+    lonely = [each for each in found if each.query.caption.endswith(", no match")]
+    assert len(lonely) == 2
+    for each in lonely:
+        assert [answer.right for answer in each.lists[0].answers] == [False, False]
 
 
 def crops(cameras: list[int], names: tuple[str, ...] = ("north", "south")) -> DecodedCrops:

@@ -126,6 +126,15 @@ def test_one_camera_cannot_be_spanned() -> None:
     assert not [point for point in points if "cameras" in point.text]
 
 
+@pytest.mark.parametrize(("without", "mark"), [(1, "plain"), (4, "odd")])
+def test_queries_without_a_match_are_told(without: int, mark: str) -> None:
+    judged = 20 - without
+    told = said(row(1, val_queries=judged, val_queries_without_match=without))
+    assert mark_of(f"{without} of 20 validation queries have no match in another", told) == mark
+    told = said(row(1, val_queries=20, val_queries_without_match=0))
+    assert not any("validation" in text for text in told)
+
+
 def test_crops_that_cannot_be_read_are_told() -> None:
     lost = CAMERAS.model_copy(update={"unreadable": 1, "crops": 9})
     _, _, points = in_words(info(data=(lost,)), "finished", [], None)

@@ -50,9 +50,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 def test_labelled_crops_give_scores(runs: dict[str, Run]) -> None:
-    for run in runs.values():
+    for name, run in runs.items():
         (row,) = run.metrics()
         assert 0 < row["val_mAP"] <= 1
+        judged = 12 if name == "elsewhere" else 24
+        assert (row["val_queries"], row["val_queries_without_match"]) == (judged, 0)
         assert row["val_cmc1"] <= row["val_cmc5"] <= row["val_cmc10"] <= 1
 
 

@@ -165,6 +165,8 @@ def test_a_bad_validation_set_leaves_no_run_behind(
 ) -> None:
     with pytest.raises(DataError):
         source_run(market("source"), tmp_path / "run", validation=tmp_path)
+    with pytest.raises(DataError, match=r"they show 1 camera; .*leave out --validation, and score"):
+        source_run(market("one"), tmp_path / "run", validation=market("judged", cameras=1))
     assert not (tmp_path / "run").exists()
 
 
