@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.errors import WrapError
+from models.file_kinds import HEAD, kind_of
 from models.files import sha256_file
 from models.wording import plural
 
@@ -30,18 +31,10 @@ KNOWN_IR_VERSION = 10
 _OLDEST_RUN_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
-_OTHER_FILES = (
-    (0, b"PK\x03\x04", "a zip archive, as PyTorch saves checkpoints; export the network to ONNX"),
-    (0, b"\x80\x02", "a pickle, as PyTorch saved checkpoints; export the network to ONNX"),
-    (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file with `git lfs pull`"),
-    (0, b"<!doctype html", "a web page; download the file itself"),
-    (0, b"<html", "a web page; download the file itself"),
-    (0, b"<?xml", "XML, as OpenVINO saves graphs; give the ONNX file that it was made from"),
-    (0, b"ftrt", "a TensorRT engine; give the ONNX file that it was made from"),
-    (4, b"ORTM", "in ONNX Runtime's own format; give the ONNX file that it was made from"),
-    (4, b"TFL3", "a TensorFlow Lite model; give an ONNX file"),
+_CHECKPOINTS = (
+    (b"PK\x03\x04", "a zip archive, as PyTorch saves checkpoints"),
+    (b"\x80\x02", "a pickle, as PyTorch saved checkpoints"),
 )
-"""Where a file of another kind has its mark, the mark in lower or upper case, what it is."""
 
 
 def read_foreign(path: Path) -> tuple[onnx.ModelProto, list[str]]:
@@ -142,13 +135,14 @@ def why_not_loaded(model: onnx.ModelProto) -> str:
 
 def _what_it_is(path: Path, otherwise: str) -> str:
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(HEAD)
     if not head:
         return "not an ONNX model (it is empty); copy or export it again"
-    for start, mark, kind in _OTHER_FILES:
-        found = head[start:].lstrip() if start == 0 else head[start:]
-        if found.lower().startswith(mark.lower()):
-            return f"not an ONNX model: it is {kind}"
+    for mark, noun in _CHECKPOINTS:
+        if head.startswith(mark):
+            return f"not an ONNX model: it is {noun}; export the network to ONNX"
+    if kind := kind_of(head, path.suffix):
+        return f"not an ONNX model: it is {kind.noun}; {kind.remedy}"
     return f"not an ONNX model ({otherwise}); export it again"
 
 

@@ -40,6 +40,10 @@ _PIXEL_KINDS: dict[int, Any] = {
 _MIN_IR_VERSION = 4  # before, weights had to be graph inputs
 
 
+_LARGEST_PIXEL = 256.0
+"""No network wants larger values than pixels are as they come."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputConvention:
     """What a foreign model expects of its pixels: (scale x - mean) / std, x in 0..255.
@@ -63,6 +67,25 @@ class InputConvention:
             raise WrapError("scale, mean and std must be finite numbers")
         if self.scale == 0 or 0 in self.std:
             raise WrapError("scale and std must not be 0; give the figures of the model's training")
+        self._refuse_other_scales()
+
+    def _refuse_other_scales(self) -> None:
+        """Refuse figures that no network is trained with: a mean or std of another scale."""
+        white = 255 * self.scale
+        low, high = min(0.0, white), max(0.0, white)
+        if wrong := [mean for mean in self.mean if not low <= mean <= high]:
+            raise WrapError(
+                f"the mean {wrong[0]:g} is outside of what the scale {self.scale:g} makes of "
+                f"pixels, {low:g} to {high:g}; give mean and std on that scale: for (x - mean) "
+                "times a factor, leave the scale at 1 and give 1 / factor as std"
+            )
+        pairs = list(zip(self.mean, self.std, strict=True))
+        most = max(abs((pixel - mean) / std) for mean, std in pairs for pixel in (low, high))
+        if most > _LARGEST_PIXEL:
+            raise WrapError(
+                f"pixels would reach {most:.0f} after scale, mean and std; give the scale "
+                f"{1 / 255:g} for a mean and std of pixels from 0 to 1"
+            )
 
     @property
     def keeps_pixels(self) -> bool:

@@ -36,6 +36,7 @@ from models.exif import (
     read_orientation,
     turn_upright,
 )
+from models.file_kinds import HEAD, kind_of
 
 MIN_SIDE = 8
 """Smallest height or width in pixels: below this a crop shows nobody."""
@@ -173,12 +174,17 @@ def _check_header(data: bytes, max_pixels: int) -> None:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"{error}; send the crop, not the whole frame") from error
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise UnsupportedImageError(f"not an image that can be read; {_SUPPORTED}") from error
+        raise UnsupportedImageError(f"{_what_it_is(data)}; {_SUPPORTED}") from error
     _check_size(height, width, max_pixels)
     if tile > max_pixels:  # decoders allocate a whole tile, however small the image
         raise ImageTooLargeError(f"TIFF with tiles of {tile} pixels; send a PNG")
     if turned:  # OpenCV turns TIFF whatever the flags say
         raise UnsupportedImageError("TIFF with an orientation tag; save it upright, or as PNG")
+
+
+def _what_it_is(data: bytes) -> str:
+    kind = kind_of(data[:HEAD])
+    return f"{kind.noun}: {kind.remedy}" if kind else "not an image that can be read"
 
 
 def _check_png_chunks(data: bytes) -> None:

@@ -314,6 +314,13 @@ def _measured(
             "the model gives NaN, infinity or zero vectors; check scale, mean and std against "
             "what it was trained with" + (", or export it in float32" if half else "")
         )
+    unit = np.asarray(vectors / norms, np.float32)
+    tolerance = MAX_DIFFERENCE_HALF if half else MAX_DIFFERENCE
+    if np.ptp(unit, axis=0).max() <= tolerance:
+        raise WrapError(
+            f"the output {name} is the same for every image; check scale, mean and std, and the "
+            "export: quantized too far, or not fed by the input"
+        )
     changes = [f"the output's {kind} cast to float32"] if kind != np.float32 else []
     if len(one) > 1:
         changes.append(f"the output's {one} for each image flattened")
@@ -322,8 +329,8 @@ def _measured(
         image=image,
         convention=convention,
         images=images,
-        vectors=np.asarray(vectors / norms, np.float32),
-        tolerance=MAX_DIFFERENCE_HALF if half else MAX_DIFFERENCE,
+        vectors=unit,
+        tolerance=tolerance,
     )
     return original, changes
 

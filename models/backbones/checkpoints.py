@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import WeightsError
+from models.file_kinds import HEAD, kind_of
 
 _DEPTH = 3
 """Mappings inside mappings that are looked into."""
@@ -44,21 +45,6 @@ for _module in ("pathlib", "pathlib._local"):  # Python 3.13 moved them
 for _core in ("numpy.core", "numpy._core"):  # numpy 2 renamed it
     _PLAIN[f"{_core}.multiarray"] = ("_reconstruct", "scalar")
     _PLAIN[f"{_core}.numeric"] = ("_frombuffer",)
-
-_TEXTS = (
-    ((b"version https://git-lfs",), "a Git LFS pointer", "fetch the file with `git lfs pull`"),
-    (
-        (b"<!doctype", b"<html", b"<?xml", b"<"),
-        "a web page",
-        "the server sent it in place of the file; download the file in a browser",
-    ),
-)
-_BINARIES = (
-    (b"\x89HDF", "an HDF5 file", "convert it with the framework that wrote it"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and give the file inside"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it and give the file inside"),
-    (b"Rar!", "a rar archive", "unpack it and give the file inside"),
-)
 
 
 class _Placeholder:
@@ -147,7 +133,7 @@ def _describe(content: object) -> str:
 def _read(path: Path) -> object:
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD)
         _refuse_other_files(path, head)
         if path.suffix == ".safetensors" or _is_safetensors(path, head):
             return load_file(path)
@@ -199,13 +185,8 @@ def _refusal(error: str) -> str:
 
 def _refuse_other_files(path: Path, head: bytes) -> None:
     """Raise WeightsError for what is known not to be weights."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for starts, what, remedy in _TEXTS:
-        if text.startswith(starts):
-            raise WeightsError(f"{path} is {what}, not weights: {remedy}")
-    for start, what, remedy in _BINARIES:
-        if head.startswith(start):
-            raise WeightsError(f"{path} is {what}, not weights: {remedy}")
+    if kind := kind_of(head, path.suffix):
+        raise WeightsError(f"{path} is {kind.noun}, not weights: {kind.remedy}")
     if path.suffix == ".onnx":
         raise WeightsError(
             f"{path} is an ONNX model, which is served and cannot be trained; give the checkpoint "
@@ -217,8 +198,8 @@ def _refuse_other_files(path: Path, head: bytes) -> None:
         raise WeightsError(
             f"{path} is a tar archive, not weights: unpack it and give the file inside"
         )
-    elif text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        begins = text.split(b"\n")[0][:60].decode()
+    elif head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        begins = head.strip().split(b"\n")[0][:60].decode()
         raise WeightsError(
             f"{path} is text, not weights; it begins with {begins!r}: download it again"
         )

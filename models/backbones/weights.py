@@ -9,6 +9,7 @@ which stem was trained.
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import Literal, cast
 import torch
 
 from models.backbones.checkpoints import read_state_dicts, state_dicts
+from models.backbones.domain_norms import of_target_domain
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES, Stem, build_backbone, stem_of, with_stem
 from models.errors import WeightsError
@@ -42,6 +44,12 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _COUNTER = "num_batches_tracked"
 """Absent in files older than torch 0.4.1 and without influence on what a network computes."""
 
+_OTHER_NETWORKS = {
+    r"(pos_embed|cls_token|class_embedding)$": "a vision transformer",
+    r"(^|\.)b1_head\.": "MGN, with three branches behind one stem",
+    r"\.conv2\.fc1\.weight$": "a ResNeSt",
+}
+"""Names of tensors, and the networks of re-ID projects that have them."""
 
 Names = Literal["torchvision", "MMT", "fast-reid", "BoT"]
 
@@ -55,7 +63,7 @@ class WeightsReport:
     rule: whether tensors were paired by name or by their order. names: whose names the file uses.
     neck: whether the BN neck was loaded, too. heads: what scored classes, which is left out.
     key: of the checkpoint, where the tensors were; others: keys that hold the whole trunk, too.
-    prefix: taken off the trunk's names.
+    prefix: taken off the trunk's names. domain: see `of_target_domain`.
     """
 
     source: str
@@ -70,6 +78,7 @@ class WeightsReport:
     key: str = ""
     others: tuple[str, ...] = ()
     prefix: str = ""
+    domain: str = ""
 
     @property
     def complete(self) -> bool:
@@ -84,6 +93,8 @@ class WeightsReport:
         lines = [f"{found}{neck}"]
         if self.prefix:
             lines.append(f"taken off the names: {self.prefix}")
+        if self.domain:
+            lines.append(f"of the batch norms of several domains, the target's: {self.domain}")
         if self.others:
             lines.append(f"the same trunk is also under: {', '.join(self.others)}")
         for label in ("missing", "unexpected", "shape_mismatch", "heads"):
@@ -227,13 +238,15 @@ def _best(
     """The state dict of a checkpoint that has most of the trunk."""
     found: list[tuple[WeightsReport, _File]] = []
     for key, state in states.items():
-        file = _translate(_without_counters(state), wanted)
+        one_domain, domain = of_target_domain(_without_counters(state))
+        file = _translate(one_domain, wanted)
         report = replace(
             _by_name(source, file.trunk, wanted),
             names=file.names,
             heads=file.heads,
             key=key,
             prefix=file.prefixes[0],
+            domain=domain,
         )
         found.append((report, file))
 
@@ -460,15 +473,18 @@ def _other_backbone(source: str, states: Mapping[str, StateDict]) -> str:
     """What to do about a file that another backbone, or none, was saved from."""
     fitting = []
     for name in BACKBONES:
-        report, file = _best(source, states, _shapes(name))
+        wanted = _shapes(name)
+        report, file = _best(source, states, wanted)
+        whole = report.complete and not report.unexpected
         stem = file.trained_stem or "torchvision"
-        if report.complete and not report.unexpected and _fits_stem(stem, name):
+        if _fits_stem(stem, name) and (whole or _signature(file.trunk) == _signature(wanted)):
             fitting.append(name)
     if fitting:
         return f"give --backbone {' or '.join(fitting)}, or another file"
     names = [name for state in states.values() for name in state]
-    if any(name.endswith(("pos_embed", "cls_token", "class_embedding")) for name in names):
-        return "it is a vision transformer, which no backbone here is; choose another file"
+    for pattern, network in _OTHER_NETWORKS.items():
+        if any(re.search(pattern, name) for name in names):
+            return f"it is {network}, which no backbone here is; choose another file"
     return "no backbone here has these tensors; choose another file"
 
 

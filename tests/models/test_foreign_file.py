@@ -48,6 +48,7 @@ def images() -> NDArray[np.uint8]:
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"<?xml version='1.0'?><net>", "OpenVINO"),
         (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
+        (b"ptrt\0\0\0\0\xd5", "a TensorRT engine; give the file that it was made from"),
     ],
 )
 def test_another_file_is_called_by_its_name(

@@ -69,6 +69,40 @@ def test_impossible_conventions(fields: dict[str, Any]) -> None:
         InputConvention(**fields)
 
 
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET_255: dict[str, Any] = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": 0.01735207, "mean": IMAGENET_255["mean"]}, r"123.675 is outside .* 0 to 4\.42"),
+        ({"scale": 1 / 255, **IMAGENET_255}, r"123.675 is outside .* 0 to 1;"),
+        ({"mean": (-104.0, -117.0, -123.0)}, r"-104 is outside .* 0 to 255;"),
+        (IMAGENET, r"pixels would reach 1136 .* give the scale 0\.00392157 for"),
+    ],
+    ids=["DeepStream", "two scales", "minus", "no scale"],
+)
+def test_figures_of_another_scale_are_refused(fields: dict[str, Any], message: str) -> None:
+    """They give vectors that hardly differ from image to image, and no error otherwise."""
+    with pytest.raises(WrapError, match=message):
+        InputConvention(**fields)
+
+
+def test_one_convention_in_several_spellings() -> None:
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    of_pixels = InputConvention(**IMAGENET_255).apply(images)
+    np.testing.assert_allclose(
+        InputConvention(scale=1 / 255, **IMAGENET).apply(images), of_pixels, atol=1e-5
+    )
+    factor = 0.01735207  # DeepStream's net-scale-factor: one for all channels
+    deepstream = InputConvention(mean=IMAGENET_255["mean"], std=(1 / factor,) * 3).apply(images)
+    by_hand = factor * (images - np.array(IMAGENET_255["mean"])).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(deepstream, by_hand, atol=1e-5)
+    minus_one_to_one = InputConvention(scale=2 / 255, mean=(1.0, 1.0, 1.0)).apply(images)
+    assert (minus_one_to_one.min(), minus_one_to_one.max()) == (-1, 1)
+
+
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize("opset", [9, 13, 18, 20])
 def test_the_wrapped_graph_does_what_the_convention_says(order: Any, opset: int) -> None:

@@ -210,6 +210,23 @@ def test_not_an_image(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "a HEIC image: convert it to JPEG or PNG"),
+        (b"/9j/4AAQSkZJRgABAQ", r"text in base64 \(of a JPEG\): decode it"),
+        (b"<!DOCTYPE html><title>403</title>", "a web page: the server sent it"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer: fetch the file"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video: cut single frames out of it"),
+        (b"\0\5\26\7\0\2\0\0Mac OS X        ", r"what macOS notes .* without the `\._`"),
+    ],
+)
+def test_files_that_are_called_jpg_are_named_by_what_they_are(data: bytes, message: str) -> None:
+    """From phones, web interfaces and archives, all called `.jpg`."""
+    with pytest.raises(UnsupportedImageError, match=message):
+        decode(data)
+
+
 def test_gif_is_not_supported() -> None:
     with pytest.raises(UnsupportedImageError):
         decode(encode(PICTURE, "GIF"))

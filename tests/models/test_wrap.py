@@ -526,6 +526,34 @@ def test_int8_with_scales_in_the_graph(tmp_path: Path, images: NDArray[np.uint8]
         np.testing.assert_allclose(embed(images[:batch]), expected[:batch], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dims", "outcome"),
+    [((1, 3, HEIGHT, WIDTH), "one image alone"), (("n", 3, HEIGHT, WIDTH), "mixes the images")],
+)
+def test_int8_with_a_scale_of_each_batch(
+    dims: tuple[Any, ...], outcome: str, tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    """`quantize_dynamic` of ONNX Runtime: the scale is that of the largest value of a batch."""
+    quantized = Foreign(
+        [
+            N("DynamicQuantizeLinear", ["pooled"], ["q", "scale", "zero"]),
+            N("DequantizeLinear", ["q", "scale", "zero"], ["back"]),
+            N("Flatten", ["back"], ["out"]),
+        ]
+    )
+    path = quantized.save(tmp_path / "model.onnx", dims=dims, opset=13, ir_version=7)
+    if outcome == "mixes the images":
+        with pytest.raises(WrapError, match=f"{outcome} of a batch.* fixed batch of 1"):
+            wrapped(path, tmp_path / "bundle")
+        return
+    made = wrapped(path, tmp_path / "bundle")
+    assert outcome in made.changes[-1]
+    expected = original_vectors(path, images)
+    for batch in (1, 6):
+        got = embedder(made.bundle)(images[:batch])
+        np.testing.assert_allclose(got, expected[:batch], atol=1e-5)
+
+
 def test_old_operators_that_the_runtime_lacks_are_refused(tmp_path: Path) -> None:
     """onnx's converter gives such an addition another axis, so nothing may convert it unchecked."""
     old = Foreign(
@@ -681,6 +709,17 @@ def test_a_model_without_usable_vectors(factor: float, tmp_path: Path) -> None:
     )
     with pytest.raises(WrapError, match="scale, mean and std"):
         wrap(dead.save(tmp_path / "model.onnx"), tmp_path / "bundle")
+
+
+def test_the_same_vector_for_every_image_is_refused(tmp_path: Path) -> None:
+    """As where a quantizer collapsed the network: finite, of any length, and of no use."""
+    collapsed = Foreign(
+        [N("Mul", ["pooled", "small"], ["tiny"]), N("Add", ["tiny", "bias"], ["out"])],
+        {"small": np.array(1e-7, np.float32), "bias": np.ones((1, CHANNELS, 1, 1), np.float32)},
+        rank=4,
+    )
+    with pytest.raises(WrapError, match=r"out is the same for every image; check scale"):
+        wrap(collapsed.save(tmp_path / "model.onnx"), tmp_path / "bundle")
 
 
 def test_two_inputs(tmp_path: Path) -> None:

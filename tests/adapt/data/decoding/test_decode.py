@@ -54,6 +54,14 @@ def test_crops_are_decoded_as_the_run_says(tmp_path: Path) -> None:
     np.testing.assert_array_equal(row, SIZE.fit(np.rot90(np.asarray(picture))))
 
 
+def test_a_suffix_of_another_type_does_not_count(tmp_path: Path) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (40, 20, 3), np.uint8)
+    for name, kind in (("1.jpg", "PNG"), ("2.png", "BMP"), ("3.jpeg", "WEBP")):
+        Image.fromarray(picture).save(tmp_path / name, kind, lossless=True)
+    for row in decode_crops(read_site(tmp_path), SIZE).images:
+        np.testing.assert_array_equal(row, SIZE.fit(picture))
+
+
 def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(NoImagesError, match=r"none of 1 image .* text.jpg"):
