@@ -93,9 +93,8 @@ async def test_activate_and_roll_back(serve: Any) -> None:
     assert (error.value.code, error.value.reason) == ("FAILED_PRECONDITION", "NO_EARLIER_MODEL")
 
 
-@pytest.mark.parametrize("orientation", [3, 6, 7])
 async def test_a_rollover_turns_crops_upright_that_an_older_model_saw_as_stored(
-    serve: Any, registry: Registry, tmp_path: Path, orientation: int
+    serve: Any, registry: Registry, tmp_path: Path
 ) -> None:
     older = write_tiny_bundle(tmp_path / "older", name="older", decoder="exact-1")
     newer = write_tiny_bundle(tmp_path / "newer", name="newer")
@@ -106,14 +105,14 @@ async def test_a_rollover_turns_crops_upright_that_an_older_model_saw_as_stored(
     await server.ask(client.create_site, "lobby")
     upright = crop(1, height=48, width=48)
     picture = Image.open(io.BytesIO(upright))
-    stored = stored_turned(picture, orientation, "PNG")
+    stored = stored_turned(picture, 6, "PNG")
     await server.ask(client.enroll, "lobby", [NewSighting(image=stored, camera="c1", id="s1")])
 
     async def score(image: bytes) -> float:
         answer = await server.ask(client.search, "lobby", image, limit=1)
         return float(answer.matches[0].score)
 
-    as_stored = encode(picture.transpose(STORED_BY[orientation]), "PNG")
+    as_stored = encode(picture.transpose(STORED_BY[6]), "PNG")
     unlike = float((embed_files([as_stored]) @ embed_files([upright])[0])[0])
     assert unlike < 0.9
     assert await score(upright) == pytest.approx(unlike, abs=1e-5)
