@@ -176,19 +176,14 @@ def evaluate_ranking(
 
     AP is the mean of the precision at each match (as in scikit-learn and torchreid), not the area
     by trapezoids of Market-1501's own kit, which is a little higher. Equal similarities rank in
-    gallery order. Gallery images that a protocol sets aside for a query (`protocols.pairs`) take
-    no rank.
-    Gallery images of identity -1 are junk and left out. Market-1501's distractors (0000) need no
-    rule: no query has their identity, so they only push matches down. A query without a match is
-    in no figure, but counted.
+    gallery order; what a protocol sets aside (`protocols.pairs`) takes no rank. Junk is left out.
+    Market-1501's distractors (0000) need no rule: no query has their identity, so they only push
+    matches down. A query without a match is in no figure, but counted.
 
     Args:
-        query_features: (Q, D) any scale; rows are L2-normalized here.
-        query_ids: (Q,) integers; -1 unknown, such a query is junk.
-        query_cameras: (Q,) integer codes; -1 unknown.
-        gallery_features: (G, D).
-        gallery_ids: (G,) integers; -1 junk.
-        gallery_cameras: (G,) codes in the numbering of query_cameras.
+        query_features, gallery_features: (Q, D), (G, D) any scale; rows are L2-normalized here.
+        query_ids, gallery_ids: (Q,), (G,) integers; -1 junk.
+        query_cameras, gallery_cameras: (Q,), (G,) codes in one numbering; -1 unknown.
         protocol: see `protocols.pairs`.
         crops: (Q,) and (G,) codes, alike where a gallery image is the query itself or a copy of
             it; only any-camera looks at them.
@@ -237,13 +232,13 @@ class _Labelled:
         """Raises DataError that calls the set by its name."""
         ids, cameras, crops = labels.ids, labels.cameras, labels.crops
         fits = features.ndim == 2 and ids.shape == features.shape[:1] == cameras.shape
-        if crops is not None and crops.shape != ids.shape:
-            raise DataError(f"{name} names {crops.shape} and ids {ids.shape} must both be (N,)")
         if not fits:
             raise DataError(
                 f"{name} features {features.shape}, ids {ids.shape} and cameras {cameras.shape} "
                 "must be (N, D), (N,) and (N,)"
             )
+        if crops is not None and crops.shape != ids.shape:
+            raise DataError(f"{name} names {crops.shape} and ids {ids.shape} must both be (N,)")
         if not len(ids) or (name == "gallery" and (ids == JUNK).all()):
             raise DataError(f"the {name} holds no usable image: add labelled crops to it")
         return cls(_unit(name, features), labels)

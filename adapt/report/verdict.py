@@ -159,9 +159,7 @@ def _of_validation(last: Mapping[str, Any]) -> list[Point]:
         return []
     mark: Mark = "odd" if without > MANY_WITHOUT_MATCH * (judged + without) else "plain"
     told = plural(judged + without, "validation query", "validation queries")
-    return [
-        Point(mark, f"{without} of {told} have no match in another camera and are in no score.")
-    ]
+    return [Point(mark, f"No score counts {without} of {told}: no match in another camera.")]
 
 
 def _of_crops(info: RunInfo) -> list[Point]:

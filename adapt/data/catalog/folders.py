@@ -186,8 +186,8 @@ def _market_names(root: Path, images: Sequence[Path]) -> list[MarketName]:
     if wrong:
         raise DataError(
             f"{len(wrong)} of {plural(len(images), 'file')} below {root} do not have a name "
-            f"like Market-1501 (PPPP_cC...), first: {wrong[0].name}; rename them or use a plain "
-            "site folder"
+            f"like Market-1501 (PPPP_cC...), first: {wrong[0].name}; rename them (0001_c1_... "
+            "where no camera is known), or use a plain site folder"
         )
     return [name for name in named if name]
 

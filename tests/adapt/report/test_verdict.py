@@ -130,7 +130,9 @@ def test_one_camera_cannot_be_spanned() -> None:
 def test_queries_without_a_match_are_told(without: int, mark: str) -> None:
     judged = 20 - without
     told = said(row(1, val_queries=judged, val_queries_without_match=without))
-    assert mark_of(f"{without} of 20 validation queries have no match in another", told) == mark
+    assert (
+        mark_of(f"No score counts {without} of 20 validation queries: no match in an", told) == mark
+    )
     told = said(row(1, val_queries=20, val_queries_without_match=0))
     assert not any("validation" in text for text in told)
 
