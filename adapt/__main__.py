@@ -18,12 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.job_contract import EXIT_CODES, GATE, TRAIN, WORKER, JobOutcome
+from models.wording import OneLineFormatter
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do the task and write outcome.json; returns the exit code."""
     given = _parsed(arguments)
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(OneLineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[to_stderr])
     logging.getLogger("resight").setLevel(logging.INFO)
     try:
         outcome = _train(given.folder) if given.task == TRAIN else _judge(given)

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import METHOD_HELP, AsJson, ServerOption, SiteOption, print_json, short_time, table
+from cli.common import (
+    METHOD_HELP,
+    AsJson,
+    ServerOption,
+    SiteOption,
+    print_json,
+    short_time,
+    table,
+    tell,
+)
 from models.job_contract import AdaptationRound
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
 from service.jobs.records import MAX_SEED, Adaptation, AdaptationSpec, JobState
@@ -35,14 +44,15 @@ def adaptations_start(
     server: ServerOption = DEFAULT_SERVER,
     as_json: AsJson = False,
 ) -> None:
-    """Start an adaptation to a site's own crops on the server; prints its id."""
+    """Start an adaptation to a site's own crops on the server; prints its id alone."""
     spec = AdaptationSpec(method, recipe or method, tuple(overrides or ()), seed)
     with ResightClient(server) as client:
         adaptation = client.start_adaptation(site, spec)
     if as_json:
         print_json(_adaptation_json(adaptation))
     else:
-        typer.echo(f"adaptation {adaptation.id} of site {site} waits for its turn")
+        tell(f"an adaptation of site {site} waits for its turn:")
+        typer.echo(adaptation.id)
 
 
 @adaptations.command("list")
@@ -55,7 +65,7 @@ def adaptations_list(
     if as_json:
         print_json([_adaptation_json(adaptation) for adaptation in found])
     elif not found:
-        typer.echo(f"no adaptations of site {site}; start one with `resight adaptations start`")
+        tell(f"no adaptations of site {site}; start one with `resight adaptations start`")
     else:
         header = ["adaptation", "method", "state", "created", "model", "verdict", "reason"]
         rows = [
@@ -100,7 +110,7 @@ def adaptations_cancel(
     with ResightClient(server) as client:
         cancelled = client.cancel_adaptation(site, adaptation)
     ending = "is cancelled" if cancelled.state.over else "is being cancelled"
-    typer.echo(f"adaptation {adaptation} of site {site} {ending}")
+    tell(f"adaptation {adaptation} of site {site} {ending}")
 
 
 @adaptations.command("report")

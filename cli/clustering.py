@@ -11,6 +11,7 @@ import numpy as np
 import typer
 from pydantic import ValidationError
 
+from cli.common import tell
 from models.wording import plural
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def _cluster(
     labels = clusterer(table, codes)
     write_labels(out, labels)
     _report(labels, codes, clusterer.stages.seconds)
-    typer.echo(f"  peak memory {peak_rss_bytes() / 2**20:.0f} MB; written {out}")
+    typer.echo(f"  peak memory {peak_rss_bytes() / 2**20:.0f} MB")
+    tell(f"labels written to {out}")
 
 
 def _settings(**chosen: Any) -> Clustering:

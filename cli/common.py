@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from models.job_contract import METHODS
+from models.wording import one_line
 from models.wording import plural as plural
 from service.config import SERVER_VARIABLE
 from service.errors import BadNameError
@@ -33,6 +34,11 @@ SiteOption = Annotated[str, typer.Option(help="Name of the site.", callback=_sit
 SiteName = Annotated[str, typer.Argument(help="Name of the site.", callback=_site_id)]
 
 
+def tell(text: str) -> None:
+    """Tell people something on stderr, as one line: stdout holds the result alone."""
+    typer.echo(one_line(text), err=True)
+
+
 def print_json(value: object) -> None:
     """Print one JSON value, in ASCII: file names may have bytes that are not text."""
     typer.echo(json.dumps(value))
@@ -48,6 +54,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
 
     right: columns that are aligned at the right.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     columns = [i for i in range(len(header)) if any(row[i] for row in rows)]
     widths = {i: max(len(header[i]), *(len(row[i]) for row in rows)) for i in columns}
 

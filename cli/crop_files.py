@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import typer
-
 from adapt.data.catalog.cameras import find_cameras
 from adapt.data.catalog.image_files import LeftOut, image_files
 from adapt.errors import DataError
 from models.text import nfc
+from models.wording import one_line
 from service.errors import BadSightingError
 from service.types import NewSighting
 
@@ -56,7 +55,7 @@ class FileToEnroll:
         identity = hashlib.sha256()
         for part in (self.camera, self.place):
             identity.update(hashlib.sha256(os.fsencode(part)).digest())
-        key = nfc(self.key.encode("utf-8", "replace").decode())
+        key = one_line(nfc(self.key.encode("utf-8", "replace").decode()))
         return NewSighting(
             image=image,
             camera=self.camera,
@@ -89,17 +88,9 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
     `adapt.data.catalog.cameras.CameraPattern`; `adapt.data.catalog.cameras.cameras_by_path`, which
     refuses files in no folder.
 
-    Raises:
-        typer.BadParameter: a path does not exist, a folder cannot be read, or no rule names a
-            camera.
+    Raises DataError: a path is neither a file nor a folder, a folder cannot be read, or no rule
+    names a camera.
     """
-    try:
-        return _find_crops(paths, camera, pattern)
-    except DataError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
     crops: list[FileToEnroll] = []
     left_out: list[LeftOut] = []
     doubts: list[str] = []
@@ -108,10 +99,11 @@ def _find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) 
             below = image_files(path)
             left_out += below.left_out
             files, root = below.images, path
-        elif path.exists():
+        elif path.is_file():
             files, root = (path,), path.parent
         else:
-            raise DataError(f"there is no file or folder {path}")
+            what = "is neither a file nor a folder" if path.exists() else "does not exist"
+            raise DataError(f"{path} {what}; give files, or folders of crops")
         keys = [file.relative_to(root).as_posix() for file in files]
         cameras = [camera] * len(keys) if camera is not None else []
         if camera is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from cli.demo_report import DemoResult, Served, tell, write_report, write_summary
+from cli.demo_report import DemoResult, Served, print_result, write_report, write_summary
 from cli.local_server import local_server
 from service.client import CallFailedError, ResightClient
 from service.types import NewSighting, SightingFilter
@@ -121,7 +121,7 @@ def run_demo(plan: DemoPlan, out: Path, seed: int) -> None:
     )
     write_summary(out, result)
     write_report(out, result)
-    tell(out, result)
+    print_result(out, result)
 
 
 def _clear(out: Path) -> None:
@@ -147,7 +147,7 @@ def _render(plan: DemoPlan, out: Path, seed: int) -> tuple[Path, Path]:
 
     source, site = site_specs(plan, seed)
     for name, spec in (("site-a", source), ("site-b", site)):
-        log.info("%s: %s", name, render_site(spec, out / name))
+        log.info("%s: %s", name, render_site(spec, out / name).sentence)
     return out / "site-a", out / "site-b"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli.common import plural
+from cli.common import plural, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,14 +162,15 @@ def _without_match(served: Served) -> str:
     return f" ({served.without_match} have no match)" if served.without_match else ""
 
 
-def tell(out: Path, result: DemoResult) -> None:
+def print_result(out: Path, result: DemoResult) -> None:
     """Print the result."""
     served = result.served
-    typer.echo("\npeople of site B never seen in adaptation      mAP   CMC-1")
+    typer.echo("people of site B never seen in adaptation      mAP   CMC-1")
     for name, s in result.scores.items():
         typer.echo(f"  {name:<42} {s.mAP:.3f}   {s.cmc(1):.3f}")
     typer.echo(
         f"served: {plural(served.enrolled, 'crop')} enrolled over gRPC, {served.same_ranking} of "
         f"{served.searches} searches rank as evaluated"
     )
-    typer.echo(f"{sum(result.seconds.values()):.0f} s in all; open {out / 'report.html'}")
+    tell(f"{sum(result.seconds.values()):.0f} s in all; open:")
+    typer.echo(out / "report.html")

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from adapt.data.catalog.image_files import LeftOut
+from adapt.data.catalog.image_files import left_out_lines, unread_reason
+from adapt.errors import NoImagesError
 from adapt.runtime.progress import progress
-from cli.common import AsJson, ServerOption, SiteOption, plural, print_json
+from cli.common import AsJson, ServerOption, SiteOption, plural, print_json, tell
 from cli.crop_files import FileToEnroll, Found, find_crops
 from models.text import nfc
 from service.client import DEFAULT_SERVER, ClientError, ResightClient
@@ -41,15 +42,16 @@ def enroll(
     """Enroll crops. A file that was enrolled before replaces its sighting.
 
     Without --camera and --camera-pattern, the camera comes from the file names of a public set, or
-    is the first folder below the one given. Exit code 1 if nothing was enrolled.
+    is the first folder below the one given. Exit code 0 if any file was enrolled: the last line
+    says how many were refused.
     """
     if camera is not None and camera_pattern is not None:
         raise typer.BadParameter("give --camera or --camera-pattern, not both")
     found = find_crops(paths, camera, camera_pattern)
     if not found.crops:
-        raise typer.BadParameter(f"no images in {', '.join(map(str, paths))}{_first(found)}")
+        raise NoImagesError(f"no images in {', '.join(map(str, paths))}{_first(found)}")
     for doubt in found.doubts:
-        typer.echo(f"warning: {doubt}", err=True)
+        tell(f"warning: {doubt}")
     outcomes: list[tuple[FileToEnroll, Enrolled | Exception]] = []
     try:
         with (
@@ -118,19 +120,22 @@ def _report_enrolled(
             }
         )
         return
-    for crop, result in outcomes:
-        if not isinstance(result, Enrolled):
-            typer.echo(f"not enrolled: {crop.path}: {result}", err=True)
-    for reason, left in _by_reason(found.left_out).items():
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        typer.echo(f"left out: {left[0].path}{more}: {reason}", err=True)
+    refused = [
+        (str(crop.path), _why(crop, result))
+        for crop, result in outcomes
+        if not isinstance(result, Enrolled)
+    ]
+    others = [(str(each.path), each.reason) for each in found.left_out]
+    for line in (*left_out_lines(refused), *left_out_lines(others)):
+        tell(line)
     cameras = len({result.sighting.camera for result in enrolled})
     parts = [f"enrolled {len(enrolled)} of {plural(len(outcomes), 'file')} in site {site}"]
     parts.append(plural(cameras, "camera"))
     parts += [f"{replaced} replaced"] if replaced else []
-    left_out = len(found.left_out)
-    parts += [f"{plural(left_out, 'other file')} ignored"] if left_out else []
-    typer.echo(", ".join(parts))
+    parts += [f"{failed} refused"] if failed else []
+    parts += [f"{plural(len(others), 'other file')} left out"] if others else []
+    where = "; stderr says why, --json names all" if failed or others else ""
+    typer.echo(f"{', '.join(parts)}{where}")
 
 
 def _first(found: Found) -> str:
@@ -140,11 +145,8 @@ def _first(found: Found) -> str:
     return f"; first of what is left out: {first.path}, {first.reason}"
 
 
-def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
-    groups: dict[str, list[LeftOut]] = {}
-    for each in left_out:
-        groups.setdefault(each.reason, []).append(each)
-    return groups
+def _why(crop: FileToEnroll, error: Exception) -> str:
+    return unread_reason(crop.path, error) if isinstance(error, OSError) else str(error)
 
 
 def _outcome_json(crop: FileToEnroll, result: Enrolled | Exception) -> dict[str, Any]:
@@ -152,4 +154,4 @@ def _outcome_json(crop: FileToEnroll, result: Enrolled | Exception) -> dict[str,
     if isinstance(result, Enrolled):
         return {**head, "sighting": result.sighting.id, "replaced": result.replaced}
     reason = getattr(result, "reason", "") or type(result).__name__
-    return {**head, "error": str(result), "reason": reason}
+    return {**head, "error": _why(crop, result), "reason": reason}

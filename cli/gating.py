@@ -52,12 +52,12 @@ def gate(
 
 
 def _refuse_loss(file: Path) -> None:
-    """Raise BadParameter where a verdict cannot be written, or would replace something else."""
+    """Raise DataError where a verdict cannot be written, or would replace something else."""
     from adapt.errors import DataError
     from adapt.report.verdict import read_gate
 
     if not file.parent.is_dir():
-        raise typer.BadParameter(f"--json {file}: {file.parent} is not a folder")
+        raise DataError(f"--json {file}: {file.parent} is not a folder; make it first")
     if not file.exists():
         return
     earlier = file.suffix.lower() == ".json" and file.is_file()
@@ -67,7 +67,7 @@ def _refuse_loss(file: Path) -> None:
         except DataError:
             earlier = False
     if not earlier:
-        raise typer.BadParameter(
+        raise DataError(
             f"--json {file} exists and is not a verdict of a gate: give a new file, or an earlier "
             "verdict that ends in .json"
         )

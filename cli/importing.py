@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.common import tell
 from models.image import Interpolation, Preprocessing
 
 
@@ -42,4 +43,5 @@ def import_network(
         weights=weights,
     )
     run = import_weights(spec, out)
-    typer.echo(f"imported {backbone}: {run.path}")
+    tell(f"imported {backbone}:")
+    typer.echo(run.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import cli.training
 from adapt.errors import AdaptError, StoppedError
 from models.errors import ModelError
 from models.job_contract import EXIT_CODES
+from models.wording import OneLineFormatter, one_line
 from service.errors import ServiceError
 
 TRAINING_PACKAGES = {
@@ -30,6 +32,9 @@ TRAINING_PACKAGES = {
 
 RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
 """Absent where only `resight[adapt]` is installed."""
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as typer gives it: 128 and the number of SIGINT."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,16 +70,22 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; a known error is one line on stderr with exit code 1, a stop is 75."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("resight").setLevel(logging.INFO)
+    """Run the command line; docs/cli.md says what goes to stdout and to stderr, and the exit codes.
+
+    A known error is one line on stderr.
+    """
+    _prepare_streams()
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
     except StoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(one_line(f"stopped: {error}"), file=sys.stderr)
         sys.exit(EXIT_CODES["stopped"])
     except (AdaptError, ModelError, ServiceError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if error.name in TRAINING_PACKAGES:
@@ -85,6 +96,16 @@ def main() -> None:
             raise
         print(f"error: this command needs {error.name}: pip install {extra}", file=sys.stderr)
         sys.exit(1)
+
+
+def _prepare_streams() -> None:
+    """The log goes to stderr. Names of files that are not text are spelled out on stdout, too."""
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(OneLineFormatter("%(message)s"))
+    logging.basicConfig(handlers=[to_stderr])
+    logging.getLogger("resight").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

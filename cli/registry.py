@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table
+from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table, tell
 from cli.sites import DropUnusable, show_rollover
 from models.errors import ModelError
 from models.image import Interpolation
@@ -49,14 +49,14 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
             found.append((reference, known.resolve(str(reference)).manifest, gate.verdict))
         except ModelError as error:
             found.append((reference, error, gate.verdict))
-            typer.echo(f"damaged: {reference}: {error}", err=True)
+            tell(f"damaged: {reference}: {error}")
         if gate.problem:
-            typer.echo(f"{gate.verdict}: verdict on {reference}: {gate.problem}", err=True)
+            tell(f"{gate.verdict}: verdict on {reference}: {gate.problem}")
     found.sort(key=lambda each: isinstance(each[1], ModelError))  # sound ones first
     if as_json:
         print_json([_model_json(*each) for each in found])
     elif not found:
-        typer.echo(f"no models in {known.root}; add one with `resight models add BUNDLE`")
+        tell(f"no models in {known.root}; add one with `resight models add BUNDLE`")
     else:
         header = [
             "model",
@@ -117,9 +117,10 @@ def models_add(
     """Verify a bundle and copy it into the registry, with its verdict, BUNDLE.gate.json."""
     known = Registry(registry or default_registry())
     added = known.add(bundle)
-    typer.echo(f"added {added.reference}: {added.path}")
     if verdict := known.gate_record(ModelReference.parse(added.reference)).verdict:
-        typer.echo(f"the gate's verdict on it: {verdict}")
+        tell(f"the gate's verdict on it: {verdict}")
+    tell(f"added to {added.path}:")
+    typer.echo(added.reference)
 
 
 @models.command("verify")
@@ -132,9 +133,8 @@ def models_verify(
 
     bundle = Registry(registry or default_registry()).verify(model)
     OnnxEngine.load(bundle, provider="cpu", threads=0)
-    typer.echo(
-        f"{bundle.reference} is valid: its files match their hashes, and its self-test passed"
-    )
+    tell("its files match their hashes, and its self-test passed:")
+    typer.echo(bundle.reference)
 
 
 @models.command("activate")
@@ -176,9 +176,9 @@ def _show_judged_rollover(
         raise
     if step.verdict:
         of = f"{step.site.model} is of {step.adaptation or 'an unknown adaptation'}"
-        typer.echo(f"{of}; the gate's verdict: {step.verdict}")
+        tell(f"{of}; the gate's verdict: {step.verdict}")
     else:
-        typer.echo(f"{step.site.model} was not judged by the gate")
+        tell(f"{step.site.model} was not judged by the gate")
 
 
 class NumbersWithCommas(TyperCommand):
@@ -261,6 +261,7 @@ def models_wrap(
         ),
     )
     bundle = wrapped.bundle
-    typer.echo(f"wrapped {onnx} as {bundle.reference} ({bundle.manifest.dimension}-d): {out}")
     for change in wrapped.changes:
-        typer.echo(f"changed: {change}")
+        tell(f"changed: {change}")
+    tell(f"wrapped {onnx} as {bundle.reference} ({bundle.manifest.dimension}-d):")
+    typer.echo(out)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from cli.common import tell
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module to the application."""
@@ -55,20 +57,20 @@ def report(
         write_atomically(file, page)
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}; choose another --out") from None
-    typer.echo(f"report of {run}: {file}, {len(page) / 1e6:.1f} MB")
+    tell(f"report of {run}, {len(page) / 1e6:.1f} MB:")
+    typer.echo(file)
 
 
 def _refuse_loss(file: Path) -> None:
-    """Raise BadParameter where a page would replace something else, or lie among a run's files."""
+    """Raise RunError where a page would replace something else, or lie among a run's files."""
+    from adapt.errors import RunError
     from adapt.runs.folder import REPORT, in_run
 
     if file.exists() and file.suffix.lower() not in (".html", ".htm"):
-        raise typer.BadParameter(
-            f"--out {file} is there and is not a page: give a file that ends in .html"
-        )
+        raise RunError(f"--out {file} is there and is not a page: give a file that ends in .html")
     run = in_run(file)
     if run is not None and file.resolve() != run / REPORT:
-        raise typer.BadParameter(
+        raise RunError(
             f"--out {file} lies in the run folder {run}, where a page is {REPORT}: leave out "
             "--out, or write elsewhere"
         )

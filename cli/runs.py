@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import AsJson, plural, print_json, short_time, table
+from cli.common import AsJson, plural, print_json, short_time, table, tell
 
 if TYPE_CHECKING:
     from adapt.runs.listing import RunLine
@@ -56,7 +56,7 @@ def list_runs(
     typer.echo(table(header, [_line_row(line) for line in lines], right=(5, 6, 7)))
     for line in lines:
         if line.problem:
-            typer.echo(f"{line.name}: {line.problem}", err=True)
+            tell(f"{line.name}: {line.problem}")
 
 
 @_runs.command("show")

@@ -19,6 +19,7 @@ from cli.common import (
     print_json,
     short_time,
     table,
+    tell,
 )
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import Match, Sighting, SightingFilter, UnknownValues
@@ -64,7 +65,7 @@ def search(
     try:
         query = image.read_bytes()
     except OSError as error:
-        raise typer.BadParameter(f"cannot read {image}: {error.strerror}") from error
+        raise ClientError(f"cannot read {image}: {error.strerror}; give an image file") from error
     with ResightClient(server) as client:
         answer = client.search(site, query, limit=limit, wanted=wanted)
     for unknown in answer.unknown:
@@ -81,9 +82,9 @@ def search(
             }
         )
     elif not answer.matches:
-        typer.echo(f"no sightings in site {site} pass the filter")
+        tell(f"no sightings in site {site} pass the filter")
     else:
-        typer.echo(f"site {site}, model {answer.model}, cosine similarity (1 = same)")
+        tell(f"site {site}, model {answer.model}, cosine similarity (1 = same)")
         typer.echo(_match_table(answer.matches))
 
 
@@ -123,7 +124,7 @@ def sighting_list(
     if as_json:
         print_json([_sighting_json(sighting) for sighting in found])
     elif not found:
-        typer.echo(f"no sightings in site {site} pass the filter")
+        tell(f"no sightings in site {site} pass the filter")
     else:
         typer.echo(table(_SIGHTING_HEADER, [_sighting_cells(sighting) for sighting in found]))
 
@@ -136,7 +137,8 @@ def sighting_delete(
 ) -> None:
     """Delete sightings with their crops and embeddings, permanently.
 
-    Unknown ids are skipped, and named at the end, with exit code 1.
+    Prints the ids of those that were there. Unknown ids are skipped, and named at the end, with
+    exit code 1.
     """
     with ResightClient(server) as client:
         failed: list[CallFailedError] = []
@@ -148,7 +150,7 @@ def sighting_delete(
                     raise
                 failed.append(error)
             else:
-                typer.echo(f"deleted sighting {sighting}")
+                typer.echo(sighting)
     if failed:
         faults = "; ".join(map(str, failed))
         raise ClientError(f"{len(failed)} of {plural(len(ids), 'sighting')} not deleted: {faults}")
@@ -174,7 +176,7 @@ def _warn(site: str, unknown: UnknownValues) -> None:
     elif unknown.known_count:
         known = [repr(value) for value in unknown.known]
         there = f"{noun}s of the site: {_some(known, unknown.known_count)}"
-    typer.echo(f"warning: no sighting of site {site} has {asked} ({option}); {there}", err=True)
+    tell(f"warning: no sighting of site {site} has {asked} ({option}); {there}")
 
 
 def _some(names: Sequence[str], count: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adapt.runtime.progress import progress
-from cli.common import AsJson, ServerOption, SiteName, plural, print_json, short_time, table
+from cli.common import AsJson, ServerOption, SiteName, plural, print_json, short_time, table, tell
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.types import CameraSummary, RolloverProgress, Site
 
@@ -34,7 +34,8 @@ def site_create(
     if as_json:
         print_json(_site_json(site))
     else:
-        typer.echo(f"created site {site.id} (model {site.model})")
+        tell(f"created with model {site.model}:")
+        typer.echo(site.id)
 
 
 @sites.command("list")
@@ -54,7 +55,7 @@ def site_list(
     elif as_json:
         print_json([_site_json(site) for site in found])
     elif not found:
-        typer.echo("no sites; create one with `resight site create NAME`")
+        tell("no sites; create one with `resight site create NAME`")
     elif cameras:
         rows = [
             [site.id, *cells]
@@ -122,7 +123,7 @@ def site_delete(
             if error.reason == "SITE_NOT_EMPTY":
                 raise ClientError(f"{error} (--force)") from error
             raise
-    typer.echo(f"deleted site {name}")
+    tell(f"deleted site {name}")
 
 
 @sites.command("reembed")
@@ -144,7 +145,8 @@ def show_rollover(
         for step in steps:
             report(step.embedded + step.dropped)
     dropped = f", {step.dropped} dropped" if step.dropped else ""
-    typer.echo(f"site {site} uses {step.site.model}: {plural(step.embedded, 'sighting')}{dropped}")
+    tell(f"site {site}: {plural(step.embedded, 'sighting')}{dropped}; its model is now:")
+    typer.echo(step.site.model)
     return step
 
 

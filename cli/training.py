@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapt.evaluation.protocols import ProtocolName
-from cli.common import METHOD_HELP, plural
+from cli.common import METHOD_HELP, plural, tell
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
@@ -215,7 +215,8 @@ def export(
         version=version,
         round_number=round_number,
     )
-    typer.echo(f"exported {bundle.manifest.reference}: {out}")
+    tell(f"exported {bundle.manifest.reference}:")
+    typer.echo(out)
 
 
 def evaluate(
@@ -332,7 +333,8 @@ def _say_finished(run: Run, group: ProcessGroup) -> None:
     info = run.info
     adapted = info.kind == "adapt"
     what = f"adapted by {info.method}" if adapted else f"pre-trained {info.backbone}"
-    typer.echo(f"{what} in {info.seconds:.0f} s{_warned(run)}: {run.path}")
+    tell(f"{what} in {info.seconds:.0f} s{_warned(run)}:")
+    typer.echo(run.path)
 
 
 def _warned(run: Run) -> str:

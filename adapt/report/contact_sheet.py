@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adapt.errors import ConfigError, DataError
 from models.errors import ImageError
 from models.image import decode
+from models.wording import reason_of
 
 
 def _read(source: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -21,7 +22,7 @@ def _read(source: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         return decode(source.read_bytes())
     except (OSError, ImageError) as error:
         raise DataError(
-            f"{source} cannot be read: {error}; leave it out of the contact sheet"
+            f"{source} cannot be read: {reason_of(error)}; leave it out of the contact sheet"
         ) from error
 
 

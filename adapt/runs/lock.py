@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adapt.errors import RunError, WriteError
 from models.files import FileLock
+from models.wording import reason_of
 
 
 def locked(path: Path) -> FileLock:
@@ -23,4 +24,4 @@ def locked(path: Path) -> FileLock:
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise RunError(f"cannot open {path}: {error.strerror}; choose another --out") from None
     except OSError as error:
-        raise WriteError(f"cannot lock {path}: {error}; choose another --out") from None
+        raise WriteError(f"cannot lock {path}: {reason_of(error)}; choose another --out") from None

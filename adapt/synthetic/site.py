@@ -19,6 +19,7 @@ from adapt.synthetic.styles import STYLES
 from adapt.synthetic.textures import Image
 from adapt.synthetic.wardrobe import Appearance, dress_crowd
 from models.files import atomic_folder
+from models.wording import plural, reason_of
 
 GENERATOR_VERSION = 2
 """Raised whenever a change here alters a single pixel of any site."""
@@ -89,6 +90,17 @@ class SiteSummary:
     cameras: int
     train_identities: int
     test_identities: int
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        people = plural(self.train_identities, "person", "people")
+        others = plural(self.test_identities, "other")
+        return (
+            f"{plural(self.train, 'crop')} of {people} to learn from; {plural(self.query, 'crop')} "
+            f"of {others} to search with, {plural(self.gallery, 'crop')} to search in; "
+            f"{plural(self.cameras, 'camera')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -229,7 +241,7 @@ def render_site(spec: SiteSpec, out_dir: Path, *, progress: Progress | None = No
         with atomic_folder(out_dir) as folder:
             _write_site(spec, folder, progress)
     except OSError as error:
-        raise DataError(f"{out_dir} cannot be written: {error}") from error
+        raise DataError(f"{out_dir} cannot be written: {reason_of(error)}") from error
     views = spec.test_identities * spec.cameras
     return SiteSummary(
         root=out_dir,

@@ -77,7 +77,8 @@ class LiveSites:
         try:
             self.build(site, model)
         except Exception as error:
-            log.warning("the index of site %s cannot be built: %r", site, error)
+            kind = type(error).__name__
+            log.warning("the index of site %s cannot be built: %s: %s", site, kind, error)
             raise _behind(site) from error
         log.info("the index of site %s is built anew", site)
 

@@ -1,15 +1,37 @@
 from __future__ import annotations
 
+import json
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
+import cli.adapting
 import cli.serving
 from cli.adapting import _adaptation_json, _facts, _rounds_table, _state_line
 from models.job_contract import AdaptationRound
 from service.errors import BadAdaptationError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
+
+
+def test_start_prints_the_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server(AbstractContextManager[Any]):
+        def __exit__(self, *error: object) -> None: ...
+
+        def start_adaptation(self, site: str, spec: AdaptationSpec) -> Adaptation:
+            return Adaptation("j1", site, spec, JobState.PENDING, datetime(2026, 1, 1, tzinfo=UTC))
+
+    monkeypatch.setattr(cli.adapting, "ResightClient", lambda address: Server())
+    app = typer.Typer()
+    cli.serving.register(app)
+    start = ["adaptations", "start", "--site", "lobby", "--method", "mmt"]
+    done = CliRunner().invoke(app, start)
+    assert (done.stdout, done.exit_code) == ("j1\n", 0)
+    assert done.stderr == "an adaptation of site lobby waits for its turn:\n"
+    assert json.loads(CliRunner().invoke(app, [*start, "--json"]).stdout)["adaptation"] == "j1"
 
 
 def test_rounds_in_a_table() -> None:

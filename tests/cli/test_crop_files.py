@@ -7,8 +7,8 @@ from pathlib import Path
 from unicodedata import normalize
 
 import pytest
-import typer
 
+from adapt.errors import DataError
 from cli.crop_files import MAX_FILE_BYTES, FileToEnroll, find_crops
 from service.errors import BadSightingError
 
@@ -52,7 +52,7 @@ def test_folders_of_people_are_doubted_and_splits_are_refused(tmp_path: Path) ->
     found = find_crops([tmp_path / "people"], None, None)
     assert any("look like people, not cameras" in doubt for doubt in found.doubts)
     lay(tmp_path / "set", "train/1.jpg", "test/1.jpg")
-    with pytest.raises(typer.BadParameter, match="parts of a labelled set, not cameras"):
+    with pytest.raises(DataError, match="parts of a labelled set, not cameras"):
         find_crops([tmp_path / "set"], None, None)
     assert len(find_crops([tmp_path / "set"], "door", None).crops) == 2
 
@@ -75,11 +75,13 @@ def test_a_pattern_is_searched_in_the_path(tmp_path: Path, pattern: str) -> None
     assert [camera for _, camera in seen(tmp_path, pattern=pattern)] == ["7", "8"]
 
 
-def test_what_is_no_image_is_counted_and_what_is_hidden_is_not(tmp_path: Path) -> None:
+def test_what_is_no_image_and_what_is_hidden_is_told(tmp_path: Path) -> None:
     lay(tmp_path, "c/a.png", "c/notes.txt", "Makefile", ".x.png", ".cache/y.png")
     found = find_crops([tmp_path], None, None)
     assert [crop.key for crop in found.crops] == ["c/a.png"]
     assert {each.path.name: each.reason for each in found.left_out} == {
+        ".cache": "a hidden folder, which is not searched",
+        ".x.png": "a hidden file",
         "Makefile": "file type none is not an image type",
         "notes.txt": "file type .txt is not an image type",
     }
@@ -105,13 +107,16 @@ def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:
 )
 def test_no_camera(tmp_path: Path, names: list[str], pattern: str | None, message: str) -> None:
     lay(tmp_path, *names)
-    with pytest.raises(typer.BadParameter, match=message):
+    with pytest.raises(DataError, match=message):
         find_crops([tmp_path], None, pattern)
 
 
-def test_an_absent_path(tmp_path: Path) -> None:
-    with pytest.raises(typer.BadParameter, match="no file or folder"):
+def test_what_is_given_has_to_be_a_file_or_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
         find_crops([tmp_path / "absent"], "c", None)
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+    with pytest.raises(DataError, match="is neither a file nor a folder"):
+        find_crops([tmp_path / "pipe.jpg"], "c", None)
 
 
 def test_the_sighting_of_a_file(tmp_path: Path) -> None:
@@ -158,6 +163,11 @@ def test_a_name_that_is_no_text_can_be_enrolled(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     (crop,) = find_crops([tmp_path], "c", None).crops
     assert crop.read().attributes == {"file": "?.png"}
+
+
+def test_a_name_of_two_lines_can_be_enrolled(tmp_path: Path) -> None:
+    (crop,) = find_crops([lay(tmp_path, "c/a\nb.png")], None, None).crops
+    assert crop.read().attributes == {"file": "c/a\\nb.png"}
 
 
 def test_what_can_be_no_crop_is_not_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the gate needs adapt's packages")
 
 from typer.testing import CliRunner, Result
 
-from adapt.errors import ConfigError, RunError
+from adapt.errors import ConfigError, DataError, RunError
 from cli.gating import EXIT_CODES
 from cli.main import app
 from tests.support.tiny_model import write_tiny_bundle
@@ -113,9 +113,8 @@ def test_a_verdict_replaces_nothing_but_a_verdict(work: Path, tmp_path: Path) ->
     gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
     for file in (*tmp_path.iterdir(), work / "one" / "manifest.json", work / "one" / "model.onnx"):
         before = file.read_bytes()
-        done = resight(*gate, "--json", file)
-        assert done.exit_code == 2
-        assert "is not a verdict" in " ".join(done.output.split())
+        with pytest.raises(DataError, match="is not a verdict"):
+            resight(*gate, "--json", file)
         assert file.read_bytes() == before
     for content in ('{"verdict": "promote"}', ""):
         (tmp_path / "gate.json").write_text(content)
@@ -138,8 +137,7 @@ def test_crops_lie_on_a_disk(work: Path, tmp_path: Path) -> None:
 
 def test_bad_input(work: Path) -> None:
     gate = ("gate", "--old", work / "one", "--new", work / "other", "--target", work / "site")
-    done = resight(*gate, "--json", work / "nowhere" / "gate.json")
-    assert done.exit_code == 2
-    assert "is not a folder" in done.output
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        resight(*gate, "--json", work / "nowhere" / "gate.json")
     with pytest.raises(ConfigError, match="share to hold back"):
         resight(*gate, "--hold-back", 20)

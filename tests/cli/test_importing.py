@@ -22,7 +22,8 @@ def test_options_reach_the_run_folder(tmp_path: Path) -> None:
         *("import", "--weights", tmp_path / "theirs.pth", "--backbone", "mobilenet_v2"),
         *("--height", 64, "--width", 32, "--interpolation", "linear", "--out", tmp_path / "run"),
     )
-    assert (done.returncode, done.stdout) == (0, f"imported mobilenet_v2: {tmp_path / 'run'}\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'run'}\n")
+    assert done.stderr.splitlines()[-1] == "imported mobilenet_v2:"
     info = Run.open(tmp_path / "run").info
     assert info.preprocessing == Preprocessing(height=64, width=32, interpolation="linear")
     assert info.spec.weights == str(tmp_path / "theirs.pth")

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import io
+import logging
+import os
+import re
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -7,10 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import cli.gating
 import cli.main
-from adapt.errors import StoppedError
-from cli.main import app
+from adapt.errors import DataError, StoppedError
+from cli.main import INTERRUPTED, app
 from models.job_contract import EXIT_CODES
+from tests.support.command_line import resight
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -39,6 +46,74 @@ def test_a_stopped_run_ends_with_the_exit_code_of_a_stopped_job(
         cli.main.main()
     assert ended.value.code == 99
     assert capsys.readouterr().err == "stopped: resume it\n"
+
+
+def test_the_page_lists_the_exit_codes() -> None:
+    page = (PYPROJECT.parent / "docs" / "cli.md").read_text()
+    table = page.partition("| exit code | meaning |")[2].partition("\n\n")[0]
+    told = set(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE)))
+    done_failed_usage = {0, 1, 2}
+    verdicts = set(cli.gating.EXIT_CODES.values())
+    assert told == done_failed_usage | verdicts | set(EXIT_CODES.values()) | {INTERRUPTED}
+
+
+def test_done_is_0_refused_is_1_and_wrong_usage_is_2(tmp_path: Path) -> None:
+    assert resight("recipes").returncode == 0
+    refused = resight("export", "--run", tmp_path, "--out", tmp_path / "out")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("error: ")
+    for wrong in (["nothing"], ["export"], ["export", "--runs", "x"], ["demo", "--seed", "one"]):
+        done = resight(*wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_130_and_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adapt.recipes.describe_recipes", interrupted)
+    done = resight("recipes")
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "interrupted\n")
+
+
+def test_a_reader_that_leaves_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in `resight recipes | true`."""
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "argv", ["resight", "recipes"])
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_names_that_are_no_text_are_spelled_out(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))
+    monkeypatch.setattr(cli.main, "app", lambda: print(os.fsdecode(b"\xff.png")))
+    cli.main.main()
+    assert out.getvalue() == b"\\udcff.png\n"
+
+
+def test_a_name_of_two_lines_leaves_an_error_and_the_log_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused() -> None:
+        logging.getLogger("resight").info("left out %s", "a\nb\x1b[31m.jpg")
+        raise DataError("a\nb.jpg cannot be read")
+
+    monkeypatch.setattr("adapt.recipes.describe_recipes", refused)
+    assert resight("recipes").stderr.splitlines() == [
+        r"left out a\nb\x1b[31m.jpg",
+        r"error: a\nb.jpg cannot be read",
+    ]
 
 
 def test_without_a_command_it_prints_its_help() -> None:

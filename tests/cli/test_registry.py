@@ -34,12 +34,15 @@ def run(app: typer.Typer, registry: Path, *arguments: object) -> Result:
 
 def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    assert "no models in" in run(app, registry, "list").stdout
+    nothing = run(app, registry, "list")
+    assert nothing.stdout == ""
+    assert "no models in" in nothing.stderr
     for version in ("1", "2"):
         bundle = write_tiny_bundle(tmp_path / version, version=version)
         added = run(app, registry, "add", bundle.path)
         assert added.exit_code == 0
-        assert f"added tiny@{version}" in added.stdout
+        assert added.stdout == f"tiny@{version}\n"
+        assert added.stderr == f"added to {registry / 'tiny' / version}:\n"
     listed = json.loads(run(app, registry, "list", "--json").stdout)
     assert [(m["name"], m["version"], m["dimension"]) for m in listed] == [
         ("tiny", "1", 24),
@@ -49,7 +52,9 @@ def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:
     lines = run(app, registry, "list").stdout.splitlines()
     assert lines[0].split() == ["model", "dimension", "input", "backbone", "method", "created"]
     assert lines[2].split()[:4] == ["tiny@2", "24", "32x16", "block_means"]
-    assert run(app, registry, "verify", "tiny").stdout.startswith("tiny@2 is valid")
+    verified = run(app, registry, "verify", "tiny")
+    assert verified.stdout == "tiny@2\n"
+    assert "its files match their hashes, and its self-test passed" in verified.stderr
     report = b'{"verdict": "promote", "against": "tiny@2", "reasons": []}'
     judged = write_tiny_bundle(tmp_path / "3", version="3")
     Registry(registry).add(judged.path, verdict=report)
@@ -78,7 +83,7 @@ def test_add_takes_the_verdict_along(app: typer.Typer, tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "bundle.gate.json").write_text('{"verdict": "reject"}')
     added = run(app, tmp_path / "registry", "add", bundle.path)
-    assert added.stdout.splitlines()[-1] == "the gate's verdict on it: reject"
+    assert added.stderr.splitlines()[0] == "the gate's verdict on it: reject"
     (listed,) = json.loads(run(app, tmp_path / "registry", "list", "--json").stdout)
     assert listed["verdict"] == "reject"
 
@@ -153,7 +158,8 @@ def test_wrap(app: typer.Typer, tmp_path: Path) -> None:
         "--channel-order", "bgr",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"wrapped {foreign} as foreign@1 (6-d): {tmp_path / 'bundle'}\n"
+    assert done.stdout == f"{tmp_path / 'bundle'}\n"
+    assert done.stderr == f"wrapped {foreign} as foreign@1 (6-d):\n"
     engine = OnnxEngine.load(Bundle.open(tmp_path / "bundle"), provider="cpu", threads=1)
     assert (engine.model.reference, engine.model.dimension) == ("foreign@1", 6)
 
@@ -163,7 +169,7 @@ def test_wrap_says_what_it_changed(app: typer.Typer, tmp_path: Path) -> None:
     arguments = ["wrap", foreign, "--out", tmp_path / "bundle", "--name", "foreign"]
     done = run(app, tmp_path / "registry", *arguments)
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[1:] == ["changed: the fixed batch of 1 made open"]
+    assert done.stderr.splitlines()[:-1] == ["changed: the fixed batch of 1 made open"]
 
 
 @pytest.mark.parametrize(

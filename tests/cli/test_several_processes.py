@@ -85,7 +85,8 @@ def test_torchrun_starts_them_and_one_speaks(source: Path, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pre-trained mobilenet_v2") == 1
+    assert done.stdout == f"{out}\n"
+    assert done.stderr.count("pre-trained mobilenet_v2") == 1
     assert done.stderr.count("round 2/2:") == 1
     info = Run.open(out).info
     assert (info.state, info.processes, info.rounds, info.device) == ("finished", 2, 2, "cpu")

@@ -55,8 +55,9 @@ def check_activation(command: Command, address: str, job: str, image: Path) -> N
     search = ("search", image, "--site", "lobby", "--json", "--limit", 24)
     before = json.loads(command(*search, server=address).stdout)
     moved = command("models", "activate", "lobby", "--site", "lobby", server=address)
-    assert moved.stdout.splitlines() == [
-        "site lobby uses lobby@1: 24 sightings",
+    assert moved.stdout == "lobby@1\n"
+    assert moved.stderr.splitlines()[-2:] == [
+        "site lobby: 24 sightings; its model is now:",
         f"lobby@1 is of sites/lobby/adaptations/{job}; the gate's verdict: hold",
     ], moved.stderr
     after = json.loads(command(*search, server=address).stdout)

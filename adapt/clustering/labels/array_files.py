@@ -13,6 +13,7 @@ from adapt.errors import DataError
 from adapt.types import PseudoLabels
 from models.files import atomic_file, draft_path
 from models.text import nfc
+from models.wording import reason_of
 
 
 def read_features(path: Path) -> NDArray[np.floating]:
@@ -44,7 +45,7 @@ def read_cameras(path: Path | None, images: int) -> NDArray[np.int64]:
         try:
             text = path.read_text("utf-8-sig")  # editors on Windows put a mark in front
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from None
+            raise DataError(f"{path} cannot be read: {reason_of(error)}") from None
         lines = text.rstrip().split("\n") if text.strip() else []
         names = np.array([line.strip() for line in lines], str)
         if (names == "").any():
@@ -93,7 +94,7 @@ def write_labels(path: Path, labels: PseudoLabels) -> None:
         with atomic_file(path) as draft, draft.open("xb") as file:
             np.save(file, labels.labels)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from None
+        raise DataError(f"{path} cannot be written: {reason_of(error)}") from None
 
 
 def _load(path: Path) -> NDArray[np.generic]:
@@ -101,7 +102,7 @@ def _load(path: Path) -> NDArray[np.generic]:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         foreign = any(word in str(error) for word in ("pickle", "Python objects"))
-        why = "text or Python objects" if foreign else error
+        why = "text or Python objects" if foreign else reason_of(error)
         raise DataError(f"{path} is not a .npy file that can be read: {why}") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path} holds several arrays; give a .npy file of one")

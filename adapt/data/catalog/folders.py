@@ -20,7 +20,7 @@ from adapt.data.catalog.cameras import (
     market_name,
     msmt17_camera,
 )
-from adapt.data.catalog.image_files import IMAGE_SUFFIXES, image_files
+from adapt.data.catalog.image_files import IMAGE_SUFFIXES, image_files, is_hidden
 from adapt.data.catalog.manifest import (
     Problems,
     SiteManifest,
@@ -241,8 +241,9 @@ def _refuse_sets(found: _Found, pattern: str | None) -> None:
 
     Split names alone may be cameras, too: a pattern then decides, with a warning.
     """
-    root, keys = found.root, [*found.keys, *(drop.key for drop in found.dropped)]
-    marked = marked_folders(keys)
+    root, left_out = found.root, [drop.key for drop in found.dropped]
+    shown = [key for key in left_out if not is_hidden(Path(key).name)]
+    marked = marked_folders([*found.keys, *shown])
     if "." in marked:
         raise DataError(
             f"{root} holds {', '.join(marked['.'])} of a labelled set, whose training crops would "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from adapt.errors import DataError
+from models.wording import reason_of
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -17,6 +18,10 @@ IMAGE_SUFFIXES = frozenset(
 
 _UNREAD_SUFFIXES = frozenset({".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pgm", ".ppm"})
 """Images, but of types that `models.image` does not decode."""
+
+
+_MAX_NAMES, _MAX_REASONS = 10, 20
+"""Of the files that are left out, how many are named for a reason, and for how many reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,10 @@ class ImageFiles:
 
 
 def image_files(folder: Path) -> ImageFiles:
-    """Find the files below a folder; hidden files and folders do not count.
+    """Find the files below a folder.
 
+    Hidden files, by their names beginning with a dot, are left out, and hidden folders with all
+    that is below them: systems put previews and lists beside the crops (.DS_Store, ._x.jpg).
     Links to folders are followed, each folder once: what is not a link comes first, then links in
     sorted order. A link to a folder that is read already, or that the folder is in, is left out.
     Links to files count, broken ones too where their names are those of images: reading them says
@@ -66,6 +73,27 @@ def image_files(folder: Path) -> ImageFiles:
             left_out.append(LeftOut(path, reason, image=False))
     left_out.sort(key=lambda each: each.path)
     return ImageFiles(tuple(sorted(images)), tuple(left_out))
+
+
+def left_out_lines(left_out: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines for people on (name, reason) of each file: by reason, the first names of each."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        names.setdefault(reason, []).append(name)
+    lines = []
+    for reason, of_it in list(names.items())[:_MAX_REASONS]:
+        more = len(of_it) - _MAX_NAMES
+        listed = ", ".join(of_it[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"left out {listed}: {reason}")
+    unsaid = sum(map(len, list(names.values())[_MAX_REASONS:]))
+    return lines + ([f"left out {unsaid} more, for other reasons"] if unsaid else [])
+
+
+def unread_reason(path: Path, error: OSError) -> str:
+    """Why a file could not be read, as `image_files` says it."""
+    if path.is_symlink() and not path.exists():
+        return f"a broken link: {path.readlink()} is not there"
+    return reason_of(error)
 
 
 class _Walk:
@@ -97,12 +125,18 @@ class _Walk:
         for parent, folders, names in os.walk(folder, onerror=_refuse):
             here = Path(parent)
             self._read[_identity(here)] = here
-            inside = [here / name for name in folders if not name.startswith(".")]
+            self._leave_hidden(here, folders, "a hidden folder, which is not searched")
+            self._leave_hidden(here, names, "a hidden file")
+            inside = [here / name for name in folders if not is_hidden(name)]
             links += [path for path in inside if path.is_symlink()]
             real = [path for path in inside if not path.is_symlink()]
             folders[:] = [path.name for path in real if not self._is_read(path)]
-            self._sort([here / name for name in names if not name.startswith(".")])
+            self._sort([here / name for name in names if not is_hidden(name)])
         self._links.extend(sorted(links))
+
+    def _leave_hidden(self, parent: Path, names: Sequence[str], reason: str) -> None:
+        hidden = [parent / name for name in names if is_hidden(name)]
+        self.left_out += [LeftOut(path, reason, image=False) for path in hidden]
 
     def _is_read(self, folder: Path) -> bool:
         """Whether a folder was read before; it is then left out."""
@@ -125,6 +159,11 @@ class _Walk:
             else:
                 reason = f"a broken link: {path.readlink()} is not there"
                 self.left_out.append(LeftOut(path, reason, image=True))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder of this name is left out as hidden."""
+    return name.startswith(".")
 
 
 def _identity(folder: Path) -> tuple[int, int]:

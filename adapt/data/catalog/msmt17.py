@@ -18,6 +18,7 @@ from adapt.data.catalog.cameras import MAX_NUMBER, camera_codes, msmt17_camera
 from adapt.data.catalog.splits import LISTED_FOLDERS, LISTS, Split
 from adapt.errors import DataError, NoImagesError
 from adapt.types import CropSet, Sample
+from models.wording import reason_of
 
 _TEST_PEOPLE = 100_000
 """Added to test identities: both halves count their people from 0, and none is in both."""
@@ -69,7 +70,7 @@ def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
         lines = (root / file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise NoImagesError(
-            f"{root / file} cannot be read ({error}): restore MSMT17's list"
+            f"{root / file} cannot be read ({reason_of(error)}): restore MSMT17's list"
         ) from None
     written = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
     written = [(number, line) for number, line in written if line]

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.data.catalog.image_files import unread_reason
 from adapt.errors import NoImagesError
 from adapt.types import CropSet, Dropped, Sample
 from models.errors import ImageError
@@ -171,6 +172,8 @@ def _read(
     try:
         content = sample.path.read_bytes()
         place[:] = preprocessing.load(content)
-    except (OSError, ImageError) as error:
+    except OSError as error:
+        return Dropped(sample.key, unread_reason(sample.path, error))
+    except ImageError as error:
         return Dropped(sample.key, str(error))
     return hashlib.sha256(content).digest()

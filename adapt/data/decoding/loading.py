@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 
+from adapt.data.catalog.image_files import left_out_lines
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops, decode_crops
 from adapt.runtime.progress import progress
 from adapt.types import CropSet, Dropped
@@ -13,7 +13,6 @@ from models.image import Preprocessing
 from models.wording import plural
 
 log = logging.getLogger("resight")
-_MAX_NAMED_FILES = 10
 
 
 def load_crops(
@@ -36,23 +35,14 @@ def load_crops(
     kept = plural(len(data), "crop")
     log.info("%s: %s (by camera: %s%s)", listing.root, kept, seen, more)
     unreadable = data.crops.dropped[len(listing.dropped) :]
-    for drop in unreadable[:_MAX_NAMED_FILES]:
-        log.warning("left out %s: %s", drop.key, drop.reason)
-    if len(unreadable) > _MAX_NAMED_FILES:
-        log.warning("... and %d more", len(unreadable) - _MAX_NAMED_FILES)
+    _say(logging.WARNING, unreadable)
     if unreadable:
         log.warning("%d of %s cannot be read", len(unreadable), plural(len(listing), "crop"))
-    for image, reason, keys in _grouped(listing.dropped):
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        log.log(
-            logging.WARNING if image else logging.INFO, "left out %s%s: %s", keys[0], more, reason
-        )
+    _say(logging.WARNING, [drop for drop in listing.dropped if drop.image])
+    _say(logging.INFO, [drop for drop in listing.dropped if not drop.image])
     return data
 
 
-def _grouped(dropped: Sequence[Dropped]) -> list[tuple[bool, str, list[str]]]:
-    """(whether crops may be missing, reason, keys) of what was left out by name."""
-    keys: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for drop in dropped:
-        keys[drop.image, drop.reason].append(drop.key)
-    return [(image, reason, found) for (image, reason), found in keys.items()]
+def _say(level: int, dropped: Sequence[Dropped]) -> None:
+    for line in left_out_lines((drop.key, drop.reason) for drop in dropped):
+        log.log(level, "%s", line)

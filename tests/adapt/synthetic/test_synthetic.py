@@ -52,6 +52,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SiteSummary:
     return render_site(SPEC, tmp_path_factory.mktemp("sites") / "site")
 
 
+def test_what_was_written_is_a_sentence(site: SiteSummary) -> None:
+    assert site.sentence == (
+        "18 crops of 3 people to learn from; 6 crops of 2 others to search with, 6 crops to search "
+        "in; 3 cameras"
+    )
+
+
 def names(site: SiteSummary, folder: str) -> list[re.Match[str]]:
     matches = [NAME.fullmatch(path.name) for path in (site.root / folder).iterdir()]
     assert all(matches)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapt.data.catalog.folders import read_site
-from adapt.data.catalog.image_files import image_files
+from adapt.data.catalog.image_files import image_files, left_out_lines
 from adapt.errors import DataError
 
 
@@ -52,10 +52,27 @@ def test_jpeg_files_of_other_names_are_images_and_types_that_are_not_decoded_are
     }
 
 
-def test_what_is_hidden_does_not_count(tmp_path: Path) -> None:
+def test_what_is_hidden_is_not_read_but_told(tmp_path: Path) -> None:
     lay(tmp_path, ".a.png", ".git/b.png", "c/.thumbs/d.png", "c/e.png")
     assert [path.name for path in image_files(tmp_path).images] == ["e.png"]
-    assert told(tmp_path) == {}
+    assert told(tmp_path) == {
+        ".a.png": ("a hidden file", False),
+        ".git": ("a hidden folder, which is not searched", False),
+        "c/.thumbs": ("a hidden folder, which is not searched", False),
+    }
+
+
+def test_lines_on_what_is_left_out_name_ten_of_a_reason_and_count_all() -> None:
+    assert left_out_lines([]) == []
+    assert left_out_lines([("a", "x"), ("b", "y"), ("c", "x")]) == [
+        "left out a, c: x",
+        "left out b: y",
+    ]
+    (line,) = left_out_lines((str(n), "x") for n in range(12))
+    assert line == "left out 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more: x"
+    lines = left_out_lines((str(n), f"reason {n % 23}") for n in range(46))
+    assert len(lines) == 21
+    assert lines[-1] == "left out 6 more, for other reasons"
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
