@@ -350,6 +350,7 @@ class Gallery:
         limit: int,
         wanted: SightingFilter = EVERY_SIGHTING,
         detail: Detail = ALL_DETAIL,
+        on_unknown: Callable[[Sequence[UnknownValues]], None] = lambda _: None,
     ) -> list[list[Match] | SightingNotFoundError]:
         """The sightings most similar to each query, best first, equal scores by id.
 
@@ -360,6 +361,7 @@ class Gallery:
             limit: most matches per query, >= 1.
             wanted: which sightings to consider.
             detail: what to read of the matches.
+            on_unknown: is told, in another thread, the values of `wanted` that no sighting has.
 
         Raises:
             SiteNotFoundError, ModelMismatchError
@@ -367,7 +369,7 @@ class Gallery:
         """
         await self.require_ready(site)
         return await self._in_pool(
-            lambda: self._search(site, model, queries, limit, wanted, detail)
+            lambda: self._search(site, model, queries, limit, wanted, detail, on_unknown)
         )
 
     def _search(
@@ -378,6 +380,7 @@ class Gallery:
         limit: int,
         wanted: SightingFilter,
         detail: Detail,
+        on_unknown: Callable[[Sequence[UnknownValues]], None],
     ) -> list[list[Match] | SightingNotFoundError]:
         # Read once: a rollover that ends from here on does not touch this index.
         live = self._sites.get(site)
@@ -387,7 +390,10 @@ class Gallery:
         if live.model.fingerprint != model:
             raise self._mismatch(self._store.site(site), live.model)
         with self._metrics.stage("search"):
-            return search(live.index, self._store, site, queries, limit, wanted, detail)
+            found = search(live.index, self._store, site, queries, limit, wanted, detail)
+        # After the search: a value is not told that is known by now.
+        on_unknown([each.told() for each in live.index.missing(wanted)])
+        return found
 
     # --- helpers
 

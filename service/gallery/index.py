@@ -21,7 +21,7 @@ from service.gallery.rwlock import ReadWriteLock
 from service.gallery.vectors import Vectors
 from service.store.records import IndexEntry
 from service.store.times import from_us, to_us
-from service.types import CameraSummary, SightingFilter, Vector
+from service.types import FILTER_LISTS, CameraSummary, SightingFilter, Vector
 
 _SCORE_TOLERANCE = 1e-5
 """More than single and double precision can differ in an inner product of unit vectors."""
@@ -133,6 +133,8 @@ class VectorIndex:
 
     def missing(self, wanted: SightingFilter) -> list[Missing]:
         """The lists of a filter with values that no sighting has."""
+        if not any(getattr(wanted, field) for field in FILTER_LISTS):
+            return []
         with self._lock.reading():
             return missing(wanted, self._values)
 

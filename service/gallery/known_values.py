@@ -48,7 +48,7 @@ class KnownValues:
 
     def names(self) -> list[str]:
         """Values that a sighting has, in no order."""
-        return [value for value in self._codes if value in self]
+        return [value for value, count in self.counts() if value and count]
 
     def counts(self) -> list[tuple[str, int]]:
         """Each value ever seen with how many sightings have it now, in the order of the numbers."""

@@ -46,7 +46,6 @@ from service.types import (
     Match,
     NewSighting,
     Sighting,
-    SightingFilter,
     UnknownValues,
     Vector,
     check_sighting_id,
@@ -175,19 +174,32 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         expected = len(request.queries) * (limit * _expected_bytes(detail) + MAX_ERROR_BYTES)
         expected += MAX_UNKNOWN_BYTES
 
+        unknown: list[UnknownValues] = []
+
+        def told(values: Sequence[UnknownValues]) -> None:
+            unknown[:] = values
+
         async def work(
             model: LoadedModel,
         ) -> tuple[list[Sequence[Match] | CallError], Reservation]:
             queries = await _vectors(site, model, request.queries, context.peer())
             reserved = await self._answers.reserve(expected, context)
             try:
-                return await self._search(site, model, queries, limit, wanted, detail), reserved
+                found = await self._gallery.search(
+                    site,
+                    model.info.fingerprint,
+                    [query for query in queries if not isinstance(query, CallError)],
+                    limit=limit,
+                    wanted=wanted,
+                    detail=detail,
+                    on_unknown=told,
+                )
+                return _in_places(queries, found), reserved
             except BaseException:
                 reserved.release()
                 raise
 
         (results, reserved), model = await self._with_model_of(site, work)
-        unknown = await self._gallery.unknown_values(site, wanted)
         return await self._answers.make(
             lambda: self._found(site, results, model, unknown), reserved
         )
@@ -211,27 +223,6 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             attributes=view != gallery_pb2.SIGHTING_VIEW_COMPACT,
             max_bytes=self._answers.max_bytes,
         )
-
-    async def _search(
-        self,
-        site: str,
-        model: LoadedModel,
-        queries: Sequence[Vector | str | CallError],
-        limit: int,
-        wanted: SightingFilter,
-        detail: Detail,
-    ) -> list[Sequence[Match] | CallError]:
-        found = iter(
-            await self._gallery.search(
-                site,
-                model.info.fingerprint,
-                [q for q in queries if not isinstance(q, CallError)],
-                limit=limit,
-                wanted=wanted,
-                detail=detail,
-            )
-        )
-        return [query if isinstance(query, CallError) else next(found) for query in queries]
 
     async def GetSighting(  # noqa: N802
         self, request: gallery_pb2.GetSightingRequest, context: Context
@@ -326,6 +317,14 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 f"more than {most} matches; send fewer queries per call, or a lower limit"
             )
         return limit
+
+
+def _in_places(
+    queries: Sequence[Vector | str | CallError], found: Sequence[Sequence[Match] | CallError]
+) -> list[Sequence[Match] | CallError]:
+    """What was found for each query; one that is an error has it for an answer."""
+    left = iter(found)
+    return [query if isinstance(query, CallError) else next(left) for query in queries]
 
 
 async def _vectors(
