@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from models.text import nfc
+from models.wording import plural
 from service.errors import StoreFullError
 from service.store.damage import read_json
 from service.store.tables import composed, sightings
@@ -66,7 +67,7 @@ def compose_names(writer: Engine) -> None:
             "may not find them: the disk is full; free space, and start again"
         )
     if changed:
-        log.info("brought the names of %d sightings to one Unicode form (NFC)", changed)
+        log.info("brought names of %s to one Unicode form (NFC)", plural(changed, "sighting"))
 
 
 def _compose_chunk(connection: Connection) -> int | None:
