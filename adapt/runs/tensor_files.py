@@ -37,7 +37,8 @@ def load_network(net: ReIDNet, path: Path) -> None:
     Raises RunError when the file is missing, damaged, or of another architecture.
     """
     try:
-        state: Mapping[str, Tensor] = safetensors.torch.load_file(path)
+        # as bytes: safetensors itself opens no path that is not UTF-8
+        state: Mapping[str, Tensor] = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run has not finished its first round") from None
     except OSError as error:
