@@ -1,11 +1,12 @@
 """Backbones side by side on the demo's pair of sites: `python -m benchmarks.backbones`.
 
-Two source networks of each backbone from random numbers (`source_demo`), then MMT on the unlabelled
-site (`mmt_small`, as short as the demo's). Judged on people that adaptation never saw, across
-cameras. Each run has a process of its own. What is there is used again.
+Two source networks of each backbone (`source_demo`), from random numbers or `--weights`, then MMT
+on the unlabelled site (`mmt_small`, as short as the demo's). Judged on people that adaptation never
+saw, across cameras. Each run has a process of its own. What is there is used again.
 
 Minutes are those of `resight adapt --plan`, all backbones in turns: other work on the machine then
-slows all of them down alike. The table is printed in Markdown.
+slows all of them down alike. The table is printed in Markdown. `--plans` trains source networks for
+one step and prints minutes only.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from adapt.config import Schedule
 from adapt.evaluation.scoring import network_embedder
-from adapt.runs.folder import Run
+from adapt.runs.spec import RunSpec
 from adapt.runtime.context import RunContext
 from adapt.workflows.plan import plan_adaptation
 from benchmarks.alone import alone
@@ -53,15 +55,17 @@ MMT = Arm("MMT", "mmt", "mmt", DEMO_RECIPE)
 class Figures:
     """Of one backbone at one seed.
 
-    run: folder of the adaptation. collapse: why it stopped early, or "". peak: most resident memory
-    of its process, bytes; None where it is not known.
+    start: file of the weights that its source networks started from, or "". spec: of the
+    adaptation. collapse: why it stopped early, or "". peak: most resident memory of its process,
+    bytes; None where it is not known.
     """
 
     backbone: str
+    start: str
     seed: int
     unadapted: float
     adapted: float | None
-    run: Path
+    spec: RunSpec
     collapse: str
     peak: int | None
 
@@ -75,22 +79,36 @@ def measured(
     first = site.inits[0]
     return Figures(
         backbone=plan.backbone,
+        start=Path(plan.weights or "").name,
         seed=seed,
         unadapted=across_cameras(first.network(), site),
         adapted=None if outcome.collapse else across_cameras(outcome.run.network(), site),
-        run=outcome.run.path,
+        spec=outcome.run.info.spec,
         collapse=outcome.collapse,
         peak=outcome.peak,
     )
 
 
-def minutes_in_turns(runs: Sequence[Path], turns: int) -> list[list[float]]:
-    """Minutes that each run takes by its plan: a list for each turn, a number for each run."""
-    return [[alone(_planned_minutes, run) for run in runs] for _ in range(turns)]
+def untrained(plan: DemoPlan, out: Path, seed: int, arm: Arm = MMT) -> RunSpec:
+    """An adaptation from source networks of one step, to be timed."""
+    schedule = Schedule(rounds=1, iterations=1)
+    plan = replace(plan, source_recipe=plan.source_recipe.model_copy(update={"schedule": schedule}))
+    site = synthetic_site(plan, out / f"{plan.backbone}-untrained", seed, ())
+    recipe, name = arm.recipe(())
+    inits = tuple(run.path for run in site.inits)
+    common = {"recipe": recipe, "recipe_name": name, "seed": seed}
+    return RunSpec(kind="adapt", inits=inits, target=site.target, **common)
 
 
-def _planned_minutes(run: Path) -> float:
-    spec, unused = Run.open(run).info.spec, run.with_name(f"{run.name}.plan")
+def minutes_in_turns(specs: Sequence[RunSpec], turns: int, out: Path) -> list[list[float]]:
+    """Minutes that each adaptation takes by its plan: a list for each turn.
+
+    out: nothing of a name is written there.
+    """
+    return [[alone(_planned_minutes, spec, out / "plan") for spec in specs] for _ in range(turns)]
+
+
+def _planned_minutes(spec: RunSpec, unused: Path) -> float:
     return plan_adaptation(spec, RunContext(CPU), unused).total_seconds / 60
 
 
@@ -122,10 +140,10 @@ def table(
     in the same turn, too.
     """
     yield (
-        "| backbone | weights, M | multiplications, M | mAP before | mAP after | MMT, min | "
-        "relative | memory, MB |"
+        "| backbone | start | weights, M | multiplications, M | mAP before | mAP after "
+        "| MMT, min | relative | memory, MB |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for i, name in enumerate(dict.fromkeys(each.backbone for each in found)):
         rows = [each for each in found if each.backbone == name]
         weights, multiplications = cost(name, size)
@@ -133,7 +151,8 @@ def table(
         stopped = [f"seed {row.seed}: {row.collapse}" for row in rows if row.collapse]
         after = spread([row.adapted for row in rows if row.adapted is not None], 3)
         cells = (
-            *(f"`{name}`", f"{weights:.2f}", f"{multiplications:.0f}"),
+            *(f"`{name}`", f"`{rows[0].start}`" if rows[0].start else "random numbers"),
+            *(f"{weights:.2f}", f"{multiplications:.0f}"),
             spread([row.unadapted for row in rows], 3),
             "; ".join([each for each in (after, *stopped) if each]),
             middle([turn[i] for turn in turns], 1),
@@ -141,6 +160,19 @@ def table(
             spread(peaks, 0),
         )
         yield f"| {' | '.join(cells)} |"
+
+
+def minutes_table(
+    names: Sequence[str], size: Preprocessing, turns: Sequence[Sequence[float]]
+) -> Iterator[str]:
+    """Markdown: what an adaptation of each backbone takes, medians of the turns."""
+    yield "| backbone | weights, M | multiplications, M | MMT, min | relative |"
+    yield "|---|---|---|---|---|"
+    for i, name in enumerate(names):
+        weights, multiplications = cost(name, size)
+        minutes = middle([turn[i] for turn in turns], 1)
+        relative = middle([turn[i] / turn[0] for turn in turns], 2)
+        yield f"| `{name}` | {weights:.2f} | {multiplications:.0f} | {minutes} | {relative} |"
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -173,18 +205,26 @@ def main() -> None:
     add("--height", type=int, default=64, help="of the networks' images, in pixels")
     add("--width", type=int, default=32)
     add("--turns", type=int, default=3, help="how often each plan is timed")
+    add("--plans", action="store_true", help="minutes only")
+    add("--weights", action="append", default=[], metavar="NAME=FILE", help="a backbone's start")
     add("--out", type=Path, default=Path("runs/backbones"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     size = Preprocessing(height=options.height, width=options.width)
-    found: list[Figures] = []
-    for seed in options.seeds:
-        for name in options.backbones:
-            plan = replace(demo_plan(), backbone=name, preprocessing=size)
-            found.append(measured(plan, options.out, seed))
-    runs = [each.run for each in found if each.seed == options.seeds[0]]
-    turns = minutes_in_turns(runs, options.turns)
-    print("\n".join(table(found, size, turns)), flush=True)
+    start = dict(each.split("=", 1) for each in options.weights)
+    plans = [
+        replace(demo_plan(), backbone=name, preprocessing=size, weights=start.get(name))
+        for name in options.backbones
+    ]
+    if options.plans:
+        specs = [untrained(plan, options.out, options.seeds[0]) for plan in plans]
+        turns = minutes_in_turns(specs, options.turns, options.out)
+        print("\n".join(minutes_table(options.backbones, size, turns)))
+        return
+    found = [measured(plan, options.out, seed) for seed in options.seeds for plan in plans]
+    specs = [each.spec for each in found if each.seed == options.seeds[0]]
+    turns = minutes_in_turns(specs, options.turns, options.out)
+    print("\n".join(table(found, size, turns)))
 
 
 if __name__ == "__main__":

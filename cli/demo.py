@@ -39,6 +39,7 @@ class DemoPlan:
     """What a demo is made of.
 
     source, site: what is rendered; the demo's seed is worked into theirs.
+    weights: what the source networks start from, as `RunSpec.weights`.
     """
 
     source: SiteSpec
@@ -47,6 +48,7 @@ class DemoPlan:
     site_recipe: Recipe
     backbone: str
     preprocessing: Preprocessing
+    weights: str | None = None
 
 
 def register(app: typer.Typer) -> None:
@@ -173,6 +175,7 @@ def source_spec(plan: DemoPlan, source: Path, seed: int) -> RunSpec:
         seed=seed,
         backbone=plan.backbone,
         preprocessing=plan.preprocessing,
+        weights=plan.weights,
         sources=(source,),
     )
 

@@ -12,9 +12,11 @@ from adapt.data.catalog.folders import read_market
 from adapt.data.catalog.sources import merge_sources
 from adapt.evaluation.scoring import LabelledCrops
 from adapt.runs.folder import Run
+from adapt.runs.info import Origin
 from adapt.runtime.context import RunContext
 from adapt.synthetic import SiteSpec, render_site
 from adapt.workflows.pretrain import pretrain
+from adapt.workflows.session import weights_hash
 from benchmarks.methods.arms import ABLATIONS, ARMS, SUPERVISED, chosen
 from benchmarks.methods.compare import compare
 from benchmarks.methods.runs import CPU, BenchmarkSite, Wanted, made
@@ -70,4 +72,5 @@ def _source_run(plan: DemoPlan, source: Path, out: Path, number: int, seed: int)
     spec = source_spec(plan, source, source_seed(number, seed))
     crops = merge_sources([read_market(source, ("train",))])
     work = partial(pretrain, spec, RunContext(CPU), folder)
-    return made(Wanted(spec, folder, (crops,)), work).finished()
+    weights = "" if plan.weights is None else weights_hash(plan.backbone, plan.weights)
+    return made(Wanted(spec, folder, (crops,), Origin(weights=weights)), work).finished()
