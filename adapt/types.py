@@ -70,6 +70,7 @@ class CropSet:
     manifest: name of the file that lists the crops; empty where a folder was searched.
     held_back: crops left out so that models can be judged by them.
     thinned: crops left out because their track has others like them.
+    unlisted: images beside the listed ones that the list does not name.
 
     Raises DataError when two crops share one key, or one track two cameras.
     """
@@ -82,6 +83,7 @@ class CropSet:
     manifest: str = ""
     held_back: int = 0
     thinned: int = 0
+    unlisted: tuple[Dropped, ...] = ()
 
     def __post_init__(self) -> None:
         keys = {sample.key for sample in self.samples}

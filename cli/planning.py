@@ -69,6 +69,7 @@ def _crops(crops: CropSet) -> str:
         "held back": crops.held_back,
         "thinned": crops.thinned,
         "cannot be read": unreadable,
+        "not listed": len(crops.unlisted),
         "other file" if others == 1 else "other files": others,
     }
     parts = [f"{count} {why}" for why, count in left_out.items() if count]

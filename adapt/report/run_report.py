@@ -188,11 +188,12 @@ def _warnings(rounds: RoundRows) -> list[Block]:
 
 
 def _crops(data: Sequence[DataInfo]) -> list[Block]:
-    head = ("used as", "crops", "cameras", "thinned out", "unreadable", "other files",
-            "fingerprint", "folder or list")  # fmt: skip
+    head = ("used as", "crops", "cameras", "thinned out", "unreadable", "not listed",
+            "other files", "fingerprint", "folder or list")  # fmt: skip
     rows = [
         (d.role, str(d.crops), str(len(d.cameras)), str(d.thinned), str(d.unreadable),
-         str(d.not_images), d.fingerprint[:12], f"{d.root}/{d.manifest}" if d.manifest else d.root)
+         str(d.unlisted), str(d.not_images), d.fingerprint[:12],
+         f"{d.root}/{d.manifest}" if d.manifest else d.root)
         for d in data
     ]  # fmt: skip
     left_out = [(key, reason) for d in data for key, reason in d.dropped.items()]

@@ -38,6 +38,8 @@ class DataInfo(_Record):
     thinned: crops left out because their track has others like them.
     unreadable: crops left out because they cannot be read. not_images: other files, by their
     names no images, as Thumbs.db. dropped: both, by key, with the reason.
+    unlisted: images beside the listed ones that the list does not name; there may be many, so they
+    are counted alone.
     """
 
     root: str
@@ -49,6 +51,7 @@ class DataInfo(_Record):
     thinned: int = 0
     unreadable: int = 0
     not_images: int = 0
+    unlisted: int = 0
     dropped: Mapping[str, str]
 
     @classmethod
@@ -64,6 +67,7 @@ class DataInfo(_Record):
             thinned=crops.thinned,
             unreadable=sum(drop.image for drop in crops.dropped),
             not_images=sum(not drop.image for drop in crops.dropped),
+            unlisted=len(crops.unlisted),
             dropped={drop.key: drop.reason for drop in crops.dropped},
         )
 

@@ -20,7 +20,13 @@ from adapt.data.catalog.cameras import (
     market_name,
     msmt17_camera,
 )
-from adapt.data.catalog.image_files import IMAGE_SUFFIXES, image_files, is_hidden
+from adapt.data.catalog.image_files import (
+    IMAGE_SUFFIXES,
+    dropped_below,
+    image_files,
+    is_hidden,
+    unlisted_images,
+)
 from adapt.data.catalog.manifest import (
     Problems,
     SiteManifest,
@@ -55,6 +61,7 @@ class _Found:
     root: Path
     images: tuple[Path, ...]
     dropped: tuple[Dropped, ...]
+    unlisted: tuple[Dropped, ...] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -223,7 +230,7 @@ def read_site(root: Path, camera_pattern: str | None = None) -> CropSet:
         Sample(path, key, cameras[name], UNLABELLED)
         for path, key, name in zip(found.images, found.keys, names, strict=True)
     )
-    return CropSet(root, samples, tuple(cameras), found.dropped)
+    return CropSet(root, samples, tuple(cameras), found.dropped, unlisted=found.unlisted)
 
 
 def _market_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:
@@ -306,12 +313,20 @@ def _manifest_site(manifest: SiteManifest, pattern: str | None) -> CropSet:
         )
         for row, name in zip(rows, names, strict=True)
     )
-    return CropSet(root, samples, tuple(cameras), manifest=manifest.file.name)
+    beside = unlisted_images(root, [row.path for row in rows], manifest.file.name)
+    return CropSet(
+        root,
+        samples,
+        tuple(cameras),
+        manifest=manifest.file.name,
+        unlisted=dropped_below(root, beside),
+    )
 
 
 def _listed_site(root: Path, pattern: str | None) -> tuple[_Found, list[str]]:
     crops = read_msmt17(root, ("train",))
-    found = _Found(root, tuple(sample.path for sample in crops.samples), ())
+    images = tuple(sample.path for sample in crops.samples)
+    found = _Found(root, images, (), unlisted=crops.unlisted)
     if pattern is not None:
         return found, _camera_names(found.keys, pattern)
     return found, [crops.cameras[sample.camera] for sample in crops.samples]
@@ -330,10 +345,7 @@ def _find(folder: Path, root: Path) -> _Found:
     if not folder.is_dir():
         raise NoImagesError(f"{folder} is not a folder; give the folder that holds the crops")
     files = image_files(folder)
-    dropped = tuple(
-        Dropped(each.path.relative_to(root).as_posix(), each.reason, image=each.image)
-        for each in files.left_out
-    )
+    dropped = dropped_below(root, files.left_out)
     if not files.images:
         first = f"; first of what is left out: {dropped[0].key}, {dropped[0].reason}"
         raise NoImagesError(

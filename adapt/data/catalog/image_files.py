@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from adapt.errors import DataError
+from adapt.types import Dropped
 from models.wording import reason_of
 
 IMAGE_SUFFIXES = frozenset(
@@ -73,6 +74,48 @@ def image_files(folder: Path) -> ImageFiles:
             left_out.append(LeftOut(path, reason, image=False))
     left_out.sort(key=lambda each: each.path)
     return ImageFiles(tuple(sorted(images)), tuple(left_out))
+
+
+def unlisted_images(folder: Path, listed: Collection[str], what: str) -> tuple[LeftOut, ...]:
+    """Images below a folder that its list does not name, by their names alone; sorted.
+
+    Hidden files and folders do not count. A link to a folder is followed where the list names
+    files below it, else it is in the answer itself. So is a folder that cannot be read.
+    listed: paths below `folder`, `/` between folders. what: the list, for people.
+    """
+    named, suffixes = frozenset(listed), tuple(IMAGE_SUFFIXES | _UNREAD_SUFFIXES)
+    above = {str(parent) for path in named for parent in PurePosixPath(path).parents}
+    found: list[LeftOut] = []
+
+    def refused(error: OSError) -> None:
+        reason = f"cannot be read ({reason_of(error)}); {what} lists nothing else below it"
+        found.append(LeftOut(Path(error.filename), reason, image=False))
+
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        here = os.path.relpath(parent, folder)
+        before = "" if here == "." else f"{here}/"
+        for name in names:
+            image = name.lower().endswith(suffixes)
+            if image and not is_hidden(name) and before + name not in named:
+                path = Path(parent, name)
+                found.append(LeftOut(path, f"not listed in {what}", image=False))
+        links = {
+            name
+            for name in folders
+            if before + name not in above and Path(parent, name).is_symlink()
+        }
+        reason = f"a link to a folder of which {what} lists nothing"
+        found += [LeftOut(Path(parent, name), reason, image=False) for name in links]
+        folders[:] = [name for name in folders if name not in links and not is_hidden(name)]
+    return tuple(sorted(found, key=lambda each: each.path))
+
+
+def dropped_below(root: Path, left_out: Iterable[LeftOut]) -> tuple[Dropped, ...]:
+    """What is left out of a set of crops, by its paths below `root`."""
+    return tuple(
+        Dropped(each.path.relative_to(root).as_posix(), each.reason, image=each.image)
+        for each in left_out
+    )
 
 
 def left_out_lines(left_out: Iterable[tuple[str, str]]) -> list[str]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt.data.catalog.cameras import MAX_NUMBER, camera_codes, msmt17_camera
+from adapt.data.catalog.image_files import dropped_below, unlisted_images
 from adapt.data.catalog.splits import LISTED_FOLDERS, LISTS, Split
 from adapt.errors import DataError, NoImagesError
-from adapt.types import CropSet, Sample
+from adapt.types import CropSet, Dropped, Sample
 from models.wording import reason_of
 
 _TEST_PEOPLE = 100_000
@@ -47,22 +48,41 @@ def read_msmt17(root: Path, splits: Sequence[Split]) -> CropSet:
 
     Raises NoImagesError when a list or the crops' folder is missing, or a list is empty; DataError
     when a line is not `PATH PERSON`, its file name has no camera, or a number is too large.
-    Blank lines do not count.
+    Blank lines do not count. Images that no list of their folder names are `unlisted`: those of
+    test are found with the gallery, so that queries and gallery do not search it twice.
     """
     listed = [each for split in splits for each in _listed(root, split)]
     cameras = camera_codes(each.camera for each in listed)
     samples = tuple(Sample(e.path, e.key, cameras[e.camera], e.person) for e in listed)
-    return CropSet(root, samples, tuple(cameras))
+    unlisted = tuple(drop for split in splits for drop in _unlisted(root, split))
+    return CropSet(root, samples, tuple(cameras), unlisted=unlisted)
 
 
-def _listed(root: Path, split: Split) -> list[_Listed]:
+def _unlisted(root: Path, split: Split) -> tuple[Dropped, ...]:
+    if split == "query":
+        return ()
+    folder = _folder(root, split)
+    present = msmt17_splits(root)
+    parts = [each for each in sorted(present) if LISTED_FOLDERS[each] == LISTED_FOLDERS[split]]
+    paths = [each.path for part in parts for each in _listed(root, part)]
+    listed = [path.relative_to(root / folder).as_posix() for path in paths]
+    lists = " or ".join(name for part in parts for name in LISTS[part])
+    return dropped_below(root, unlisted_images(root / folder, listed, lists))
+
+
+def _folder(root: Path, split: Split) -> str:
     names = [name for name in LISTED_FOLDERS[split] if (root / name).is_dir()]
     if not names:
         raise NoImagesError(
             f"{root} has neither of the folders {' and '.join(LISTED_FOLDERS[split])}"
         )
+    return names[0]
+
+
+def _listed(root: Path, split: Split) -> list[_Listed]:
+    folder = _folder(root, split)
     shift = 0 if split == "train" else _TEST_PEOPLE
-    return [each for file in LISTS[split] for each in _lines(root, file, names[0], shift)]
+    return [each for file in LISTS[split] for each in _lines(root, file, folder, shift)]
 
 
 def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:

@@ -35,6 +35,7 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
     samples: list[Sample] = []
     cameras: list[str] = []
     dropped: list[Dropped] = []
+    unlisted: list[Dropped] = []
     next_person = 0
     for number, crops in enumerate(sets):
         prefix = f"{number}/" if len(sets) > 1 else ""
@@ -49,9 +50,12 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
         ]
         cameras += [prefix + name for name in crops.cameras]
         dropped += [replace(d, key=prefix + d.key) for d in crops.dropped]
+        unlisted += [replace(d, key=prefix + d.key) for d in crops.unlisted]
     if next_person < 2:
         raise DataError("a source needs crops of at least two identities; add labelled crops")
-    return CropSet(sets[0].root, tuple(samples), tuple(cameras), tuple(dropped))
+    return CropSet(
+        sets[0].root, tuple(samples), tuple(cameras), tuple(dropped), unlisted=tuple(unlisted)
+    )
 
 
 def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:

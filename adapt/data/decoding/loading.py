@@ -40,6 +40,7 @@ def load_crops(
         log.warning("%d of %s cannot be read", len(unreadable), plural(len(listing), "crop"))
     _say(logging.WARNING, [drop for drop in listing.dropped if drop.image])
     _say(logging.INFO, [drop for drop in listing.dropped if not drop.image])
+    _say(logging.INFO, listing.unlisted)
     return data
 
 

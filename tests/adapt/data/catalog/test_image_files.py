@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapt.data.catalog.folders import read_site
-from adapt.data.catalog.image_files import image_files, left_out_lines
+from adapt.data.catalog.image_files import image_files, left_out_lines, unlisted_images
 from adapt.errors import DataError
 
 
@@ -179,3 +179,43 @@ def test_a_folder_that_cannot_be_entered_is_refused_by_name(
     monkeypatch.setattr(Path, "is_file", is_file)
     with pytest.raises(DataError, match=r"lift/1.png cannot be read \(Permission denied\)"):
         read_site(tmp_path)
+
+
+def test_images_that_a_list_does_not_name_are_told_and_nothing_else(tmp_path: Path) -> None:
+    names = ("a/1.jpg", "a/2.JPG", "b/c/3.heic", "notes.txt", ".x.jpg", ".cache/4.jpg", "0.png")
+    lay(tmp_path / "site", *names)
+    lay(tmp_path / "elsewhere", "1.jpg", "2.jpg")
+    for link in ("listed", "other"):
+        (tmp_path / "site" / link).symlink_to(tmp_path / "elsewhere")
+    found = unlisted_images(tmp_path / "site", ["a/1.jpg", "listed/1.jpg"], "list.csv")
+    told = {each.path.relative_to(tmp_path / "site").as_posix(): each.reason for each in found}
+    unlisted = dict.fromkeys(("0.png", "a/2.JPG", "b/c/3.heic", "listed/2.jpg"))
+    assert told == {
+        **dict.fromkeys(unlisted, "not listed in list.csv"),
+        "other": "a link to a folder of which list.csv lists nothing",
+    }
+
+
+def test_a_link_around_a_list_ends(tmp_path: Path) -> None:
+    lay(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "again").symlink_to(tmp_path)
+    found = unlisted_images(tmp_path, ["1.jpg", "again/1.jpg"], "list.csv")
+    names = {each.path.relative_to(tmp_path).as_posix() for each in found}
+    assert names == {"2.jpg", "again/2.jpg", "again/again"}
+
+
+def test_a_folder_beside_the_listed_ones_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, "a/1.jpg", "lost+found/2.jpg")
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if os.fspath(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (told,) = unlisted_images(tmp_path, ["a/1.jpg"], "list.csv")
+    assert told.path == tmp_path / "lost+found"
+    assert told.reason.startswith("cannot be read (Permission denied)")

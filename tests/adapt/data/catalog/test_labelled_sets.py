@@ -13,6 +13,7 @@ import pytest
 from adapt.data.catalog.folders import labelled_splits, read_labelled, read_market, read_site
 from adapt.data.catalog.msmt17 import read_msmt17
 from adapt.data.catalog.sources import merge_sources
+from adapt.data.catalog.splits import Split
 from adapt.errors import DataError, NoImagesError
 from adapt.evaluation.metrics import evaluate_ranking
 from adapt.types import UNLABELLED, CropSet
@@ -257,6 +258,26 @@ def test_damaged_lists_say_where(
     (root / "list_query.txt").write_text(text)
     with pytest.raises(error, match=message):
         read_labelled(root, ("query",))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_that_msmt17s_lists_do_not_name_are_told_once(
+    tmp_path: Path, version: Literal[1, 2]
+) -> None:
+    root = write_msmt17(tmp_path, version=version)
+    train, test = ("train", "test") if version == 1 else ("mask_train_v2", "mask_test_v2")
+    for folder in (train, test):
+        (root / folder / "0000" / "more.jpg").write_bytes(b"never opened here")
+    asked: tuple[Split, ...] = ("train", "query", "gallery")
+    parts = [read_labelled(root, (split,)) for split in asked]
+    assert [[each.key for each in part.unlisted] for part in parts] == [
+        [f"{train}/0000/more.jpg"],
+        [],
+        [f"{test}/0000/more.jpg"],
+    ]
+    assert parts[0].unlisted[0].reason == "not listed in list_train.txt or list_val.txt"
+    assert read_site(root).unlisted == parts[0].unlisted
+    assert len(merge_sources(parts).unlisted) == 2
 
 
 def test_msmt17_without_its_crops(tmp_path: Path) -> None:

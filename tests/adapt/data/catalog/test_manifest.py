@@ -113,6 +113,11 @@ def test_a_manifest_is_read_by_its_name_or_in_its_folder(good: Path, folder: boo
     assert {s.person for s in crops.samples} == {-1}
 
 
+def test_images_that_the_manifest_does_not_list_are_told(good: Path) -> None:
+    (told,) = read_site(good.parent).unlisted
+    assert (told.key, told.reason) == ("door/not-listed.jpg", "not listed in manifest.csv")
+
+
 def test_other_columns_may_be_missing_and_stand_in_any_order(tmp_path: Path) -> None:
     touch(tmp_path, "door/1.jpg", "lift/1.jpg", "2.jpg")
     crops = read_site(site(tmp_path, [("a", "door/1.jpg"), ("b", "lift/1.jpg")], ("track", "path")))

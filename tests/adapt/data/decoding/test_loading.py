@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="adapt needs torch")
 
 from adapt.data.decoding.loading import load_crops
+from adapt.runs.info import DataInfo
 from adapt.types import CropSet, Dropped, Sample
 from models.image import Preprocessing
 
@@ -68,7 +69,10 @@ def test_what_was_left_out_by_name_is_told_by_reason(
             Dropped("b.txt", "no image", image=False),
         ),
     )
-    load_crops(crops, SIZE)
+    crops = replace(crops, unlisted=(Dropped("z.jpg", "not listed in m.csv", image=False),))
+    data = load_crops(crops, SIZE)
     told = {record.getMessage(): record.levelname for record in caplog.records}
     assert told["left out a.txt, b.txt: no image"] == "INFO"
     assert told["left out cam1: a broken link"] == "WARNING"
+    assert told["left out z.jpg: not listed in m.csv"] == "INFO"
+    assert DataInfo.of(data.crops, "target").unlisted == 1
