@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from models.job_contract import METHODS
+from models.json_text import json_text
 from models.wording import one_line
 from models.wording import plural as plural
 from service.config import SERVER_VARIABLE
@@ -41,7 +41,7 @@ def tell(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print one JSON value, in ASCII: file names may have bytes that are not text."""
-    typer.echo(json.dumps(value))
+    typer.echo(json_text(value))
 
 
 def short_time(moment: datetime) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cli.common import plural, tell
+from models.json_text import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ def write_summary(out: Path, result: DemoResult) -> None:
         },
         "seed": result.seed,
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "summary.json").write_text(json_text(summary, indent=2) + "\n")
 
 
 def write_report(out: Path, result: DemoResult) -> None:

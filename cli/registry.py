@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from adapt.data.catalog.image_files import left_out_lines
 from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table, tell
 from cli.sites import DropUnusable, show_rollover
 from models.errors import ModelError
@@ -52,6 +53,8 @@ def models_list(registry: RegistryOption = None, as_json: AsJson = False) -> Non
             tell(f"damaged: {reference}: {error}")
         if gate.problem:
             tell(f"{gate.verdict}: verdict on {reference}: {gate.problem}")
+    for line in left_out_lines(known.no_models()):
+        tell(line)
     found.sort(key=lambda each: isinstance(each[1], ModelError))  # sound ones first
     if as_json:
         print_json([_model_json(*each) for each in found])

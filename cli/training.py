@@ -5,7 +5,6 @@ torch is imported inside the commands: the rest of `resight` runs without it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapt.evaluation.protocols import ProtocolName
-from cli.common import METHOD_HELP, plural, tell
+from cli.common import METHOD_HELP, plural, print_json, tell
 from cli.planning import plan_text
 from models.image import Interpolation, Preprocessing
 
@@ -252,7 +251,7 @@ def evaluate(
     for doubt in scores.doubts():
         log.warning("%s", doubt)
     if as_json:
-        typer.echo(json.dumps(scores.to_dict()))
+        print_json(scores.to_dict())
         return
     typer.echo(f"protocol {scores.protocol}: {scores.in_words()}")
     for label in ("mAP", "cmc1", "cmc5", "cmc10"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from models.files import (
 from models.job_contract import UNJUDGED, GateVerdict
 from models.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN
 
-_LOCK_FILE = ".lock"
+_LOCK_FILE, _VERDICT_SUFFIX = ".lock", ".gate.json"
 
 DAMAGED = "damaged"
 """Stands for a verdict that cannot be read. It may have been a rejection, so it blocks like one."""
@@ -179,6 +179,25 @@ class Registry:
             for version in _versions(name)
         )
 
+    def no_models(self) -> tuple[tuple[str, str], ...]:
+        """What lies in the folder and is not a model: its path there, and why; RegistryError.
+
+        The registry's own files, the verdicts on its models and its lock, are not told.
+        """
+        found: list[tuple[str, str]] = []
+        names = {folder.name: folder for folder in _folders(self.root, NAME_PATTERN)}
+        for path in _entries(self.root):
+            versions = _versions(names[path.name]) if path.name in names else []
+            if versions:
+                found += [
+                    (f"{path.name}/{each.name}", _why_no_version(each, versions))
+                    for each in _entries(path)
+                    if each.name.removesuffix(_VERDICT_SUFFIX) not in versions
+                ]
+            elif path.name != _LOCK_FILE:
+                found.append((path.name, _why_no_name(path)))
+        return tuple(found)
+
     def newest_unblocked(self, name: str) -> ModelReference | None:
         """The newest version of a name that needs no force; None: there is none; RegistryError."""
         for version in reversed(self._versions_of(name)):
@@ -285,7 +304,7 @@ class Registry:
 
 def verdict_file(bundle: Path) -> Path:
     """Where the gate's report on the bundle of a folder lies: beside it."""
-    return bundle.with_name(f"{bundle.name}.gate.json")
+    return bundle.with_name(bundle.name + _VERDICT_SUFFIX)
 
 
 def _verdict_in(report: bytes) -> str:
@@ -341,6 +360,31 @@ def _folders(root: Path, pattern: str) -> list[Path]:
         raise RegistryError(
             f"{root} cannot be read: {error.strerror}; give a folder that this user may read"
         ) from None
+
+
+def _entries(root: Path) -> list[Path]:
+    """What lies in a folder that `_folders` could read, by name; nothing where it is absent."""
+    return sorted(root.iterdir()) if root.is_dir() else []
+
+
+def _why_no_name(path: Path) -> str:
+    if not path.is_dir():
+        return "a file, and models are folders"
+    if (path / MANIFEST_FILE).exists():
+        return "a bundle that was not added; move it elsewhere and run `resight models add` on it"
+    if not re.fullmatch(NAME_PATTERN, path.name):
+        return "its name is none of a model"
+    return "a folder without a version of a model"
+
+
+def _why_no_version(path: Path, versions: Sequence[str]) -> str:
+    if path.name.startswith(".") and ".tmp" in path.name:
+        return "of an addition that did not end, or is under way; the next one removes it"
+    if path.name.endswith(_VERDICT_SUFFIX):
+        return f"a verdict on none of the versions {', '.join(versions)}"
+    if not path.is_dir():
+        return "a file, and models are folders"
+    return "its name is none of a version, like 3 or 1.2.0"
 
 
 def _refuse_broken_link(path: Path) -> None:

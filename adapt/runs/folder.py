@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -241,7 +242,7 @@ class Run:
         # run.json first: there are never fewer figures than rounds it counts
         self._update(rounds=rounds, processes=processes, state="running", reason="", error="")
         with self._writing():
-            kept = "".join(json.dumps(row) + "\n" for row in rows)
+            kept = "".join(map(_line, rows))
             write_atomically(self.path / _METRICS, kept.encode())
 
     def record(
@@ -253,12 +254,13 @@ class Run:
         """Keep a finished round: append its figures, replace the network and its labels.
 
         Each is on the disk before the next is written, and run.json counts the round last.
-        metrics: as `models.job_contract.read_rows` reads them.
+        metrics: as `models.job_contract.read_rows` reads them. Those that are not finite are left
+            out, with a warning in the row: JSON has no such numbers.
         labels: (N,) per set, of the crops in the order of `decode_crops`; may be none.
         Raises RunError when that cannot be written; the network of the round before then stays.
         """
         with self._writing():
-            append_synced(self.path / _METRICS, (json.dumps(metrics) + "\n").encode())
+            append_synced(self.path / _METRICS, _line(metrics).encode())
             if labels:
                 # Copies: both networks of AML may learn from one array.
                 tensors = {f"{i:02d}": torch.tensor(each) for i, each in enumerate(labels)}
@@ -512,3 +514,13 @@ def _can_continue(path: Path) -> bool:
 def _half_written(path: Path) -> bool:
     """Whether a killed process left it: a temporary file of ours or of safetensors."""
     return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A round in metrics.jsonl; figures that are not finite are a warning instead."""
+    odd = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+    if odd:
+        left_out = f"left out, as they are not finite: {', '.join(odd)}"
+        kept = {name: value for name, value in row.items() if name not in odd}
+        row = {**kept, "warnings": [*row.get("warnings", ()), left_out]}
+    return json.dumps(row, allow_nan=False) + "\n"

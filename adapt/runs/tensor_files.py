@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote. Raises CheckpointError when it is missing or damaged."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with _as_utf8(path) as named, safetensors.safe_open(named, "pt") as file:
             notes = json.loads(file.metadata()["notes"])
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
     except FileNotFoundError:
@@ -85,3 +86,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError,
     ) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the run again") from error
+
+
+@contextmanager
+def _as_utf8(path: Path) -> Iterator[Path]:
+    """A path that safetensors reads, which takes UTF-8 alone: the folder by its number, if needed.
+
+    The name of the file itself is one of ours.
+    """
+    if not any("\udc80" <= char <= "\udcff" for char in str(path)):
+        yield path
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield Path(f"/dev/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)

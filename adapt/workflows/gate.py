@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from adapt.evaluation.scoring import Embed, open_model
 from adapt.types import CropSet
 from models.files import write_atomically
 from models.image import Preprocessing
+from models.json_text import json_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_gate(request: GateRequest, json_file: Path | None = None) -> GateReport:
         not_held_back=everything - len(listing),
     )
     if json_file is not None:
-        write_atomically(json_file, json.dumps(report.to_dict(), indent=1).encode() + b"\n")
+        write_atomically(json_file, json_text(report.to_dict(), indent=1).encode() + b"\n")
     return report
 
 

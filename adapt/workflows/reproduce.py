@@ -6,7 +6,6 @@ that was not finished is made again from its start, and what came before it is k
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from models.backbones.trunks import BACKBONES
 from models.backbones.weights import TORCHVISION, check_torchvision_has
 from models.files import write_atomically
 from models.image import Preprocessing
+from models.json_text import json_text
 from models.validation import explain
 from models.wording import plural
 
@@ -297,4 +297,4 @@ def _write(plan: TaskPlan, rows: Sequence[TaskScores]) -> None:
         for row in rows
     }
     content = {"task": plan.name, "changed": plan.changed, **scores}
-    write_atomically(plan.adaptation.out / "scores.json", json.dumps(content, indent=2).encode())
+    write_atomically(plan.adaptation.out / "scores.json", json_text(content, indent=2).encode())

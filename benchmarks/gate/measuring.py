@@ -25,6 +25,7 @@ from benchmarks.gate.simulated import simulated_tracks
 from benchmarks.methods.results import PROTOCOLS
 from models.files import sha256_file, write_atomically
 from models.image import Preprocessing
+from models.json_text import json_text
 
 log = logging.getLogger("resight")
 
@@ -184,7 +185,7 @@ def write_result(file: Path, result: ModelResult) -> None:
         "largest_cluster": result.figures.largest_cluster,
         "dimension": result.figures.dimension,
     }
-    write_atomically(file, json.dumps(content, indent=1).encode())
+    write_atomically(file, json_text(content, indent=1).encode())
 
 
 def read_site_result(folder: Path) -> SiteResult:

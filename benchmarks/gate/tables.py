@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,6 +35,7 @@ from benchmarks.gate.rules import (
 )
 from benchmarks.methods.results import PROTOCOLS
 from models.files import write_atomically
+from models.json_text import json_text
 
 Rows = Sequence[Sequence[str]]
 
@@ -76,7 +76,7 @@ def report(sites: Sequence[SiteResult], out: Path, *, margin: float, choosing: b
     for protocol, own in cases.items():
         content[protocol] = _protocol(sites, own, rules, left_out, protocol, margin)
         parts += _protocol_tables(content[protocol], own, protocol, margin)
-    write_atomically(out / "gate.json", json.dumps(content, indent=1).encode())
+    write_atomically(out / "gate.json", json_text(content, indent=1).encode())
     write_atomically(out / "gate.md", "\n".join(parts).encode())
     draw(out / "gate.png", sites)
 

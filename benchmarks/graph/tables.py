@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.json_text import json_text
+
 Rows = list[dict[str, Any]]
 
 
@@ -39,5 +41,5 @@ def add_row(file: Path, row: dict[str, Any], *keys: str) -> Rows:
     """Put a row into a file in place of an older one of the same case."""
     rows = [old for old in read_rows(file) if any(old[key] != row[key] for key in keys)] + [row]
     rows.sort(key=lambda row: [row[key] for key in keys])
-    file.write_text(json.dumps(rows, indent=1))
+    file.write_text(json_text(rows, indent=1))
     return rows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,6 +18,7 @@ from benchmarks.methods.arms import PLAIN, SUPERVISED
 from benchmarks.methods.clusters import LabelQuality
 from benchmarks.methods.runs import MadeRun
 from models.files import write_atomically
+from models.json_text import json_text
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("other-camera", "market")
 UNADAPTED = "unadapted"
@@ -171,10 +170,10 @@ def write(results: Results, file: Path) -> None:
                 "model": model,
                 "protocol": protocol,
                 "split": seed,
-                "share": share if math.isfinite(share) else None,
+                "share": share,
             }
             for (model, protocol) in results.scores
             for seed, share in shares_closed(results, model, protocol).items()
         ],
     }
-    write_atomically(file, json.dumps(content, indent=1).encode())
+    write_atomically(file, json_text(content, indent=1).encode())

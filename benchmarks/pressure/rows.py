@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from benchmarks.pressure.trial import (
     Attack,
     Found,
 )
+from models.json_text import json_text
 
 TARGETS: dict[str, tuple[str, float]] = {
     AFTER: ("at most", 1.1),
@@ -104,4 +104,4 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row], reasons: Mapping[str
 def as_json(about: Mapping[str, Any], rows: Sequence[Row], reasons: Mapping[str, Any]) -> str:
     """The same for programs."""
     made = {"about": about, "rows": [asdict(row) for row in rows], "reasons": reasons}
-    return json.dumps(made, indent=1) + "\n"
+    return json_text(made, indent=1) + "\n"

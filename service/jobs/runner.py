@@ -28,6 +28,7 @@ from models.job_contract import (
     gate_arguments,
     train_arguments,
 )
+from models.json_text import json_text
 from models.registry import DAMAGED, GateRecord, ModelReference, Registry
 from models.wording import plural
 from service.errors import DamagedRowError
@@ -335,4 +336,4 @@ def _that_counts(said: GateVerdict | None, kept: GateRecord) -> GateVerdict | No
 
 def _report(origin: Mapping[str, str], said: Mapping[str, Any]) -> bytes:
     """The gate's report as the registry keeps it; origin: what the server adds."""
-    return json.dumps({**origin, **said}, indent=1).encode() + b"\n"
+    return json_text({**origin, **said}, indent=1).encode() + b"\n"

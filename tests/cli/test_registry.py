@@ -97,6 +97,17 @@ def test_a_file_in_place_of_a_models_folder_is_no_model(app: typer.Typer, tmp_pa
     assert "no model lobby in" in str(verified.exception)
 
 
+def test_list_tells_what_is_no_model(app: typer.Typer, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    run(app, registry, "add", write_tiny_bundle(tmp_path / "1").path)
+    for name in ("lobby", "notes"):
+        (registry / name).write_text("notes")
+    for arguments in (["list"], ["list", "--json"]):
+        listed = run(app, registry, *arguments)
+        assert listed.stderr == "left out lobby, notes: a file, and models are folders\n"
+    assert [model["name"] for model in json.loads(listed.stdout)] == ["tiny"]
+
+
 def test_each_verdict_is_read_once(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

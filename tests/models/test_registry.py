@@ -370,6 +370,32 @@ def test_strangers_in_the_folder_are_not_models(
     assert [str(r) for r in registry.references()] == ["toy@1"]
 
 
+def test_strangers_in_the_folder_are_told_with_the_reason(
+    registry: Registry, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    assert registry.no_models() == ()
+    registry.add(make_bundle(tmp_path / "a").path, verdict=b'{"verdict": "hold"}')
+    assert registry.no_models() == (), "its own lock and verdicts are not told"
+    make_bundle(registry.root / "dropped")
+    for folder in ("empty", "Not A Name", "toy/draft", "toy/.2.tmp-abc"):
+        (registry.root / folder).mkdir()
+    for file in ("notes.txt", ".DS_Store", "toy/7.gate.json", "toy/notes"):
+        (registry.root / file).write_text("x")
+    told = dict(registry.no_models())
+    assert told.pop("dropped").startswith("a bundle that was not added")
+    assert told.pop("toy/.2.tmp-abc").startswith("of an addition that did not end")
+    assert told == {
+        ".DS_Store": "a file, and models are folders",
+        "Not A Name": "its name is none of a model",
+        "empty": "a folder without a version of a model",
+        "notes.txt": "a file, and models are folders",
+        "toy/7.gate.json": "a verdict on none of the versions 1",
+        "toy/draft": "its name is none of a version, like 3 or 1.2.0",
+        "toy/notes": "a file, and models are folders",
+    }
+    assert [str(r) for r in registry.references()] == ["toy@1"]
+
+
 def test_what_a_crash_left_is_not_a_model_and_goes_at_the_next_add(
     registry: Registry, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -69,6 +70,14 @@ def test_rounds_that_run_json_counts_have_to_be_there(tmp_path: Path) -> None:
     file.mkdir()
     with pytest.raises(RunError, match="cannot be read: Is a directory"):
         run.metrics()
+
+
+def test_figures_that_are_not_finite_are_a_warning(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", INFO)
+    run.record({**row(1), "odd": math.nan, "large": math.inf}, ReIDNet("mobilenet_v2"))
+    (kept,) = run.metrics()
+    assert kept["warnings"] == ["left out, as they are not finite: odd, large"]
+    assert {**kept, "warnings": row(1)["warnings"]} == row(1)
 
 
 def test_figures_are_on_the_disk_before_the_network_is_replaced(

@@ -41,6 +41,19 @@ def test_a_network_is_read_from_a_folder_whose_name_is_no_text(tmp_path: Path) -
     assert torch.equal(net.state_dict()[key], other.state_dict()[key])
 
 
+def test_a_state_is_kept_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_tensors(folder / "state.safetensors")
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_tensors(folder / "state.safetensors")
+    save_tensors(folder / "state.safetensors", {"a": torch.arange(3)}, {"round": 2})
+    tensors, notes = load_tensors(folder / "state.safetensors")
+    assert (tensors["a"].tolist(), notes) == ([0, 1, 2], {"round": 2})
+    assert [each.name for each in folder.iterdir()] == ["state.safetensors"]
+
+
 @pytest.mark.parametrize("notes", ["{", "[" * 100_000], ids=["cut", "too deep"])
 def test_notes_that_cannot_be_read_are_damage(tmp_path: Path, notes: str) -> None:
     file = tmp_path / "file"
