@@ -8,6 +8,7 @@ import typer
 
 from cli.common import (
     METHOD_HELP,
+    TRAINING_PACKAGES,
     AsJson,
     ServerOption,
     SiteOption,
@@ -46,6 +47,8 @@ def adaptations_start(
 ) -> None:
     """Start an adaptation to a site's own crops on the server; prints its id alone."""
     spec = AdaptationSpec(method, recipe or method, tuple(overrides or ()), seed)
+    if recipe or overrides:
+        _check_recipe(spec)
     with ResightClient(server) as client:
         adaptation = client.start_adaptation(site, spec)
     if as_json:
@@ -53,6 +56,20 @@ def adaptations_start(
     else:
         tell(f"an adaptation of site {site} waits for its turn:")
         typer.echo(adaptation.id)
+
+
+def _check_recipe(spec: AdaptationSpec) -> None:
+    """Raise ConfigError for a recipe or values that training would refuse; the server cannot tell.
+
+    Where training is not installed, they are refused when the adaptation runs.
+    """
+    try:
+        from adapt.recipes import load_recipe
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        return
+    load_recipe(spec.recipe, method=spec.method, overrides=spec.overrides)
 
 
 @adaptations.command("list")

@@ -19,6 +19,12 @@ from service.types import check_site_id
 METHOD_HELP = f"{', '.join(METHODS[:-1])} or {METHODS[-1]}."
 
 
+TRAINING_PACKAGES = {
+    "hdbscan", "jinja2", "matplotlib", "numba", "onnx", "safetensors", "scipy", "sklearn", "torch",
+}  # fmt: skip
+"""Absent where only `resight[cpu]` or `[gpu]` is installed."""
+
+
 def _site_id(site: str) -> str:
     try:
         return check_site_id(site)

@@ -20,15 +20,11 @@ import cli.runs
 import cli.serving
 import cli.training
 from adapt.errors import AdaptError, StoppedError
+from cli.common import TRAINING_PACKAGES
 from models.errors import ModelError
 from models.job_contract import EXIT_CODES
 from models.wording import OneLineFormatter, one_line
 from service.errors import ServiceError
-
-TRAINING_PACKAGES = {
-    "hdbscan", "jinja2", "matplotlib", "numba", "onnx", "safetensors", "scipy", "sklearn", "torch",
-}  # fmt: skip
-"""Absent where only `resight[cpu]` or `[gpu]` is installed."""
 
 RUNTIME_PACKAGES = {"faiss", "onnxruntime"}
 """Absent where only `resight[adapt]` is installed."""

@@ -13,10 +13,11 @@ from typer.core import TyperCommand, TyperOption
 from adapt.data.catalog.image_files import left_out_lines
 from cli.common import AsJson, ServerOption, SiteOption, print_json, short_time, table, tell
 from cli.sites import DropUnusable, show_rollover
-from models.errors import ModelError
+from models.errors import ModelError, RegistryError
 from models.image import Interpolation
 from models.manifest import Manifest
 from models.registry import ModelReference, Registry
+from models.wording import reason_of
 from service.client import DEFAULT_SERVER, CallFailedError, ClientError, ResightClient
 from service.config import default_registry
 from service.types import RolloverProgress
@@ -119,7 +120,13 @@ def models_add(
 ) -> None:
     """Verify a bundle and copy it into the registry, with its verdict, BUNDLE.gate.json."""
     known = Registry(registry or default_registry())
-    added = known.add(bundle)
+    try:
+        added = known.add(bundle)
+    except OSError as error:
+        raise RegistryError(
+            f"cannot write to the registry {known.root}: {reason_of(error)}; allow this, or choose "
+            "another one with --registry or RESIGHT_REGISTRY"
+        ) from error
     if verdict := known.gate_record(ModelReference.parse(added.reference)).verdict:
         tell(f"the gate's verdict on it: {verdict}")
     tell(f"added to {added.path}:")

@@ -206,7 +206,9 @@ def export(
     """Export the network of a run as an ONNX bundle and prove that both agree."""
     from adapt.runs.folder import Run
     from adapt.workflows.export import bundle_name, export_run
+    from models.bundle import refuse_unwritable_bundle
 
+    refuse_unwritable_bundle(out)
     bundle = export_run(
         Run.open(run),
         out,

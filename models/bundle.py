@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,20 @@ def refuse_taken_bundle(out: Path) -> None:
     """Raise `BundleExistsError` when `out` exists, before long work for it begins."""
     if out.exists() or out.is_symlink():
         raise _taken(out)
+
+
+def refuse_unwritable_bundle(out: Path) -> None:
+    """Raise BundleError unless a bundle can be made at `out`, before long work for it begins.
+
+    A folder is made for a moment where `out`, or the first missing folder above it, would be.
+    """
+    try:
+        refuse_taken_bundle(out)
+        above = next(path for path in out.absolute().parents if path.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.tmp-", dir=above):
+            pass
+    except OSError as error:
+        raise BundleError(f"cannot make {out}: {error.strerror}; choose another --out") from error
 
 
 def check_self_test(embed: Embed, bundle: Bundle) -> float:

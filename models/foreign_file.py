@@ -11,6 +11,7 @@ from pathlib import Path
 from models.errors import WrapError
 from models.file_kinds import HEAD, kind_of
 from models.files import sha256_file
+from models.manifest import MANIFEST_FILE
 from models.wording import plural
 
 try:
@@ -43,6 +44,8 @@ def read_foreign(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     Raises:
         WrapError: no such file, not an ONNX model, or a file of its weights is missing.
     """
+    if path.is_dir():
+        raise WrapError(_what_folder(path))
     if not path.is_file():
         raise WrapError(f"no file {path}; check the path of the ONNX model")
     try:
@@ -131,6 +134,14 @@ def why_not_loaded(model: onnx.ModelProto) -> str:
             name = onnx.TensorProto.DataType.Name(kind)
             return f"the graph has weights of {name}: export it in float32"
     return ""
+
+
+def _what_folder(path: Path) -> str:
+    if (path / MANIFEST_FILE).is_file():
+        return f"{path} is a bundle already; add it with `resight models add {path}`"
+    files = sorted(file.name for file in path.glob("*.onnx"))
+    holds = f"; it holds {', '.join(files[:3])}" if files else ""
+    return f"{path} is a folder, not an ONNX file{holds}; give the path of the file"
 
 
 def _what_it_is(path: Path, otherwise: str) -> str:

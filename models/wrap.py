@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.bundle import INPUT_NAME, Bundle, refuse_taken_bundle, write_bundle
+from models.bundle import INPUT_NAME, Bundle, refuse_unwritable_bundle, write_bundle
 from models.errors import WrapError
 from models.files import sha256_file
 from models.foreign_batch import free_batch, shapes_to_know
@@ -142,9 +142,9 @@ def wrap_onnx(
     Raises:
         WrapError: unreadable file, other inputs or outputs, or wrong at other batches beyond
             repair.
-        BundleError: `out` is taken.
+        BundleError: `out` is taken or cannot be made.
     """
-    refuse_taken_bundle(out)
+    refuse_unwritable_bundle(out)
     read, changes = read_foreign(onnx_path)
     output = _choose_output(read, options.output)
     reduced = _reduced(read, output)
@@ -178,13 +178,17 @@ def _choose_output(model: onnx.ModelProto, output: str | None) -> str:
     names = [value.name for value in model.graph.output]
     if output is None and len(names) == 1:
         return str(names[0])
-    if output is None or output not in names:
+    if output not in names:
         known = ", ".join(described(value) for value in model.graph.output)
+        if output is not None:
+            raise WrapError(
+                f"the model has no output {output}, but {known}; name one of these (--output)"
+            )
         raise WrapError(
             f"the model has the {plural(len(names), 'output')} {known}; say which one is the "
             "embedding (--output)"
         )
-    return output
+    return str(output)
 
 
 def _reduced(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
@@ -216,8 +220,13 @@ def _left_out(read: onnx.ModelProto, reduced: onnx.ModelProto) -> list[str]:
 
 def _image_input(model: onnx.ModelProto, output: str) -> ImageInput:
     inputs = image_inputs(model)
+    if not inputs:
+        raise WrapError(
+            f"the output {output} is made from the model's constants alone, not from an image; "
+            "name another output (--output), or export the model again"
+        )
     if len(inputs) != 1:
-        names = ", ".join(described(value) for value in inputs) or "none"
+        names = ", ".join(described(value) for value in inputs)
         raise WrapError(
             f"the output {output} needs these inputs: {names}; only models with one image input "
             "fit: export the model with the others fixed"
@@ -315,6 +324,7 @@ def _measured(
             "what it was trained with" + (", or export it in float32" if half else "")
         )
     unit = np.asarray(vectors / norms, np.float32)
+    _refuse_class_scores(name, vectors)
     tolerance = MAX_DIFFERENCE_HALF if half else MAX_DIFFERENCE
     if np.ptp(unit, axis=0).max() <= tolerance:
         raise WrapError(
@@ -352,6 +362,16 @@ def _refuse_no_embedding(name: str, shape: tuple[int, ...]) -> None:
         f"{head}, several vectors (of tokens or parts of the body); export the model so that it "
         "joins or pools them, or choose another output"
     )
+
+
+def _refuse_class_scores(name: str, vectors: NDArray[np.float32]) -> None:
+    """Refuse (n,D) rows that are probabilities; scores before a Softmax look like an embedding."""
+    if (vectors >= 0).all() and np.allclose(vectors.sum(axis=1), 1, atol=MAX_DIFFERENCE_HALF):
+        raise WrapError(
+            f"the output {name} is never negative and sums to 1 for each image: class scores, not "
+            "an embedding; export the model without its last layer, or name another output "
+            "(--output)"
+        )
 
 
 def _first_equal(original: _Original) -> tuple[bytes, NDArray[np.float32], list[str]]:

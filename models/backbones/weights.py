@@ -512,6 +512,16 @@ def _signature(state: StateDict) -> list[tuple[str, torch.Size]]:
 
 def _check_values(source: str, state: StateDict) -> None:
     for name, tensor in state.items():
+        if tensor.is_meta:
+            raise WeightsError(
+                f"{source}: {name} holds no values, only a shape (device meta); save the network "
+                "after its weights are loaded"
+            )
+        if tensor.is_quantized:
+            raise WeightsError(
+                f"{source}: {name} is quantized ({str(tensor.dtype).removeprefix('torch.')}); give "
+                "the checkpoint from before it was quantized"
+            )
         bad = not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all())
         if bad or (name.endswith("running_var") and bool((tensor < 0).any())):
             raise WeightsError(

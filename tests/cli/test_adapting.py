@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 
 import cli.adapting
 import cli.serving
+from adapt.errors import ConfigError
 from cli.adapting import _adaptation_json, _facts, _rounds_table, _state_line
 from models.job_contract import AdaptationRound
+from service.client import ServerUnreachableError
 from service.errors import BadAdaptationError
 from service.jobs.records import Adaptation, AdaptationSpec, JobState
 
@@ -63,3 +66,25 @@ def test_what_is_wrong_is_said_before_the_server_is_asked() -> None:
     for wrong in (["--method", "none"], ["--method", "mmt", "--recipe", "../x.toml"]):
         done = CliRunner().invoke(app, [*asked, *wrong])
         assert isinstance(done.exception, BadAdaptationError)
+
+
+def test_a_recipe_that_training_refuses_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="recipes come with resight[adapt]")
+    app = typer.Typer()
+    cli.serving.register(app)
+    asked = ["adaptations", "start", "--site", "lobby", "--server", "127.0.0.1:1"]
+    for wrong, why in (
+        (["--method", "mmt", "--recipe", "nosuch"], "no recipe 'nosuch'"),
+        (["--method", "mmt", "--set", "schedule.round=2"], "schedule.round"),
+        (["--method", "mmt", "--recipe", "nrmt"], "for method 'nrmt'"),
+    ):
+        done = CliRunner().invoke(app, [*asked, *wrong])
+        assert isinstance(done.exception, ConfigError)
+        assert why in str(done.exception)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [
+        name for name in sys.modules if name.startswith(("adapt.recipes", "adapt.methods"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    without_training = CliRunner().invoke(app, [*asked, *wrong])
+    assert isinstance(without_training.exception, ServerUnreachableError)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import cli.serving
 from models.bundle import Bundle
-from models.errors import BundleHashMismatchError, ModelNotFoundError
+from models.errors import BundleHashMismatchError, ModelNotFoundError, RegistryError
 from models.job_contract import GateVerdict
 from models.registry import Registry
 from service.embedding.engine import OnnxEngine
@@ -30,6 +30,13 @@ def run(app: typer.Typer, registry: Path, *arguments: object) -> Result:
     return CliRunner().invoke(
         app, ["models", *map(str, arguments)], env={"RESIGHT_REGISTRY": str(registry)}
     )
+
+
+def test_a_registry_that_cannot_be_made_is_named(app: typer.Typer, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b")
+    error = run(app, Path("/proc/zz"), "add", bundle.path).exception
+    assert isinstance(error, RegistryError)
+    assert "cannot write to the registry /proc/zz: No such file" in str(error)
 
 
 def test_add_list_verify(app: typer.Typer, tmp_path: Path) -> None:

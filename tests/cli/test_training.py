@@ -18,6 +18,7 @@ from adapt.errors import DataError  # noqa: E402
 from adapt.runs.folder import Run  # noqa: E402
 from adapt.runs.tensor_files import save_network  # noqa: E402
 from cli.main import app  # noqa: E402
+from models.errors import BundleError  # noqa: E402
 from tests.support.tiny_model import write_tiny_bundle  # noqa: E402
 from tests.support.tiny_sets import write_market  # noqa: E402
 
@@ -195,3 +196,8 @@ def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path)
     assert warning.startswith("f kept 0 of its triplets")
     assert second["kept_1"] == 0 < second["kept_2"]
     assert "s, warnings in 1 of 2 rounds, the last one in 2: " in printed
+
+
+def test_export_refuses_a_place_that_cannot_be_made_before_it_reads_the_run() -> None:
+    with pytest.raises(BundleError, match=r"cannot make /proc/zz: .*; choose another --out"):
+        resight("export", "--run", "/nowhere", "--out", "/proc/zz")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, check_self_test, write_bundle
+from models.bundle import Bundle, check_self_test, refuse_unwritable_bundle, write_bundle
 from models.errors import (
     BundleError,
     BundleExistsError,
@@ -34,6 +34,15 @@ FILES = ("model.onnx", "selftest/images.npy", "selftest/vectors.npy")
 @pytest.fixture
 def bundle(make_bundle: Callable[..., Bundle], tmp_path: Path) -> Bundle:
     return make_bundle(tmp_path / "bundle")
+
+
+def test_a_place_for_a_bundle_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    refuse_unwritable_bundle(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "b", Path("/proc/zz"), tmp_path / ("x" * 300)):
+        with pytest.raises(BundleError, match="^cannot make .*; choose another --out"):
+            refuse_unwritable_bundle(out)
 
 
 def rewrite(bundle: Bundle, change: Callable[[dict[str, Any]], Any]) -> None:

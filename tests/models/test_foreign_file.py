@@ -62,6 +62,15 @@ def test_another_file_is_called_by_its_name(
     assert "model.onnx" in str(raised.value)
 
 
+def test_a_folder_and_a_bundle_are_named(tmp_path: Path) -> None:
+    FLAT.save(tmp_path / "model.onnx")
+    with pytest.raises(WrapError, match=r"is a folder, not an ONNX file; it holds model\.onnx"):
+        read_foreign(tmp_path)
+    wrapped(tmp_path / "model.onnx", tmp_path / "bundle")
+    with pytest.raises(WrapError, match="is a bundle already; add it with `resight models add"):
+        read_foreign(tmp_path / "bundle")
+
+
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from models.bundle import Bundle, check_self_test, write_bundle
-from models.errors import BundleExistsError, SelfTestFailedError, WrapError
+from models.errors import BundleError, BundleExistsError, SelfTestFailedError, WrapError
 from models.foreign_graph import InputConvention, names_read
 from models.image import DECODER
 from models.manifest import ModelCard
@@ -490,6 +490,16 @@ OUTPUT_KINDS: dict[str, tuple[Foreign, str, str]] = {
         "out",
         r"out is \(1, 1, 1\) for each image, one number",
     ),
+    "classes": (
+        Foreign([N("Flatten", ["pooled"], ["flat"]), N("Softmax", ["flat"], ["out"], axis=1)]),
+        "out",
+        "out is never negative and sums to 1 for each image: class scores, not an embedding",
+    ),
+    "constant": (
+        Foreign([N("Identity", ["c"], ["out"])], {"c": np.ones((1, 4), np.float32)}),
+        "out",
+        "out is made from the model's constants alone, not from an image",
+    ),
     "index": (
         Foreign([N("ArgMax", ["pooled"], ["out"], axis=1)], rank=4),
         "out",
@@ -684,7 +694,7 @@ def test_what_torch_exports_today(tmp_path: Path, images: NDArray[np.uint8]) -> 
         ({"dims": (1, 3, HEIGHT, "w")}, {}, "--width"),
         ({}, {"height": 64}, "fixed at 32"),
         ({"outputs": ("out", "pooled")}, {}, r"2 outputs out .*, pooled .*--output"),
-        ({}, {"output": "nothing"}, "out"),
+        ({}, {"output": "z"}, r"no output z, but out \(.*--output"),
         ({}, {"name": "Bad Name"}, "name"),
         ({}, {"version": "v1"}, "version"),
         ({}, {"interpolation": "nearest"}, "interpolation"),
@@ -737,6 +747,13 @@ def test_a_taken_target(tmp_path: Path) -> None:
     wrap(path, tmp_path / "bundle")
     with pytest.raises(BundleExistsError):
         wrap(path, tmp_path / "bundle")
+
+
+def test_a_target_that_cannot_be_made(tmp_path: Path) -> None:
+    path = FLAT.save(tmp_path / "model.onnx")
+    for out in (path / "bundle", Path("/proc/bundle")):
+        with pytest.raises(BundleError, match=f"cannot make {out}: .*choose another --out"):
+            wrap(path, out)
 
 
 def with_instance_norm(model: Any) -> Any:

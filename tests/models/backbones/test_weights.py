@@ -166,6 +166,18 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:.*uantiz", "ignore:TypedStorage")
+def test_tensors_without_values_or_quantized_are_named(
+    net: ReIDNet, state: StateDict, tmp_path: Path
+) -> None:
+    empty = {name: tensor.to("meta") for name, tensor in state.items()}
+    with pytest.raises(WeightsError, match="weight holds no values, only a shape"):
+        load_weights(net, save(empty, tmp_path / "meta.pth"))
+    small = {**state, SOME: torch.quantize_per_tensor(state[SOME], 0.1, 0, torch.qint8)}
+    with pytest.raises(WeightsError, match=rf"{SOME} is quantized \(qint8\)"):
+        load_weights(net, save(small, tmp_path / "small.pth"))
+
+
 def test_the_refusal_names_what_does_not_fit(
     net: ReIDNet, state: StateDict, tmp_path: Path
 ) -> None:
