@@ -41,7 +41,7 @@ def test_a_place_for_a_bundle_is_tried_and_left_as_it_was(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "b", Path("/proc/zz"), tmp_path / ("x" * 300)):
-        with pytest.raises(BundleError, match="^cannot make .*; choose another --out"):
+        with pytest.raises(BundleError, match=r"^cannot make .*; choose another --out"):
             refuse_unwritable_bundle(out)
 
 
