@@ -274,6 +274,43 @@ async def test_a_list_tells_of_unknown_values_in_its_first_page(
     assert told == [UnknownValues("cameras", ("c9",), 1, ("c0", "c1", "c2"), 3)]
 
 
+async def test_unknown_values_have_room_in_an_answer_before_it_is_made(
+    shared_server: Running, raw: RawClient, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the longest ones, told beside few sightings."""
+    await shared_server.ask(shared_server.client.enroll, site, sightings(1))
+    long = [f"{n}".ljust(128, "\U0001f6aa") for n in range(10)]
+    unknown = gallery_pb2.SightingFilter(
+        cameras=["c0", *long], exclude_cameras=long, persons=long, exclude_tracks=long
+    )
+    reserved: list[int] = []
+    reserve = Answers.reserve
+
+    async def reserving(answers: Answers, expected: int, context: Any) -> Reservation:
+        reserved.append(expected)
+        return await reserve(answers, expected, context)
+
+    monkeypatch.setattr(Answers, "reserve", reserving)
+    compact = gallery_pb2.SIGHTING_VIEW_COMPACT
+    search = gallery_pb2.SearchSightingsRequest(
+        parent=f"sites/{site}",
+        queries=[gallery_pb2.SearchQuery(image=crop(1))],
+        limit=1,
+        filter=unknown,
+        view=compact,
+    )
+    page = gallery_pb2.ListSightingsRequest(
+        parent=f"sites/{site}", page_size=1, filter=unknown, view=compact
+    )
+    for answer in (
+        await asyncio.to_thread(raw.gallery.SearchSightings, search),
+        await asyncio.to_thread(raw.gallery.ListSightings, page),
+    ):
+        assert len(answer.unknown_filter_values) == 4
+        assert 20_000 < answer.ByteSize() <= reserved.pop(0)
+    assert not reserved
+
+
 async def test_a_repeated_call_gives_the_same_answer(
     shared_server: Running, raw: RawClient, shared_engine: FakeEngine, site: str
 ) -> None:
