@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapt.data.catalog.cameras import find_cameras
+from adapt.data.catalog.cameras import CameraPattern, find_cameras
 from adapt.data.catalog.image_files import LeftOut, image_files
 from adapt.errors import DataError
 from models.text import nfc
@@ -25,18 +25,25 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 class FileToEnroll:
     """One file to enroll.
 
-    key: its path below the folder that was given, POSIX separators. camera: as it is spelled there
-    or was given: the id of its sighting is made of it. What is stored of both is in NFC.
+    key: its path below the folder that was given, POSIX separators. camera: its camera; what is
+    stored of both is in NFC. spelled: the camera in the spelling of which the id of its sighting is
+    made, that of the path; "" where this is `camera`.
     """
 
     path: Path
     key: str
     camera: str
+    spelled: str = ""
 
     @property
     def place(self) -> str:
         """Its absolute path, links not followed."""
         return os.path.normpath(self.path.absolute())
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What the id of its sighting is made of: its camera as spelled, and its place."""
+        return self.spelled or self.camera, self.place
 
     def read(self) -> NewSighting:
         """The sighting: time of the file's last change, attribute `file`, and an id made of camera,
@@ -53,7 +60,7 @@ class FileToEnroll:
             )
         image = self.path.read_bytes()
         identity = hashlib.sha256()
-        for part in (self.camera, self.place):
+        for part in self.identity:
             identity.update(hashlib.sha256(os.fsencode(part)).digest())
         key = one_line(nfc(self.key.encode("utf-8", "replace").decode()))
         return NewSighting(
@@ -109,7 +116,10 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
         if camera is None:
             cameras, found = find_cameras(keys, pattern, outside_folders=None)
             doubts += found
-        crops += map(FileToEnroll, files, keys, cameras)
+        spelled = cameras
+        if pattern is not None and camera is None:
+            spelled = list(map(CameraPattern(pattern).spelled, keys))
+        crops += map(FileToEnroll, files, keys, cameras, spelled)
     # Links are not resolved: the same file linked into the folders of two cameras is two crops.
-    unique = {(crop.camera, crop.place): crop for crop in crops}
+    unique = {crop.identity: crop for crop in crops}
     return Found(tuple(unique.values()), tuple(left_out), tuple(doubts))

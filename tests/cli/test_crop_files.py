@@ -150,6 +150,19 @@ def test_a_folder_in_another_unicode_form_keeps_its_ids(tmp_path: Path) -> None:
     assert (new.camera, new.attributes) == ("Café", {"file": "Café/a.png"})
 
 
+@pytest.mark.parametrize(("pattern", "spelled"), [(r"^(\w+)", "Cafe"), ("^(Caf\u00e9)", "Café")])
+def test_a_pattern_reads_accents_of_another_unicode_form_and_keeps_ids(
+    tmp_path: Path, pattern: str, spelled: str
+) -> None:
+    """Ids are of what the pattern finds in the name as it is on disk, where it finds anything."""
+    folder = normalize("NFD", "Café")
+    (crop,) = find_crops([lay(tmp_path, f"{folder}/a.png")], None, pattern).crops
+    parts = [hashlib.sha256(part.encode()).digest() for part in (spelled, crop.place)]
+    new = crop.read()
+    assert new.id == hashlib.sha256(b"".join(parts)).hexdigest()[:32]
+    assert (crop.camera, new.camera) == ("Café", "Café")
+
+
 def test_a_link_in_the_folder_of_another_camera_counts(tmp_path: Path) -> None:
     lay(tmp_path, "c1/a.png", "c2/b.png")
     (tmp_path / "c2" / "a.png").symlink_to(tmp_path / "c1" / "a.png")

@@ -89,18 +89,26 @@ class CameraPattern:
         self._group: str | int = "camera" if "camera" in self._regex.groupindex else 1
 
     def camera_of(self, key: str) -> str:
-        """The camera of a file. key: its path below the folder given, POSIX separators.
+        r"""The camera of a file, in NFC. key: its path below the folder given, POSIX separators.
 
-        The pattern may be in another Unicode form than the path.
-        Raises DataError where it finds none.
+        Pattern and path are compared in NFC: in NFD an accent is a character of its own, which
+        `\w` and `.` would cut off. Raises DataError where the pattern finds none.
         """
-        match = self._regex.search(key) or self._composed.search(nfc(key))
+        match = self._composed.search(nfc(key))
         if match is None or not match[self._group]:
             raise DataError(
                 f"--camera-pattern {self._text!r} finds no camera in {key!r}; it has to match the "
                 "path of every crop"
             )
         return str(match[self._group])
+
+    def spelled(self, key: str) -> str:
+        """What pattern and path give as they are spelled; else `camera_of`.
+
+        Ids of enrolled files are made of it, so that they stay as they were.
+        """
+        match = self._regex.search(key)
+        return str(match[self._group]) if match and match[self._group] else self.camera_of(key)
 
 
 def find_cameras(
@@ -113,8 +121,8 @@ def find_cameras(
         pattern: of a `CameraPattern`, which then decides.
 
     Returns:
-        A camera for each path, spelled as it is there, and doubts about them: warnings for people.
-        Whoever compares cameras brings them to NFC.
+        A camera for each path, and doubts about them: warnings for people. A folder's name is
+        spelled as it is there: whoever compares cameras brings them to NFC.
 
     Raises:
         DataError: as `CameraPattern` and `cameras_by_path`.

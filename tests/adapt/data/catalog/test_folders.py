@@ -166,6 +166,21 @@ def test_two_unicode_forms_of_a_folder_are_one_camera(tmp_path: Path) -> None:
     assert read_site(tmp_path, f"^({NFD}|Hall)/").cameras == (NFC, "Hall")
 
 
+@pytest.mark.parametrize("pattern", [r"^(\w+)", r"^(Caf.)", r"^([^/]{1,4})"])
+def test_a_pattern_does_not_cut_accents_off(tmp_path: Path, pattern: str) -> None:
+    grave = "Caf\u00e8"
+    touch(
+        tmp_path, f"{NFD}/a.jpg", f"{NFC}/b.jpg", f"{normalize('NFD', grave)}/c.jpg", "Cafe/d.jpg"
+    )
+    found = read_site(tmp_path, pattern)
+    assert {s.path.name: found.cameras[s.camera] for s in found.samples} == {
+        "a.jpg": NFC,
+        "b.jpg": NFC,
+        "c.jpg": grave,
+        "d.jpg": "Cafe",
+    }
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
