@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 
-_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters, and what else begins a line."""
+from models.text import UNSEEN
+
+_SPELLED = re.compile(rf"[\x00-\x1f\x7f-\x9f{UNSEEN}]")
+"""Control characters, what else begins a line, and what nobody sees."""
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:
@@ -15,11 +17,11 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """A text with its control characters spelled out, as in "a\\nb.jpg".
+    """A text with its control and unseen characters spelled out, as in "a\\nb.jpg".
 
-    Names of files may hold any: they would break a line in two, or command a terminal.
+    Names may hold any: they would break a line in two, command a terminal, or look alike.
     """
-    return _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _SPELLED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def reason_of(error: Exception) -> str:

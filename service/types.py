@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text import MAX_EXPANSION, nfc
+from models.text import MAX_EXPANSION, UNSEEN, nfc
 from service.errors import BadFilterError, BadNameError, BadSightingError
 
 SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -23,9 +23,7 @@ SIGHTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}", re.ASCII)
 ADAPTATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Soft hyphen, blanks without width, breaks of lines, controls of direction, byte order mark. Those
-# that scripts and emoji need (ZWNJ, ZWJ, LRM, RLM, ALM) are not among them.
-_UNSEEN = re.compile(r"[\u00ad\u200b\u2028-\u202e\u2060-\u206f\ufeff]")
+_UNSEEN = re.compile(f"[{UNSEEN}]")
 
 MAX_LABEL = 128
 """Most characters of a camera, track or person."""

@@ -10,6 +10,11 @@ def test_table() -> None:
     assert text.splitlines() == [" n  name", " 1  a", "20  -"]
 
 
+def test_names_that_look_alike_are_told_apart() -> None:
+    text = table(["camera", "n"], [["Hall", "1"], ["Ha\u200bll", "2"]])
+    assert text.splitlines() == ["camera      n", "Hall        1", r"Ha\u200bll  2"]
+
+
 def test_times_are_utc() -> None:
     zone = timezone(timedelta(hours=2))
     assert short_time(datetime(2026, 1, 1, 1, 2, 3, 999, zone)) == "2025-12-31 23:02:03"
