@@ -27,6 +27,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_runs, name="runs")
 
 
+_SHORT = 12
+"""Characters of a sha256 in a table."""
+
+
 @_runs.command("list")
 def list_runs(
     folder: Annotated[Path, typer.Argument(help="Folder that contains run folders.")],
@@ -79,6 +83,9 @@ def show_run(
                 "hold_back": info.spec.hold_back,
                 "can_continue": opened.can_continue,
                 "last_round": last_figures(rounds),
+                "weights": info.spec.weights,
+                "origin": info.origin.model_dump(mode="json"),
+                "preprocessing": info.preprocessing.model_dump(mode="json"),
             }
         )
         return
@@ -90,6 +97,9 @@ def show_run(
         ("method", info.method),
         ("recipe", spec.recipe_name),
         ("network", f"{info.backbone}, {size.height}x{size.width}"),
+        ("decoder", size.decoder),
+        ("weights", spec.weights or ""),
+        ("sha256", info.origin.weights[:_SHORT]),
         ("seed", str(spec.seed)),
         ("rounds", _rounds(line)),
         ("minutes", f"{line.minutes:.1f}"),

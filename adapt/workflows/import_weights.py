@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from adapt.data.batches.transforms import normalize
 from adapt.errors import ConfigError
 from adapt.runs.folder import Run, refuse_taken_run
 from adapt.runs.info import Origin, RunInfo, library_versions
@@ -17,8 +18,14 @@ from adapt.workflows.session import weights_hash
 from models.backbones.net import ReIDNet
 from models.backbones.trunks import refuse_small_images
 from models.backbones.weights import load_weights
+from models.errors import WeightsError
+from models.image import Preprocessing
+from models.self_test_images import make_self_test_images
 
 log = logging.getLogger("resight")
+
+SMALLEST_DISTANCE = 4e-4
+"""Of the unit vectors of two images; the self-test of a bundle needs as much."""
 
 
 def import_weights(spec: RunSpec, out: Path) -> Run:
@@ -37,6 +44,7 @@ def import_weights(spec: RunSpec, out: Path) -> Run:
     net = ReIDNet(backbone)
     report = load_weights(net, weights)
     log.info("%s", report)
+    _refuse_no_embedding(net, size, weights)
     if not report.neck:
         log.warning(
             "the file has no neck for this network: embeddings are the trunk's pooled features, "
@@ -58,3 +66,23 @@ def import_weights(spec: RunSpec, out: Path) -> Run:
     finally:
         run.release()
     return run
+
+
+def _refuse_no_embedding(net: ReIDNet, size: Preprocessing, weights: str) -> None:
+    """Refuse a network that gives images no unit vectors, or different ones the same."""
+    images = torch.from_numpy(make_self_test_images(size.height, size.width))
+    was_training = net.training
+    net.eval()
+    with torch.no_grad():
+        vectors = net.embed(normalize(images))
+    net.train(was_training)
+    if not bool(vectors.isfinite().all()) or bool((vectors == 0).all(dim=1).any()):
+        raise WeightsError(
+            f"{weights}: the network gives NaN, infinity or zero vectors; check --backbone, and "
+            "that the file was saved after a training that did not diverge"
+        )
+    if float(torch.pdist(vectors).min()) < SMALLEST_DISTANCE:
+        raise WeightsError(
+            f"{weights}: the network gives different images the same vector; check --backbone, and "
+            "that the file was saved after a training that did not collapse"
+        )

@@ -8,6 +8,7 @@ which stem was trained.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from collections import Counter
@@ -20,11 +21,13 @@ from typing import Literal, cast
 import torch
 
 from models.backbones.checkpoints import read_state_dicts, state_dicts
-from models.backbones.domain_norms import of_target_domain
+from models.backbones.domain_norms import of_target_domain, tells_target
 from models.backbones.net import IMAGENET_MEAN, IMAGENET_STD, ReIDNet
 from models.backbones.trunks import BACKBONES, Stem, build_backbone, stem_of, with_stem
 from models.errors import WeightsError
 from models.torchvision_compat import torchvision
+
+log = logging.getLogger("resight")
 
 TORCHVISION = "torchvision"
 """Source name that means: download torchvision's own ImageNet weights."""
@@ -37,7 +40,7 @@ _PREFERRED = ("state_dict", "model", "net", "network", "model_state_dict", "teac
 _HEADS = ("fc", "fc_query", "cls_score", "logits", "arcface", "linear", "last_linear")
 """Modules that score classes, beside those whose name starts with `classifier`."""
 
-_NECKS = ("bottleneck", "bnneck", "bn_neck", "bn", "feat_bn")
+_NECKS = ("neck", "bottleneck", "bnneck", "bn_neck", "bn", "feat_bn")
 """Modules that are the neck where their tensors have its shapes."""
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -63,7 +66,7 @@ class WeightsReport:
     rule: whether tensors were paired by name or by their order. names: whose names the file uses.
     neck: whether the BN neck was loaded, too. heads: what scored classes, which is left out.
     key: of the checkpoint, where the tensors were; others: keys that hold the whole trunk, too.
-    prefix: taken off the trunk's names. domain: see `of_target_domain`.
+    prefix: taken off the trunk's names. domains: see `of_target_domain`.
     """
 
     source: str
@@ -78,7 +81,7 @@ class WeightsReport:
     key: str = ""
     others: tuple[str, ...] = ()
     prefix: str = ""
-    domain: str = ""
+    domains: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -93,8 +96,9 @@ class WeightsReport:
         lines = [f"{found}{neck}"]
         if self.prefix:
             lines.append(f"taken off the names: {self.prefix}")
-        if self.domain:
-            lines.append(f"of the batch norms of several domains, the target's: {self.domain}")
+        if self.domains:
+            which = "the target's" if tells_target(self.domains) else "the first"
+            lines.append(f"of the batch norms of several domains, {which}: {self.domains[0]}")
         if self.others:
             lines.append(f"the same trunk is also under: {', '.join(self.others)}")
         for label in ("missing", "unexpected", "shape_mismatch", "heads"):
@@ -201,6 +205,15 @@ def load_weights(
         loaded |= neck
     _check_values(str(source), loaded)
     net.load_state_dict({**net.state_dict(), **loaded})
+    if not tells_target(report.domains):
+        log.warning(
+            "%s has batch norms of the domains %s and does not tell which is the target; %s is "
+            "taken, as the target is the first in OpenUnReID's published configs. If it is another "
+            "in yours, save the state dict with the norms of that one alone",
+            source,
+            ", ".join(report.domains),
+            report.domains[0],
+        )
     return replace(
         report,
         matched=report.matched + (tuple(neck) if has_neck else ()),
@@ -238,7 +251,7 @@ def _best(
     """The state dict of a checkpoint that has most of the trunk."""
     found: list[tuple[WeightsReport, _File]] = []
     for key, state in states.items():
-        one_domain, domain = of_target_domain(_without_counters(state))
+        one_domain, domains = of_target_domain(_without_counters(state))
         file = _translate(one_domain, wanted)
         report = replace(
             _by_name(source, file.trunk, wanted),
@@ -246,7 +259,7 @@ def _best(
             heads=file.heads,
             key=key,
             prefix=file.prefixes[0],
-            domain=domain,
+            domains=domains,
         )
         found.append((report, file))
 

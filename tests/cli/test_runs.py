@@ -11,7 +11,9 @@ pytest.importorskip("torch", reason="runs are of torch networks")
 
 from typer.testing import CliRunner
 
+from adapt.runs.info import Origin
 from cli.main import app
+from models.image import DECODER
 from tests.support.tiny_runs import finished, info
 
 
@@ -60,6 +62,19 @@ def test_show_says_which_crops_were_read(folder: Path) -> None:
     assert ["held", "back", "20% of the crops"] in shown
     again = json.loads(resight("runs", "show", run, "--json"))
     assert (again["camera_pattern"], again["hold_back"]) == ("c[0-9]", 0.2)
+
+
+def test_show_names_the_weights_and_the_decoder(folder: Path) -> None:
+    assert "weights" not in resight("runs", "show", folder / "a")
+    digest = "0123456789abcdef" * 4
+    start = {"kind": "pretrain", "weights": "/files/w.pth", "origin": Origin(weights=digest)}
+    run = finished(folder / "c", **start).path
+    shown = [line.split() for line in resight("runs", "show", run).splitlines()]
+    for row in (["decoder", DECODER], ["weights", "/files/w.pth"], ["sha256", digest[:12]]):
+        assert row in shown
+    again = json.loads(resight("runs", "show", run, "--json"))
+    assert (again["weights"], again["origin"]["weights"]) == ("/files/w.pth", digest)
+    assert again["preprocessing"]["decoder"] == DECODER
 
 
 def test_compare(folder: Path) -> None:

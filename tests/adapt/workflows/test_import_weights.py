@@ -106,6 +106,39 @@ def test_what_is_no_import_is_refused(tmp_path: Path) -> None:
     assert not any((tmp_path / name).exists() for name in ("again", "o", "s"))
 
 
+@pytest.mark.parametrize(
+    ("tensors", "value", "what"),
+    [
+        ({"neck.weight"}, 0.0, "NaN, infinity or zero vectors"),
+        ({"neck.running_mean"}, 3e38, "NaN, infinity or zero vectors"),
+        ({"backbone.conv1.weight"}, 0.0, "different images the same vector"),
+    ],
+)
+def test_a_network_without_an_embedding_is_refused(
+    tensors: set[str], value: float, what: str, tmp_path: Path
+) -> None:
+    state = trained(tmp_path / "theirs.pth").state_dict()
+    for name in tensors:
+        state[name].fill_(value)
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(WeightsError, match=what):
+        import_weights(import_spec(tmp_path / "broken.pth"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_our_own_names_come_with_their_neck(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = trained(tmp_path / "theirs.pth")
+    net.reset_classifier(5)
+    torch.save(net.state_dict(), tmp_path / "ours.pth")
+    run = import_weights(import_spec(tmp_path / "ours.pth"), tmp_path / "run")
+    images = torch.rand(2, 3, SIZE.height, SIZE.width)
+    with torch.no_grad():
+        assert torch.equal(run.network().embed(images), net.embed(images))
+    assert "no neck" not in caplog.text
+
+
 def test_there_is_nothing_to_report(tmp_path: Path) -> None:
     trained(tmp_path / "theirs.pth")
     run = import_weights(import_spec(tmp_path / "theirs.pth"), tmp_path / "run")

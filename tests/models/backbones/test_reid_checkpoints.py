@@ -480,8 +480,14 @@ def test_the_right_backbone_is_named_for_other_names_too(tmp_path: Path) -> None
     assert load_weights(ReIDNet("resnet18"), tmp_path / "m.pt").rule == "order"
 
 
-def test_batch_norms_of_several_domains_are_the_targets(tmp_path: Path) -> None:
-    """SpCL trains with norms of source and target; its authors test with the target's."""
+@pytest.mark.parametrize(
+    ("target", "other", "which"),
+    [("BN_T", "BN_S", "the target's"), ("dsbn.0", "dsbn.1", "the first")],
+)
+def test_batch_norms_of_several_domains_are_the_targets(
+    target: str, other: str, which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SpCL names the target; OpenUnReID's configs list it first, which its files do not tell."""
     theirs = lively(MMTNet("resnet18", relu=True))
     state = {f"module.{k}": v for k, v in theirs.state_dict().items() if k != "classifier.weight"}
     norms = {name.rpartition(".")[0] for name in state if name.endswith("running_mean")}
@@ -489,15 +495,17 @@ def test_batch_norms_of_several_domains_are_the_targets(tmp_path: Path) -> None:
     for name, tensor in state.items():
         module, _, kind = name.rpartition(".")
         if module in norms:
-            split[f"{module}.BN_S.{kind}"] = torch.full_like(tensor, 9)
-            split[f"{module}.BN_T.{kind}"] = tensor
+            split[f"{module}.{other}.{kind}"] = torch.full_like(tensor, 9)
+            split[f"{module}.{target}.{kind}"] = tensor
         else:
             split[name] = tensor
     torch.save({"state_dict": split}, tmp_path / "m.pth.tar")
     net = ReIDNet("resnet18").eval()
     report = load_weights(net, tmp_path / "m.pth.tar")
-    assert (report.neck, report.unexpected, report.domain) == (True, (), "BN_T")
-    assert "of the batch norms of several domains, the target's: BN_T" in str(report)
+    assert (report.neck, report.unexpected, report.domains) == (True, (), (target, other))
+    assert f"of the batch norms of several domains, {which}: {target}" in str(report)
+    doubt = "the domains dsbn.0, dsbn.1 and does not tell which is the target; dsbn.0 is taken"
+    assert (doubt in caplog.text) == (target == "dsbn.0")
     x = torch.randn(2, 3, 64, 32)
     torch.testing.assert_close(net.embed(x), theirs(x), atol=1e-5, rtol=0)
 
