@@ -29,13 +29,20 @@ _RAW_PROFILE = b"Raw profile type exif"
 _MAX_RAW_PROFILE = 256 * 1024
 """Bytes of text that are unpacked: 64 KiB of EXIF as hexadecimal digits, with ends of lines."""
 
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)  # fill bytes and strays before it
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""Of a segment. Before it may lie fill bytes, strays and markers without content."""
+
+_JPEG_MAX_BETWEEN = 64 * 1024
+"""Bytes between segments in all; libjpeg skips any number of them, this reader is slower."""
+
 _JPEG_APP1 = 0xE1
 _JPEG_PIXELS = {0xD9, 0xDA}  # end of image, start of scan
-_JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without content
 _JPEG_MAX_SEGMENTS = 1000
 """Before the pixels. Files have some ten, with the largest color profiles 255 more."""
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MAX_CHUNKS = 64 * 1024
+"""Of a PNG or WebP file, that are looked at."""
+
 _PNG_FRAME = 12  # length, kind and checksum
 _WEBP_HAS_EXIF = 0x08
 
@@ -155,7 +162,7 @@ def _exif_of_jpeg(data: bytes) -> bytes:
 def _exif_of_png(data: bytes) -> bytes:
     """The chunk of today, before or after the pixels, rather than the text of old programs."""
     texts = []
-    for kind, start, end in png_chunks(data):
+    for kind, start, end in islice(png_chunks(data), _MAX_CHUNKS):
         if kind == b"eXIf":
             return data[start:end]
         if kind in (b"tEXt", b"zTXt") and data.startswith(_RAW_PROFILE + b"\0", start):
@@ -178,7 +185,9 @@ def _exif_of_webp(data: bytes) -> bytes:
     if not (_unpack("<20xB", data) or (0,))[0] & _WEBP_HAS_EXIF:
         return b""
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            break
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
             return data[position + 8 : position + 8 + length]
@@ -188,13 +197,12 @@ def _exif_of_webp(data: bytes) -> bytes:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and content of each segment before the pixels."""
-    position = 2
-    while (found := _JPEG_MARKER.search(data, position)) is not None:
+    position, between = 2, _JPEG_MAX_BETWEEN
+    while found := _JPEG_MARKER.search(data, position, position + between + 2):
+        between -= found.start() - position
         marker, position = found[1][0], found.end()
         if marker in _JPEG_PIXELS:
             return
-        if marker in _JPEG_ALONE:
-            continue
         (length,) = _unpack(">H", data[position : position + 2]) or (0,)
         yield marker, data[position + 2 : position + length]
         position += max(length, 2)

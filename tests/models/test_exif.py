@@ -106,6 +106,25 @@ def test_bytes_that_stand_between_the_segments_of_a_jpeg() -> None:
         assert read_orientation(first + between + data[2:]) == 6
 
 
+def test_the_search_for_exif_is_bounded() -> None:
+    """Tiny pieces in front of it cost more here than in the libraries that decode."""
+    exif = PREFIX + exif_block(6)
+    data = jpeg_with(encode(PICTURE, "JPEG"), exif)
+    first = jpeg_with(data[:2], b"other")
+    for piece in (b"\xff", b"\xff\xd0", b"\x01", b"\xff\x00"):
+        few, many = ((piece * (n // len(piece))) for n in (60_000, 70_000))
+        assert read_orientation(first + few + data[2:]) == 6
+        assert read_orientation(first + many + data[2:]) == 1
+    png, webp = encode(PICTURE, "PNG"), webp_with(encode(PICTURE, "WEBP"), exif_block(6))
+    for chunks, expected in ((60_000, 6), (70_000, 1)):
+        empty = struct.pack(">I4sI", 0, b"teSt", 0) * chunks
+        start = png[:33]  # its header
+        with_exif = png_with(png, (b"eXIf", exif_block(6)))
+        assert read_orientation(start + empty + with_exif[33:]) == expected
+        empty = struct.pack("<4sI", b"TEST", 0) * chunks
+        assert read_orientation(webp[:12] + webp[12:30] + empty + webp[30:]) == expected
+
+
 def test_exif_behind_a_jpegs_pixels_or_behind_very_many_segments_is_not_its_own() -> None:
     data, exif = encode(PICTURE, "JPEG"), PREFIX + exif_block(6)
     assert read_orientation(data + jpeg_with(data, exif)) == 1
