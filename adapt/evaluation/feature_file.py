@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from adapt.errors import DataError
 from adapt.evaluation.protocols import REMEDY, UNKNOWN_CAMERA
 from models.text import nfc
+
+log = logging.getLogger("resight")
 
 KEYS = (
     "query_features",
@@ -124,6 +128,31 @@ def _floating(path: Path, name: str, array: NDArray[Any]) -> NDArray[np.floating
     return array
 
 
+def _texts(path: Path, name: str, array: NDArray[Any]) -> list[str]:
+    """The strings of an array, in NFC. Raises DataError where bytes are not UTF-8."""
+    try:
+        texts = [x.decode() if isinstance(x, bytes) else x for x in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: {name} holds bytes that are not UTF-8 ({error.object!r}); write strings"
+        ) from None
+    if around := next((text for text in texts if text != text.strip()), None):
+        raise DataError(f"{path}: {name} holds {around!r}, with blanks around it; take them off")
+    return [nfc(text) for text in texts]
+
+
+def _warn_of_spellings(path: Path, cameras: Collection[str]) -> None:
+    """Cameras that differ by case or zeros alone: a query would be found in its own camera."""
+    spelled: dict[str, str] = {}
+    for name in sorted(cameras):
+        plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", name.casefold())
+        if (other := spelled.setdefault(plain, name)) != name:
+            log.warning(
+                "%s: cameras %r and %r count as two; spell a camera alike everywhere",
+                *(path, other, name),
+            )
+
+
 def _numbered(
     path: Path, what: str, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -131,8 +160,15 @@ def _numbered(
     query, gallery = arrays[f"query_{what}"], arrays[f"gallery_{what}"]
     kinds = query.dtype.kind + gallery.dtype.kind
     if set(kinds) <= set("US"):
-        names = np.concatenate([query.ravel().astype(str), gallery.ravel().astype(str)])
-        names = np.array([nfc(name) for name in names.tolist()], str)
+        names = np.array(
+            [
+                *_texts(path, f"query_{what}", query),
+                *_texts(path, f"gallery_{what}", gallery),
+            ],
+            str,
+        )
+        if what == "cameras":
+            _warn_of_spellings(path, set(names.tolist()))
         codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
         if what != "names":
             codes[(names == "-1") | (names == "")] = -1

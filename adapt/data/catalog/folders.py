@@ -347,9 +347,11 @@ def _find(folder: Path, root: Path) -> _Found:
     files = image_files(folder)
     dropped = dropped_below(root, files.left_out)
     if not files.images:
-        first = f"; first of what is left out: {dropped[0].key}, {dropped[0].reason}"
+        first = "".join(
+            f"; first of what is left out: {drop.key}, {drop.reason}" for drop in dropped[:1]
+        )
         raise NoImagesError(
-            f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-            f"{first if dropped else ''})"
+            f"no images below {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}{first}); "
+            "give a folder that holds crops"
         )
     return _Found(root, files.images, dropped)

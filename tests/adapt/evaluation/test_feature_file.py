@@ -176,3 +176,25 @@ def test_empty_names_are_not_known_but_of_crops(tmp_path: Path) -> None:
     assert len({*found.query_names.tolist(), *found.gallery_names.tolist()}) == 3
     with pytest.raises(DataError, match="missing: gallery_names"):
         load_feature_file(save(tmp_path, arrays(query_names=["a", "b"])))
+
+
+def test_bytes_are_utf_8(tmp_path: Path) -> None:
+    names = {"query_ids": ["é".encode(), b"b"], "gallery_ids": ["e\u0301", "b", "c"]}
+    table = load_feature_file(save(tmp_path, arrays(**names)))
+    assert table.query_ids[0] == table.gallery_ids[0]
+    with pytest.raises(DataError, match=r"query_ids holds bytes that are not UTF-8 \(b'.xff1'\)"):
+        load_feature_file(save(tmp_path, arrays(**(names | {"query_ids": [b"\xff1", b"b"]}))))
+
+
+def test_cameras_that_differ_by_spelling_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cameras = {"query_cameras": ["c1", "c10"], "gallery_cameras": ["C01", "c2", "c100"]}
+    load_feature_file(save(tmp_path, arrays(**cameras)))
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "cameras 'C01' and 'c1' count as two; spell a camera alike everywhere"
+    ]
+    for blank in ("c1 ", " c1", "c1\u3000"):
+        values = arrays(query_cameras=[blank, "c2"], gallery_cameras=["c1"] * 3)
+        with pytest.raises(DataError, match="with blanks around it"):
+            load_feature_file(save(tmp_path, values))

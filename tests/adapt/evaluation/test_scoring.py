@@ -165,8 +165,28 @@ def test_names_tell_which_vector_of_a_gallery_is_the_query(tmp_path: Path) -> No
     named = write_features(tmp_path / "named.npz", **more, **names)
     scores = score_features(named, protocol="any-camera")
     assert (scores.queries, scores.mAP, scores.min_ranked) == (3, 1.0, 3)
-    apart = write_features(tmp_path / "apart.npz", query_features=2 * eye[[0, 1, 2]])
+    apart = write_features(tmp_path / "apart.npz", query_features=eye[[2, 1, 0]])
     assert score_features(apart, protocol="any-camera").min_ranked == 3
+
+
+@pytest.mark.parametrize("kind", ["scaled", "another batch", "float16"])
+def test_a_crop_that_was_read_twice_is_found_again(kind: str, tmp_path: Path) -> None:
+    """Rounding, precision and length of its two vectors differ."""
+    rng = np.random.default_rng(0)
+    once = rng.normal(size=(6, 32)).astype(np.float32)
+    twice = {
+        "scaled": 2 * once,
+        "another batch": once + np.float32(1e-5) * rng.normal(size=once.shape),
+        "float16": once.astype(np.float16),
+    }[kind]
+    labels = {"query_ids": [1, 1, 2, 2, -1, 3], "gallery_ids": [1, 1, 2, 2, -1, 4]}
+    table: dict[str, object] = {"query_features": once, "gallery_features": twice, **labels}
+    table |= {"query_cameras": None, "gallery_cameras": None}
+    with pytest.raises(DataError, match="4 query vectors found again in the gallery"):
+        score_features(write_features(tmp_path / "f.npz", **table), protocol="any-camera")
+    table["gallery_features"] = rng.normal(size=once.shape)
+    scores = score_features(write_features(tmp_path / "g.npz", **table), protocol="any-camera")
+    assert scores.queries == 4
 
 
 def test_centering_hides_neither_zeros_nor_unknown_cameras(tmp_path: Path) -> None:

@@ -198,6 +198,10 @@ def test_bad_patterns_are_explained(tmp_path: Path, pattern: str, message: str) 
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(NoImagesError, match="not a folder"):
         read_site(tmp_path / "absent")
+    with pytest.raises(
+        NoImagesError, match=r"no images below .*\); give a folder that holds crops"
+    ):
+        read_site(tmp_path)
     touch(tmp_path, "notes.txt")
     with pytest.raises(NoImagesError, match=r"no images below .*; first .* notes\.txt, file type"):
         read_site(tmp_path)
