@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adapt.data.catalog.cameras import CameraPattern, find_cameras
-from adapt.data.catalog.image_files import LeftOut, image_files
+from adapt.data.catalog.image_files import LeftOut, image_files, unlisted_images
+from adapt.data.catalog.manifest import MANIFEST_TYPES, find_manifest, read_manifest
 from adapt.errors import DataError
 from models.text import nfc
 from models.wording import one_line
@@ -27,13 +28,16 @@ class FileToEnroll:
 
     key: its path below the folder that was given, POSIX separators. camera: its camera; what is
     stored of both is in NFC. spelled: the camera in the spelling of which the id of its sighting is
-    made, that of the path; "" where this is `camera`.
+    made, that of the path; "" where this is `camera`. track, time: of a manifest; without a time
+    that of the file's last change counts, in seconds since 1970.
     """
 
     path: Path
     key: str
     camera: str
     spelled: str = ""
+    track: str = ""
+    time: float | None = None
 
     @property
     def place(self) -> str:
@@ -46,7 +50,7 @@ class FileToEnroll:
         return self.spelled or self.camera, self.place
 
     def read(self) -> NewSighting:
-        """The sighting: time of the file's last change, attribute `file`, and an id made of camera,
+        """The sighting: its time and track, attribute `file`, and an id made of camera and
         absolute path, so that enrolling a file again, changed or not, replaces its sighting.
 
         Raises:
@@ -66,8 +70,9 @@ class FileToEnroll:
         return NewSighting(
             image=image,
             camera=self.camera,
+            track=self.track,
             id=identity.hexdigest()[:32],
-            time=_time(status.st_mtime),
+            time=_time(status.st_mtime if self.time is None else self.time),
             attributes={"file": key[-1024:]},
         )
 
@@ -91,7 +96,9 @@ class Found:
 def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -> Found:
     """The files given and the images below the folders given, in sorted order.
 
-    Cameras, by the first rule that applies: `camera`; `pattern`, see
+    A folder with a manifest, or the manifest itself, stands for the files that it lists.
+
+    Cameras, by the first rule that applies: the manifest's; `camera`; `pattern`, see
     `adapt.data.catalog.cameras.CameraPattern`; `adapt.data.catalog.cameras.cameras_by_path`, which
     refuses files in no folder.
 
@@ -102,6 +109,13 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
     left_out: list[LeftOut] = []
     doubts: list[str] = []
     for path in paths:
+        manifest = _manifest_of(path)
+        if manifest is not None:
+            listed = _listed_crops(manifest, camera, pattern)
+            crops += listed.crops
+            left_out += listed.left_out
+            doubts += listed.doubts
+            continue
         if path.is_dir():
             below = image_files(path)
             left_out += below.left_out
@@ -123,3 +137,31 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
     # Links are not resolved: the same file linked into the folders of two cameras is two crops.
     unique = {crop.identity: crop for crop in crops}
     return Found(tuple(unique.values()), tuple(left_out), tuple(doubts))
+
+
+def _manifest_of(path: Path) -> Path | None:
+    """The manifest that a path is or, as a folder, holds."""
+    named = path.suffix.lower() in MANIFEST_TYPES and path.is_file()
+    return find_manifest(path) if named or path.is_dir() else None
+
+
+def _listed_crops(file: Path, camera: str | None, pattern: str | None) -> Found:
+    manifest = read_manifest(file)
+    root, rows = file.parent, manifest.rows
+    if manifest.has_cameras and (camera is not None or pattern is not None):
+        raise DataError(
+            f"{file} has a column 'camera', and --camera or --camera-pattern is given, too: leave "
+            "out the one that is wrong"
+        )
+    keys, doubts = [row.path for row in rows], list[str]()
+    if manifest.has_cameras:
+        cameras = [row.camera for row in rows]
+    elif camera is not None:
+        cameras = [camera] * len(rows)
+    else:
+        cameras, doubts = find_cameras(keys, pattern, outside_folders=None)
+    crops = tuple(
+        FileToEnroll(root / row.path, row.path, name, track=row.track, time=row.time)
+        for row, name in zip(rows, cameras, strict=True)
+    )
+    return Found(crops, tuple(unlisted_images(root, keys, file.name)), tuple(doubts))

@@ -41,13 +41,15 @@ def enroll(
 ) -> None:
     """Enroll crops. A file that was enrolled before replaces its sighting.
 
-    Without --camera and --camera-pattern, the camera comes from the file names of a public set, or
-    is the first folder below the one given. Exit code 0 if any file was enrolled: the last line
-    says how many were refused.
+    Without --camera and --camera-pattern, the camera comes from the folder's manifest, the file
+    names of a public set, or is the first folder below the one given. Exit code 0 if any file
+    was enrolled: the last line says how many were refused.
     """
     if camera is not None and camera_pattern is not None:
         raise typer.BadParameter("give --camera or --camera-pattern, not both")
     found = find_crops(paths, camera, camera_pattern)
+    if track and any(crop.track for crop in found.crops):
+        raise typer.BadParameter("a manifest names tracks, and --track is given: leave it out")
     if not found.crops:
         raise NoImagesError(f"no images in {', '.join(map(str, paths))}{_first(found)}")
     for doubt in found.doubts:
@@ -84,7 +86,7 @@ def _enroll_files(
     def read() -> Iterator[NewSighting]:
         for crop in crops:
             try:
-                new = replace(crop.read(), person=person, track=track)
+                new = replace(crop.read(), person=person, track=track or crop.track)
             except (OSError, CallError) as error:
                 unread.append((crop, error))
                 continue

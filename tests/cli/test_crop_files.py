@@ -42,6 +42,37 @@ def test_one_camera_for_all(tmp_path: Path) -> None:
     assert seen(tmp_path, camera="door") == [("b.png", "door"), ("c2/a.png", "door")]
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "Manifest.CSV"])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_manifest_says_camera_track_and_time(name: str, as_folder: bool, tmp_path: Path) -> None:
+    """As `adapt --target` reads it; what it does not list is not enrolled."""
+    lay(tmp_path, "a/1.png", "a/2.png", "b/3.png")
+    rows = ("path,camera,track,time", "a/1.png,door,t1,1772352902.5", "b/3.png,lift,,")
+    (tmp_path / name).write_text("\n".join(rows))
+    found = find_crops([tmp_path if as_folder else tmp_path / name], None, None)
+    one, other = (crop.read() for crop in found.crops)
+    assert (one.camera, one.track) == ("door", "t1")
+    assert one.time == datetime.fromtimestamp(1772352902.5, UTC)
+    assert (other.camera, other.track) == ("lift", "")
+    assert other.time == datetime.fromtimestamp((tmp_path / "b/3.png").stat().st_mtime, UTC)
+    assert [(each.path.name, each.reason) for each in found.left_out] == [
+        ("2.png", f"not listed in {name}")
+    ]
+    for camera, pattern in (("c1", None), (None, "^(.)")):
+        with pytest.raises(DataError, match="has a column 'camera', and --camera"):
+            find_crops([tmp_path], camera, pattern)
+
+
+def test_a_manifest_without_cameras(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.png", "b/3.png")
+    (tmp_path / "manifest.csv").write_text("path,track\nb/3.png,t2\na/1.png,\n")
+    assert seen(tmp_path) == [("b/3.png", "b"), ("a/1.png", "a")]
+    assert seen(tmp_path, camera="hall") == [("b/3.png", "hall"), ("a/1.png", "hall")]
+    assert seen(tmp_path, pattern="/(.)") == [("b/3.png", "3"), ("a/1.png", "1")]
+    tracks = [crop.read().track for crop in find_crops([tmp_path], None, None).crops]
+    assert tracks == ["t2", ""]
+
+
 def test_market_names(tmp_path: Path) -> None:
     lay(tmp_path, "query/0002_c1s1_000451_03.jpg", "bounding_box_test/-1_c3s1_000401_03.jpg")
     assert [camera for _, camera in seen(tmp_path)] == ["c3", "c1"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ COLUMNS = ("path", "camera", "track", "time")
 """All columns of a manifest; `path` has to be there."""
 
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
+MANIFEST_TYPES = (".csv", ".parquet")
 """A folder that holds one of these is read by it."""
 
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
@@ -78,13 +78,17 @@ def find_manifest(target: Path) -> Path | None:
     nor Parquet by its name.
     """
     if target.is_file():
-        if target.suffix.lower() not in (".csv", ".parquet"):
+        if target.suffix.lower() not in MANIFEST_TYPES:
             raise DataError(
                 f"{target} is neither a folder nor a manifest; give a folder of crops, or a "
                 ".csv or .parquet file that lists them"
             )
         return target
-    found = [path for name in MANIFEST_NAMES if os.path.lexists(path := target / name)]
+    try:
+        entries = sorted(target.iterdir()) if target.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{target} cannot be read: {error.strerror}") from None
+    found = [path for path in entries if path.name.lower() in MANIFEST_NAMES]
     for path in found:
         if not path.is_file():
             raise DataError(
@@ -93,7 +97,7 @@ def find_manifest(target: Path) -> Path | None:
             )
     if len(found) > 1:
         raise DataError(
-            f"{target} holds {' and '.join(MANIFEST_NAMES)}: give the one to read as --target"
+            f"{target} holds {' and '.join(path.name for path in found)}: give the one to read"
         )
     return found[0] if found else None
 
