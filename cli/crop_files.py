@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapt.data.catalog.cameras import CameraPattern, find_cameras
+from adapt.data.catalog.cameras import CameraPattern, cameras_by_path, find_cameras
 from adapt.data.catalog.image_files import LeftOut, image_files, unlisted_images
 from adapt.data.catalog.manifest import MANIFEST_TYPES, find_manifest, read_manifest
 from adapt.errors import DataError
@@ -20,6 +21,8 @@ from service.types import NewSighting
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file cannot be a crop, and is not read."""
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,10 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
     refuses files in no folder.
 
     Raises DataError: a path is neither a file nor a folder, a folder cannot be read, or no rule
-    names a camera.
+    names a camera, or `camera` cannot be stored.
     """
+    if camera is not None:
+        _check_camera(camera)
     crops: list[FileToEnroll] = []
     left_out: list[LeftOut] = []
     doubts: list[str] = []
@@ -120,6 +125,8 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
             below = image_files(path)
             left_out += below.left_out
             files, root = below.images, path
+        elif path.is_file() and path.name.lower().endswith(_ARCHIVES):
+            raise DataError(f"{path} is an archive: unpack it, and give its folder")
         elif path.is_file():
             files, root = (path,), path.parent
         else:
@@ -128,6 +135,8 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
         keys = [file.relative_to(root).as_posix() for file in files]
         cameras = [camera] * len(keys) if camera is not None else []
         if camera is None:
+            if path.is_dir() and pattern is None:
+                _refuse_one_camera(path, keys)
             cameras, found = find_cameras(keys, pattern, outside_folders=None)
             doubts += found
         spelled = cameras
@@ -137,6 +146,27 @@ def find_crops(paths: Sequence[Path], camera: str | None, pattern: str | None) -
     # Links are not resolved: the same file linked into the folders of two cameras is two crops.
     unique = {crop.identity: crop for crop in crops}
     return Found(tuple(unique.values()), tuple(left_out), tuple(doubts))
+
+
+def _refuse_one_camera(folder: Path, keys: Sequence[str]) -> None:
+    """Raise DataError where a folder of crops is given that seems to be one camera's."""
+    if any("/" in key for key in keys):
+        return
+    if "" in cameras_by_path(keys, outside_folders=""):
+        name = one_line(folder.resolve().name)
+        raise DataError(
+            f"{folder} has no folders of cameras, so no camera is known for {keys[0]}: give "
+            f"--camera {shlex.quote(name)} (or --camera-pattern REGEX), or the folder above "
+            "where each of its folders is a camera"
+        )
+
+
+def _check_camera(camera: str) -> None:
+    """Raise DataError, once for all crops, where a camera cannot be stored."""
+    try:
+        NewSighting(image=b"", camera=camera)
+    except BadSightingError as error:
+        raise DataError(f"--camera: {error}") from None
 
 
 def _manifest_of(path: Path) -> Path | None:

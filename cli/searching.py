@@ -65,7 +65,7 @@ def search(
     try:
         query = image.read_bytes()
     except OSError as error:
-        raise ClientError(f"cannot read {image}: {error.strerror}; give an image file") from error
+        raise ClientError(f"{image} {_unread(image, error)}; give an image file") from error
     with ResightClient(server) as client:
         answer = client.search(site, query, limit=limit, wanted=wanted)
     for unknown in answer.unknown:
@@ -86,6 +86,12 @@ def search(
     else:
         tell(f"site {site}, model {answer.model}, cosine similarity (1 = same)")
         typer.echo(_match_table(answer.matches))
+
+
+def _unread(image: Path, error: OSError) -> str:
+    if image.is_dir():
+        return "is a folder, not an image"
+    return f"cannot be read ({error.strerror})" if image.exists() else "does not exist"
 
 
 def _match_table(matches: Sequence[Match]) -> str:

@@ -191,6 +191,8 @@ class NewSighting:
             raise BadSightingError("camera is empty; name the camera that saw the crop")
         for name in ("camera", "track", "person"):
             value = _composed(getattr(self, name), MAX_LABEL)
+            if any("\ud800" <= char <= "\udfff" for char in value):
+                raise BadSightingError(f"{name} is not UTF-8 and cannot be stored; spell it anew")
             if not _is_text(value, MAX_LABEL):
                 raise BadSightingError(
                     f"{name} is longer than {MAX_LABEL} characters or has control characters"

@@ -72,6 +72,13 @@ def load_feature_file(path: Path, *, needs_cameras: bool = True) -> RetrievalSet
     features = {name: _floating(path, name, arrays[name]) for name in KEYS if "feat" in name}
     ids = _numbered(path, "ids", arrays)
     cameras = _numbered(path, "cameras", arrays)
+    known = [set(codes.ravel().tolist()) - {UNKNOWN_CAMERA} for codes in cameras]
+    if needs_cameras and all(known) and not known[0] & known[1]:
+        log.warning(
+            "%s: queries and gallery have no camera in common, so no match is set aside as of the "
+            "query's camera; write a camera the same way in both (c1, C1 and c01 are three)",
+            path,
+        )
     names = _numbered(path, "names", arrays) if NAMES[0] in arrays else (None, None)
     return RetrievalSet(
         query_features=features["query_features"],
@@ -87,9 +94,14 @@ def load_feature_file(path: Path, *, needs_cameras: bool = True) -> RetrievalSet
 
 def _read(path: Path, needs_cameras: bool) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
-        raise DataError(
-            f"{path}: no such file, or not an .npz file; write one with numpy.savez, arrays {KEYS}"
-        )
+        state = "no such file"
+        if path.exists():
+            state = (
+                "not an .npz file, or one that was cut off"
+                if path.is_file()
+                else "a folder, not an .npz file"
+            )
+        raise DataError(f"{path}: {state}; write one with numpy.savez, arrays {KEYS}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             _check_names(path, archive.files, needs_cameras)

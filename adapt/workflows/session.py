@@ -20,7 +20,7 @@ from adapt.config import Recipe
 from adapt.data.catalog.folders import read_labelled, read_site
 from adapt.data.catalog.holdback import without_held_back
 from adapt.data.catalog.minimum import check_amount
-from adapt.data.catalog.sources import merge_sources, refuse_twice
+from adapt.data.catalog.sources import merge_sources, refuse_twice, warn_of_copies
 from adapt.data.decoding.decode import CropAllocator, DecodedCrops, allocate_crops
 from adapt.data.decoding.loading import load_crops
 from adapt.data.decoding.part_masks import PartParser, with_part_masks
@@ -245,6 +245,8 @@ def _read_sources(spec: RunSpec, crops: RunCrops) -> DecodedCrops:
     preprocessing = spec.known_preprocessing
     refuse_twice(spec.sources)
     listing = merge_sources([read_labelled(root, spec.splits) for root in spec.sources])
+    if len(spec.sources) > 1:
+        warn_of_copies(listing)
     return crops.read(
         SOURCE_CROPS,
         listing,

@@ -113,7 +113,7 @@ def test_what_is_no_image_and_what_is_hidden_is_told(tmp_path: Path) -> None:
     assert {each.path.name: each.reason for each in found.left_out} == {
         ".cache": "a hidden folder, which is not searched",
         ".x.png": "a hidden file",
-        "Makefile": "file type none is not an image type",
+        "Makefile": "file type none is not an image type; add .jpg if it is an image",
         "notes.txt": "file type .txt is not an image type",
     }
 
@@ -220,3 +220,24 @@ def test_what_can_be_no_crop_is_not_read(tmp_path: Path) -> None:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(BadSightingError, match="are too many for a crop"):
         FileToEnroll(path, "film.png", "c").read()
+
+
+@pytest.mark.parametrize("camera", ["", "x" * 129, "door ", "K\udcfcche"])
+def test_a_camera_that_cannot_be_stored_is_one_error(tmp_path: Path, camera: str) -> None:
+    lay(tmp_path, "1.png", "2.png")
+    with pytest.raises(DataError, match=r"^--camera"):
+        find_crops([tmp_path], camera, None)
+
+
+def test_archives_are_named(tmp_path: Path) -> None:
+    lay(tmp_path, "site.zip", "site.tar.gz")
+    for name in ("site.zip", "site.tar.gz"):
+        with pytest.raises(DataError, match="is an archive: unpack it"):
+            find_crops([tmp_path / name], None, None)
+
+
+def test_the_folder_of_one_camera_is_told_its_option(tmp_path: Path) -> None:
+    lay(tmp_path, "cam1/1.png", "named/0002_c1s1_000451_03.jpg")
+    with pytest.raises(DataError, match=r"--camera cam1 .* or the folder above"):
+        find_crops([tmp_path / "cam1"], None, None)
+    assert seen(tmp_path / "named") == [("0002_c1s1_000451_03.jpg", "c1")]

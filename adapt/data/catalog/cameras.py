@@ -40,6 +40,12 @@ _WHOLE_NAMES = tuple(
 )
 """Names that are not anything else, even in folders. FRAME_cN, as detectors write it, is none."""
 
+_DATE = re.compile(r"(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])")
+"""A day such as 2026-03-01 or 20260301."""
+
+_YEAR = re.compile(r"((?:19|20)\d\d)/(?:0[1-9]|1[0-2])/(?:0[1-9]|[12]\d|3[01])/")
+"""Folders such as 2026/03/01."""
+
 _MANY_CAMERAS = 16
 _CROPS_OF_A_PERSON = 40
 """Public sets have fewer crops of each person, on average; sites have more from each camera."""
@@ -125,15 +131,40 @@ def find_cameras(
         spelled as it is there: whoever compares cameras brings them to NFC.
 
     Raises:
-        DataError: as `CameraPattern` and `cameras_by_path`.
+        DataError: as `CameraPattern` and `cameras_by_path`, or a camera's name is not UTF-8.
     """
     if pattern is not None:
         chosen = CameraPattern(pattern)
         cameras = [chosen.camera_of(path) for path in paths]
-        return cameras, _people_for_cameras(paths, cameras)
+        _refuse_no_text(paths, cameras)
+        return cameras, [*_people_for_cameras(paths, cameras), *_dates_for_cameras(paths, cameras)]
     cameras = cameras_by_path(paths, outside_folders=outside_folders)
+    _refuse_no_text(paths, cameras)
     doubts = [*_spoiled_names(paths), *_people_for_cameras(paths, cameras)]
-    return cameras, [*doubts, *_folder_for_cameras(paths)]
+    return cameras, [*doubts, *_folder_for_cameras(paths), *_dates_for_cameras(paths, cameras)]
+
+
+def _refuse_no_text(paths: Sequence[str], cameras: Sequence[str]) -> None:
+    """Raise DataError where a camera cannot be stored as text."""
+    for path, camera in zip(paths, cameras, strict=True):
+        if any("\ud800" <= char <= "\udfff" for char in camera):
+            raise DataError(
+                f"{path}: the name of its camera is not UTF-8 and cannot be stored; rename its "
+                "folder or file to UTF-8"
+            )
+
+
+def _dates_for_cameras(paths: Sequence[str], cameras: Sequence[str]) -> list[str]:
+    """A warning where dates seem to have been taken for cameras."""
+    years = {year[1] for path in paths if (year := _YEAR.match(path))}
+    dates = sorted({each for each in cameras if each in years or _DATE.fullmatch(each)})
+    if not dates:
+        return []
+    return [
+        f"{dates[0]!r} is taken for a camera, but looks like a date ({len(dates)} of "
+        f"{plural(len(set(cameras)), 'camera')} do); give --camera-pattern REGEX that finds the "
+        "camera in each path"
+    ]
 
 
 def cameras_by_path(paths: Sequence[str], *, outside_folders: str | None) -> list[str]:

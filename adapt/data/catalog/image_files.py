@@ -70,7 +70,9 @@ def image_files(folder: Path) -> ImageFiles:
             reason = f"file type {suffix} is not read; convert it to JPEG or PNG"
             left_out.append(LeftOut(path, reason, image=True))
         else:
-            reason = f"file type {path.suffix or 'none'} is not an image type"
+            reason = f"file type {path.suffix} is not an image type"
+            if not path.suffix:
+                reason = "file type none is not an image type; add .jpg if it is an image"
             left_out.append(LeftOut(path, reason, image=False))
     left_out.sort(key=lambda each: each.path)
     return ImageFiles(tuple(sorted(images)), tuple(left_out))

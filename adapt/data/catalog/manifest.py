@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
+from adapt.data.catalog.image_files import IMAGE_SUFFIXES
 from adapt.errors import DataError, NoImagesError
 from models.text import nfc
 
@@ -213,6 +214,12 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
     if twice:
         raise DataError(f"{file} has the column {twice[0]!r} twice; {known}")
     unknown = [name for name in header if name not in COLUMNS]
+    cased = [name for name in unknown if name.lower() in COLUMNS]
+    if cased:
+        raise DataError(
+            f"{file} has a column {cased[0]!r}: write it {cased[0].lower()!r} ({known}, in small "
+            "letters)"
+        )
     identities = [name for name in unknown if name.lower() in _IDENTITIES]
     if identities:
         raise DataError(
@@ -224,6 +231,8 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
             f"{file} has the one column {header[0]!r}: columns are separated by commas; export it "
             "as CSV with commas"
         )
+    if any(PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in header):
+        raise DataError(f"{file} begins with a crop: write the columns into a first row; {known}")
     if unknown:
         names = ", ".join(repr(name) for name in unknown)
         raise DataError(f"{file} has columns that nothing reads: {names}; remove them ({known})")
@@ -297,7 +306,10 @@ def _path(number: int, text: str, folder: Path, problems: Problems) -> str:
             for spelled in dict.fromkeys(forms):
                 if (folder / spelled).is_file():
                     return "/".join(PurePosixPath(spelled).parts)
-            problems.add("files that are not there", number, text)
+            kind = "files that are not there"
+            if "\\" in text:
+                kind += " (paths have / between folders, not \\)"
+            problems.add(kind, number, text)
         except OSError as error:  # a name too long, or a folder that may not be entered
             problems.add("files that cannot be read", number, f"{text} ({error.strerror})")
     return ""

@@ -82,10 +82,22 @@ def _folder(root: Path, split: Split) -> str:
 def _listed(root: Path, split: Split) -> list[_Listed]:
     folder = _folder(root, split)
     shift = 0 if split == "train" else _TEST_PEOPLE
-    return [each for file in LISTS[split] for each in _lines(root, file, folder, shift)]
+    first: dict[str, str] = {}
+    listed = []
+    for file in LISTS[split]:
+        for number, each in _lines(root, file, folder, shift):
+            place = f"{file}, line {number}"
+            if each.key in first:
+                raise DataError(
+                    f"{root / place}: {each.key} is in {first[each.key]}, too; restore MSMT17's "
+                    "lists, or remove one of the lines"
+                )
+            first[each.key] = place
+            listed.append(each)
+    return listed
 
 
-def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
+def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[tuple[int, _Listed]]:
     try:
         lines = (root / file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -109,9 +121,4 @@ def _lines(root: Path, file: str, folder: str, shift: int) -> Iterator[_Listed]:
                 f"{root / file}, line {number}: {line!r} has a person or a camera above "
                 f"{MAX_NUMBER - shift}; number them from 0"
             )
-        yield _Listed(
-            root / folder / path,
-            f"{folder}/{path}",
-            camera,
-            int(person) + shift,
-        )
+        yield number, _Listed(root / folder / path, f"{folder}/{path}", camera, int(person) + shift)

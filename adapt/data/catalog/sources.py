@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from adapt.data.catalog.splits import SPLIT_FOLDERS
 from adapt.errors import DataError
 from adapt.types import CropSet, Dropped, Sample
+from models.wording import plural
 
 log = logging.getLogger("resight")
 
@@ -56,6 +60,40 @@ def merge_sources(sets: Sequence[CropSet]) -> CropSet:
     return CropSet(
         sets[0].root, tuple(samples), tuple(cameras), tuple(dropped), unlisted=tuple(unlisted)
     )
+
+
+def warn_of_copies(crops: CropSet) -> None:
+    """Log how many crops of a merged source are in several of its sets, byte for byte.
+
+    Their people count as two each. Only files of one size are read; decoding says what cannot be.
+    """
+    sizes: dict[int, list[Sample]] = defaultdict(list)
+    for sample in crops.samples:
+        with suppress(OSError):
+            sizes[sample.path.stat().st_size].append(sample)
+    copies, first = 0, ""
+    for samples in sizes.values():
+        if len({_set_of(each) for each in samples}) < 2:
+            continue
+        home: dict[bytes, Sample] = {}
+        for sample in samples:
+            with suppress(OSError):
+                content = hashlib.sha256(sample.path.read_bytes()).digest()
+                before = home.setdefault(content, sample)
+                if _set_of(before) != _set_of(sample):
+                    copies += 1
+                    first = first or f"{sample.path} is {before.path}"
+    if copies:
+        log.warning(
+            "in several --source folders: %s (first: %s): their people count as two each; give "
+            "every crop once",
+            plural(copies, "crop"),
+            first,
+        )
+
+
+def _set_of(sample: Sample) -> str:
+    return sample.key.partition("/")[0]
 
 
 def _without_distractors(samples: Sequence[Sample]) -> list[Sample]:

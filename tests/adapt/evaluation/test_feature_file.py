@@ -189,7 +189,7 @@ def test_bytes_are_utf_8(tmp_path: Path) -> None:
 def test_cameras_that_differ_by_spelling_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cameras = {"query_cameras": ["c1", "c10"], "gallery_cameras": ["C01", "c2", "c100"]}
+    cameras = {"query_cameras": ["c1", "c10"], "gallery_cameras": ["C01", "c10", "c100"]}
     load_feature_file(save(tmp_path, arrays(**cameras)))
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "cameras 'C01' and 'c1' count as two; spell a camera alike everywhere"
@@ -198,3 +198,20 @@ def test_cameras_that_differ_by_spelling_are_told(
         values = arrays(query_cameras=[blank, "c2"], gallery_cameras=["c1"] * 3)
         with pytest.raises(DataError, match="with blanks around it"):
             load_feature_file(save(tmp_path, values))
+
+
+def test_cameras_that_no_query_shares_with_the_gallery_are_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path, arrays(query_cameras=["a", "b"], gallery_cameras=["c", "d", "e"]))
+    load_feature_file(path, needs_cameras=False)
+    assert "no camera in common" not in caplog.text
+    load_feature_file(path)
+    assert "no camera in common" in caplog.text
+
+
+def test_a_file_that_is_cut_off_is_not_called_absent(tmp_path: Path) -> None:
+    path = save(tmp_path, arrays())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"not an .npz file, or one that was cut off"):
+        load_feature_file(path)

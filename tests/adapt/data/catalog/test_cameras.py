@@ -170,3 +170,21 @@ def test_no_torch_is_needed() -> None:
         "assert not any(name.split('.')[0] == 'cv2' for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("pattern", [None, "([^/]+)/"])
+def test_a_camera_that_is_no_text_is_refused_by_name(pattern: str | None) -> None:
+    with pytest.raises(DataError, match=r"K\udcfcche/2\.png: .*not UTF-8.*rename") as told:
+        find_cameras(["door/1.png", "K\udcfcche/2.png"], pattern, outside_folders=None)
+    assert "128" not in str(told.value)
+
+
+@pytest.mark.parametrize("folder", ["2026-03-01", "20260301", "2026_03_01", "2026/03/01"])
+def test_dates_are_doubted_as_cameras(folder: str) -> None:
+    doubts = find_cameras([f"{folder}/1.png", "door/1.png"], None, outside_folders=None)[1]
+    assert [doubt for doubt in doubts if "looks like a date (1 of 2 cameras do)" in doubt]
+
+
+def test_numbers_are_no_dates() -> None:
+    paths = ["2026/1.png", "20269901/1.png", "2026-0301/1.png"]
+    assert not find_cameras(paths, None, outside_folders=None)[1]

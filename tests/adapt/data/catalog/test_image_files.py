@@ -36,7 +36,7 @@ def test_images_and_others_in_sorted_order(tmp_path: Path) -> None:
     lay(tmp_path, "b/2.JPG", "b/1.png", "a.webp", "b/notes.txt", "Makefile", "c/d/e.tiff")
     assert keys(tmp_path) == ["a.webp", "b/1.png", "b/2.JPG", "c/d/e.tiff"]
     assert told(tmp_path) == {
-        "Makefile": ("file type none is not an image type", False),
+        "Makefile": ("file type none is not an image type; add .jpg if it is an image", False),
         "b/notes.txt": ("file type .txt is not an image type", False),
     }
 

@@ -248,7 +248,11 @@ def test_blank_lines_and_marks_of_editors_in_a_list_do_not_count(tmp_path: Path)
         ("0000/0000_000_01_x.jpg\n", DataError, "line 1"),
         ("0000/0000_000_01_x.jpg 0\n0000/holiday.jpg 0\n", DataError, "line 2: .*holiday"),
         ("0000/0000_000_01_x.jpg one\n", DataError, "line 1"),
-        ("0000/0000_000_01_x.jpg 0\n0000/0000_000_01_x.jpg 0\n", DataError, "share one key"),
+        (
+            "0000/0000_000_01_x.jpg 0\n0000/0000_000_01_x.jpg 0\n",
+            DataError,
+            r"line 2: .*01_x\.jpg is in list_query\.txt, line 1, too",
+        ),
     ],
 )
 def test_damaged_lists_say_where(
@@ -317,3 +321,10 @@ def test_markets_junk_and_distractors_follow_its_protocol(tmp_path: Path) -> Non
 
     assert mean_ap(-1) == 1.0
     assert mean_ap(0) == 0.5
+
+
+def test_a_crop_in_two_lists_of_msmt17_is_named_with_both_lines(tmp_path: Path) -> None:
+    root = write_msmt17(tmp_path)
+    (root / "list_val.txt").write_text((root / "list_train.txt").read_text())
+    with pytest.raises(DataError, match=r"list_val.txt, line 1: .* in list_train.txt, line 1, too"):
+        read_labelled(root, ("train",))

@@ -283,3 +283,19 @@ def test_parquet_says_what_csv_says(good: Path) -> None:
     good.with_name("site.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match="not a valid Parquet file"):
         read_site(good.with_name("site.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Path,Camera\na.png,c1\n", "column 'Path': write it 'path'"),
+        ("a.png,c1\nb.png,c1\n", "begins with a crop: write the columns into a first row"),
+        ("path\nc1\\a.png\n", r"paths have / between folders, not \\\): 1"),
+    ],
+)
+def test_manifests_of_other_hands_are_told_what_to_write(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_site(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt.data.catalog.sources import merge_sources
+from adapt.data.catalog.sources import merge_sources, warn_of_copies
 from adapt.errors import DataError
 from adapt.types import CropSet, Sample
 
@@ -33,3 +33,19 @@ def test_merged_sources_keep_people_and_cameras_apart() -> None:
     assert merged.cameras == ("0/c1", "1/c1")
     with pytest.raises(DataError, match="two identities"):
         merge_sources([crops("a", [3, 3])])
+
+
+def test_copies_in_two_sources_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets = []
+    for name, contents in (("a", [b"one", b"two"]), ("b", [b"two", b"six"])):
+        samples = []
+        for person, content in enumerate(contents):
+            path = tmp_path / f"{name}{person}.png"
+            path.write_bytes(content)
+            samples.append(Sample(path, path.name, camera=0, person=person))
+        sets.append(CropSet(tmp_path, tuple(samples), ("c1",)))
+    warn_of_copies(merge_sources(sets))
+    assert "in several --source folders: 1 crop (first" in caplog.text
+    assert "b0.png is" in caplog.text
