@@ -5,9 +5,9 @@ Known values are counted as sightings come and go, so that a search looks none o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
 
 import numpy as np
@@ -117,6 +117,12 @@ def missing(wanted: SightingFilter, columns: Mapping[str, KnownValues]) -> list[
     return found
 
 
+def _alike(value: str, known: Collection[str]) -> list[str]:
+    """Those that are like a value, best first, equally good ones by name."""
+    found = get_close_matches(value, known, max(len(known), 1))
+    return sorted(found, key=lambda name: (-SequenceMatcher(None, name, value).ratio(), name))
+
+
 @lru_cache(maxsize=16)
 def _closest(values: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     """The first `MAX_TOLD` of the known values: those like the values, best first, then others."""
@@ -126,7 +132,7 @@ def _closest(values: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]
     like = [
         name
         for value in values
-        for match in get_close_matches(value.casefold(), folded, MAX_TOLD)
+        for match in _alike(value.casefold(), folded)
         for name in folded[match]
     ]
     return tuple(dict.fromkeys([*like, *known]))[:MAX_TOLD]

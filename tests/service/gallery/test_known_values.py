@@ -57,6 +57,12 @@ def test_the_most_similar_come_first_whatever_their_case(asked: str, first: str)
     assert sorted(found.known) == sorted(cameras)
 
 
+def test_equally_close_ones_are_told_by_name() -> None:
+    cameras = ["cam3", "cam1", "hall", "cam2"]
+    (found,) = told(SightingFilter(cameras=("cam7",)), camera=cameras)
+    assert found.known == ("cam1", "cam2", "cam3", "hall")
+
+
 def test_what_is_told_is_bounded() -> None:
     asked = tuple(f"no{n}" for n in range(1000))
     cameras = [f"c{n:04d}" for n in range(MAX_COMPARED)]
