@@ -12,7 +12,7 @@ import logging
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -205,21 +205,23 @@ def load_weights(
         loaded |= neck
     _check_values(str(source), loaded)
     net.load_state_dict({**net.state_dict(), **loaded})
-    if not tells_target(report.domains):
-        log.warning(
-            "%s has batch norms of the domains %s and does not tell which is the target; %s is "
-            "taken, as the target is the first in OpenUnReID's published configs. If it is another "
-            "in yours, save the state dict with the norms of that one alone",
-            source,
-            ", ".join(report.domains),
-            report.domains[0],
-        )
+    _warn_of_domains(str(source), report.domains)
     return replace(
         report,
         matched=report.matched + (tuple(neck) if has_neck else ()),
         unexpected=report.unexpected + tuple(file.rest) + (() if has_neck else tuple(neck)),
         neck=has_neck,
     )
+
+
+def _warn_of_domains(source: str, domains: Sequence[str]) -> None:
+    if not tells_target(domains):
+        log.warning(
+            "%s has batch norms of the domains %s and does not tell which is the target; %s is "
+            "taken, as the target is the first in OpenUnReID's published configs. If it is another "
+            "in yours, save the state dict with the norms of that one alone",
+            *(source, ", ".join(domains), domains[0]),
+        )
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def test_the_page_lists_the_exit_codes() -> None:
 
 
 def test_done_is_0_refused_is_1_and_wrong_usage_is_2(tmp_path: Path) -> None:
-    assert resight("recipes").returncode == 0
-    refused = resight("export", "--run", tmp_path, "--out", tmp_path / "out")
+    assert resight("--version").returncode == 0
+    refused = resight("models", "add", tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith("error: ")
     for wrong in (["nothing"], ["export"], ["export", "--runs", "x"], ["demo", "--seed", "one"]):
@@ -72,18 +72,18 @@ def test_ctrl_c_is_130_and_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("adapt.recipes.describe_recipes", interrupted)
-    done = resight("recipes")
+    monkeypatch.setattr("cli.registry.default_registry", interrupted)
+    done = resight("models", "list")
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "interrupted\n")
 
 
 def test_a_reader_that_leaves_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in `resight recipes | true`."""
+    """As in `resight --version | true`."""
     read, write = os.pipe()
     os.close(read)
-    monkeypatch.setattr(sys, "argv", ["resight", "recipes"])
+    monkeypatch.setattr(sys, "argv", ["resight", "--version"])
     monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
     with pytest.raises(SystemExit) as ended:
         cli.main.main()
@@ -109,8 +109,8 @@ def test_a_name_of_two_lines_leaves_an_error_and_the_log_one_line(
         logging.getLogger("resight").info("left out %s", "a\nb\x1b[31m.jpg")
         raise DataError("a\nb.jpg cannot be read")
 
-    monkeypatch.setattr("adapt.recipes.describe_recipes", refused)
-    assert resight("recipes").stderr.splitlines() == [
+    monkeypatch.setattr("cli.registry.default_registry", refused)
+    assert resight("models", "list").stderr.splitlines() == [
         r"left out a\nb\x1b[31m.jpg",
         r"error: a\nb.jpg cannot be read",
     ]
