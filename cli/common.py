@@ -12,7 +12,7 @@ from models.job_contract import METHODS
 from models.json_text import json_text
 from models.wording import one_line
 from models.wording import plural as plural
-from service.config import SERVER_VARIABLE
+from service.config import SERVER_VARIABLE, split_address
 from service.errors import BadNameError
 from service.types import check_site_id
 
@@ -32,8 +32,25 @@ def _site_id(site: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
+def _server(address: str) -> str:
+    """gRPC takes a port modulo 65536, and connects to whoever listens there."""
+    try:
+        known = "/" not in address and split_address(address)[1] > 0
+    except ValueError:
+        known = False
+    if not known:
+        raise typer.BadParameter(
+            f"{address!r} is not HOST:PORT with a port from 1 to 65535, like 127.0.0.1:50051; give "
+            "no http:// and no path"
+        )
+    return address
+
+
 ServerOption = Annotated[
-    str, typer.Option(help="Address of the server, host:port.", envvar=SERVER_VARIABLE)
+    str,
+    typer.Option(
+        help="Address of the server, host:port.", envvar=SERVER_VARIABLE, callback=_server
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 SiteOption = Annotated[str, typer.Option(help="Name of the site.", callback=_site_id)]

@@ -72,13 +72,6 @@ def load_feature_file(path: Path, *, needs_cameras: bool = True) -> RetrievalSet
     features = {name: _floating(path, name, arrays[name]) for name in KEYS if "feat" in name}
     ids = _numbered(path, "ids", arrays)
     cameras = _numbered(path, "cameras", arrays)
-    known = [set(codes.ravel().tolist()) - {UNKNOWN_CAMERA} for codes in cameras]
-    if needs_cameras and all(known) and not known[0] & known[1]:
-        log.warning(
-            "%s: queries and gallery have no camera in common, so no match is set aside as of the "
-            "query's camera; write a camera the same way in both (c1, C1 and c01 are three)",
-            path,
-        )
     names = _numbered(path, "names", arrays) if NAMES[0] in arrays else (None, None)
     return RetrievalSet(
         query_features=features["query_features"],

@@ -200,16 +200,6 @@ def test_cameras_that_differ_by_spelling_are_told(
             load_feature_file(save(tmp_path, values))
 
 
-def test_cameras_that_no_query_shares_with_the_gallery_are_doubted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = save(tmp_path, arrays(query_cameras=["a", "b"], gallery_cameras=["c", "d", "e"]))
-    load_feature_file(path, needs_cameras=False)
-    assert "no camera in common" not in caplog.text
-    load_feature_file(path)
-    assert "no camera in common" in caplog.text
-
-
 def test_a_file_that_is_cut_off_is_not_called_absent(tmp_path: Path) -> None:
     path = save(tmp_path, arrays())
     path.write_bytes(path.read_bytes()[:100])
