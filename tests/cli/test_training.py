@@ -31,11 +31,11 @@ SMALL = (
 )
 
 
-def resight(*arguments: object) -> str:
-    """What a command prints; its errors are raised."""
+def resight(*arguments: object, told: bool = False) -> str:
+    """What a command prints, or what it tells on stderr; its errors are raised."""
     done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.stdout
+    return done.stderr if told else done.stdout
 
 
 def pretrain(source: Path, out: Path, *options: object) -> dict[str, Any]:
@@ -189,6 +189,7 @@ def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path)
         *("--set", "clustering.algorithm=kmeans", "--set", "clustering.clusters=9"),
         *("--set", "options.components=cc+sc", "--set", "options.thresholds=raw"),
         *("--set", "options.confidence=-0.1"),
+        told=True,
     )
     first, second = Run.open(tmp_path / "run").metrics()
     assert first["warnings"] == []
