@@ -196,7 +196,7 @@ def test_warnings_of_a_method_are_kept_and_counted(source: Path, tmp_path: Path)
     (warning,) = second["warnings"]
     assert warning.startswith("f kept 0 of its triplets")
     assert second["kept_1"] == 0 < second["kept_2"]
-    assert "s, warnings in 1 of 2 rounds, the last one in 2: " in printed
+    assert "s, warnings in 1 of 2 rounds, the last one in 2:\n" in printed
 
 
 def test_export_refuses_a_place_that_cannot_be_made_before_it_reads_the_run() -> None:
